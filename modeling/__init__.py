@@ -1,0 +1,55 @@
+"""What travels to the Hub with a model. Names are imported when first asked for: registration with the Auto classes
+runs while transformers is being imported, and must be able to import one module here without the others."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .configuration_mobile_sam import MobileSamConfig
+    from .configuration_scalpel_student import ScalpelStudentConfig
+    from .frames import normalize_frame, read_frame, to_sam_input
+    from .image_processing_infrared import InfraredImageProcessor
+    from .losses import soft_iou_loss, weighted_bce
+    from .modeling_mobile_sam import MobileSamModel
+    from .modeling_scalpel_student import ScalpelStudentForSemanticSegmentation
+    from .operators import AnisotropicDiffusion, LocalContrast, MatchedFilter, TopHat
+
+_HOME = {
+    "AnisotropicDiffusion": "operators",
+    "LocalContrast": "operators",
+    "MatchedFilter": "operators",
+    "MobileSamConfig": "configuration_mobile_sam",
+    "MobileSamModel": "modeling_mobile_sam",
+    "TopHat": "operators",
+    "InfraredImageProcessor": "image_processing_infrared",
+    "ScalpelStudentConfig": "configuration_scalpel_student",
+    "ScalpelStudentForSemanticSegmentation": "modeling_scalpel_student",
+    "normalize_frame": "frames",
+    "read_frame": "frames",
+    "soft_iou_loss": "losses",
+    "to_sam_input": "frames",
+    "weighted_bce": "losses",
+}
+
+__all__ = [
+    "AnisotropicDiffusion",
+    "InfraredImageProcessor",
+    "LocalContrast",
+    "MatchedFilter",
+    "MobileSamConfig",
+    "MobileSamModel",
+    "ScalpelStudentConfig",
+    "ScalpelStudentForSemanticSegmentation",
+    "TopHat",
+    "normalize_frame",
+    "read_frame",
+    "soft_iou_loss",
+    "to_sam_input",
+    "weighted_bce",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

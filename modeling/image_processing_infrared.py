@@ -1,0 +1,187 @@
+"""Infrared frames to model inputs by one explicit normalisation per image that never clips, and logits to maps."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.processing_utils import ImagesKwargs
+
+from .frames import NORMALIZATIONS, ImageLike, normalize_frame, read_frame, to_sam_input
+
+
+class InfraredImageKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
+    """Settings of [`InfraredImageProcessor`] that `from_pretrained` and a call can override."""
+
+    normalization: str
+    percentiles: tuple[float, float]
+    sam_size: int | None
+
+
+class InfraredImageProcessor(BaseImageProcessor):
+    """Prepares infrared frames, 8 or 16 bits or floating point, for students and for SAM teachers.
+
+    Each frame is normalised by its own statistics ([`normalize_frame`]) at its native resolution and never clipped.
+
+    Args:
+        normalization: `"zscore"` or `"percentile"`.
+        percentiles: (lo, hi) in percent, for `"percentile"`.
+        sam_size: side of SAM's square input in pixels; set it for a teacher, leave it out for a student.
+        do_pad: pad frames of different sizes to a common one, by repeating the bottom and right edge. Off by default:
+            near the padding a prediction then depends on the other frames of its batch.
+    """
+
+    model_input_names = ["pixel_values"]  # noqa: RUF012 - a class attribute by transformers' convention
+    valid_kwargs = InfraredImageKwargs
+
+    def __init__(
+        self,
+        normalization: str = "zscore",
+        percentiles: Sequence[float] = (1.0, 99.0),
+        sam_size: int | None = None,
+        do_pad: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.normalization = normalization
+        self.percentiles = tuple(percentiles)
+        self.sam_size = sam_size
+        self.do_pad = do_pad
+        _check_settings(self.normalization, self.percentiles, self.sam_size)
+
+    def preprocess(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        normalization: str | None = None,
+        percentiles: Sequence[float] | None = None,
+        sam_size: int | None = None,
+        do_pad: bool | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """Normalise one frame or several; arguments left out take the processor's own settings.
+
+        Args:
+            images: a frame as [`read_frame`] takes it, a list of such, or a (B, 1, H, W) or (B, H, W, 1) array.
+            normalization: see the class.
+            percentiles: see the class.
+            sam_size: see the class.
+            do_pad: see the class.
+            return_tensors: `"pt"`, `"np"`, or None for lists with one NumPy array a frame.
+
+        Returns:
+            `pixel_values` (B, 1, H, W), float32: the normalised frames; and `original_sizes` (B, 2): height and width
+            before padding. With `sam_size` S, `pixel_values` (B, 3, S, S) is SAM's input ([`to_sam_input`]) instead,
+            and there are also `frames` (B, 1, H, W): the normalised frames; `frame_boxes` (B, 4): the region
+            (x0, y0, x1, y1) that `frames`, padding included, covers in pixels of SAM's input; and
+            `reshaped_input_sizes` (B, 2): height and width of the resized frames within SAM's input.
+
+        Raises:
+            OSError: if a file can't be read; see [`read_frame`].
+            ValueError: if a frame is not one, or if sizes differ and can't be stacked.
+        """
+        normalization = self.normalization if normalization is None else normalization
+        percentiles = self.percentiles if percentiles is None else percentiles
+        sam_size = self.sam_size if sam_size is None else sam_size
+        do_pad = self.do_pad if do_pad is None else do_pad
+        _check_settings(normalization, percentiles, sam_size)
+
+        raw = [torch.from_numpy(frame.astype(np.float64)) for frame in _read_frames(images)]
+        sizes = [tuple(frame.shape) for frame in raw]
+        if return_tensors is not None and not do_pad and len(set(sizes)) > 1:
+            raise ValueError(
+                f"Frames of different sizes do not stack: {sorted(set(sizes))} (height, width). Process them one at a "
+                "time, pass `do_pad=True`, or leave `return_tensors` out for a list."
+            )
+        frames = [normalize_frame(frame, normalization, percentiles).float()[None] for frame in raw]  # (1, H, W) each
+        if do_pad:
+            height, width = (max(sides) for sides in zip(*sizes, strict=True))
+            frames = [F.pad(f, (0, width - f.shape[2], 0, height - f.shape[1]), mode="replicate") for f in frames]
+        data: dict[str, list[np.ndarray]] = {
+            "pixel_values": [frame.numpy() for frame in frames],
+            "original_sizes": [np.array(size) for size in sizes],
+        }
+        if sam_size is not None:
+            inputs, boxes = zip(*(to_sam_input(frame, sam_size) for frame in raw), strict=True)
+            data["frames"] = data["pixel_values"]
+            data["pixel_values"] = [pixel_values.numpy() for pixel_values in inputs]
+            data["reshaped_input_sizes"] = [box[[3, 2]].long().numpy() for box in boxes]
+            data["frame_boxes"] = [
+                (box * _padding_ratio(frame, size)).numpy()
+                for box, frame, size in zip(boxes, frames, sizes, strict=True)
+            ]
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def post_process_probabilities(
+        self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """Foreground probabilities, one (H, W) map a frame.
+
+        Args:
+            outputs: has `logits`, either (B, 1, h, w), one foreground logit, or (B, 2, h, w), background and
+                foreground.
+            target_sizes: (height, width) of each frame of the batch, such as `original_sizes`. Logits are resized
+                bilinearly to the largest height and width among them, which is the size `do_pad` pads to, and each
+                map is cropped to its own. None keeps the logits' size.
+
+        Raises:
+            ValueError: if the logits have another shape, or there are not as many target sizes as frames.
+        """
+        logits = outputs.logits
+        if logits.ndim != 4 or logits.shape[1] not in (1, 2):
+            raise ValueError(f"Logits have the shape (B, 1|2, height, width), got {tuple(logits.shape)}.")
+        if target_sizes is None:
+            target_sizes = [tuple(logits.shape[2:])] * len(logits)
+        sizes = [(int(height), int(width)) for height, width in target_sizes]
+        if len(sizes) != len(logits):
+            raise ValueError(f"{len(sizes)} target sizes do not pair with the {len(logits)} frames of the logits.")
+        common = tuple(max(sides) for sides in zip(*sizes, strict=True))
+        if common != tuple(logits.shape[2:]):
+            logits = F.interpolate(logits.float(), common, mode="bilinear", align_corners=False)
+        probs = logits.sigmoid()[:, 0] if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1]  # (B, H, W)
+        return [prob[:height, :width] for prob, (height, width) in zip(probs, sizes, strict=True)]
+
+    def post_process_semantic_segmentation(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        """Class maps, one (H, W) uint8 tensor a frame: 1 where the probability is strictly above `threshold`.
+
+        See [`~InfraredImageProcessor.post_process_probabilities`] for `outputs`, `target_sizes` and errors.
+        """
+        return [(prob > threshold).to(torch.uint8) for prob in self.post_process_probabilities(outputs, target_sizes)]
+
+
+def _check_settings(normalization: str, percentiles: Sequence[float], sam_size: int | None) -> None:
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"`normalization` is one of {NORMALIZATIONS}, got {normalization!r}.")
+    if len(percentiles) != 2 or not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise ValueError(f"`percentiles` are (lo, hi) with 0 <= lo < hi <= 100, got {tuple(percentiles)}.")
+    if sam_size is not None and sam_size < 1:
+        raise ValueError(f"`sam_size` is a positive number of pixels or None, got {sam_size}.")
+
+
+def _read_frames(images: ImageLike | Sequence[ImageLike]) -> list[np.ndarray]:
+    is_batch = isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
+    items: list[Any] = list(images) if is_batch else [images]  # type: ignore[arg-type]
+    if not items:
+        raise ValueError("There is no image to process.")
+    frames = []
+    for index, image in enumerate(items):
+        try:
+            frames.append(read_frame(image))
+        except ValueError as error:
+            raise ValueError(f"Image {index}: {error}") from error
+    return frames
+
+
+def _padding_ratio(frame: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """How much larger a padded frame (1, H, W) is than its original (height, width), as (x, y, x, y)."""
+    height, width = size
+    return torch.tensor([frame.shape[2] / width, frame.shape[1] / height] * 2)
+
+
+__all__ = ["InfraredImageProcessor", "normalize_frame", "read_frame", "to_sam_input"]

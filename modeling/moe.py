@@ -1,0 +1,156 @@
+"""The experts, the two routers and the token level of the hierarchical mixture-of-experts adapter.
+
+- `PriorPyramid`: the four white-box operators on the frame itself, every map measured in its own spread.
+- `ImageRouter` and `PositionRouter`: which experts this scene calls for, and which of them here.
+- `TokenAdapter`: a bottleneck on the encoder's token map whose non-linearity is the same four operators.
+
+The idea of a hierarchical mixture of white-box operators is that of Scalpel-SAM (arXiv 2512.22483); operators,
+placement and routers are this project's own.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .operators import AnisotropicDiffusion, LocalContrast, MatchedFilter, TopHat
+
+OPERATORS: dict[str, type[nn.Module]] = {
+    "local_contrast": LocalContrast,
+    "top_hat": TopHat,
+    "matched_filter": MatchedFilter,
+    "anisotropic_diffusion": AnisotropicDiffusion,
+}
+
+
+def symlog(x: Tensor) -> Tensor:
+    """`sign(x) · log(1 + |x|)`: the identity near 0, a logarithm for strong responses."""
+    return torch.sign(x) * torch.log1p(x.abs())
+
+
+class PriorPyramid(nn.Module):
+    r"""
+    Prior maps of a frame: one per operator and scale.
+
+    Each map is divided by its own mean magnitude over the frame and compressed, `symlog(m / mean |m|)`: the operators'
+    units differ (intensity, intensity squared), and one shared normalisation would let the loudest drown the others.
+
+    Args:
+        scales: for each operator the list of its scales in frame pixels.
+
+    Shape: `(B, 1, H, W)` → list over the operators of `(B, S, H, W)`, and their statistics `(B, sum(S), 2)`.
+    """
+
+    def __init__(self, scales: dict[str, list[float]]):
+        super().__init__()
+        self.operators = nn.ModuleDict({name: OPERATORS[name](tuple(s)) for name, s in scales.items()})
+        self.num_maps = {name: len(s) for name, s in scales.items()}
+
+    def forward(self, frame: Tensor) -> tuple[list[Tensor], Tensor]:
+        maps, statistics = [], []
+        for operator in self.operators.values():
+            response = operator(frame).squeeze(1)  # (B, S, H, W)
+            magnitude = response.abs()
+            spread = magnitude.mean((-2, -1), keepdim=True) + 1e-6
+            maps.append(symlog(response / spread))
+            peak = magnitude.amax((-2, -1), keepdim=True) / spread  # how far the strongest point stands out
+            statistics.append(torch.cat([spread.log(), (1 + peak).log()], -1).squeeze(-2))
+        return maps, torch.cat(statistics, 1)
+
+    def describe(self) -> dict[str, object]:
+        """The operators' learned parameters in their own units."""
+        return {name: operator.describe() for name, operator in self.operators.items()}
+
+
+class ImageRouter(nn.Module):
+    """
+    Log-weights of the experts for a whole scene, from the prior maps' statistics.
+
+    Shape: `(B, M, 2)` → `(B, E)`, the logarithm of a softmax: uniform at initialisation.
+    """
+
+    def __init__(self, num_maps: int, num_experts: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(2 * num_maps)
+        self.proj = nn.Linear(2 * num_maps, num_experts)
+        nn.init.zeros_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, statistics: Tensor) -> Tensor:
+        return F.log_softmax(self.proj(self.norm(statistics.flatten(1))), dim=-1)
+
+
+class PositionRouter(nn.Module):
+    """
+    Weights of the experts at every position, with the scene's weights as prior.
+
+    A softmax over the experts and one more choice, *none*, so that a place can be left alone; the weights of the
+    experts therefore sum to at most 1. With `top_k` only the k strongest experts of a position keep their weight.
+
+    Shape: `(B, C, H, W)` and `(B, E)` → `(B, E, H, W)`.
+    """
+
+    def __init__(self, in_channels: int, num_experts: int, hidden: int = 16, top_k: int = 4, temperature: float = 1.0):
+        super().__init__()
+        self.top_k, self.temperature = top_k, temperature
+        self.hidden = nn.Conv2d(in_channels, hidden, 3, padding=1)
+        self.proj = nn.Conv2d(hidden, num_experts + 1, 1)
+        nn.init.zeros_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, features: Tensor, image_weights: Tensor) -> Tensor:
+        logits = self.proj(F.gelu(self.hidden(features)))  # (B, E + 1, H, W)
+        experts, none = logits.split([logits.shape[1] - 1, 1], 1)
+        experts = experts + image_weights[:, :, None, None]
+        if self.top_k < experts.shape[1]:
+            weakest = experts.topk(self.top_k, dim=1).values[:, -1:]
+            experts = experts.masked_fill(experts < weakest, float("-inf"))
+        return torch.cat([experts, none], 1).div(self.temperature).softmax(1)[:, :-1]
+
+
+def load_balance_loss(weights: Tensor) -> Tensor:
+    r"""
+    How unevenly a batch uses its experts: \(E \sum_e p_e^2 - 1\), with \(p_e\) the expert's share of all weight.
+
+    0 when all are used alike, E − 1 when only one is. `weights`: `(B, E, H, W)`. After Switch Transformer
+    (arXiv 2101.03961), with the soft weights in place of counts.
+    """
+    share = weights.sum((0, 2, 3))
+    share = share / share.sum().clamp(min=1e-6)
+    return share.numel() * share.square().sum() - 1
+
+
+class TokenAdapter(nn.Module):
+    r"""
+    Adapter beside an encoder block's MLP: down-project, four operators on the token map, route, up-project.
+
+    \(\Delta = W_\uparrow \sum_e w_e(x)\, W_e\, O_e(W_\downarrow h)\). On tokens the operators are learned contrast
+    between neighbours; only on the frame are they physics. \(W_\uparrow\) is zero at initialisation.
+
+    Shape: `(B, h, w, C)` → the same.
+    """
+
+    def __init__(self, dim: int, bottleneck: int, operators: list[str], top_k: int = 4, temperature: float = 1.0):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.down = nn.Linear(dim, bottleneck)
+        self.operators = nn.ModuleList(OPERATORS[name]((1,)) for name in operators)
+        self.mix = nn.ModuleList(nn.Conv2d(bottleneck, bottleneck, 1) for _ in operators)
+        self.image_router = ImageRouter(len(operators), len(operators))
+        self.position_router = PositionRouter(bottleneck, len(operators), top_k=top_k, temperature=temperature)
+        self.up = nn.Linear(bottleneck, dim)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        tokens = self.down(self.norm(hidden_states)).permute(0, 3, 1, 2)  # (B, r, h, w)
+        responses, statistics = [], []
+        for operator in self.operators:
+            response = operator(tokens).squeeze(2)
+            spread = response.abs().mean((-3, -2, -1), keepdim=True) + 1e-6
+            peak = response.abs().amax((-3, -2, -1), keepdim=True) / spread
+            statistics.append(torch.cat([spread.log(), (1 + peak).log()], -1).flatten(1))  # (B, 2)
+            responses.append(symlog(response / spread))
+        weights = self.position_router(tokens, self.image_router(torch.stack(statistics, 1)))  # (B, E, h, w)
+        experts = enumerate(zip(self.mix, responses, strict=True))
+        mixed = sum(weights[:, e : e + 1] * mix(response) for e, (mix, response) in experts)
+        return self.up(F.gelu(tokens + mixed).permute(0, 2, 3, 1))

@@ -1,0 +1,102 @@
+"""Stage 1: train a teacher from the labelled part of a data set.
+
+    accelerate launch recipes/distill.py --config recipes/nuaa_sirst/distill_10pct.yaml
+
+Any field of the YAML can be given as a flag too, which then counts. Run again after a kill to go on. Writes the adapter
+and its image processor to `output_dir`, with metrics.json: how the run is repeated, how well it does on `eval_split`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import get_peft_model
+
+from scalpel_hf import FrozenPrefix, InfraredImageProcessor, PrefixCache, ScalpelMoeConfig
+from scalpel_hf.adapter.config import LEVELS, OPERATOR_SCALES
+from scalpel_hf.data import load_prepared
+from scalpel_hf.evaluation import evaluate_probabilities
+from scalpel_hf.teacher import Teacher, load_sam
+from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
+from scalpel_hf.training.distill import TeacherSamples, distillation_loss
+from scalpel_hf.training.loop import make_accelerator, train
+from scalpel_hf.training.report import write_metrics
+from scalpel_hf.training.transfer import sample_from_row
+from scalpel_hf.training.validation import hold_out
+
+
+@dataclass
+class DistillArguments(LoopArguments):
+    dataset: str = option("", "Data set made by scripts/prepare.py: a folder or a repository on the Hub.")
+    train_split: str = option("train", "Split whose rows with `label_source: human` are trained on.")
+    eval_split: str = option("test", "Split that the finished teacher is measured on; empty for none.")
+    base_model: str = option("", "Segment Anything model: a folder or a repository on the Hub.")
+    image_size: int = option(512, "Side of SAM's input in pixels.")
+    normalization: str = option("zscore", "How frames are normalised: `zscore` or `percentile`.")
+    levels: list[str] = option(list(LEVELS), "Levels of the adapter: some of pixel, token, mask.")
+    operators: list[str] = option(list(OPERATOR_SCALES), "Experts of the adapter.")
+    blocks: int = option(2, "How many of the encoder's last blocks get a token adapter.")
+    channels: int = option(16, "Width of the adapter's mask level.")
+    top_k: int = option(4, "How many experts keep their weight at a position.")
+    views: int = option(8, "Augmented views of each labelled frame that the frozen prefix is computed for.")
+    crop_size: int = option(256, "Side of the training crops in frame pixels.")
+    cache_dir: str = option("", "Where the frozen prefix is kept; output_dir/prefix when empty.")
+    cache_dtype: str = option("float16", "Precision of the frozen prefix on disk: float16 or float32.")
+    supervised_weight: float = option(1.0, "Weight of the supervised loss.")
+    prior_weight: float = option(0.3, "Weight of prior guidance.")
+    balance_weight: float = option(0.01, "Weight of the routers' load balance.")
+
+
+def main() -> None:
+    args = parse_arguments(DistillArguments, "Train a teacher from the labelled part of a data set.")
+    accelerator = make_accelerator(args)
+
+    # Data
+    splits = load_prepared(args.dataset)
+    train_rows = splits[args.train_split].filter(lambda s: s == "human", input_columns="label_source")
+    train_rows, held_out = hold_out(train_rows, args.validation_fraction, args.seed)
+    samples = [sample_from_row(row) for row in train_rows]
+    accelerator.print(f"{len(samples)} labelled frames to train on, {len(held_out)} held out")
+
+    # Model
+    base = load_sam(args.base_model, args.image_size)
+    config = ScalpelMoeConfig(
+        scales={name: OPERATOR_SCALES[name] for name in args.operators},
+        levels=args.levels,
+        blocks=args.blocks,
+        channels=args.channels,
+        top_k=args.top_k,
+    )
+    model = get_peft_model(base, config).eval().to(memory_format=torch.channels_last)
+    model.print_trainable_parameters()
+    processor = InfraredImageProcessor(normalization=args.normalization, sam_size=base.config.vision_config.image_size)
+
+    # Frozen prefix
+    prefix = FrozenPrefix(model)
+    cache_dir = args.cache_dir or Path(args.output_dir) / "prefix"
+    model.to(accelerator.device)
+    dataset = TeacherSamples(
+        samples, processor, PrefixCache(prefix, cache_dir, args.cache_dtype), args.views, args.crop_size, args.seed
+    )
+    with accelerator.main_process_first():
+        dataset.fill(progress=accelerator.is_main_process)
+
+    # Train
+    teacher = Teacher(model, processor, cache_dir)
+    loss = distillation_loss(prefix, args.supervised_weight, args.prior_weight, args.balance_weight)
+    evaluate = (lambda _: evaluate_probabilities(teacher.probabilities, held_out)) if len(held_out) else None
+    outcome = train(accelerator, model, dataset, loss, args, evaluate, train_mode=False)
+
+    # Evaluate and save
+    if accelerator.is_main_process:
+        teacher.save_pretrained(args.output_dir)
+        metrics = {}
+        if args.eval_split:
+            metrics[args.eval_split] = evaluate_probabilities(teacher.probabilities, splits[args.eval_split])
+        write_metrics(args, outcome, metrics)
+        if args.push_to_hub:
+            teacher.push_to_hub(args.push_to_hub)
+
+
+if __name__ == "__main__":
+    main()

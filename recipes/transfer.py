@@ -1,0 +1,78 @@
+"""Stage 2: train a small student on human and pseudo labels.
+
+    accelerate launch recipes/transfer.py --config recipes/nuaa_sirst/transfer_10pct.yaml
+
+Any field of the YAML can be given as a flag too, which then counts. Run again after a kill to go on. Writes the student
+and its image processor to `output_dir`, with metrics.json: how the run is repeated, how well it does on `eval_split`.
+"""
+
+from dataclasses import dataclass
+
+import datasets
+import torch
+
+from scalpel_hf import InfraredImageProcessor, ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation
+from scalpel_hf.data import load_prepared
+from scalpel_hf.evaluation import evaluate_probabilities
+from scalpel_hf.student import Student
+from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
+from scalpel_hf.training.loop import make_accelerator, train
+from scalpel_hf.training.report import write_metrics
+from scalpel_hf.training.transfer import StudentSamples, transfer_loss
+from scalpel_hf.training.validation import hold_out
+
+
+@dataclass
+class TransferArguments(LoopArguments):
+    dataset: str = option("", "Data set made by scripts/prepare.py: a folder or a repository on the Hub.")
+    pseudo_labels: str = option("", "Output of scripts/pseudo_label.py, in place of `train_split`; empty for none.")
+    train_split: str = option("train", "Split to train on; its rows with `label_source: none` are left out.")
+    eval_split: str = option("test", "Split that the finished student is measured on; empty for none.")
+    size: str = option("small", "Student: nano, small or base.")
+    normalization: str = option("zscore", "How frames are normalised: `zscore` or `percentile`.")
+    crop_size: int = option(256, "Side of the training crops in pixels.")
+    pseudo_weight: float = option(1.0, "Weight of pseudo-labelled pixels beside human ones, times their confidence.")
+    pseudo_warmup_ratio: float = option(0.1, "Share of the steps over which that weight rises from 0.")
+
+
+def main() -> None:
+    args = parse_arguments(TransferArguments, "Train a small student on human and pseudo labels.")
+    accelerator = make_accelerator(args)
+
+    # Data
+    splits = load_prepared(args.dataset)
+    rows = load_prepared(args.pseudo_labels) if args.pseudo_labels else splits[args.train_split]
+    human = rows.filter(lambda s: s == "human", input_columns="label_source")
+    others = rows.filter(lambda s: s != "human", input_columns="label_source")
+    human, held_out = hold_out(human, args.validation_fraction, args.seed)
+    rows = datasets.concatenate_datasets([human, others])
+    processor = InfraredImageProcessor(normalization=args.normalization)
+    dataset = StudentSamples(rows, processor, args.crop_size, args.seed)
+    accelerator.print(f"{len(dataset.indices)} frames to train on, {len(human)} with a human's mask")
+
+    # Model
+    model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size(args.size))
+    model = model.to(accelerator.device, memory_format=torch.channels_last)
+    accelerator.print(f"student of {model.num_parameters():,} parameters")
+
+    # Train
+    student = Student(model, processor)
+    loss = transfer_loss(args.pseudo_weight, round(args.pseudo_warmup_ratio * args.max_steps))
+    evaluate = (lambda _: evaluate_probabilities(student.probabilities, held_out)) if len(held_out) else None
+    outcome = train(accelerator, model, dataset, loss, args, evaluate)
+
+    # Evaluate and save
+    if accelerator.is_main_process:
+        model.eval()
+        student.save_pretrained(args.output_dir)
+        metrics = {}
+        if args.eval_split:
+            metrics[args.eval_split] = evaluate_probabilities(student.probabilities, splits[args.eval_split])
+        write_metrics(args, outcome, metrics)
+        if args.push_to_hub:
+            model.push_to_hub(args.push_to_hub)
+            processor.push_to_hub(args.push_to_hub)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from scalpel_hf.modeling.mask_level import MaskLevel, sample_region
+from scalpel_hf.modeling.moe import TokenAdapter
+
+from .config import ScalpelMoeConfig
+from .link import FrameRegion, linked_frames
+
+# Both are per thread (and per task), so that two threads may share one model.
+_ROUTER_SINK: ContextVar[list[dict[str, Tensor]] | None] = ContextVar("router_sink", default=None)
+_UPSCALED_SINK: ContextVar[list[Tensor] | None] = ContextVar("upscaled_sink", default=None)
+
+
+@contextmanager
+def record_router() -> Iterator[list[dict[str, Tensor]]]:
+    """
+    Collect what the routers decide, for every forward pass inside the block.
+
+    Each entry has `router_weights` `(B, E, H, W)`, `image_weights` `(B, E)`, `prior_maps` `(B, M, H, W)`, `prior`
+    `(B, 1, H, W)`, their routed mixture, and `logits`, with their gradients where gradients are on.
+
+    ```py
+    >>> with record_router() as records:
+    ...     model(**inputs)
+    >>> records[0]["router_weights"].shape
+    ```
+    """
+    records: list[dict[str, Tensor]] = []
+    token = _ROUTER_SINK.set(records)
+    try:
+        yield records
+    finally:
+        _ROUTER_SINK.reset(token)
+
+
+def _keep_upscaled(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    if (sink := _UPSCALED_SINK.get()) is not None:
+        sink.append(output)
+
+
+class ScalpelMoeLayer(nn.Module, BaseTunerLayer):
+    """What the adapter's layers share: one adapter active at a time, nothing to merge."""
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: ScalpelMoeConfig):
+        super().__init__()
+        self.base_layer = base_layer
+        self.merged_adapters: list[str] = []
+        setattr(self, self.adapter_layer_names[0], nn.ModuleDict())
+        self.update_layer(adapter_name, config)
+
+    def update_layer(self, adapter_name: str, config: ScalpelMoeConfig) -> None:
+        self._adapters[adapter_name] = self.build(config)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(adapter_name, inference_mode=config.inference_mode)
+
+    def build(self, config: ScalpelMoeConfig) -> nn.Module:
+        raise NotImplementedError(f"{type(self).__name__} must say which module it adds")
+
+    @property
+    def _adapters(self) -> nn.ModuleDict:
+        return getattr(self, self.adapter_layer_names[0])
+
+    @property
+    def active(self) -> nn.Module | None:
+        """The adapter module to apply, `None` when adapters are off."""
+        names = [name for name in self.active_adapters if name in self._adapters]
+        if self.disable_adapters or not names:
+            return None
+        if len(names) > 1:
+            raise ValueError(f"one Scalpel adapter at a time, active are {names}: call `set_adapter` with one name")
+        return self._adapters[names[0]]
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        raise ValueError(
+            "a mixture of experts is not linear and can't be merged into the base weights: keep the adapter, or call "
+            "`unload()` to get the base model back"
+        )
+
+    def __repr__(self) -> str:
+        return "scalpel_moe." + super().__repr__()
+
+
+class TokenLevelLayer(ScalpelMoeLayer):
+    """An encoder block's MLP with a routed bottleneck of operators beside it."""
+
+    adapter_layer_names = ("scalpel_moe_token",)
+
+    def build(self, config: ScalpelMoeConfig) -> TokenAdapter:
+        dim = next(m for m in self.get_base_layer().modules() if isinstance(m, nn.Linear)).in_features
+        return TokenAdapter(dim, config.bottleneck, list(config.scales), config.top_k, config.temperature)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        result = self.base_layer(hidden_states, *args, **kwargs)
+        adapter = self.active
+        if adapter is None:
+            return result
+        delta = adapter(self._cast_input_dtype(hidden_states, adapter.up.weight.dtype))
+        return result + delta.to(result.dtype)
+
+
+class MaskLevelLayer(ScalpelMoeLayer):
+    """SAM's mask decoder with the pixel and mask levels behind it."""
+
+    adapter_layer_names = ("scalpel_moe_mask",)
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: ScalpelMoeConfig):
+        super().__init__(base_layer, adapter_name, config)
+        self.grids: dict[str, str] = {adapter_name: config.mask_grid}
+        self._upscaled_hook = self.get_base_layer().upscale_conv2.register_forward_hook(_keep_upscaled)
+
+    def update_layer(self, adapter_name: str, config: ScalpelMoeConfig) -> None:
+        super().update_layer(adapter_name, config)
+        if hasattr(self, "grids"):
+            self.grids[adapter_name] = config.mask_grid
+
+    def build(self, config: ScalpelMoeConfig) -> MaskLevel:
+        decoder = self.get_base_layer()
+        return MaskLevel(
+            config.operator_scales,
+            upscaled_dim=decoder.hidden_size // 8,
+            embedding_dim=decoder.hidden_size,
+            channels=config.channels,
+            top_k=config.top_k,
+            temperature=config.temperature,
+        )
+
+    def forward(
+        self, image_embeddings: Tensor, *args: Any, sparse_prompt_embeddings: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        adapter = self.active
+        upscaled: list[Tensor] = []
+        token = _UPSCALED_SINK.set(upscaled)
+        try:
+            masks, iou = self.base_layer(
+                image_embeddings, *args, sparse_prompt_embeddings=sparse_prompt_embeddings, **kwargs
+            )
+        finally:
+            _UPSCALED_SINK.reset(token)
+        if adapter is None:
+            return masks, iou
+        region = self._region(linked_frames(image_embeddings), masks.shape[-2:])
+        if sparse_prompt_embeddings is not None and sparse_prompt_embeddings.shape[2] > 0:
+            return self._resample(masks, region), iou  # prompted: SAM's own answer on the frame's grid
+        return self._prompt_free(adapter, masks, upscaled[0], image_embeddings, region), iou
+
+    def _region(self, region: FrameRegion, base_grid: torch.Size) -> FrameRegion:
+        if self.grids[self.active_adapters[0]] == "frame":
+            return region
+        # The base's grid covers the whole input, of which the frame may cover a part.
+        full = torch.tensor([0.0, 0.0, region.input_size, region.input_size], device=region.boxes.device)
+        scale = region.boxes.new_tensor([region.frames.shape[-1], region.frames.shape[-2]]) / (
+            region.boxes[:, 2:] - region.boxes[:, :2]
+        )
+        corner = (full[:2] - region.boxes[:, :2]) * scale
+        far = (full[2:] - region.boxes[:, :2]) * scale
+        height, width = region.frames.shape[-2:]
+        in_frame = torch.cat([corner, far], 1) / region.boxes.new_tensor([width, height, width, height])
+        frames = sample_region(region.frames, in_frame, 1, (int(base_grid[0]), int(base_grid[1])))
+        return FrameRegion(frames, full.expand(len(frames), 4), region.input_size)
+
+    def _resample(self, masks: Tensor, region: FrameRegion) -> Tensor:
+        size = (int(region.frames.shape[-2]), int(region.frames.shape[-1]))
+        if size == tuple(masks.shape[-2:]):
+            return masks
+        flat = sample_region(masks.flatten(1, 2), region.boxes.to(masks.device), region.input_size, size)
+        return flat.unflatten(1, masks.shape[1:3])
+
+    def _prompt_free(
+        self, adapter: nn.Module, masks: Tensor, upscaled: Tensor, embeddings: Tensor, region: FrameRegion
+    ) -> Tensor:
+        dtype = adapter.head.weight.dtype
+        activation = self.get_base_layer().activation
+        outputs = adapter(
+            region.frames.to(dtype),
+            region.boxes.to(dtype),
+            masks.flatten(1, 2).to(dtype),
+            activation(upscaled).to(dtype),
+            embeddings.to(dtype),
+            region.input_size,
+        )
+        if (sink := _ROUTER_SINK.get()) is not None:
+            sink.append(outputs)
+        return outputs["logits"].unflatten(1, masks.shape[1:3]).to(masks.dtype)

@@ -1,0 +1,26 @@
+"""Infrared small-target data: loading, label budgets, synthetic frames and augmentation."""
+
+from scalpel_hf.modeling.frames import read_frame
+
+from .budget import LabelBudget, apply_label_budget
+from .layouts import LAYOUTS, Layout
+from .loading import FEATURES, BrokenPairsError, as_irst_dataset, load_irst_dataset
+from .objects import objects_from_mask, read_mask
+from .prepared import load_prepared
+from .synthetic import SyntheticInfrared
+
+__all__ = [
+    "FEATURES",
+    "LAYOUTS",
+    "BrokenPairsError",
+    "LabelBudget",
+    "Layout",
+    "SyntheticInfrared",
+    "apply_label_budget",
+    "as_irst_dataset",
+    "load_irst_dataset",
+    "load_prepared",
+    "objects_from_mask",
+    "read_frame",
+    "read_mask",
+]

@@ -1,0 +1,122 @@
+"""Label budgets: which frames of a training set keep their masks."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from datasets import Dataset, Value
+
+LABEL_COLUMNS = ("mask", "objects")
+
+
+@dataclass(frozen=True)
+class LabelBudget:
+    """
+    The names of the frames that people labelled, and how they were drawn.
+
+    Args:
+        names (`tuple[str, ...]`): sorted.
+        fraction (`float`): of the names drawn from.
+        seed (`int`): of the draw.
+        total (`int`): how many names it was drawn from.
+    """
+
+    names: tuple[str, ...]
+    fraction: float
+    seed: int
+    total: int
+
+    @classmethod
+    def draw(cls, names: Iterable[str], fraction: float, seed: int = 0) -> "LabelBudget":
+        """
+        Draw `round(fraction · n)` of `n` names, at least one.
+
+        Names are put in the order of `SHA-256(seed, name)` and the first are taken. So the draw depends on the set of
+        names and the seed alone, not on row order, masks or library versions, and budgets of one seed are nested:
+        1 % ⊂ 5 % ⊂ 10 %.
+
+        Raises:
+            `ValueError`: if `fraction` is not in (0, 1], there are no names, or one occurs twice.
+        """
+        pool = sorted(names)
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction must lie in (0, 1], not {fraction}; 10 % is 0.1")
+        if not pool or len(set(pool)) < len(pool):
+            raise ValueError("a label budget needs names, each once")
+        pool.sort(key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+        drawn = pool[: max(1, round(fraction * len(pool)))]
+        return cls(tuple(sorted(drawn)), float(fraction), int(seed), len(pool))
+
+    def save(self, path: str | Path) -> None:
+        """Write the budget as JSON, in one step."""
+        path = Path(path)
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(part, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LabelBudget":
+        """Read what `save` wrote. Raises `ValueError`, naming the file, if it is something else."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            names = content["names"]
+            if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+                raise TypeError("names must be a list of strings")
+            return cls(tuple(names), float(content["fraction"]), int(content["seed"]), int(content["total"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no label budget: {type(error).__name__}: {error}") from error
+
+
+def apply_label_budget(
+    dataset: Dataset,
+    fraction: float | None = None,
+    seed: int = 0,
+    *,
+    budget: LabelBudget | None = None,
+    hide: bool = True,
+) -> Dataset:
+    """
+    Add the column `label_source`: `"human"` for the rows in the budget, `"none"` for the others.
+
+    Args:
+        dataset (`Dataset`): with the features of [`load_irst_dataset`].
+        fraction (`float`, *optional*): draw a budget of this size from the data set's names ([`LabelBudget.draw`]).
+        seed (`int`, defaults to 0): of the draw.
+        budget (`LabelBudget`, *optional*): use this one, a file's for example, instead of drawing.
+        hide (`bool`, defaults to `True`): replace `mask` and `objects` of the other rows by `None`, so that no
+            training can reach them. To judge pseudo labels, load the full set again.
+
+    Raises:
+        `ValueError`: unless exactly one of `fraction` and `budget` is given, if the budget names frames that the data
+            set lacks, or if frames of the budget have no mask (hidden by an earlier, smaller budget).
+    """
+    if (fraction is None) == (budget is None):
+        raise ValueError("give either `fraction` (and `seed`) or `budget`")
+    names = dataset["name"][:]
+    if budget is None:
+        assert fraction is not None
+        budget = LabelBudget.draw(names, fraction, seed)
+    chosen = set(budget.names)
+    if missing := sorted(chosen - set(names)):
+        raise ValueError(f"the data set lacks {len(missing)} names of the budget: {', '.join(missing[:10])}")
+    labels = dataset.select_columns(list(LABEL_COLUMNS)).with_format("arrow")[:]  # the files' bytes, not decoded
+    human = [name in chosen for name in names]
+    masked = labels.column("mask").is_valid().to_pylist()
+    if hidden := [name for name, row, mask in zip(names, human, masked, strict=True) if row and not mask]:
+        raise ValueError(f"frames of the budget have no mask, load the full set again: {', '.join(hidden[:10])}")
+
+    features = dict(dataset.features)
+    order = [column for column in dataset.column_names if column != "label_source"] + ["label_source"]
+    columns: dict[str, object] = {"label_source": ["human" if row else "none" for row in human]}
+    features["label_source"] = Value("string")
+    if hide:
+        kept = [index if row else None for index, row in enumerate(human)]
+        columns |= {column: labels.column(column).take(kept) for column in LABEL_COLUMNS}  # null where hidden
+    for column, values in columns.items():
+        if column in dataset.column_names:
+            dataset = dataset.remove_columns(column)
+        dataset = dataset.add_column(column, values, feature=features[column])
+    return dataset.select_columns(order)

@@ -1,0 +1,218 @@
+"""Where the public infrared small-target data sets keep frames, masks and split lists."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+IMAGE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
+
+COMMON_LISTS = {
+    "train": ("splits/train.txt", "train.txt"),
+    "validation": ("splits/val.txt", "val.txt"),
+    "test": ("splits/test.txt", "test.txt"),
+}
+
+SplitFiles = Mapping[str, str | Path | tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    How one data set lies on disk. Of several candidates the first that exists counts.
+
+    Args:
+        images (`tuple[str, ...]`): candidates for the folder of frames, relative to the root.
+        masks (`tuple[str, ...]`): candidates for the folder of masks.
+        mask_suffixes (`tuple[str, ...]`): what a mask's stem adds to its frame's.
+        split_lists (`dict`): by name of a split list, the list files of each split; the first entry is the default.
+            No entry: `train.txt`, `val.txt` and `test.txt`, those that are there, beside the frames' folder or in
+            `splits/`; without any every frame belongs to `train`.
+    """
+
+    images: tuple[str, ...] = ("images",)
+    masks: tuple[str, ...] = ("masks",)
+    mask_suffixes: tuple[str, ...] = ("",)
+    split_lists: Mapping[str, SplitFiles] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A frame's name and files; `None` for a file that isn't there, `problem` saying what is wrong."""
+
+    name: str
+    image: Path | None
+    mask: Path | None
+    problem: str | None = None
+
+
+def _official(*folders: str) -> dict[str, SplitFiles]:
+    """Both uses of a list of train / val / test: val joined to train, as the papers do, and val apart."""
+
+    def files(name: str) -> tuple[str, ...]:
+        return tuple(f"{folder}{name}.txt" for folder in folders)
+
+    joined = {"train": files("trainval"), "test": files("test")}
+    apart = {"train": files("train"), "validation": files("val"), "test": files("test")}
+    return {"": joined, "-val": apart}
+
+
+def _nuaa_sirst() -> Layout:
+    lists = {
+        "official-427": _official("splits/official-427/", "idx_427/"),
+        "official-320": _official("splits/official-320/", "idx_320/"),
+    }
+    split_lists = {name + kind: files for name, kinds in lists.items() for kind, files in kinds.items()}
+    split_lists["dnanet-50-50"] = {
+        "train": ("splits/dnanet-50-50/train.txt", "50_50/train.txt", "img_idx/train_NUAA-SIRST.txt"),
+        "test": ("splits/dnanet-50-50/test.txt", "50_50/test.txt", "img_idx/test_NUAA-SIRST.txt"),
+    }
+    return Layout(mask_suffixes=("_pixels0", ""), split_lists=split_lists)
+
+
+LAYOUTS: dict[str, Layout] = {
+    # Dai et al., WACV 2021. The authors' repository has idx_427/; 320 are the frames of its first release.
+    "nuaa-sirst": _nuaa_sirst(),
+    # Li et al., TIP 2022.
+    "nudt-sirst": Layout(
+        split_lists={
+            "50-50": {
+                "train": ("splits/train.txt", "50_50/train.txt", "img_idx/train_NUDT-SIRST.txt"),
+                "test": ("splits/test.txt", "50_50/test.txt", "img_idx/test_NUDT-SIRST.txt"),
+            }
+        }
+    ),
+    # Zhang et al., CVPR 2022.
+    "irstd-1k": Layout(
+        images=("IRSTD1k_Img", "images"),
+        masks=("IRSTD1k_Label", "masks"),
+        split_lists={
+            "official": {
+                "train": ("trainval.txt", "splits/trainval.txt", "splits/train.txt", "img_idx/train_IRSTD-1K.txt"),
+                "test": ("test.txt", "splits/test.txt", "img_idx/test_IRSTD-1K.txt"),
+            }
+        },
+    ),
+    # Dai et al., TGRS 2023. "full" has frames without targets too; "v1fullv2target" leaves them out.
+    "sirst-v2": Layout(
+        images=("mixed", "images"),
+        masks=("annotations/masks", "masks"),
+        mask_suffixes=("_pixels0", ""),
+        split_lists={
+            "full": {"train": ("splits/trainval_full.txt",), "test": ("splits/test_full.txt",)},
+            "full-val": {
+                "train": ("splits/train_full.txt",),
+                "validation": ("splits/val_full.txt",),
+                "test": ("splits/test_full.txt",),
+            },
+            "v1fullv2target": {
+                "train": ("splits/trainval_v1fullv2target.txt",),
+                "test": ("splits/test_v1fullv2target.txt",),
+            },
+        },
+    ),
+    "generic": Layout(mask_suffixes=("", "_mask", "_pixels0")),
+}
+
+
+def find_pairs(layout: Layout, root: str | Path, split_list: str | SplitFiles | None = None) -> dict[str, list[Pair]]:
+    """
+    The pairs of each split, in the order of the lists. Files are looked for, not opened.
+
+    Args:
+        layout (`Layout`): of the data set.
+        root (`str` or `Path`): its folder.
+        split_list (`str` or `dict`, *optional*): one of the layout's lists by name, the first by default, or the list
+            file of each split, `{"train": "lists/a.txt", ...}`, relative to `root` or absolute.
+
+    Raises:
+        `FileNotFoundError`: if the root, a folder or a list file isn't there.
+        `ValueError`: for an unknown split list, a name twice in a list, or one in two lists that should be disjoint.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {root}")
+    images = _index(_existing(root, layout.images, "the frames"))
+    masks = _index(_existing(root, layout.masks, "the masks"))
+    splits = _read_lists(layout, root, split_list) or {"train": sorted(images)}
+    _check_disjoint(splits)
+    return {split: [_pair(name, images, masks, layout) for name in names] for split, names in splits.items()}
+
+
+def _read_lists(layout: Layout, root: Path, split_list: str | SplitFiles | None) -> dict[str, list[str]]:
+    if isinstance(split_list, Mapping):
+        files: SplitFiles = split_list
+    elif not layout.split_lists and split_list is None:
+        files = {
+            split: paths for split, paths in COMMON_LISTS.items() if any((root / path).is_file() for path in paths)
+        }
+    elif split_list is None:
+        files = next(iter(layout.split_lists.values()))
+    elif split_list in layout.split_lists:
+        files = layout.split_lists[split_list]
+    else:
+        known = ", ".join(layout.split_lists) or "none"
+        raise ValueError(f"no split list {split_list!r} here; by name: {known}; else give the file of each split")
+    return {
+        split: _read_names(_existing(root, paths if isinstance(paths, tuple) else (paths,), f"the {split} list"))
+        for split, paths in files.items()
+    }
+
+
+def _existing(root: Path, candidates: tuple[str | Path, ...], what: str) -> Path:
+    for candidate in candidates:
+        if (root / candidate).exists():
+            return root / candidate
+    looked = ", ".join(map(str, candidates))
+    raise FileNotFoundError(f"{root} doesn't have {what}: looked for {looked}")
+
+
+def _index(folder: Path) -> dict[str, list[Path]]:
+    """Image files of a folder by stem."""
+    index: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+            index.setdefault(path.stem, []).append(path)
+    return index
+
+
+def _read_names(path: Path) -> list[str]:
+    names = []
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        name = line.strip()
+        if name:
+            names.append(name[: name.rindex(".")] if name.lower().endswith(IMAGE_SUFFIXES) else name)
+    if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise ValueError(f"{path} names {_few(repeated)} more than once: remove the repeated lines")
+    if not names:
+        raise ValueError(f"{path} names no image")
+    return names
+
+
+def _check_disjoint(splits: dict[str, list[str]]) -> None:
+    """Splits may share names only where their own names say so: `trainval` holds what `train` and `val` hold."""
+    parts = {split: {part for part in ("train", "val", "test") if part in split} for split in splits}
+    for one, other in combinations(splits, 2):
+        shared = sorted(set(splits[one]) & set(splits[other]))
+        if shared and not parts[one] & parts[other]:
+            raise ValueError(f"the {one} and {other} lists share {_few(shared)}: no result on them would mean anything")
+
+
+def _pair(name: str, images: dict[str, list[Path]], masks: dict[str, list[Path]], layout: Layout) -> Pair:
+    image_files = images.get(name, [])
+    mask_files = next((masks[name + end] for end in layout.mask_suffixes if name + end in masks), [])
+    problem = None
+    if not image_files:
+        problem = "no such image"
+    elif not mask_files:
+        wanted = " or ".join(f"{name}{end}" for end in layout.mask_suffixes)
+        problem = f"no mask {wanted} for {image_files[0]}"
+    elif len(image_files) > 1 or len(mask_files) > 1:
+        problem = "several files: " + ", ".join(map(str, image_files if len(image_files) > 1 else mask_files))
+    return Pair(name, next(iter(image_files), None), next(iter(mask_files), None), problem)
+
+
+def _few(names: list[str], limit: int = 10) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

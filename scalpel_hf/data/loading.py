@@ -1,0 +1,263 @@
+"""From folders of frames and masks, or a data set on the Hub, to a `DatasetDict` with one set of features."""
+
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    List,
+    NamedSplit,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_from_disk,
+)
+from PIL import Image as PILImage
+
+from scalpel_hf.modeling.frames import read_frame
+
+from .layouts import LAYOUTS, Layout, Pair, SplitFiles, find_pairs
+from .objects import encode_png, objects_from_mask, read_mask
+
+FEATURES = Features(
+    {
+        "name": Value("string"),
+        "image": Image(),
+        "mask": Image(mode="L"),
+        "objects": {
+            "bbox": List(List(Value("float32"))),
+            "area": List(Value("int64")),
+            "category": List(ClassLabel(names=["target"])),
+        },
+        "width": Value("int32"),
+        "height": Value("int32"),
+    }
+)
+
+Row = dict[str, Any]
+
+
+class BrokenPairsError(ValueError):
+    """Frames or masks that are missing, unreadable or don't fit each other; the message names each and its reason."""
+
+
+@overload
+def load_irst_dataset(
+    name_or_layout: str | Layout,
+    root: str | Path,
+    split: None = None,
+    split_list: str | SplitFiles | None = None,
+    skip_broken: bool = False,
+) -> DatasetDict: ...
+
+
+@overload
+def load_irst_dataset(
+    name_or_layout: str | Layout,
+    root: str | Path,
+    split: str,
+    split_list: str | SplitFiles | None = None,
+    skip_broken: bool = False,
+) -> Dataset: ...
+
+
+def load_irst_dataset(
+    name_or_layout: str | Layout,
+    root: str | Path,
+    split: str | None = None,
+    split_list: str | SplitFiles | None = None,
+    skip_broken: bool = False,
+) -> DatasetDict | Dataset:
+    """
+    Load an infrared small-target data set.
+
+    Each row has `name`, `image` (the original file, byte for byte, so that 16-bit values survive; only a file with an
+    EXIF orientation is stored anew, unturned, to stay on its mask's grid), `mask` (0 and 255, see [`read_mask`]),
+    `objects` (`bbox` in COCO's `[x, y, width, height]` in pixels, `area`, `category`, see [`objects_from_mask`]),
+    `width` and `height`. The files' content is in the data set itself, which can be saved or pushed and moved.
+
+    Args:
+        name_or_layout (`str` or `Layout`):
+            `"nuaa-sirst"`, `"nudt-sirst"`, `"irstd-1k"`, `"sirst-v2"`, `"generic"` (folders `images/` and `masks/`), a
+            [`Layout`] for other folders, or `"hub"`.
+        root (`str` or `Path`):
+            The data set's folder. For `"hub"` a repository's name, a parquet file or folder, or a folder written by
+            `save_to_disk`; see [`as_irst_dataset`] for what its columns must be.
+        split (`str`, *optional*):
+            Load this split alone, as a `Dataset`.
+        split_list (`str` or `dict`, *optional*):
+            A split list by its name in the layout, such as `"official-427"`, `"official-427-val"` (with val apart from
+            train), `"official-320"` or `"dnanet-50-50"` of NUAA-SIRST; or the list file of each split. Default: the
+            layout's first.
+        skip_broken (`bool`, defaults to `False`):
+            Leave broken pairs out with a warning that names them.
+
+    Raises:
+        `BrokenPairsError`: for a frame without a mask, a mask of another size, a name without a frame, an unreadable
+            file. Nothing is ever resized.
+        `FileNotFoundError`, `ValueError`: for missing folders or lists, unknown names, lists that overlap.
+    """
+    if name_or_layout == "hub":
+        if split_list is not None:
+            raise ValueError("`split_list` is for folders: a data set on the Hub has its own splits")
+        loaded = _load_hub(root)
+        _check_split(split, loaded)
+        wanted = {key: part for key, part in loaded.items() if split in (None, key)}
+        result = {key: as_irst_dataset(part, skip_broken=skip_broken) for key, part in wanted.items()}
+        return DatasetDict(result) if split is None else result[split]
+    if isinstance(name_or_layout, str) and name_or_layout not in LAYOUTS:
+        raise ValueError(f"no layout {name_or_layout!r}: {', '.join(LAYOUTS)}, hub, or a `Layout` of your own")
+    layout = LAYOUTS[name_or_layout] if isinstance(name_or_layout, str) else name_or_layout
+    pairs = find_pairs(layout, root, split_list)
+    _check_split(split, pairs)
+    wanted_pairs = [(key, pair) for key in pairs for pair in pairs[key] if split in (None, key)]
+    rows = _read_rows(_row_of_pair, [pair for _, pair in wanted_pairs])
+    kept = _without_broken(
+        rows, [f"{pair.name} ({key})" for key, pair in wanted_pairs], skip_broken, where=f"in {root}"
+    )
+    by_split: dict[str, list[Row]] = {key: [] for key, _ in wanted_pairs}
+    for index in kept:
+        by_split[wanted_pairs[index][0]].append(rows[index])  # type: ignore[arg-type]
+    if empty := [key for key, split_rows in by_split.items() if not split_rows]:
+        raise BrokenPairsError(f"no usable pair is left in {', '.join(empty)} of {root}")
+    parts = {key: rows_to_dataset(split_rows, key) for key, split_rows in by_split.items()}
+    return DatasetDict(parts) if split is None else parts[split]
+
+
+def as_irst_dataset(dataset: Dataset, skip_broken: bool = False) -> Dataset:
+    """
+    Give any data set of frames and masks the features of [`load_irst_dataset`].
+
+    Needed are the columns `image` and `mask` (images, or paths or bytes of files). `name` defaults to the row number
+    of six digits; masks become 0/255, `objects`, `width` and `height` are computed; further columns stay. A data set
+    that has these features already is returned as it is. A row may lack its mask where `label_source` says so.
+
+    Raises:
+        `ValueError`: if a column is missing or of another kind, or a name occurs twice.
+        `BrokenPairsError`: as `load_irst_dataset` does.
+    """
+    if all(dataset.features.get(column) == feature for column, feature in FEATURES.items()):
+        return dataset
+    for column in ("image", "mask"):
+        feature = dataset.features.get(column)
+        if not isinstance(feature, Image) and getattr(feature, "dtype", None) not in ("string", "binary"):
+            raise ValueError(
+                f"the column {column!r} must hold images, here it is {feature}; the columns are "
+                f"{', '.join(dataset.column_names)}: use `rename_column` or `cast_column` and `as_irst_dataset`"
+            )
+    names = dataset["name"][:] if "name" in dataset.column_names else [f"{i:06d}" for i in range(len(dataset))]
+    if len(set(names)) < len(names):
+        raise ValueError("names occur more than once: label budgets and pseudo labels need one name for each image")
+    unlabelled = [source != "human" for source in dataset["label_source"][:]] if _has_sources(dataset) else None
+    raw = dataset.cast_column("image", Image(decode=False)).cast_column("mask", Image(decode=False))
+
+    def row(index: int) -> Row:
+        cells = raw[index]
+        if cells["mask"] is None and not (unlabelled and unlabelled[index]):
+            raise ValueError("the mask is empty, and no column `label_source` says that it should be")
+        image = _content(cells["image"])
+        return _row(names[index], read_frame(image), image, cells["mask"])
+
+    rows = _read_rows(row, range(len(dataset)))
+    kept = _without_broken(rows, names, skip_broken, where="in the data set")
+    if not kept:
+        raise BrokenPairsError("no usable pair is left")
+    rest = dataset.remove_columns([column for column in dataset.column_names if column in FEATURES])
+    result = rows_to_dataset([rows[index] for index in kept], dataset.split)  # type: ignore[misc]
+    return concatenate_datasets([result, rest.select(kept)], axis=1) if rest.column_names else result
+
+
+def _has_sources(dataset: Dataset) -> bool:
+    return "label_source" in dataset.column_names
+
+
+def _load_hub(source: str | Path) -> DatasetDict:
+    path = Path(source)
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        loaded = load_from_disk(str(path))
+    elif path.suffix == ".parquet":
+        loaded = load_dataset("parquet", data_files={"train": str(path)})
+    else:
+        loaded = load_dataset(str(source))
+    return loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
+
+
+def _check_split(split: str | None, splits: Iterable[str]) -> None:
+    if split is not None and split not in splits:
+        raise ValueError(f"no split {split!r}, there are {', '.join(splits)}; see `split_list` for others")
+
+
+def _row_of_pair(pair: Pair) -> Row:
+    if pair.problem or pair.image is None or pair.mask is None:
+        raise ValueError(pair.problem)
+    cell = {"bytes": pair.image.read_bytes(), "path": pair.image.name}
+    return _row(pair.name, read_frame(pair.image), cell, pair.mask)
+
+
+def _row(name: str, frame: np.ndarray, image: Row, mask: Any) -> Row:
+    height, width = frame.shape
+    if _is_turned(image["bytes"]):
+        image = {"bytes": encode_png(frame), "path": f"{Path(image['path'] or name).stem}.png"}
+    row = {"name": name, "image": image, "mask": None, "objects": None, "width": width, "height": height}
+    if mask is None:
+        return row
+    target = read_mask(mask)
+    if target.shape != frame.shape:
+        mask_height, mask_width = target.shape
+        raise ValueError(f"the image has {width} × {height} pixels, its mask {mask_width} × {mask_height}")
+    return row | {"mask": {"bytes": encode_png(target), "path": f"{name}.png"}, "objects": objects_from_mask(target)}
+
+
+def _content(cell: Row | None) -> Row:
+    if cell is None:
+        raise ValueError("the image is empty")
+    content = Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]
+    return {"bytes": content, "path": cell["path"] and Path(cell["path"]).name}
+
+
+def _is_turned(content: bytes) -> bool:
+    """Whether EXIF asks viewers to turn the image, which `datasets` does when it decodes one."""
+    if content.startswith(b"\x89PNG") and b"eXIf" not in content:  # Pillow would decode it all to find that out
+        return False
+    with PILImage.open(BytesIO(content)) as image:
+        return image.getexif().get(PILImage.ExifTags.Base.Orientation, 1) != 1
+
+
+def _read_rows(read: Callable[[Any], Row], items: Iterable[Any]) -> list[Row | str]:
+    """A row for each item, or what is wrong with it."""
+
+    def attempt(item: Any) -> Row | str:
+        try:
+            return read(item)
+        except (OSError, ValueError) as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(attempt, items))
+
+
+def _without_broken(rows: list[Row | str], names: list[str], skip_broken: bool, where: str) -> list[int]:
+    """Indices of the rows that are whole; the others are an error, or a warning with `skip_broken`."""
+    broken = [f"  {name}: {row}" for name, row in zip(names, rows, strict=True) if isinstance(row, str)]
+    if broken:
+        listing = "\n".join(broken[:20] + ([f"  and {len(broken) - 20} more"] if len(broken) > 20 else []))
+        count = f"{len(broken)} broken pair{'s' if len(broken) > 1 else ''} {where}"
+        if not skip_broken:
+            raise BrokenPairsError(f"{count}:\n{listing}\nTo go on without: skip_broken=True, or --skip-broken")
+        warnings.warn(f"skipped {count}:\n{listing}", stacklevel=3)
+    return [index for index, row in enumerate(rows) if not isinstance(row, str)]
+
+
+def rows_to_dataset(rows: list[Row], split: str | NamedSplit | None = None) -> Dataset:
+    """A data set of rows that hold each of [`FEATURES`]."""
+    columns = {column: [row[column] for row in rows] for column in FEATURES}
+    return Dataset.from_dict(columns, features=FEATURES, split=NamedSplit(str(split)) if split else None)

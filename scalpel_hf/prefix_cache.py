@@ -1,0 +1,141 @@
+"""The frozen prefix of a teacher's encoder, computed once per frame and view and kept on disk.
+
+Only the encoder's last blocks (or none) are trained, so everything before them gives the same activations at every
+step. `FrozenPrefix` says which modules those are; `PrefixCache` keeps their output, one memory-mapped file an entry.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scalpel_hf.adapter.link import link_frames
+
+Stage = Callable[[Tensor], Tensor]
+
+
+class FrozenPrefix:
+    """
+    The longest run of an encoder's stages, from the first on, in which nothing is trained or adapted.
+
+    The stages are the embedding of patches, each of `encoder.layers`, and the neck.
+
+    Args:
+        model: a `SamModel` or `MobileSamModel`, adapted or not, or a `PeftModel` around one.
+
+    Attributes: `length`, the number of stages in the prefix, and `names`, their module names.
+    """
+
+    def __init__(self, model: nn.Module):
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        encoder = base.vision_encoder
+        stages: list[tuple[str, nn.Module]] = [("patch_embed", encoder.patch_embed)]
+        stages += [(f"layers.{i}", layer) for i, layer in enumerate(encoder.layers)] + [("neck", encoder.neck)]
+        self.encoder, self.input_size = encoder, base.config.vision_config.image_size
+        self.length = next((i for i, (_, m) in enumerate(stages) if _trains(m)), len(stages))
+        pos_embed = getattr(encoder, "pos_embed", None)
+        if self.length == 0 or (pos_embed is not None and pos_embed.requires_grad):
+            raise ValueError("the encoder is trained from its first layer on, so no prefix of it is frozen")
+        self.names = [name for name, _ in stages[: self.length]]
+        self._modules = [module for _, module in stages]
+
+    def states(self, pixel_values: Tensor) -> Tensor:
+        """Activations at the prefix's end for SAM's input `(B, 3, S, S)`, without gradients."""
+        with torch.no_grad():
+            return self._run(pixel_values, 0, self.length)
+
+    def embeddings(self, states: Tensor, frames: Tensor, frame_boxes: Tensor) -> Tensor:
+        """Image embeddings `(B, 256, S/16, S/16)` from the prefix's activations, linked to their frames."""
+        embeddings = self._run(states, self.length, len(self._modules))
+        # A whole encoder in the prefix gives back its input, which the caller may hold on to: link a tensor of our own.
+        embeddings = embeddings.view_as(embeddings)
+        link_frames(embeddings, frames, frame_boxes, self.input_size)
+        return embeddings
+
+    def _run(self, x: Tensor, start: int, stop: int) -> Tensor:
+        for i, module in enumerate(self._modules[start:stop], start):
+            x = module(x)
+            if i == 0 and getattr(self.encoder, "pos_embed", None) is not None:
+                x = x + self.encoder.pos_embed
+        return x
+
+    def fingerprint(self) -> str:
+        """Hash of the prefix's weights, buffers and length, and of the input size."""
+        digest = hashlib.sha256(f"{self.input_size} {self.names}".encode())
+        tensors = [t for module in self._modules[: self.length] for t in module.state_dict().values()]
+        if getattr(self.encoder, "pos_embed", None) is not None:
+            tensors.append(self.encoder.pos_embed.detach())
+        for tensor in tensors:
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.float().numpy(force=True).tobytes())  # exact for every dtype of weights
+        return digest.hexdigest()
+
+
+def _trains(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters()) or any(hasattr(m, "base_layer") for m in module.modules())
+
+
+class PrefixCache:
+    """
+    Activations of a frozen prefix on disk.
+
+    An entry's name is a hash of the prefix (weights and input size) and of SAM's input itself, so that another model,
+    size, preprocessing or view is another entry and a stale one can't be read.
+
+    Args:
+        prefix: whose activations.
+        folder: where; created when missing.
+        dtype: `float16` (half the size) or `float32` (exact).
+        max_bytes: entries beyond are not written (they are computed each time), `None` for no bound.
+    """
+
+    def __init__(self, prefix: FrozenPrefix, folder: str | Path, dtype: str = "float16", max_bytes: int | None = None):
+        if dtype not in ("float16", "float32"):
+            raise ValueError(f"the cache keeps `float16` or `float32`, not {dtype!r}")
+        self.prefix, self.folder, self.dtype, self.max_bytes = prefix, Path(folder), dtype, max_bytes
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._prefix_key = prefix.fingerprint()
+        self._used = sum(f.stat().st_size for f in self.folder.glob("*.npy"))
+
+    def key(self, pixel_values: Tensor) -> str:
+        """Name of the entry of one input `(3, S, S)`."""
+        digest = hashlib.sha256(f"{self._prefix_key} {self.dtype} {tuple(pixel_values.shape)}".encode())
+        digest.update(np.ascontiguousarray(pixel_values.numpy(force=True)).tobytes())
+        return digest.hexdigest()[:40]
+
+    def path(self, key: str) -> Path:
+        return self.folder / f"{key}.npy"
+
+    def load(self, key: str) -> Tensor | None:
+        """The activations `(C, h, w)` or `(h, w, C)` of an entry, `None` when it is absent or damaged."""
+        try:
+            array = np.load(self.path(key), mmap_mode="r", allow_pickle=False)
+        except (FileNotFoundError, ValueError, EOFError):  # truncated: numpy's header promises more than there is
+            return None
+        return torch.from_numpy(np.array(array, dtype=np.float32))
+
+    def store(self, key: str, states: Tensor) -> None:
+        """Write an entry, whole or not at all."""
+        array = states.numpy(force=True).astype(self.dtype)
+        if self.max_bytes is not None and self._used + array.nbytes > self.max_bytes:
+            return
+        temporary = self.path(key).with_suffix(f".{os.getpid()}.tmp")
+        with open(temporary, "wb") as file:
+            np.save(file, array, allow_pickle=False)
+        os.replace(temporary, self.path(key))
+        self._used += array.nbytes
+
+    def get(self, pixel_values: Tensor) -> Tensor:
+        """Activations of one input `(3, S, S)`: from disk, or computed and kept."""
+        key = self.key(pixel_values)
+        states = self.load(key)
+        if states is None:
+            device = next(self.prefix.encoder.parameters()).device
+            states = self.prefix.states(pixel_values[None].to(device))[0].cpu()
+            self.store(key, states)
+            states = states.to(getattr(torch, self.dtype)).float()  # the same values whether read back or not
+        return states

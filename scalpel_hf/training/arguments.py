@@ -1,0 +1,88 @@
+"""The fields of a recipe's YAML file, each of which a flag of the same name overrides."""
+
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from transformers import HfArgumentParser
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with its help text."""
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class LoopArguments:
+    """What both stages' training takes."""
+
+    output_dir: str = option("runs/out", "Folder for checkpoints, the trained model and metrics.json.")
+    seed: int = option(0, "Seeds weights, the order of frames and every augmentation.")
+    max_steps: int = option(1000, "Optimiser steps.")
+    batch_size: int = option(4, "Crops a step and process.")
+    gradient_accumulation_steps: int = option(1, "Batches whose gradients are summed into one step.")
+    learning_rate: float = option(1e-3, "Peak rate of AdamW.")
+    weight_decay: float = option(1e-2, "Decay of AdamW on weights of two or more dimensions.")
+    warmup_ratio: float = option(0.05, "Share of the steps over which the rate rises; a cosine brings it down to 0.")
+    max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.")
+    ema_decay: float = option(0.99, "Decay of the running mean of the weights that is evaluated and saved; 0 for none.")
+    mixed_precision: str = option("auto", "`no`, `bf16`, `fp16`, or `auto`: bf16 on a GPU that has it, else none.")
+    validation_fraction: float = option(
+        0.0, "Share of the labelled frames held out to choose the best step; 0 trains on all and keeps the last step."
+    )
+    eval_steps: int = option(200, "Steps between evaluations on the held-out frames.")
+    checkpoint_steps: int = option(100, "Steps between checkpoints.")
+    logging_steps: int = option(20, "Steps between entries in the log and the tracker.")
+    report_to: str = option("none", "Tracker: `none` or `tensorboard` (in output_dir/logs).")
+    resume: bool = option(True, "Go on from the newest checkpoint in output_dir, if there is one.")
+    num_workers: int = option(0, "Processes that prepare crops.")
+    push_to_hub: str = option("", "Repository to push the result to, `org/name`; empty for none.")
+
+
+Args = TypeVar("Args")
+
+
+def parse_arguments(cls: type[Args], description: str, argv: list[str] | None = None) -> Args:
+    """
+    Read `--config FILE.yaml` and the flags that override it into a dataclass.
+
+    Raises `SystemExit` with a message that lists the right fields where the YAML has a wrong one, and with the right
+    type where a value doesn't fit.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = HfArgumentParser(cls, description=description)
+    parser.add_argument("--config", type=Path, help="YAML file with any of the fields below.")
+    values = _read_yaml(parser, cls, parser.parse_known_args(argv)[0].config)
+    parser.set_defaults(**values)
+    namespace = parser.parse_args(argv)
+    return cls(**{f.name: getattr(namespace, f.name) for f in fields(cls)})  # type: ignore[arg-type]
+
+
+def _read_yaml(parser: HfArgumentParser, cls: type, path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        parser.error(f"can't read {path}: {error.strerror}")
+    except yaml.YAMLError as error:
+        parser.error(f"{path} is not valid YAML: {error}")
+    if not isinstance(values, dict):
+        parser.error(f"{path} must hold `field: value` lines")
+    known = {f.name: f for f in fields(cls)}
+    wrong = sorted(set(values) - set(known))
+    if wrong:
+        parser.error(f"{path}: unknown fields {', '.join(wrong)}; the fields are {', '.join(sorted(known))}")
+    for name, value in values.items():
+        expected = known[name].type
+        if expected is float and isinstance(value, int) and not isinstance(value, bool):
+            values[name] = float(value)
+        elif isinstance(expected, type) and not (
+            isinstance(value, expected) and (expected is bool) == isinstance(value, bool)
+        ):
+            parser.error(f"{path}: `{name}` must be {expected.__name__}, got {value!r}")
+    return values

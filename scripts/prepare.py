@@ -1,0 +1,115 @@
+"""
+Turn a data set's folder, or synthetic frames, into a prepared folder that the recipes read: a `DatasetDict`, in which
+the masks outside the label budget are hidden, and the budget itself in `label_budget.json`.
+
+    python scripts/prepare.py --layout nuaa-sirst --root data/NUAA-SIRST --skip-broken --budget 0.1 --out data/nuaa-10
+    python scripts/prepare.py --synthetic 400 --budget 0.1 --out data/synthetic-10
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import sys
+import warnings
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, disable_progress_bars
+
+from scalpel_hf.data import LAYOUTS, LabelBudget, SyntheticInfrared, apply_label_budget, load_irst_dataset
+
+BUDGET_FILE = "label_budget.json"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--layout", choices=[*LAYOUTS, "hub"], help="how the data set in --root is laid out")
+    source.add_argument("--synthetic", type=int, metavar="N", help="make N frames to train and N/4 to test instead")
+    parser.add_argument("--root", help="the data set's folder; with `--layout hub` also a repository or parquet file")
+    parser.add_argument("--split-list", help="a split list of the layout by name; default: its first")
+    parser.add_argument("--skip-broken", action="store_true", help="leave broken pairs out, naming them")
+    parser.add_argument("--budget", type=float, metavar="F", help="share of the train split that keeps its masks")
+    parser.add_argument("--seed", type=int, default=0, help="of the label budget and of synthetic frames")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out if it is a prepared folder")
+    args = parser.parse_args(argv)
+    if args.layout and not args.root:
+        parser.error("--layout needs --root")
+    if args.synthetic is not None and (args.synthetic < 1 or args.root or args.split_list or args.skip_broken):
+        parser.error("--synthetic takes a positive number, and no --root, --split-list or --skip-broken")
+    return args
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(f"{out} exists: choose another --out, or pass --overwrite")
+    if not (out / "dataset_dict.json").is_file():
+        raise FileExistsError(f"{out} is no prepared folder (no dataset_dict.json): it is not overwritten")
+
+
+def load(args: argparse.Namespace) -> DatasetDict:
+    if args.synthetic:
+        camera = SyntheticInfrared(seed=args.seed)
+        test = camera.to_dataset(max(1, args.synthetic // 4), start=args.synthetic)
+        return DatasetDict({"train": camera.to_dataset(args.synthetic), "test": test})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        splits = load_irst_dataset(args.layout, args.root, split_list=args.split_list, skip_broken=args.skip_broken)
+    for warning in caught:
+        print(warning.message if warning.category is UserWarning else f"{warning.category.__name__}: {warning.message}")
+    return splits
+
+
+def describe(split: str, dataset: Dataset) -> str:
+    """A row of the summary: images, and what their masks hold, those outside the label budget being unknown."""
+    areas = [objects["area"] for objects in dataset["objects"] if objects is not None]
+    counts = [min(len(area), 2) for area in areas]
+    pixels = [pixel_count for area in areas for pixel_count in area]
+    median = f"{statistics.median(pixels):g}" if pixels else "-"
+    columns = [split, len(dataset), len(areas), *(counts.count(n) for n in range(3)), len(pixels), median]
+    return " ".join(f"{column:>11}" for column in columns)
+
+
+def save(splits: DatasetDict, budget: LabelBudget | None, out: Path) -> None:
+    """Write beside `out`, then rename: whoever sees the folder sees all of it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part, old = (out.with_name(f".{out.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    try:
+        splits.save_to_disk(str(part))
+        if budget is not None:
+            budget.save(part / BUDGET_FILE)
+        if out.exists():
+            os.replace(out, old)
+        os.replace(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    disable_progress_bars()
+    try:
+        check_out(args.out, args.overwrite)
+        splits = load(args)
+        budget = None
+        if args.budget is not None:
+            if "train" not in splits:
+                raise ValueError(f"--budget is drawn from a split train, here are {', '.join(splits)}")
+            budget = LabelBudget.draw(splits["train"]["name"], args.budget, args.seed)
+            splits["train"] = apply_label_budget(splits["train"], budget=budget)
+        save(splits, budget, args.out)
+    except (OSError, ValueError) as error:
+        sys.exit(f"prepare.py: {error}")
+    header = ["split", "images", "labelled", "no target", "one", "several", "targets", "median px"]
+    print(" ".join(f"{column:>11}" for column in header))
+    for split, dataset in splits.items():
+        print(describe(split, dataset))
+    print(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    main()

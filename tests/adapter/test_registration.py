@@ -1,0 +1,52 @@
+"""The contract with peft that `scalpel_hf.registration` relies on; a failure here names what a release changed."""
+
+import inspect
+import subprocess
+import sys
+
+import peft.mapping
+from peft import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+
+from scalpel_hf.adapter import ScalpelMoeConfig, ScalpelMoeModel
+from scalpel_hf.adapter.config import ScalpelPeftType
+
+
+def test_pefts_mappings_are_dicts_that_take_our_type() -> None:
+    key = ScalpelPeftType.SCALPEL_MOE
+    assert peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[key] is ScalpelMoeConfig
+    assert peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING[key] is ScalpelMoeModel
+    assert peft.mapping.PEFT_TYPE_TO_PREFIX_MAPPING[key] == "scalpel_moe_"
+    assert peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING["SCALPEL_MOE"] is ScalpelMoeConfig  # as read from JSON
+
+
+def test_what_is_overridden_exists() -> None:
+    for name in (
+        "_prepare_adapter_config",
+        "_create_and_replace",
+        "_replace_module",
+        "_post_injection_hook",
+        "_unload_and_optionally_merge",
+        "_remove_adapter_name_from_key",
+    ):
+        assert callable(getattr(BaseTuner, name)), f"peft's BaseTuner no longer has {name}"
+    assert list(inspect.signature(BaseTuner._remove_adapter_name_from_key).parameters) == ["key", "adapter_name"]
+    for name in ("set_adapter", "active_adapters", "disable_adapters", "_move_adapter_to_device_of_base_layer"):
+        assert hasattr(BaseTunerLayer, name), f"peft's BaseTunerLayer no longer has {name}"
+    assert "base_model_name_or_path" in inspect.signature(PeftConfig).parameters
+
+
+def test_importing_the_package_is_light_and_registers_in_either_order() -> None:
+    light = "import sys, scalpel_hf; assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
+    check = "assert 'SCALPEL_MOE' in peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING"
+    for code in (
+        light,
+        f"import scalpel_hf, peft; {check}",
+        f"import peft, scalpel_hf; {check}",
+        f"from scalpel_hf import ScalpelMoeConfig; import peft; {check}",
+        f"import scalpel_hf.adapter.config, peft; {check}",
+        "import scalpel_hf; from transformers import AutoConfig; AutoConfig.for_model('mobile_sam')",
+        "from transformers import AutoConfig; import scalpel_hf; AutoConfig.for_model('scalpel_student')",
+    ):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{code}\n{done.stderr}"

@@ -9,14 +9,16 @@ Notable:
   SAM's masks.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .moe import ImageRouter, PositionRouter, PriorPyramid, symlog
+from .moe import ImageRouter, PositionRouter, PriorPyramid, symlog, zero_
 
 
-def sample_region(features: Tensor, boxes: Tensor, input_size: int, size: tuple[int, int]) -> Tensor:
+def sample_region(features: Tensor, boxes: Tensor, input_size: int, size: Sequence[int]) -> Tensor:
     """
     Bilinear samples of a feature map at the pixel centres of a frame that covers a region of SAM's input.
 
@@ -115,8 +117,7 @@ class MaskLevel(nn.Module):
         self.branch = DetailBranch(channels, upscaled_dim, embedding_dim)
         self.head = nn.Conv2d(channels, 1, 1)
         self.keep = nn.Parameter(torch.ones(()))
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        zero_(self.head)
         self.pyramid = PriorPyramid(scales) if scales else None
         if self.pyramid is not None:
             counts = list(self.pyramid.num_maps.values())

@@ -8,11 +8,13 @@ The idea of a hierarchical mixture of white-box operators is that of Scalpel-SAM
 placement and routers are this project's own.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .operators import AnisotropicDiffusion, LocalContrast, MatchedFilter, TopHat
+from .operators import AnisotropicDiffusion, LocalContrast, MatchedFilter, TopHat, WhiteBoxOperator
 
 OPERATORS: dict[str, type[nn.Module]] = {
     "local_contrast": LocalContrast,
@@ -25,6 +27,12 @@ OPERATORS: dict[str, type[nn.Module]] = {
 def symlog(x: Tensor) -> Tensor:
     """`sign(x) · log(1 + |x|)`: the identity near 0, a logarithm for strong responses."""
     return torch.sign(x) * torch.log1p(x.abs())
+
+
+def zero_(layer: nn.Module) -> None:
+    """Set a layer's weights to zero, so that what it adds is nothing at first."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 class PriorPyramid(nn.Module):
@@ -58,7 +66,7 @@ class PriorPyramid(nn.Module):
 
     def describe(self) -> dict[str, object]:
         """The operators' learned parameters in their own units."""
-        return {name: operator.describe() for name, operator in self.operators.items()}
+        return {name: cast(WhiteBoxOperator, operator).describe() for name, operator in self.operators.items()}
 
 
 class ImageRouter(nn.Module):
@@ -72,8 +80,7 @@ class ImageRouter(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(2 * num_maps)
         self.proj = nn.Linear(2 * num_maps, num_experts)
-        nn.init.zeros_(self.proj.weight)
-        nn.init.zeros_(self.proj.bias)
+        zero_(self.proj)
 
     def forward(self, statistics: Tensor) -> Tensor:
         return F.log_softmax(self.proj(self.norm(statistics.flatten(1))), dim=-1)
@@ -94,8 +101,7 @@ class PositionRouter(nn.Module):
         self.top_k, self.temperature = top_k, temperature
         self.hidden = nn.Conv2d(in_channels, hidden, 3, padding=1)
         self.proj = nn.Conv2d(hidden, num_experts + 1, 1)
-        nn.init.zeros_(self.proj.weight)
-        nn.init.zeros_(self.proj.bias)
+        zero_(self.proj)
 
     def forward(self, features: Tensor, image_weights: Tensor) -> Tensor:
         logits = self.proj(F.gelu(self.hidden(features)))  # (B, E + 1, H, W)
@@ -138,8 +144,7 @@ class TokenAdapter(nn.Module):
         self.image_router = ImageRouter(len(operators), len(operators))
         self.position_router = PositionRouter(bottleneck, len(operators), top_k=top_k, temperature=temperature)
         self.up = nn.Linear(bottleneck, dim)
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
+        zero_(self.up)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         tokens = self.down(self.norm(hidden_states)).permute(0, 3, 1, 2)  # (B, r, h, w)

@@ -6,6 +6,7 @@ Any field of the YAML can be given as a flag too, which then counts. Run again a
 and its image processor to `output_dir`, with metrics.json: how the run is repeated, how well it does on `eval_split`.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +15,14 @@ from peft import get_peft_model
 
 from scalpel_hf import FrozenPrefix, InfraredImageProcessor, PrefixCache, ScalpelMoeConfig
 from scalpel_hf.adapter.config import LEVELS, OPERATOR_SCALES
-from scalpel_hf.data import load_prepared
+from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_probabilities
 from scalpel_hf.teacher import Teacher, load_sam
 from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
 from scalpel_hf.training.distill import TeacherSamples, distillation_loss
 from scalpel_hf.training.loop import make_accelerator, train
 from scalpel_hf.training.report import write_metrics
-from scalpel_hf.training.transfer import sample_from_row
+from scalpel_hf.training.transfer import labelled_sample
 from scalpel_hf.training.validation import hold_out
 
 
@@ -47,21 +48,26 @@ class DistillArguments(LoopArguments):
     balance_weight: float = option(0.01, "Weight of the routers' load balance.")
 
 
-def main() -> None:
-    args = parse_arguments(DistillArguments, "Train a teacher from the labelled part of a data set.")
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(DistillArguments, "Train a teacher from the labelled part of a data set.", argv)
+    if "mask" not in args.levels:
+        raise ValueError(f"`levels` must have `mask`, whose output is trained, got {args.levels}")
     accelerator = make_accelerator(args)
 
     # Data
-    splits = load_prepared(args.dataset)
-    train_rows = splits[args.train_split].filter(lambda s: s == "human", input_columns="label_source")
+    rows = load_split(args.dataset, args.train_split)
+    test_rows = load_split(args.dataset, args.eval_split) if args.eval_split else None
+    train_rows = rows.filter(lambda s: s == "human", input_columns="label_source", keep_in_memory=True)
+    if not len(train_rows):
+        raise ValueError(f"no frame of {args.dataset!r} has a human's mask: every `label_source` is something else")
     train_rows, held_out = hold_out(train_rows, args.validation_fraction, args.seed)
-    samples = [sample_from_row(row) for row in train_rows]
+    samples = [labelled_sample(row) for row in train_rows]
     accelerator.print(f"{len(samples)} labelled frames to train on, {len(held_out)} held out")
 
     # Model
     base = load_sam(args.base_model, args.image_size)
     config = ScalpelMoeConfig(
-        scales={name: OPERATOR_SCALES[name] for name in args.operators},
+        scales={name: OPERATOR_SCALES.get(name, []) for name in args.operators},
         levels=args.levels,
         blocks=args.blocks,
         channels=args.channels,
@@ -82,7 +88,7 @@ def main() -> None:
         dataset.fill(progress=accelerator.is_main_process)
 
     # Train
-    teacher = Teacher(model, processor, cache_dir)
+    teacher = Teacher(model, processor, cache_dir, cache_dtype=args.cache_dtype)
     loss = distillation_loss(prefix, args.supervised_weight, args.prior_weight, args.balance_weight)
     evaluate = (lambda _: evaluate_probabilities(teacher.probabilities, held_out)) if len(held_out) else None
     outcome = train(accelerator, model, dataset, loss, args, evaluate, train_mode=False)
@@ -91,12 +97,16 @@ def main() -> None:
     if accelerator.is_main_process:
         teacher.save_pretrained(args.output_dir)
         metrics = {}
-        if args.eval_split:
-            metrics[args.eval_split] = evaluate_probabilities(teacher.probabilities, splits[args.eval_split])
+        if test_rows is not None:
+            metrics[args.eval_split] = evaluate_probabilities(teacher.probabilities, test_rows)
         write_metrics(args, outcome, metrics)
         if args.push_to_hub:
-            teacher.push_to_hub(args.push_to_hub)
+            model.push_to_hub(args.push_to_hub)
+            processor.push_to_hub(args.push_to_hub)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, ValueError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")

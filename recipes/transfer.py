@@ -6,13 +6,14 @@ Any field of the YAML can be given as a flag too, which then counts. Run again a
 and its image processor to `output_dir`, with metrics.json: how the run is repeated, how well it does on `eval_split`.
 """
 
+import sys
 from dataclasses import dataclass
 
 import datasets
 import torch
 
 from scalpel_hf import InfraredImageProcessor, ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation
-from scalpel_hf.data import load_prepared
+from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_probabilities
 from scalpel_hf.student import Student
 from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
@@ -35,15 +36,15 @@ class TransferArguments(LoopArguments):
     pseudo_warmup_ratio: float = option(0.1, "Share of the steps over which that weight rises from 0.")
 
 
-def main() -> None:
-    args = parse_arguments(TransferArguments, "Train a small student on human and pseudo labels.")
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(TransferArguments, "Train a small student on human and pseudo labels.", argv)
     accelerator = make_accelerator(args)
 
     # Data
-    splits = load_prepared(args.dataset)
-    rows = load_prepared(args.pseudo_labels) if args.pseudo_labels else splits[args.train_split]
-    human = rows.filter(lambda s: s == "human", input_columns="label_source")
-    others = rows.filter(lambda s: s != "human", input_columns="label_source")
+    rows = load_split(args.pseudo_labels or args.dataset, args.train_split)
+    test_rows = load_split(args.dataset, args.eval_split) if args.eval_split else None
+    human = rows.filter(lambda s: s == "human", input_columns="label_source", keep_in_memory=True)
+    others = rows.filter(lambda s: s != "human", input_columns="label_source", keep_in_memory=True)
     human, held_out = hold_out(human, args.validation_fraction, args.seed)
     rows = datasets.concatenate_datasets([human, others])
     processor = InfraredImageProcessor(normalization=args.normalization)
@@ -66,8 +67,8 @@ def main() -> None:
         model.eval()
         student.save_pretrained(args.output_dir)
         metrics = {}
-        if args.eval_split:
-            metrics[args.eval_split] = evaluate_probabilities(student.probabilities, splits[args.eval_split])
+        if test_rows is not None:
+            metrics[args.eval_split] = evaluate_probabilities(student.probabilities, test_rows)
         write_metrics(args, outcome, metrics)
         if args.push_to_hub:
             model.push_to_hub(args.push_to_hub)
@@ -75,4 +76,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, ValueError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .modeling.modeling_scalpel_student import ScalpelStudentForSemanticSegmentation
     from .prefix_cache import FrozenPrefix, PrefixCache
     from .pseudo_labels import add_pseudo_labels, training_mask
+    from .student import Student
     from .teacher import Teacher
 
 _HOME = {
@@ -41,6 +42,7 @@ _HOME = {
     "PrefixCache": "prefix_cache",
     "add_pseudo_labels": "pseudo_labels",
     "training_mask": "pseudo_labels",
+    "Student": "student",
     "Teacher": "teacher",
 }
 
@@ -55,6 +57,7 @@ __all__ = [
     "ScalpelMoeModel",
     "ScalpelStudentConfig",
     "ScalpelStudentForSemanticSegmentation",
+    "Student",
     "SyntheticInfrared",
     "Teacher",
     "__version__",

@@ -11,6 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
+from typing import Any
 
 
 class AfterImport(importlib.abc.MetaPathFinder):
@@ -76,5 +77,11 @@ class _Loader(importlib.abc.Loader):
         self.watcher.importing.append(module.__name__)
         try:
             self.loader.exec_module(module)
-        finally:
-            self.watcher.finished(module.__name__)
+        except BaseException:  # the import may be tried again
+            self.watcher.importing.remove(module.__name__)
+            raise
+        self.watcher.finished(module.__name__)
+
+    def __getattr__(self, name: str) -> Any:
+        # What else a loader can do: `runpy` and `inspect` ask for code and source.
+        return getattr(self.loader, name)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
@@ -19,26 +20,35 @@ def evaluate_probabilities(
     Args:
         probabilities: from a frame (whatever the processor takes) to `(H, W)` in [0, 1].
         rows: with `image` and a human's `mask`.
+
+    Raises `ValueError` where a row's mask is hidden.
     """
     metrics = IRSTDMetrics(threshold=threshold)
     for row in tqdm(rows, desc="evaluation", leave=False, unit="frame"):
+        if row["mask"] is None:
+            raise ValueError(f"{row.get('name')} has no mask to measure against: evaluate on a split with all masks")
         metrics.update(probabilities(row["image"]), read_frame(row["mask"]) > 127)
     return metrics.compute()
 
 
-def evaluate_pseudo_labels(labelled: Iterable[dict[str, Any]], truth: Iterable[dict[str, Any]]) -> dict[str, float]:
+def evaluate_pseudo_labels(labelled: datasets.Dataset, truth: datasets.Dataset) -> dict[str, float]:
     """
     Quality of pseudo labels, at the threshold they were made with, against masks that were hidden from training.
 
     Args:
         labelled: rows with `label_source` and `pseudo_mask`; those of other sources are passed over.
         truth: rows with `name` and `mask`.
+
+    Raises `ValueError` where `truth` lacks a row or its mask.
     """
-    masks = {row["name"]: row["mask"] for row in truth}
+    place = {name: index for index, name in enumerate(truth["name"])}
+    masks = truth.select_columns("mask")
     metrics = IRSTDMetrics(threshold=0.5)
-    for row in labelled:
-        if row["label_source"] == "pseudo":
-            metrics.update(
-                (read_frame(row["pseudo_mask"]) > 127).astype(np.float32), read_frame(masks[row["name"]]) > 127
-            )
+    for row in labelled.select_columns(["name", "label_source", "pseudo_mask"]):
+        if row["label_source"] != "pseudo":
+            continue
+        mask = masks[place[row["name"]]]["mask"] if row["name"] in place else None
+        if mask is None:
+            raise ValueError(f"the data set with the truth has no mask of {row['name']}")
+        metrics.update((read_frame(row["pseudo_mask"]) > 127).astype(np.float32), read_frame(mask) > 127)
     return metrics.compute()

@@ -5,17 +5,21 @@ step. `FrozenPrefix` says which modules those are; `PrefixCache` keeps their out
 """
 
 import hashlib
+import json
 import os
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 from scalpel_hf.adapter.link import link_frames
 
-Stage = Callable[[Tensor], Tensor]
+HEADER_BYTES = 128  # of a .npy file
+# What a saved and a fresh configuration of the same encoder may differ in.
+INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
 class FrozenPrefix:
@@ -31,11 +35,12 @@ class FrozenPrefix:
     """
 
     def __init__(self, model: nn.Module):
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        encoder = base.vision_encoder
+        base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        encoder: Any = base.vision_encoder
         stages: list[tuple[str, nn.Module]] = [("patch_embed", encoder.patch_embed)]
         stages += [(f"layers.{i}", layer) for i, layer in enumerate(encoder.layers)] + [("neck", encoder.neck)]
         self.encoder, self.input_size = encoder, base.config.vision_config.image_size
+        self.config = {k: v for k, v in base.config.vision_config.to_dict().items() if k not in INCIDENTAL}
         self.length = next((i for i, (_, m) in enumerate(stages) if _trains(m)), len(stages))
         pos_embed = getattr(encoder, "pos_embed", None)
         if self.length == 0 or (pos_embed is not None and pos_embed.requires_grad):
@@ -64,8 +69,8 @@ class FrozenPrefix:
         return x
 
     def fingerprint(self) -> str:
-        """Hash of the prefix's weights, buffers and length, and of the input size."""
-        digest = hashlib.sha256(f"{self.input_size} {self.names}".encode())
+        """Hash of the prefix's weights, buffers and length, and of the encoder's configuration, input size included."""
+        digest = hashlib.sha256(f"{json.dumps(self.config, sort_keys=True, default=str)} {self.names}".encode())
         tensors = [t for module in self._modules[: self.length] for t in module.state_dict().values()]
         if getattr(self.encoder, "pos_embed", None) is not None:
             tensors.append(self.encoder.pos_embed.detach())
@@ -90,7 +95,8 @@ class PrefixCache:
         prefix: whose activations.
         folder: where; created when missing.
         dtype: `float16` (half the size) or `float32` (exact).
-        max_bytes: entries beyond are not written (they are computed each time), `None` for no bound.
+        max_bytes: entries that would make the folder larger are not written (they are computed each time); `None` for
+            no bound.
     """
 
     def __init__(self, prefix: FrozenPrefix, folder: str | Path, dtype: str = "float16", max_bytes: int | None = None):
@@ -120,14 +126,23 @@ class PrefixCache:
 
     def store(self, key: str, states: Tensor) -> None:
         """Write an entry, whole or not at all."""
-        array = states.numpy(force=True).astype(self.dtype)
-        if self.max_bytes is not None and self._used + array.nbytes > self.max_bytes:
+        with np.errstate(over="ignore"):
+            array = states.numpy(force=True).astype(self.dtype)
+        if not np.isfinite(array).all():
+            raise ValueError(
+                f"the frozen prefix gives activations up to {states.abs().max():g}, which {self.dtype} can't hold: "
+                "keep them as float32 (`cache_dtype`), and check the weights if it is that already"
+            )
+        if self.max_bytes is not None and self._used + array.nbytes + HEADER_BYTES > self.max_bytes:
             return
         temporary = self.path(key).with_suffix(f".{os.getpid()}.tmp")
-        with open(temporary, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-        os.replace(temporary, self.path(key))
-        self._used += array.nbytes
+        try:
+            with open(temporary, "wb") as file:
+                np.save(file, array, allow_pickle=False)
+            os.replace(temporary, self.path(key))
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._used += array.nbytes + HEADER_BYTES
 
     def get(self, pixel_values: Tensor) -> Tensor:
         """Activations of one input `(3, S, S)`: from disk, or computed and kept."""

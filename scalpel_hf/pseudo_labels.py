@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 Probabilities = Callable[[Any], np.ndarray]
 
+KEY_FILE = "pseudo_labels.json"  # in a finished folder: which settings it was made with
 PSEUDO_FEATURES = {
     "pseudo_mask": datasets.Image(),
     "pseudo_confidence": datasets.Image(),
@@ -37,7 +38,12 @@ PSEUDO_FEATURES = {
 
 
 def add_pseudo_labels(
-    dataset: datasets.Dataset, teacher: Any, threshold: float = 0.5, name: str = "", batch_size: int = 8
+    dataset: datasets.Dataset,
+    teacher: Any,
+    threshold: float = 0.5,
+    name: str = "",
+    batch_size: int = 8,
+    keep_in_memory: bool = False,
 ) -> datasets.Dataset:
     """
     Label the frames that no human has labelled.
@@ -53,8 +59,9 @@ def add_pseudo_labels(
         teacher: a `Teacher`, or anything with `probabilities(frame) → (H, W)` and `fingerprint()`.
         threshold: probability above which a pixel is target.
         name: how the teacher is called in the `teacher` column.
+        keep_in_memory: as of `Dataset.map`; otherwise the result is cached beside the data set's files.
 
-    Raises `ValueError` naming the row where a frame can't be read or the teacher's answer isn't a number.
+    Raises `ValueError` naming the row where a frame can't be read or the teacher's answer isn't probabilities.
     """
     if not 0 < threshold < 1:
         raise ValueError(f"the threshold is a probability between 0 and 1, got {threshold}")
@@ -77,8 +84,15 @@ def add_pseudo_labels(
                 columns[column].append(value)
         return {**columns, "label_source": sources}
 
-    return dataset.map(
-        label, batched=True, batch_size=batch_size, features=features, new_fingerprint=key, desc="pseudo labels"
+    # Decoded here, row by row, so that an error can name its row; a human's rows are not decoded at all.
+    return dataset.cast_column("image", datasets.Image(decode=False)).map(
+        label,
+        batched=True,
+        batch_size=batch_size,
+        features=features,
+        new_fingerprint=key,
+        keep_in_memory=keep_in_memory,
+        desc="pseudo labels",
     )
 
 
@@ -88,11 +102,14 @@ def _empty() -> dict[str, Any]:
 
 def _label_one(image: Any, name: str, probabilities: Probabilities, threshold: float) -> dict[str, Any]:
     try:
-        probability = probabilities(image)
+        frame = read_frame(image)
+        probability = probabilities(frame)
     except (OSError, ValueError) as error:
         raise ValueError(f"can't label {name}: {error}") from error
-    if not np.isfinite(probability).all():
-        raise ValueError(f"the teacher's answer for {name} has values that are not numbers: check its weights")
+    if probability.shape != frame.shape:
+        raise ValueError(f"the teacher's answer for {name} is {probability.shape}, the frame {frame.shape}")
+    if not ((probability >= 0) & (probability <= 1)).all():  # false for NaN too
+        raise ValueError(f"the teacher's answer for {name} has values that are no probabilities: check its weights")
     mask = probability > threshold
     objects = objects_from_mask(mask)
     labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
@@ -142,12 +159,24 @@ def label_in_shards(
     """
     `add_pseudo_labels`, saved to `out` shard by shard: a run that was killed goes on from its last finished shard.
 
-    The work lies in `out + ".partial"`, under a key made of the data set, the teacher and the threshold, until all of
-    it is done; finished shards of other settings are not used. Raises where every pseudo label is empty.
+    The work lies in `out + ".partial"`, under a key made of the data set, the teacher, its name, the threshold and the
+    shards' size, until all of it is done; finished shards of other settings are not used. A finished `out` of the same
+    settings is returned as it is, of others replaced.
+
+    Raises `ValueError` for a data set without rows, where every pseudo label is empty, and where `out` is a folder that
+    this function didn't make, which is left alone.
     """
     out = Path(out)
-    key = hashlib.sha256(f"{dataset._fingerprint} {teacher.fingerprint()} {threshold} {shard_size}".encode())
-    work = out.with_name(out.name + ".partial") / key.hexdigest()[:16]
+    if not len(dataset):
+        raise ValueError("the data set has no rows to label")
+    settings = [dataset._fingerprint, teacher.fingerprint(), name, threshold, shard_size]
+    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+    if out.exists() and not (out / KEY_FILE).is_file():
+        raise ValueError(f"{out} exists and holds no pseudo labels: choose another folder, or remove it")
+    if out.exists() and json.loads((out / KEY_FILE).read_text())["key"] == key:
+        report(f"{out} has these pseudo labels already")
+        return datasets.load_from_disk(str(out))
+    work = out.with_name(out.name + ".partial") / key
     work.mkdir(parents=True, exist_ok=True)
     count = -(-len(dataset) // shard_size)
     began, done = time.monotonic(), 0
@@ -158,7 +187,7 @@ def label_in_shards(
         rows = dataset.select(range(index * shard_size, min((index + 1) * shard_size, len(dataset))))
         temporary = folder.with_suffix(".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        add_pseudo_labels(rows, teacher, threshold, name).save_to_disk(str(temporary))
+        add_pseudo_labels(rows, teacher, threshold, name, keep_in_memory=True).save_to_disk(str(temporary))
         os.replace(temporary, folder)
         done += len(rows)
         rate = done / (time.monotonic() - began)
@@ -170,11 +199,12 @@ def label_in_shards(
             f"all {summary['pseudo']} pseudo labels are empty: the teacher finds nothing at threshold {threshold}. "
             "Check that it was trained, and on frames like these"
         )
-    final = out.with_name(out.name + ".tmp")
+    final, old = work / "all", work / "old"
     shutil.rmtree(final, ignore_errors=True)
     labelled.save_to_disk(str(final))
+    (final / KEY_FILE).write_text(json.dumps({"key": key, "teacher": name, "threshold": threshold}) + "\n")
     if out.exists():
-        shutil.rmtree(out)
+        os.replace(out, old)
     os.replace(final, out)
     shutil.rmtree(work.parent)
     return datasets.load_from_disk(str(out))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from .modeling.image_processing_infrared import InfraredImageProcessor
 
@@ -13,7 +13,7 @@ from .modeling.image_processing_infrared import InfraredImageProcessor
 class Student:
     """A segmentation model with `logits` of `(B, 1, H, W)` and its image processor."""
 
-    def __init__(self, model: nn.Module, processor: InfraredImageProcessor):
+    def __init__(self, model: PreTrainedModel, processor: InfraredImageProcessor):
         self.model, self.processor = model, processor
 
     @classmethod

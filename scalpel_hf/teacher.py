@@ -1,16 +1,23 @@
 """A trained teacher as an object that labels frames."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from peft import PeftConfig, PeftModel
+from torch import Tensor
+from transformers import AutoConfig, SamModel
 
 from .modeling.image_processing_infrared import InfraredImageProcessor
+from .modeling.modeling_mobile_sam import MobileSamModel
 from .prefix_cache import FrozenPrefix, PrefixCache
+
+# What a saved and a fresh configuration of the same adapter may differ in.
+INCIDENTAL = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type")
 
 
 class Teacher:
@@ -22,21 +29,23 @@ class Teacher:
         processor: with `sam_size` equal to the model's input size.
         cache_dir: where the frozen prefix's activations are kept; `None` computes them each time.
         flips: average the answers for the frame and its three mirror images.
+        cache_dtype: precision of what is kept there, `float16` or `float32`.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PeftModel,
         processor: InfraredImageProcessor,
         cache_dir: str | Path | None = None,
         flips: bool = False,
+        cache_dtype: str = "float16",
     ):
         size = model.config.vision_config.image_size
         if processor.sam_size != size:
             raise ValueError(f"the processor makes inputs of {processor.sam_size} pixels, the model takes {size}")
         self.model, self.processor, self.flips = model.eval(), processor, flips
         self.prefix = FrozenPrefix(model)
-        self.cache = PrefixCache(self.prefix, cache_dir) if cache_dir else None
+        self.cache = PrefixCache(self.prefix, cache_dir, cache_dtype) if cache_dir else None
 
     @classmethod
     def from_pretrained(
@@ -47,10 +56,8 @@ class Teacher:
 
         Args:
             base: where the base model is, if not at the adapter's `base_model_name_or_path`.
-            kwargs: `cache_dir` and `flips`, see the class.
+            kwargs: `cache_dir`, `flips` and `cache_dtype`, see the class.
         """
-        from peft import PeftConfig, PeftModel
-
         config = PeftConfig.from_pretrained(str(name_or_path), revision=revision)
         processor = InfraredImageProcessor.from_pretrained(str(name_or_path), revision=revision or "main")
         sam = load_sam(base or config.base_model_name_or_path, processor.sam_size)
@@ -91,24 +98,35 @@ class Teacher:
         return torch.sigmoid(logits.float())[0, 0, 0]
 
     def fingerprint(self) -> str:
-        """Hash of everything an answer depends on: the base's and the adapter's weights, the processor, the flips."""
-        digest = hashlib.sha256(f"{self.processor.to_json_string()} {self.flips}".encode())
+        """Hash of everything an answer depends on: the base's and the adapter's weights and configurations, the
+        processor, the flips, the precision of the cache."""
+        adapters = {name: c.to_dict() for name, c in getattr(self.model, "peft_config", {}).items()}
+        settings = {
+            "processor": self.processor.to_dict(),
+            "encoder": self.prefix.config,
+            "adapters": {n: {k: _plain(v) for k, v in c.items() if k not in INCIDENTAL} for n, c in adapters.items()},
+            "flips": self.flips,
+            "cache": self.cache and self.cache.dtype,
+        }
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.float().numpy(force=True).tobytes())
         return digest.hexdigest()[:32]
 
 
-def load_sam(name_or_path: str | Path, image_size: int | None = None) -> nn.Module:
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else value
+
+
+def load_sam(name_or_path: str | Path, image_size: int | None = None) -> SamModel:
     """
     A `MobileSamModel` or `SamModel` from a folder or the Hub, frozen, in evaluation mode.
 
     `image_size` other than the checkpoint's own works for MobileSAM, whose weights don't depend on it.
     """
-    from transformers import AutoConfig, SamModel
-
-    from .modeling.modeling_mobile_sam import MobileSamModel
-
+    if not name_or_path:
+        raise ValueError("no base model given: name a folder or a repository on the Hub")
     config = AutoConfig.from_pretrained(str(name_or_path))
     if config.model_type == "mobile_sam":
         kwargs = {"image_size": image_size} if image_size else {}

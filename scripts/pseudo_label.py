@@ -8,16 +8,17 @@ set with all its masks, the pseudo labels are measured against what was hidden; 
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
-from scalpel_hf.data import load_prepared
+from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_pseudo_labels
 from scalpel_hf.pseudo_labels import label_in_shards, summarize
 from scalpel_hf.teacher import Teacher
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="made by scripts/prepare.py: a folder or a Hub repository")
     parser.add_argument("--split", default="train", help="split to label (default: %(default)s)")
@@ -29,20 +30,22 @@ def main() -> None:
     parser.add_argument("--cache-dir", type=Path, help="where the teacher's training kept its frozen prefix")
     parser.add_argument("--shard-size", type=int, default=64, help="frames between commits (default: %(default)s)")
     parser.add_argument("--truth", help="the same data set with all masks, to measure the pseudo labels")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     teacher = Teacher.from_pretrained(args.teacher, args.base_model, cache_dir=args.cache_dir, flips=args.flips)
-    rows = load_prepared(args.dataset)[args.split]
+    rows = load_split(args.dataset, args.split)
     labelled = label_in_shards(rows, teacher, args.out, args.threshold, args.teacher, args.shard_size)
     summary = summarize(labelled)
     if args.truth:
-        summary["quality"] = evaluate_pseudo_labels(labelled, load_prepared(args.truth)[args.split])
-    (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        summary["quality"] = evaluate_pseudo_labels(labelled, load_split(args.truth, args.split))
+    part = args.out / "summary.json.part"
+    part.write_text(json.dumps(summary, indent=2) + "\n")
+    os.replace(part, args.out / "summary.json")
     print(json.dumps(summary, indent=2))
 
 
 if __name__ == "__main__":
     try:
         main()
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")

@@ -48,6 +48,9 @@ def _keep_upscaled(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> 
 class ScalpelMoeLayer(nn.Module, BaseTunerLayer):
     """What the adapter's layers share: one adapter active at a time, nothing to merge."""
 
+    adapter_layer_names: tuple[str, ...] = ()
+    base_layer: Any
+
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: ScalpelMoeConfig):
         super().__init__()
         self.base_layer = base_layer
@@ -64,11 +67,11 @@ class ScalpelMoeLayer(nn.Module, BaseTunerLayer):
         raise NotImplementedError(f"{type(self).__name__} must say which module it adds")
 
     @property
-    def _adapters(self) -> nn.ModuleDict:
+    def _adapters(self) -> Any:
         return getattr(self, self.adapter_layer_names[0])
 
     @property
-    def active(self) -> nn.Module | None:
+    def active(self) -> Any:
         """The adapter module to apply, `None` when adapters are off."""
         names = [name for name in self.active_adapters if name in self._adapters]
         if self.disable_adapters or not names:
@@ -173,7 +176,7 @@ class MaskLevelLayer(ScalpelMoeLayer):
         return flat.unflatten(1, masks.shape[1:3])
 
     def _prompt_free(
-        self, adapter: nn.Module, masks: Tensor, upscaled: Tensor, embeddings: Tensor, region: FrameRegion
+        self, adapter: MaskLevel, masks: Tensor, upscaled: Tensor, embeddings: Tensor, region: FrameRegion
     ) -> Tensor:
         dtype = adapter.head.weight.dtype
         activation = self.get_base_layer().activation

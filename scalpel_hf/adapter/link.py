@@ -63,7 +63,7 @@ def encoder_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     frames, boxes = kwargs.get("frames"), kwargs.get("frame_boxes")
     if (frames is None) != (boxes is None):
         raise ValueError("pass `frames` and `frame_boxes` together, or neither")
-    if frames is None:
+    if frames is None or boxes is None:
         region = default_region(pixel_values)
         frames, boxes = region.frames, region.boxes
     link_frames(output[0], frames, boxes, pixel_values.shape[-1])

@@ -6,7 +6,7 @@ from .budget import LabelBudget, apply_label_budget
 from .layouts import LAYOUTS, Layout
 from .loading import FEATURES, BrokenPairsError, as_irst_dataset, load_irst_dataset
 from .objects import objects_from_mask, read_mask
-from .prepared import load_prepared
+from .prepared import load_prepared, load_split
 from .synthetic import SyntheticInfrared
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "as_irst_dataset",
     "load_irst_dataset",
     "load_prepared",
+    "load_split",
     "objects_from_mask",
     "read_frame",
     "read_mask",

@@ -9,9 +9,34 @@ def load_prepared(name_or_path: str | Path) -> datasets.DatasetDict | datasets.D
 
     Raises `ValueError` naming the folder and how it is made where there is none.
     """
-    path = Path(name_or_path)
+    name = str(name_or_path)
+    if not name or name == ".":
+        raise ValueError("no data set given: name a folder made by scripts/prepare.py, or a repository on the Hub")
+    path = Path(name)
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        return datasets.load_from_disk(str(path))
-    if path.exists() or not name_or_path or str(name_or_path).count("/") != 1:
-        raise ValueError(f"{str(name_or_path)!r} holds no data set: make one with scripts/prepare.py --out {path}")
-    return datasets.load_dataset(str(name_or_path))
+        return datasets.load_from_disk(name)
+    remedy = f"make one with scripts/prepare.py --out {name}"
+    if path.exists() or name.count("/") != 1:
+        raise ValueError(f"{name!r} holds no data set: {remedy}")
+    try:
+        return datasets.load_dataset(name)
+    except OSError as error:
+        raise ValueError(f"{name!r} is neither a folder nor a data set that the Hub gives: {remedy}") from error
+
+
+def load_split(name_or_path: str | Path, split: str) -> datasets.Dataset:
+    """
+    One split of what [`load_prepared`] loads; the whole of it where it has no splits.
+
+    Without a column `label_source` the masks are taken for a human's, and the column is added.
+
+    Raises `ValueError` also for a split that isn't there.
+    """
+    loaded = load_prepared(name_or_path)
+    if isinstance(loaded, datasets.DatasetDict):
+        if split not in loaded:
+            raise ValueError(f"{str(name_or_path)!r} has no split {split!r}, only {', '.join(loaded)}")
+        loaded = loaded[split]
+    if "label_source" not in loaded.column_names:
+        loaded = loaded.add_column("label_source", ["human"] * len(loaded))
+    return loaded

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from transformers import HfArgumentParser
@@ -14,6 +14,9 @@ def option(default: Any, help: str) -> Any:
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
+
+
+STEP_FIELDS = ("eval_steps", "checkpoint_steps", "logging_steps")
 
 
 @dataclass
@@ -42,6 +45,15 @@ class LoopArguments:
     num_workers: int = option(0, "Processes that prepare crops.")
     push_to_hub: str = option("", "Repository to push the result to, `org/name`; empty for none.")
 
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "gradient_accumulation_steps", *STEP_FIELDS):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"`ema_decay` must be at least 0 and below 1, got {self.ema_decay}")
+
+
+TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 Args = TypeVar("Args")
 
@@ -59,30 +71,48 @@ def parse_arguments(cls: type[Args], description: str, argv: list[str] | None = 
     values = _read_yaml(parser, cls, parser.parse_known_args(argv)[0].config)
     parser.set_defaults(**values)
     namespace = parser.parse_args(argv)
-    return cls(**{f.name: getattr(namespace, f.name) for f in fields(cls)})  # type: ignore[arg-type]
+    try:
+        return cls(**{f.name: getattr(namespace, f.name) for f in fields(cls)})  # type: ignore[arg-type]
+    except ValueError as error:
+        sys.exit(f"error: {error}")
 
 
 def _read_yaml(parser: HfArgumentParser, cls: type, path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except OSError as error:
         parser.error(f"can't read {path}: {error.strerror}")
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         parser.error(f"{path} is not valid YAML: {error}")
     if not isinstance(values, dict):
         parser.error(f"{path} must hold `field: value` lines")
     known = {f.name: f for f in fields(cls)}
-    wrong = sorted(set(values) - set(known))
+    wrong = sorted(str(name) for name in set(values) - set(known))
     if wrong:
         parser.error(f"{path}: unknown fields {', '.join(wrong)}; the fields are {', '.join(sorted(known))}")
     for name, value in values.items():
-        expected = known[name].type
-        if expected is float and isinstance(value, int) and not isinstance(value, bool):
-            values[name] = float(value)
-        elif isinstance(expected, type) and not (
-            isinstance(value, expected) and (expected is bool) == isinstance(value, bool)
-        ):
-            parser.error(f"{path}: `{name}` must be {expected.__name__}, got {value!r}")
+        try:
+            values[name] = _checked(value, known[name].type)
+        except TypeError as error:
+            parser.error(f"{path}: `{name}` must be {error}, got {value!r}")
     return values
+
+
+def _checked(value: Any, expected: Any) -> Any:
+    """The value as a field of that type takes it; `TypeError` with the type's name where it doesn't."""
+    if get_origin(expected) is list:
+        if not isinstance(value, list):
+            raise TypeError("a list")
+        return [_checked(item, get_args(expected)[0]) for item in value]
+    if expected is float and isinstance(value, str):  # YAML takes 2e-3, without a point, for a string
+        try:
+            return float(value)
+        except ValueError:
+            raise TypeError("a number") from None
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, expected) or (expected is not bool and isinstance(value, bool)):
+        raise TypeError(TYPE_NAMES[expected])
+    return value

@@ -39,6 +39,7 @@ class TeacherSamples(Dataset):
         seed: int,
     ):
         self.samples, self.processor, self.cache = samples, processor, cache
+        self.sam_size = cache.prefix.input_size
         self.views, self.crop_size, self.seed = views, crop_size, seed
         self._made: dict[tuple[int, int], tuple[Sample, str, Tensor]] = {}
 
@@ -53,7 +54,7 @@ class TeacherSamples(Dataset):
         if (index, view) not in self._made:
             donors = self.samples[:index] + self.samples[index + 1 :]
             sample = teacher_view(self.samples[index], donors, view, self.seed * 100003 + index)
-            pixel_values, box = to_sam_input(torch.from_numpy(sample.frame), self.processor.sam_size)
+            pixel_values, box = to_sam_input(torch.from_numpy(sample.frame), self.sam_size)
             self.cache.get(pixel_values)
             self._made[index, view] = (sample, self.cache.key(pixel_values), box)
         return self._made[index, view]
@@ -61,7 +62,7 @@ class TeacherSamples(Dataset):
     def _states(self, sample: Sample, key: str) -> Tensor:
         states = self.cache.load(key)
         if states is None:  # lost or damaged since: compute it again
-            states = self.cache.get(to_sam_input(torch.from_numpy(sample.frame), self.processor.sam_size)[0])
+            states = self.cache.get(to_sam_input(torch.from_numpy(sample.frame), self.sam_size)[0])
         return states
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:

@@ -1,32 +1,29 @@
 """One training loop for both stages.
 
 Notable:
-- sample number i is a pure function of (seed, i), so that a run that was killed and resumed sees what an unbroken one
-  sees, without a record of what has been read.
-- a checkpoint holds what trains (weights, their running mean, optimiser, schedule, random states), is written under
-  another name and renamed, and only then the one before it is removed.
+- sample number i is a pure function of (seed, i), and so are the random numbers of a step, so that a run that was
+  killed and resumed sees what an unbroken one sees, without a record of what has been read or drawn.
+- running statistics of a model that trains as a whole are averaged like its weights, so that the two fit.
 """
 
-import json
 import logging
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
 from .arguments import LoopArguments
+from .checkpoints import NEW_RUN, Checkpoints, Ema
 
 logger = logging.getLogger(__name__)
 
@@ -34,25 +31,17 @@ Batch = dict[str, Any]
 LossFunction = Callable[[nn.Module, Batch, int], tuple[Tensor, dict[str, float]]]
 Evaluate = Callable[[nn.Module], dict[str, float]]
 
-
-class Ema:
-    """Running mean of the trained weights, `mean = d · mean + (1 − d) · weight`, with a d that starts low."""
-
-    def __init__(self, parameters: dict[str, nn.Parameter], decay: float):
-        self.parameters, self.decay = parameters, decay
-        self.shadow = {name: p.detach().clone() for name, p in parameters.items()}
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, p in self.parameters.items():
-            self.shadow[name].lerp_(p.detach(), 1 - decay)
-
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange the weights with their means; a second call undoes it."""
-        for name, p in self.parameters.items():
-            p.data, self.shadow[name] = self.shadow[name], p.data
+FREE_ARGUMENTS = (
+    "output_dir",
+    "checkpoint_steps",
+    "logging_steps",
+    "report_to",
+    "resume",
+    "num_workers",
+    "push_to_hub",
+    "eval_split",
+    "cache_dir",
+)
 
 
 class RangeSampler(Sampler[int]):
@@ -106,7 +95,12 @@ def train(
             base must.
 
     Returns steps, seconds, samples and the last losses; with `evaluate` the best figures and their step.
+
+    Raises:
+        FloatingPointError: where the loss is no number.
+        ValueError: where `output_dir` has a checkpoint of a run with other arguments or another model.
     """
+    model.to(accelerator.device)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     decayed = [p for p in trainable.values() if p.ndim > 1]
     others = [p for p in trainable.values() if p.ndim <= 1]
@@ -115,9 +109,10 @@ def train(
         lr=args.learning_rate,
     )
     scheduler = LambdaLR(optimizer, lambda step: _schedule(step, args))
-    ema = Ema(trainable, args.ema_decay)
-    checkpoints = Checkpoints(Path(args.output_dir), model, trainable, ema, optimizer, scheduler)
-    start = checkpoints.load() if args.resume else {"step": 0, "seconds": 0.0, "best": None}
+    buffers = _buffers(model)
+    ema = Ema({**trainable, **{n: b for n, b in buffers.items() if b.is_floating_point()}}, args.ema_decay)
+    checkpoints = Checkpoints(Path(args.output_dir), model, {**trainable, **buffers}, ema, optimizer, scheduler)
+    start = checkpoints.load(_fixed(args)) if args.resume else NEW_RUN
     if start["step"]:
         accelerator.print(f"going on from step {start['step']} of {args.max_steps}")
 
@@ -129,10 +124,12 @@ def train(
     if args.report_to != "none":
         accelerator.init_trackers("scalpel", config={k: str(v) for k, v in vars(args).items()})
 
-    step, best, logs = start["step"], start["best"], {}
+    step, best, logs = start["step"], start["best"], start["last"]
     began = time.monotonic() - start["seconds"]
     bar = tqdm(total=args.max_steps, initial=step, disable=not accelerator.is_main_process, unit="step")
-    for batch in loader:
+    for number, batch in enumerate(loader):
+        if number % args.gradient_accumulation_steps == 0:
+            torch.manual_seed(_step_seed(args.seed, step, accelerator.process_index))
         with accelerator.accumulate(wrapped):
             loss, figures = loss_function(wrapped, batch, step)
             if not torch.isfinite(loss):
@@ -159,13 +156,16 @@ def train(
             best = _evaluate(accelerator, model, ema, evaluate, best, best_metric, step, checkpoints)
             wrapped.train(train_mode)
         if accelerator.is_main_process and (step % args.checkpoint_steps == 0 or step == args.max_steps):
-            checkpoints.save({"step": step, "seconds": time.monotonic() - began, "best": best})
+            seconds = time.monotonic() - began
+            state = {"step": step, "seconds": seconds, "best": best, "last": logs, "arguments": _fixed(args)}
+            checkpoints.save(state)
     bar.close()
     accelerator.end_training()
 
     ema.swap()
     if best is not None:
-        checkpoints.load_best()
+        accelerator.wait_for_everyone()  # the main process may still be writing it
+        checkpoints.load_best(best["step"])
     return {
         "steps": step,
         "samples": step * per_step,
@@ -173,6 +173,20 @@ def train(
         "last": logs,
         "best": best,
     }
+
+
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Running statistics, where the whole model trains; a frozen base's don't change."""
+    return dict(model.named_buffers()) if all(p.requires_grad for p in model.parameters()) else {}
+
+
+def _fixed(args: LoopArguments) -> dict[str, Any]:
+    """The arguments that a run can't be resumed with another value of."""
+    return {name: value for name, value in vars(args).items() if name not in FREE_ARGUMENTS}
+
+
+def _step_seed(seed: int, step: int, process: int) -> int:
+    return int(np.random.SeedSequence([seed, step, process]).generate_state(1)[0])
 
 
 def _schedule(step: int, args: LoopArguments) -> float:
@@ -190,7 +204,7 @@ def _evaluate(
     best: dict[str, Any] | None,
     best_metric: str,
     step: int,
-    checkpoints: "Checkpoints",
+    checkpoints: Checkpoints,
 ) -> dict[str, Any] | None:
     model.eval()
     ema.swap()
@@ -199,85 +213,6 @@ def _evaluate(
     if best is None or figures[best_metric] > best["metrics"][best_metric]:
         best = {"step": step, "metrics": figures}
         if accelerator.is_main_process:
-            checkpoints.save_best()
+            checkpoints.save_best(step)
     ema.swap()
     return best
-
-
-class Checkpoints:
-    """The newest checkpoint of a run and, apart from it, the best weights so far."""
-
-    def __init__(
-        self,
-        folder: Path,
-        model: nn.Module,
-        trainable: dict[str, nn.Parameter],
-        ema: Ema,
-        optimizer: torch.optim.Optimizer,
-        scheduler: LambdaLR,
-    ):
-        self.folder = folder
-        self.model, self.trainable, self.ema = model, trainable, ema
-        self.optimizer, self.scheduler = optimizer, scheduler
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def save(self, state: dict[str, Any]) -> None:
-        final = self.folder / f"checkpoint-{state['step']}"
-        temporary = self.folder / f".checkpoint-{state['step']}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        save_file({**self._weights(), **self._buffers()}, temporary / "weights.safetensors")
-        save_file({k: v.contiguous() for k, v in self.ema.shadow.items()}, temporary / "ema.safetensors")
-        training = {
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "rng": torch.get_rng_state(),
-        }
-        torch.save(training, temporary / "training.pt")
-        (temporary / "state.json").write_text(json.dumps(state))
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-        for other in self._folders():
-            if other != final:
-                shutil.rmtree(other)
-
-    def load(self) -> dict[str, Any]:
-        folders = self._folders()
-        if not folders:
-            return {"step": 0, "seconds": 0.0, "best": None}
-        newest = folders[-1]
-        self._restore(newest / "weights.safetensors")
-        self.ema.shadow = {k: v.to(self.ema.shadow[k].device) for k, v in load_file(newest / "ema.safetensors").items()}
-        training = torch.load(newest / "training.pt", weights_only=True)
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.scheduler.load_state_dict(training["scheduler"])
-        torch.set_rng_state(training["rng"])
-        return json.loads((newest / "state.json").read_text())
-
-    def save_best(self) -> None:
-        temporary = self.folder / ".best.tmp"
-        save_file({**self._weights(), **self._buffers()}, temporary)
-        os.replace(temporary, self.folder / "best.safetensors")
-
-    def load_best(self) -> None:
-        self._restore(self.folder / "best.safetensors")
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: p.detach().contiguous() for name, p in self.trainable.items()}
-
-    def _buffers(self) -> dict[str, Tensor]:
-        """Running statistics, where the whole model trains; a frozen base's don't change."""
-        if len(self.trainable) < len(list(self.model.parameters())):
-            return {}
-        return {name: b.detach().contiguous() for name, b in self.model.named_buffers()}
-
-    def _restore(self, path: Path) -> None:
-        saved = load_file(path)
-        missing = set(self.trainable) - set(saved)
-        if missing:
-            raise ValueError(f"{path} was written by another configuration: it lacks {sorted(missing)[:3]} …")
-        self.model.load_state_dict(saved, strict=False)
-
-    def _folders(self) -> list[Path]:
-        found = [f for f in self.folder.glob("checkpoint-*") if (f / "state.json").exists()]
-        return sorted(found, key=lambda f: int(f.name.split("-")[1]))

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict
@@ -28,7 +29,7 @@ def write_metrics(args: LoopArguments, outcome: dict[str, Any], metrics: dict[st
         "metrics": metrics,
         "training": outcome,
         "arguments": asdict(args),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "commit": _commit(),
         "machine": {
             "cpus": os.cpu_count(),
@@ -48,9 +49,13 @@ def write_metrics(args: LoopArguments, outcome: dict[str, Any], metrics: dict[st
 def _commit() -> str | None:
     """The checkout's commit, with `+` where it has changes; `None` outside a checkout."""
     try:
-        root = Path(__file__).parent
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-        changes = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in another checkout
+        return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parent
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

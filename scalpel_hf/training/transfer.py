@@ -14,11 +14,11 @@ from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
 from scalpel_hf.pseudo_labels import training_mask
 
 
-def sample_from_row(row: dict) -> Sample | None:
-    """A data set's row as frame, target and weight; `None` where the row has neither a human nor a pseudo label."""
+def labelled_sample(row: dict) -> Sample:
+    """A data set's row as frame, target and weight; an error naming the row where it has no label."""
     label = training_mask(row)
     if label is None:
-        return None
+        raise ValueError(f"{row['name']} has neither a human nor a pseudo label: `label_source` is 'none'")
     return Sample(read_frame(row["image"]).astype(np.float32), *label)
 
 
@@ -43,10 +43,7 @@ class StudentSamples(Dataset):
         self.human = [source == "human" for source in sources]
 
     def _sample(self, index: int) -> Sample:
-        sample = sample_from_row(self.dataset[index])
-        if sample is None:
-            raise ValueError(f"row {index} ({self.dataset[index]['name']}) says it has a label, but its mask is empty")
-        return sample
+        return labelled_sample(self.dataset[index])
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         epoch, position = divmod(i, len(self.indices))

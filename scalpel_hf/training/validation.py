@@ -10,7 +10,7 @@ def hold_out(dataset: datasets.Dataset, fraction: float, seed: int) -> tuple[dat
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"`validation_fraction` must be at least 0 and below 1, got {fraction}")
-    names = dataset["name"]
+    names = dataset["name"][:]
     order = np.argsort(names)
     count = round(fraction * len(names))
     if fraction and not 0 < count < len(names):

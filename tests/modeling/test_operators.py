@@ -243,8 +243,9 @@ def test_sigma_finds_the_size_of_a_target():
 
 def test_radius_between_whole_numbers_lies_between_their_responses():
     x = torch.tensor(frame(40, 40))[None, None]
-    two, half, three = TopHat([2, 2.5, 3])(x)[0, 0]
-    assert_close(half, ((two + three) / 2).detach().numpy())
+    two, nearer_two, nearer_three, three = TopHat([2, 2.25, 2.75, 3])(x)[0, 0].detach().numpy()
+    np.testing.assert_allclose(nearer_two, 0.75 * two + 0.25 * three, atol=1e-12)
+    np.testing.assert_allclose(nearer_three, 0.25 * two + 0.75 * three, atol=1e-12)
 
 
 def test_radius_stays_at_least_one():

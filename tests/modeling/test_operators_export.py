@@ -1,5 +1,6 @@
 """The operators leave Python: torch.export, ONNX, torch.compile, each at sizes other than the one it was traced at."""
 
+import shutil
 import warnings
 
 import pytest
@@ -73,6 +74,7 @@ def test_onnx_by_torch_export(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
 def test_torch_compile():
     model = AllFour()
     compiled = torch.compile(model, dynamic=True, fullgraph=True)

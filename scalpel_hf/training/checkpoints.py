@@ -1,0 +1,146 @@
+"""The running mean of what trains, and checkpoints from which a run goes on as if it had not been broken off.
+
+A checkpoint holds weights, running statistics, their means, optimiser and schedule. It is written under another name
+and renamed, and only then the one before it is removed.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+NEW_RUN: dict[str, Any] = {"step": 0, "seconds": 0.0, "best": None, "last": {}}
+
+
+class Ema:
+    """
+    Running mean of what trains, `mean = d · mean + (1 − d) · value`, with a d that starts low.
+
+    Args:
+        values: weights by name, and the running statistics that go with them where there are any.
+        decay: the d that it rises to.
+    """
+
+    def __init__(self, values: dict[str, Tensor], decay: float):
+        self.values, self.decay = values, decay
+        self.shadow = {name: v.detach().clone() for name, v in values.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, v in self.values.items():
+            self.shadow[name].lerp_(v.detach(), 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the values with their means; a second call undoes it."""
+        for name, v in self.values.items():
+            v.data, self.shadow[name] = self.shadow[name], v.data
+
+
+class Checkpoints:
+    """The newest checkpoint of a run and, apart from it, the best weights so far."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        values: dict[str, Tensor],
+        ema: Ema,
+        optimizer: torch.optim.Optimizer,
+        scheduler: LambdaLR,
+    ):
+        self.folder = folder
+        self.model, self.values, self.ema = model, values, ema
+        self.optimizer, self.scheduler = optimizer, scheduler
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, state: dict[str, Any]) -> None:
+        final = self.folder / f"checkpoint-{state['step']}"
+        temporary = self.folder / f".{final.name}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        _save_tensors(self.values, temporary / "weights.safetensors")
+        _save_tensors(self.ema.shadow, temporary / "ema.safetensors")
+        training = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
+        torch.save(training, temporary / "training.pt")
+        (temporary / "state.json").write_text(json.dumps(state))
+        self._remove(final)
+        os.replace(temporary, final)
+        for other in self._folders():
+            if other != final:
+                self._remove(other)
+        best = state["best"] and self._best(state["best"]["step"])
+        for file in self.folder.glob("best-*.safetensors"):
+            if file != best:
+                file.unlink()
+
+    def load(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        folders = self._folders()
+        if not folders:
+            return NEW_RUN
+        newest = folders[-1]
+        state = {**NEW_RUN, **json.loads((newest / "state.json").read_text())}
+        before = state.get("arguments", {})
+        changed = [f"{k} ({before[k]!r}, now {arguments.get(k)!r})" for k in before if before[k] != arguments.get(k)]
+        if changed:
+            raise ValueError(
+                f"{newest} is of a run with another {', '.join(changed)}: go on with the same, choose another "
+                "`output_dir`, or start over with `--no_resume`"
+            )
+        self._restore(newest / "weights.safetensors")
+        means = _load_tensors(newest / "ema.safetensors", self.ema.shadow)
+        for name, mean in self.ema.shadow.items():
+            mean.copy_(means[name])  # in place: the memory format has a say in how results are rounded
+        training = torch.load(newest / "training.pt", weights_only=True, map_location="cpu")
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.scheduler.load_state_dict(training["scheduler"])
+        return state
+
+    def save_best(self, step: int) -> None:
+        temporary = self.folder / ".best.tmp"
+        _save_tensors(self.values, temporary)
+        os.replace(temporary, self._best(step))
+
+    def load_best(self, step: int) -> None:
+        self._restore(self._best(step))
+
+    def _best(self, step: int) -> Path:
+        return self.folder / f"best-{step}.safetensors"
+
+    def _restore(self, path: Path) -> None:
+        self.model.load_state_dict(_load_tensors(path, self.values), strict=False)
+
+    def _folders(self) -> list[Path]:
+        found = [f for f in self.folder.glob("checkpoint-*") if (f / "state.json").exists()]
+        return sorted(found, key=lambda f: int(f.name.split("-")[1]))
+
+    def _remove(self, folder: Path) -> None:
+        """Remove a checkpoint so that a half-removed one is not taken for whole."""
+        if folder.exists():
+            removed = self.folder / ".removed"
+            shutil.rmtree(removed, ignore_errors=True)
+            os.replace(folder, removed)
+            shutil.rmtree(removed)
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path)
+
+
+def _load_tensors(path: Path, like: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A file's tensors; `ValueError` unless they are those of `like` by name and shape."""
+    saved = load_file(path)
+    wrong = sorted(set(saved) ^ set(like)) or [name for name in like if saved[name].shape != like[name].shape]
+    if wrong:
+        raise ValueError(
+            f"{path} was written by another configuration, which differs in {', '.join(wrong[:3])}"
+            f"{' …' if len(wrong) > 3 else ''}: choose another `output_dir`, or start over with `--no_resume`"
+        )
+    return saved

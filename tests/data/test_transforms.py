@@ -1,0 +1,172 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from scalpel_hf.data import SyntheticInfrared
+from scalpel_hf.data.transforms import Sample, crop, dihedral, paste_targets, photometric, teacher_view, zoom
+
+SHAPE = (40, 56)
+
+
+def bright_target(y: int = 12, x: int = 30, shape: tuple[int, int] = SHAPE, side: int = 3) -> Sample:
+    """A dark frame with a target that is bright exactly where the label is."""
+    frame = np.random.default_rng(0).normal(100, 1, shape).astype(np.float32)
+    target = np.zeros(shape, np.float32)
+    target[y : y + side, x : x + side] = 1
+    return Sample(frame + 50 * target, target, np.ones(shape, np.float32))
+
+
+def synthetic(index: int) -> Sample:
+    made = SyntheticInfrared(size=(48, 64), n_targets=(2, 2), extent=(2, 5), seed=1).frame(index)
+    target = (made["mask"] > 0).astype(np.float32)
+    return Sample(made["image"].astype(np.float32), target, np.ones_like(target))
+
+
+def assert_aligned(sample: Sample) -> None:
+    """The bright pixels are the target's."""
+    assert sample.frame.shape == sample.target.shape == sample.weight.shape
+    assert {a.dtype for a in (sample.frame, sample.target, sample.weight)} == {np.dtype(np.float32)}
+    np.testing.assert_array_equal(sample.frame > 125, sample.target > 0.5)
+
+
+@pytest.mark.parametrize("k", range(8))
+def test_dihedral(k: int) -> None:
+    turned = dihedral(bright_target(), k)
+    assert turned.frame.shape == (SHAPE if k % 2 == 0 else SHAPE[::-1])
+    assert_aligned(turned)
+    np.testing.assert_array_equal(np.sort(turned.frame.ravel()), np.sort(bright_target().frame.ravel()))
+
+
+def test_the_eight_symmetries_differ() -> None:
+    square = Sample(*(np.arange(9, dtype=np.float32).reshape(3, 3),) * 3)
+    assert len({dihedral(square, k).frame.tobytes() for k in range(8)}) == 8
+
+
+@pytest.mark.parametrize("factor", [0.75, 0.9, 1.0, 1.17, 1.4])
+def test_zoom(factor: float) -> None:
+    zoomed = zoom(bright_target(side=8), factor)
+    assert zoomed.frame.shape == tuple(round(side * factor) for side in SHAPE)
+    # Frame and label are resampled alike: the frame is the background plus 50 times the label, noise apart.
+    assert np.abs(zoomed.frame - 100 - 50 * zoomed.target).max() < 6
+    assert zoomed.target.min() >= 0 and zoomed.target.max() <= 1 and (zoomed.weight == 1).all()
+    assert (zoomed.target > 0.5).sum() == pytest.approx(64 * factor**2, rel=0.2)
+    y, x = ndimage.center_of_mass(zoomed.target)
+    scale_y, scale_x = (n / side for n, side in zip(zoomed.frame.shape, SHAPE, strict=True))
+    assert (y + 0.5) / scale_y == pytest.approx(16, abs=0.3) and (x + 0.5) / scale_x == pytest.approx(34, abs=0.3)
+
+
+def test_crop_keeps_label_and_frame_together() -> None:
+    sample = bright_target()
+    for seed in range(20):
+        window, (x0, y0) = crop(sample, 16, np.random.default_rng(seed))
+        assert window.frame.shape == (16, 16)
+        assert_aligned(window)
+        np.testing.assert_array_equal(window.frame, sample.frame[y0 : y0 + 16, x0 : x0 + 16])
+
+
+def test_crop_finds_the_target_as_often_as_asked() -> None:
+    sample = bright_target(shape=(200, 200))
+    hits = [crop(sample, 16, np.random.default_rng(s), on_target=1.0)[0].target.any() for s in range(50)]
+    assert all(hits)
+    hits = [crop(sample, 16, np.random.default_rng(s), on_target=0.0)[0].target.any() for s in range(50)]
+    assert sum(hits) < 10
+
+
+@pytest.mark.parametrize("place", [(0, 0), (37, 53)])
+def test_crop_reaches_targets_at_the_edge(place: tuple[int, int]) -> None:
+    sample = bright_target(*place)
+    for seed in range(20):
+        assert crop(sample, 16, np.random.default_rng(seed), on_target=1.0)[0].target.any()
+
+
+@pytest.mark.parametrize("size", [48, 64, 150])
+def test_crop_pads_without_weight(size: int) -> None:
+    sample = bright_target()
+    window, (x0, y0) = crop(sample, size, np.random.default_rng(0))
+    height, width = min(size, SHAPE[0]), min(size, SHAPE[1])
+    assert window.frame.shape == (size, size)
+    np.testing.assert_array_equal(window.frame[:height, :width], sample.frame[y0 : y0 + height, x0 : x0 + width])
+    assert (window.weight[:height, :width] == 1).all()
+    assert not window.weight[height:].any() and not window.weight[:, width:].any()
+    assert not window.target[height:].any() and not window.target[:, width:].any()
+
+
+def test_pasted_targets_are_seen_at_their_masks() -> None:
+    frame = np.random.default_rng(3).normal(10, 0.2, (64, 64)).astype(np.float32)
+    sample = Sample(frame, np.zeros_like(frame), np.full_like(frame, 0.3))
+    donor = bright_target()
+    donor_contrast = 50 / donor.frame.std()
+    margin, pasted = 4, 0
+    for seed in range(10):
+        out = paste_targets(sample, donor, np.random.default_rng(seed), count=2, margin=margin)
+        new = out.target > 0.5
+        labels, count = ndimage.label(new)
+        pasted += count
+        assert count >= 1 and new.sum() == 9 * count
+        change = out.frame - sample.frame
+        # Added contrast, in units of the frame's spread: half to one and a half of the donor's.
+        contrast = change[new] / frame.std()
+        assert contrast.min() > 0.4 * donor_contrast and contrast.max() < 1.6 * donor_contrast
+        beyond = ndimage.distance_transform_edt(~new) >= margin
+        assert not change[beyond].any()
+        assert (out.weight[new] == 1).all() and (out.weight[~new] == np.float32(0.3)).all()
+    assert pasted > 12
+    assert not sample.target.any()  # the given sample is left as it was
+
+
+def test_pasting_spares_targets_and_frames_too_small() -> None:
+    full = Sample(*(np.ones((40, 40), np.float32),) * 3)
+    assert np.array_equal(paste_targets(full, bright_target(), np.random.default_rng(0)).frame, full.frame)
+    small = Sample(*(np.zeros((6, 6), np.float32),) * 3)
+    assert np.array_equal(paste_targets(small, bright_target(), np.random.default_rng(0)).frame, small.frame)
+    empty = Sample(*(np.zeros(SHAPE, np.float32),) * 3)
+    assert np.array_equal(paste_targets(bright_target(), empty, np.random.default_rng(0)).frame, bright_target().frame)
+
+
+def test_photometric_keeps_targets_brightest() -> None:
+    sample = bright_target()
+    changed = 0
+    for seed in range(30):
+        frame = photometric(sample.frame, np.random.default_rng(seed))
+        assert frame.shape == SHAPE and frame.dtype == np.float32 and np.isfinite(frame).all()
+        changed += not np.array_equal(frame, sample.frame)
+        assert sample.target[np.unravel_index(frame.argmax(), SHAPE)] == 1
+    assert changed > 20
+
+
+def test_constant_frames_stay_finite() -> None:
+    flat = Sample(np.full(SHAPE, 7, np.float32), bright_target().target, np.ones(SHAPE, np.float32))
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        assert np.isfinite(photometric(flat.frame, rng)).all()
+        for a, b in ((flat, bright_target()), (bright_target(), flat), (flat, flat)):
+            assert np.isfinite(paste_targets(a, b, rng).frame).all()
+        view = teacher_view(flat, [flat, bright_target()], 1 + seed, seed)
+        assert all(np.isfinite(a).all() for a in (view.frame, view.target, view.weight))
+
+
+def test_teacher_views() -> None:
+    sample, donors = synthetic(0), [synthetic(1), synthetic(2)]
+    assert teacher_view(sample, donors, 0, 5) is sample
+    views = [teacher_view(sample, donors, view, 5) for view in range(1, 9)]
+    assert len({view.frame.tobytes() for view in views}) == 8
+    for number, view in enumerate(views, 1):
+        again = teacher_view(sample, donors, number, 5)
+        for name in ("frame", "target", "weight"):
+            np.testing.assert_array_equal(getattr(view, name), getattr(again, name))
+        scale = view.frame.size / sample.frame.size
+        assert 0.7**2 < scale < 1.45**2
+    assert teacher_view(sample, donors, 1, 6).frame.tobytes() != views[0].frame.tobytes()
+    assert teacher_view(sample, [], 3, 5).target.max() <= 1
+
+
+def test_everything_is_a_function_of_the_seed() -> None:
+    sample, donor = synthetic(0), synthetic(1)
+    for function in (
+        lambda rng: crop(sample, 24, rng)[0].frame,
+        lambda rng: paste_targets(sample, donor, rng).frame,
+        lambda rng: photometric(sample.frame, rng),
+    ):
+        a, b, c = (function(np.random.default_rng(seed)) for seed in (4, 4, 5))
+        np.testing.assert_array_equal(a, b)
+        assert not np.array_equal(a, c)

@@ -1,0 +1,118 @@
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pytest
+
+from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
+
+
+@dataclass
+class Arguments(LoopArguments):
+    levels: list[str] = option(["pixel", "mask"], "Levels.")
+    scales: list[int] = option([1, 2], "Scales.")
+
+
+@pytest.fixture
+def parse(tmp_path: Path):
+    def parse(text: str, *flags: str) -> Arguments:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return parse_arguments(Arguments, "A recipe.", ["--config", str(path), *flags])
+
+    return parse
+
+
+def test_defaults_without_a_file() -> None:
+    assert parse_arguments(Arguments, "A recipe.", []) == Arguments()
+
+
+def test_the_file_counts_and_flags_override_it(parse) -> None:
+    text = "max_steps: 7\nlearning_rate: 2.0e-3\nresume: false\nlevels: [mask]\nreport_to: tensorboard\n"
+    args = parse(text)
+    assert (args.max_steps, args.learning_rate, args.resume, args.levels) == (7, 2e-3, False, ["mask"])
+    assert args.batch_size == Arguments().batch_size
+    args = parse(text, "--max_steps", "9", "--levels", "pixel", "token", "mask", "--report_to", "none")
+    assert (args.max_steps, args.levels, args.report_to) == (9, ["pixel", "token", "mask"], "none")
+    assert args.learning_rate == 2e-3
+
+
+def test_booleans_both_ways(parse) -> None:
+    assert parse("seed: 1").resume is True
+    assert parse("seed: 1", "--no_resume").resume is False
+    assert parse("resume: false", "--resume", "true").resume is True
+
+
+def test_an_empty_file_is_all_defaults(parse) -> None:
+    assert parse("# nothing\n") == Arguments()
+
+
+def test_numbers_as_people_write_them(parse) -> None:
+    assert parse("learning_rate: 2e-3").learning_rate == 2e-3  # which YAML 1.1 takes for a string
+    learning_rate = parse("learning_rate: 1").learning_rate
+    assert learning_rate == 1.0 and isinstance(learning_rate, float)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_step: 7\nfoo: 1", r"unknown fields foo, max_step; the fields are .*levels, .*max_steps"),
+        ("1: 2", "unknown fields 1;"),
+        ("max_steps: true", "`max_steps` must be a whole number, got True"),
+        ("max_steps: 1.5", "`max_steps` must be a whole number, got 1.5"),
+        ("max_steps: '7'", "`max_steps` must be a whole number, got '7'"),
+        ("learning_rate: fast", "`learning_rate` must be a number, got 'fast'"),
+        ("learning_rate: false", "`learning_rate` must be a number, got False"),
+        ("learning_rate:", "`learning_rate` must be a number, got None"),
+        ("resume: 1", "`resume` must be true or false, got 1"),
+        ("resume: 'false'", "`resume` must be true or false, got 'false'"),
+        ("output_dir: 7", "`output_dir` must be text, got 7"),
+        ("levels: mask", "`levels` must be a list, got 'mask'"),
+        ("levels: [mask, 3]", "`levels` must be text"),
+        ("scales: [1, true]", "`scales` must be a whole number"),
+        ("- mask", "must hold `field: value` lines"),
+        ("seed: [", "is not valid YAML"),
+        ("checkpoint_steps: 0", "`checkpoint_steps` must be at least 1, got 0"),
+        ("batch_size: -1", "`batch_size` must be at least 1, got -1"),
+        ("ema_decay: 1.0", "`ema_decay` must be at least 0 and below 1"),
+    ],
+)
+def test_wrong_files(parse, capsys: pytest.CaptureFixture[str], text: str, message: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(text)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert re.search(message, error), error
+
+
+def test_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\xff\xfe")
+    for path, message in (
+        (tmp_path / "absent.yaml", "No such file"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / "picture.yaml", "is not valid YAML"),
+    ):
+        with pytest.raises(SystemExit):
+            parse_arguments(Arguments, "A recipe.", ["--config", str(path)])
+        error = capsys.readouterr().err
+        assert str(path) in error and message in error
+
+
+def test_a_wrong_flag_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(Arguments, "A recipe.", ["--max_steps", "many"])
+    assert "max_steps" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse_arguments(Arguments, "A recipe.", ["--stepps", "1"])
+    assert "--stepps" in capsys.readouterr().err
+
+
+def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_arguments(Arguments, "A recipe.", ["--help"])
+    assert caught.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for f in fields(Arguments):
+        assert f"--{f.name}" in shown
+        assert len(f.metadata["help"]) > 5 and f.metadata["help"].split(",")[0] in shown

@@ -32,6 +32,7 @@ class TransferArguments(LoopArguments):
     size: str = option("small", "Student: nano, small or base.")
     normalization: str = option("zscore", "How frames are normalised: `zscore` or `percentile`.")
     crop_size: int = option(256, "Side of the training crops in pixels.")
+    human_share: float = option(0.5, "Least share of the crops that come from frames with a human's mask.")
     pseudo_weight: float = option(1.0, "Weight of pseudo-labelled pixels beside human ones, times their confidence.")
     pseudo_warmup_ratio: float = option(0.1, "Share of the steps over which that weight rises from 0.")
 
@@ -48,8 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     human, held_out = hold_out(human, args.validation_fraction, args.seed)
     rows = datasets.concatenate_datasets([human, others])
     processor = InfraredImageProcessor(normalization=args.normalization)
-    dataset = StudentSamples(rows, processor, args.crop_size, args.seed)
-    accelerator.print(f"{len(dataset.indices)} frames to train on, {len(human)} with a human's mask")
+    dataset = StudentSamples(rows, processor, args.crop_size, args.seed, args.human_share)
+    accelerator.print(f"{len(dataset.indices)} frames to train on, {len(dataset.human)} with a human's mask")
 
     # Model
     model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size(args.size))

@@ -7,7 +7,7 @@ import torch
 from peft import get_peft_model
 from torch import nn
 
-from scalpel_hf import FrozenPrefix, PrefixCache, ScalpelMoeConfig
+from scalpel_hf import FrozenPrefix, PrefixCache, ScalpelMoeConfig, record_router
 from scalpel_hf.teacher import load_sam
 from tests.small_models import perturb, random_inputs, small_mobile_sam, small_sam
 
@@ -82,7 +82,9 @@ def test_training_from_the_cache_is_training_without(base: nn.Module, tmp_path: 
 
     def gradients(**given: torch.Tensor) -> dict[str, torch.Tensor]:
         model.zero_grad()
-        model(**given, multimask_output=False).pred_masks.square().mean().backward()
+        with record_router() as records:
+            masks = model(**given, multimask_output=False).pred_masks
+        (masks.square().mean() + records[0]["prior"].square().mean()).backward()
         return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
     expected = gradients(**inputs)
@@ -108,28 +110,25 @@ def test_read_back_and_computed_are_the_same(base: nn.Module, tmp_path: Path) ->
         assert len(list((tmp_path / dtype).iterdir())) == 1
 
 
-def test_another_weight_size_config_or_input_is_another_entry(base: nn.Module, tmp_path: Path) -> None:
+def test_another_weight_config_precision_or_input_is_another_entry(base: nn.Module, tmp_path: Path) -> None:
     pixel_values = random_inputs()["pixel_values"]
-    prefix = FrozenPrefix(adapted(base))
-    cache = PrefixCache(prefix, tmp_path)
-    before = cache.get(pixel_values[0])
-    key = cache.key(pixel_values[0])
-    assert PrefixCache(FrozenPrefix(adapted_again(base)), tmp_path).key(pixel_values[0]) == key
-    assert cache.key(pixel_values[1]) != key
-    assert PrefixCache(prefix, tmp_path, "float32").key(pixel_values[0]) != key
-    perturb(prefix.encoder)  # the adapters behind the prefix
-    assert PrefixCache(FrozenPrefix(adapted_again(base)), tmp_path).key(pixel_values[0]) == key
+    model = adapted(base)
+
+    def cache(dtype: str = "float16") -> PrefixCache:
+        return PrefixCache(FrozenPrefix(model), tmp_path, dtype)
+
+    before, key = cache().get(pixel_values[0]), cache().key(pixel_values[0])
+    assert cache().key(pixel_values[1]) != key
+    assert cache("float32").key(pixel_values[0]) != key
+    perturb(model)  # the adapters, which are behind the prefix
+    assert cache().key(pixel_values[0]) == key
     with torch.no_grad():
-        next(prefix.encoder.layers[0].parameters()).add_(1e-3)
-    changed = PrefixCache(FrozenPrefix(adapted_again(base)), tmp_path)
-    assert changed.key(pixel_values[0]) != key
-    assert not torch.equal(changed.get(pixel_values[0]), before)
-    prefix.config["window_size"] = 99
-    assert PrefixCache(prefix, tmp_path).key(pixel_values[0]) != key
-
-
-def adapted_again(base: nn.Module) -> nn.Module:
-    return base  # already adapted in place
+        next(model.get_base_model().vision_encoder.layers[0].parameters()).add_(1e-3)
+    assert cache().key(pixel_values[0]) != key
+    assert not torch.equal(cache().get(pixel_values[0]), before)
+    changed = cache()
+    changed.prefix.config["layer_norm_eps"] = 1e-2
+    assert PrefixCache(changed.prefix, tmp_path).key(pixel_values[0]) != changed.key(pixel_values[0])
 
 
 def test_another_image_size_is_another_entry(tmp_path: Path) -> None:

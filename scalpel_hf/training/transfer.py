@@ -26,35 +26,56 @@ class StudentSamples(Dataset):
     """
     Augmented crops of all frames that have a label.
 
-    Sample i is a pure function of (`seed`, i): every pass shows each frame once in a new order. Frames are decoded when
-    they are asked for, so memory does not grow with the data set.
+    Sample i is a pure function of (`seed`, i). Human-labelled frames make up at least `human_share` of the samples, so
+    that a tenth of true masks is not lost among the pseudo labels; within each kind every pass shows each frame once,
+    in a new order. Frames are decoded when they are asked for, so memory does not grow with the data set.
 
     Args:
         dataset: rows with `image` and either human masks or pseudo labels; others are left out.
         crop_size: side of the crops in pixels.
+        human_share: between 0 and 1.
     """
 
-    def __init__(self, dataset: datasets.Dataset, processor: InfraredImageProcessor, crop_size: int, seed: int):
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        processor: InfraredImageProcessor,
+        crop_size: int,
+        seed: int,
+        human_share: float = 0.5,
+    ):
+        if not 0 <= human_share <= 1:
+            raise ValueError(f"`human_share` must be between 0 and 1, got {human_share}")
         sources = dataset["label_source"]
-        self.indices = [i for i, source in enumerate(sources) if source != "none"]
+        self.human = [i for i, source in enumerate(sources) if source == "human"]
+        self.pseudo = [i for i, source in enumerate(sources) if source == "pseudo"]
+        self.indices = self.human + self.pseudo
         if not self.indices:
             raise ValueError("no frame of the data set has a label: every `label_source` is 'none'")
         self.dataset, self.processor, self.crop_size, self.seed = dataset, processor, crop_size, seed
-        self.human = [source == "human" for source in sources]
+        share = max(human_share, len(self.human) / len(self.indices)) if self.human else 0.0
+        self.share = share if self.pseudo else 1.0
+
+    def _index(self, i: int) -> int:
+        """Row of sample i: `floor(i · share)` human samples have come before it."""
+        before = int(i * self.share + 1e-9)
+        human = int((i + 1) * self.share + 1e-9) > before
+        rows, number = (self.human, before) if human else (self.pseudo, i - before)
+        epoch, position = divmod(number, len(rows))
+        return rows[int(np.random.default_rng([self.seed, epoch]).permutation(len(rows))[position])]
 
     def _sample(self, index: int) -> Sample:
         return labelled_sample(self.dataset[index])
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        epoch, position = divmod(i, len(self.indices))
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.indices))
-        index = self.indices[int(order[position])]
+        index = self._index(i)
         rng = np.random.default_rng([self.seed, 1, i])
         sample = dihedral(self._sample(index), int(rng.integers(8)))
         if rng.random() < 0.5:
             sample = zoom(sample, float(np.exp(rng.uniform(np.log(0.7), np.log(1.4)))))
         if rng.random() < 0.5:
-            donor = self._sample(self.indices[int(rng.integers(len(self.indices)))])
+            donors = self.human or self.pseudo  # a pasted target counts in full: it should be a true one
+            donor = self._sample(donors[int(rng.integers(len(donors)))])
             sample = paste_targets(sample, donor, rng, count=int(rng.integers(1, 4)))
         frame = torch.from_numpy(photometric(sample.frame, rng))
         frame = normalize_frame(frame, self.processor.normalization, self.processor.percentiles)
@@ -63,7 +84,7 @@ class StudentSamples(Dataset):
             "pixel_values": torch.from_numpy(sample.frame)[None],
             "labels": torch.from_numpy(sample.target),
             "weights": torch.from_numpy(sample.weight),
-            "human": torch.tensor(float(self.human[index])),
+            "human": torch.tensor(float(self.dataset[index]["label_source"] == "human")),
         }
 
 

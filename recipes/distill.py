@@ -17,6 +17,7 @@ from scalpel_hf import FrozenPrefix, InfraredImageProcessor, PrefixCache, Scalpe
 from scalpel_hf.adapter.config import LEVELS, OPERATOR_SCALES
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_probabilities
+from scalpel_hf.hub import push_run
 from scalpel_hf.teacher import Teacher, load_sam
 from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
 from scalpel_hf.training.distill import TeacherSamples, distillation_loss
@@ -101,8 +102,7 @@ def main(argv: list[str] | None = None) -> None:
             metrics[args.eval_split] = evaluate_probabilities(teacher.probabilities, test_rows)
         write_metrics(args, outcome, metrics)
         if args.push_to_hub:
-            model.push_to_hub(args.push_to_hub)
-            processor.push_to_hub(args.push_to_hub)
+            accelerator.print(push_run(args.output_dir, args.push_to_hub))
 
 
 if __name__ == "__main__":

@@ -1,112 +1,117 @@
-"""A finished run's folder to the Hub, in one commit, with a card made of its own record."""
+"""Publish trained models and labelled data sets on the Hub: one commit a push, and only what belongs there."""
 
+import fnmatch
 import json
+import re
+import tempfile
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+import datasets
+from datasets.table import embed_table_storage
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard
+from huggingface_hub.errors import RepositoryNotFoundError
 
-FILES = ["adapter_model.safetensors", "adapter_config.json", "model.safetensors", "config.json"]
-FILES += ["preprocessor_config.json", "metrics.json", "README.md"]
-METRICS = {"iou": "IoU", "niou": "nIoU", "pd": "Pd", "fa": "Fa", "f1": "F1"}
+from .cards import dataset_card, is_hub_id, student_card, teacher_card
 
-LOAD_TEACHER = """import scalpel_hf
+__all__ = ["dataset_card", "push_dataset", "push_folder", "push_student", "push_teacher", "student_card", "teacher_card"]
 
-teacher = scalpel_hf.Teacher.from_pretrained("{repo}")
-probability = teacher.probabilities("frame.png")  # (H, W), at the frame's own size"""
-LOAD_STUDENT = """import scalpel_hf
-
-student = scalpel_hf.Student.from_pretrained("{repo}")
-probability = student.probabilities("frame.png")  # (H, W), at the frame's own size"""
+FILES = {
+    "model": ("adapter_model.safetensors", "model.safetensors", "*config.json", "metrics.json"),
+    "dataset": ("data/*.parquet", "label_budget.json", "summary.json"),
+}
+ROWS = 5000  # of a data set in one parquet file
 
 
-def push_run(folder: str | Path, repo_id: str, private: bool | None = None) -> str:
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    card: ModelCard | DatasetCard,
+    repo_type: str = "model",
+    private: bool | None = None,
+) -> str:
     """
-    Push a trained teacher or student: its weights, configurations, `metrics.json` and a card, nothing else.
+    Push a folder's weights, configurations and figures, with the card as README.md, in one commit.
 
-    All files go in one commit, so that an upload that breaks off leaves the repository as it was. Returns the commit's
-    address.
+    Checkpoints, caches and whatever else lies there stay behind. An adapter's `base_model_name_or_path` is published as
+    the card's `base_model`; the folder itself is not changed. Until the commit, which comes last, the repository stays
+    as it was, so an interrupted push is simply repeated. A data set's files that are no longer there are removed.
 
-    Raises `ValueError` for a teacher whose base model is a folder of this machine: nobody else could load it.
+    Args:
+        folder: output of a recipe, or one with `data/*.parquet`.
+        repo_id: `org/name`; the repository is made if it isn't there.
+        private: whether a repository that is made is private; as the organisation has it by default.
+
+    Returns the commit's URL.
+
+    Raises:
+        FileNotFoundError: where the folder has no weights, or no parquet files.
+        ValueError: for an adapter whose base is not on the Hub.
     """
-    folder = Path(folder)
-    record = json.loads((folder / "metrics.json").read_text())
-    base = _hub_base(folder)
-    card = model_card(record, repo_id, base)
-    card.save(folder / "README.md")
-    api = HfApi()
-    api.create_repo(repo_id, exist_ok=True, private=private)
-    commit = api.upload_folder(
-        repo_id=repo_id, folder_path=folder, allow_patterns=FILES, commit_message="Trained with scalpel-hf"
-    )
-    return commit.commit_url
+    folder, api = Path(folder), HfApi()
+    contents: dict[str, str | bytes] = {path: str(folder / path) for path in _files(folder, repo_type)}
+    if "adapter_config.json" in contents:
+        base = _published_base(api, folder, card)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        contents["adapter_config.json"] = (json.dumps({**config, "base_model_name_or_path": base}, indent=2)).encode()
+    contents["README.md"] = str(card).encode()
 
-
-def _hub_base(folder: Path) -> str | None:
-    """Hub id of an adapter's base model; `None` for a student."""
-    path = folder / "adapter_config.json"
-    if not path.exists():
-        return None
-    base = json.loads(path.read_text())["base_model_name_or_path"]
-    if not base or Path(base).exists() or base.count("/") != 1:
-        raise ValueError(
-            f"the adapter's base model is {base!r}, a folder of this machine: push the base first, set "
-            "`base_model_name_or_path` in adapter_config.json to its Hub id, and push again"
-        )
-    return base
-
-
-def model_card(record: dict[str, Any], repo_id: str, base: str | None) -> ModelCard:
-    """A card whose figures are those of `metrics.json`."""
-    arguments = record["arguments"]
-    results = [
-        EvalResult(
-            task_type="image-segmentation",
-            dataset_type=arguments["dataset"],
-            dataset_name=arguments["dataset"],
-            dataset_split=split,
-            metric_type=key,
-            metric_name=name,
-            metric_value=figures[key],
-        )
-        for split, figures in record["metrics"].items()
-        for key, name in METRICS.items()
+    api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(path, content) for path, content in contents.items()
     ]
-    data = ModelCardData(
-        base_model=base,
-        library_name="peft" if base else "transformers",
-        pipeline_tag="image-segmentation",
-        tags=["infrared", "small-target-detection", "scalpel-hf"],
-        model_name=repo_id if results else None,
-        eval_results=results or None,
-    )
-    rows = "\n".join(
-        f"| {split} | " + " | ".join(f"{f[k]:.4g}" for k in METRICS) + f" | {f['threshold']} | {f['distance']} px |"
-        for split, f in record["metrics"].items()
-    )
-    kind = "A teacher: an adapter on a frozen Segment Anything model" if base else "A student: a small fast network"
-    load = (LOAD_TEACHER if base else LOAD_STUDENT).format(repo=repo_id)
-    return ModelCard(
-        f"""---
-{data.to_yaml()}
----
+    if repo_type == "dataset":
+        there = fnmatch.filter(api.list_repo_files(repo_id, repo_type=repo_type), "data/*.parquet")
+        operations += [CommitOperationDelete(path) for path in there if path not in contents]
+    # `upload_folder` may spread its files over several commits; `create_commit` never does.
+    message = f"Push {card.data.get('library_name') or repo_type} with scalpel-hf"
+    return api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type).commit_url
 
-# {repo_id}
 
-{kind} that finds targets of a few pixels in infrared frames, made with scalpel-hf.
+def push_teacher(
+    folder: str | Path, repo_id: str, base_model_id: str | None = None, private: bool | None = None
+) -> str:
+    """Push an adapter that `recipes/distill.py` left in a folder, with its card; see [`push_folder`]."""
+    return push_folder(folder, repo_id, teacher_card(folder, repo_id, base_model_id), private=private)
 
-```python
-{load}
-```
 
-| split | {" | ".join(METRICS.values())} | threshold | matched within |
-|---|{"---|" * len(METRICS)}---|---|
-{rows}
+def push_student(folder: str | Path, repo_id: str, private: bool | None = None) -> str:
+    """Push a student that `recipes/transfer.py` left in a folder, with its card; see [`push_folder`]."""
+    return push_folder(folder, repo_id, student_card(folder, repo_id), private=private)
 
-IoU, nIoU, Pd and F1 are shares, Fa is in 1e-6 of all pixels; one run, seed {arguments["seed"]}, frames at their
-own size. Measured on frames like those it was trained on; on other cameras and scenes measure it again before relying on it.
 
-Trained with `{record["command"]}`, {record["training"]["steps"]} steps; `metrics.json` has all arguments. The
-licences of the data and of the base model apply besides this package's own (Apache-2.0).
-"""
-    )
+def push_dataset(
+    dataset: datasets.Dataset, repo_id: str, split: str = "train", license: str = "other", private: bool | None = None
+) -> str:
+    """Push a labelled data set as parquet files with the images inside, and its card; see [`push_folder`]."""
+    card = dataset_card(dataset, repo_id, split, license)
+    with tempfile.TemporaryDirectory() as folder:
+        count = max(1, -(-len(dataset) // ROWS))
+        for index in range(count):
+            path = Path(folder) / "data" / f"{split}-{index:05d}-of-{count:05d}.parquet"
+            path.parent.mkdir(exist_ok=True)
+            shard = dataset.shard(count, index, contiguous=True).with_format("arrow")
+            # Images that lie in files of this machine go along, their paths don't.
+            embedded = shard.map(embed_table_storage, batched=True, batch_size=100, keep_in_memory=True)
+            embedded.with_format(None).to_parquet(path)
+        return push_folder(folder, repo_id, card, repo_type="dataset", private=private)
+
+
+def _files(folder: Path, repo_type: str) -> list[str]:
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.glob("**/*") if path.is_file())
+    patterns = [re.compile(fnmatch.translate(pattern).replace(".*", "[^/]*")) for pattern in FILES[repo_type]]
+    found = [path for path in paths if any(pattern.match(path) for pattern in patterns)]
+    if not any(path.endswith((".safetensors", ".parquet")) for path in found):
+        raise FileNotFoundError(f"{folder} has nothing to push: none of {', '.join(FILES[repo_type])}")
+    return found
+
+
+def _published_base(api: HfApi, folder: Path, card: ModelCard | DatasetCard) -> str:
+    base = card.data.get("base_model") or ""
+    remedy = "push the base to the Hub and pass its id as `base_model_id`"
+    if not is_hub_id(base):
+        raise ValueError(f"{folder}: the card's `base_model` is {base!r}, which is no Hub id: {remedy}")
+    try:
+        api.model_info(base)
+    except RepositoryNotFoundError as error:
+        raise ValueError(f"{folder}: its base {base!r} is not on the Hub: {remedy}") from error
+    return base

@@ -17,7 +17,7 @@ from scalpel_hf import FrozenPrefix, InfraredImageProcessor, PrefixCache, Scalpe
 from scalpel_hf.adapter.config import LEVELS, OPERATOR_SCALES
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_probabilities
-from scalpel_hf.hub import push_run
+from scalpel_hf.hub import push_teacher
 from scalpel_hf.teacher import Teacher, load_sam
 from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
 from scalpel_hf.training.distill import TeacherSamples, distillation_loss
@@ -33,6 +33,7 @@ class DistillArguments(LoopArguments):
     train_split: str = option("train", "Split whose rows with `label_source: human` are trained on.")
     eval_split: str = option("test", "Split that the finished teacher is measured on; empty for none.")
     base_model: str = option("", "Segment Anything model: a folder or a repository on the Hub.")
+    base_model_id: str = option("", "Hub id of the base, for `push_to_hub`, where base_model is a folder.")
     image_size: int = option(512, "Side of SAM's input in pixels.")
     normalization: str = option("zscore", "How frames are normalised: `zscore` or `percentile`.")
     levels: list[str] = option(list(LEVELS), "Levels of the adapter: some of pixel, token, mask.")
@@ -102,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
             metrics[args.eval_split] = evaluate_probabilities(teacher.probabilities, test_rows)
         write_metrics(args, outcome, metrics)
         if args.push_to_hub:
-            accelerator.print(push_run(args.output_dir, args.push_to_hub))
+            accelerator.print(push_teacher(args.output_dir, args.push_to_hub, args.base_model_id or None))
 
 
 if __name__ == "__main__":

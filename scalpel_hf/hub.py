@@ -2,7 +2,6 @@
 
 import fnmatch
 import json
-import re
 import tempfile
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from datasets.table import embed_table_storage
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from .cards import dataset_card, is_hub_id, student_card, teacher_card
+from .cards import base_on_hub, dataset_card, student_card, teacher_card
 
-__all__ = ["dataset_card", "push_dataset", "push_folder", "push_student", "push_teacher", "student_card", "teacher_card"]
+__all__ = ["base_on_hub", "dataset_card", "push_dataset", "push_folder", "push_run", "student_card", "teacher_card"]
 
 FILES = {
     "model": ("adapter_model.safetensors", "model.safetensors", "*config.json", "metrics.json"),
@@ -44,6 +43,7 @@ def push_folder(
     Returns the commit's URL.
 
     Raises:
+        ConnectionError: where the connection broke.
         FileNotFoundError: where the folder has no weights, or no parquet files.
         ValueError: for an adapter whose base is not on the Hub.
     """
@@ -63,20 +63,28 @@ def push_folder(
         there = fnmatch.filter(api.list_repo_files(repo_id, repo_type=repo_type), "data/*.parquet")
         operations += [CommitOperationDelete(path) for path in there if path not in contents]
     # `upload_folder` may spread its files over several commits; `create_commit` never does.
-    message = f"Push {card.data.get('library_name') or repo_type} with scalpel-hf"
-    return api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type).commit_url
+    message = f"Push {repo_type} with scalpel-hf"
+    try:
+        return api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type).commit_url
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # the client lets through what its HTTP library raises
+        raise ConnectionError(f"{folder} was not pushed to {repo_id} ({error}): push it again") from error
 
 
-def push_teacher(
-    folder: str | Path, repo_id: str, base_model_id: str | None = None, private: bool | None = None
-) -> str:
-    """Push an adapter that `recipes/distill.py` left in a folder, with its card; see [`push_folder`]."""
-    return push_folder(folder, repo_id, teacher_card(folder, repo_id, base_model_id), private=private)
+def push_run(folder: str | Path, repo_id: str, base_model_id: str | None = None, private: bool | None = None) -> str:
+    """
+    Push the teacher or student that a recipe left in a folder, with a card made of its metrics.json; see
+    [`push_folder`].
 
-
-def push_student(folder: str | Path, repo_id: str, private: bool | None = None) -> str:
-    """Push a student that `recipes/transfer.py` left in a folder, with its card; see [`push_folder`]."""
-    return push_folder(folder, repo_id, student_card(folder, repo_id), private=private)
+    Args:
+        base_model_id: Hub id of a teacher's base, where it was loaded from a folder.
+    """
+    if (Path(folder) / "adapter_config.json").exists():
+        card = teacher_card(folder, repo_id, base_model_id or None)
+    else:
+        card = student_card(folder, repo_id)
+    return push_folder(folder, repo_id, card, private=private)
 
 
 def push_dataset(
@@ -97,21 +105,16 @@ def push_dataset(
 
 
 def _files(folder: Path, repo_type: str) -> list[str]:
-    paths = sorted(path.relative_to(folder).as_posix() for path in folder.glob("**/*") if path.is_file())
-    patterns = [re.compile(fnmatch.translate(pattern).replace(".*", "[^/]*")) for pattern in FILES[repo_type]]
-    found = [path for path in paths if any(pattern.match(path) for pattern in patterns)]
+    found = sorted(path.relative_to(folder).as_posix() for pattern in FILES[repo_type] for path in folder.glob(pattern))
     if not any(path.endswith((".safetensors", ".parquet")) for path in found):
         raise FileNotFoundError(f"{folder} has nothing to push: none of {', '.join(FILES[repo_type])}")
     return found
 
 
 def _published_base(api: HfApi, folder: Path, card: ModelCard | DatasetCard) -> str:
-    base = card.data.get("base_model") or ""
-    remedy = "push the base to the Hub and pass its id as `base_model_id`"
-    if not is_hub_id(base):
-        raise ValueError(f"{folder}: the card's `base_model` is {base!r}, which is no Hub id: {remedy}")
+    base = base_on_hub(card.data.get("base_model"))
     try:
         api.model_info(base)
     except RepositoryNotFoundError as error:
-        raise ValueError(f"{folder}: its base {base!r} is not on the Hub: {remedy}") from error
+        raise ValueError(f"{folder}: the base model {base!r} is not on the Hub: push it there first") from error
     return base

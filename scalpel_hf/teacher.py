@@ -127,7 +127,13 @@ def load_sam(name_or_path: str | Path, image_size: int | None = None) -> SamMode
     """
     if not name_or_path:
         raise ValueError("no base model given: name a folder or a repository on the Hub")
-    config = AutoConfig.from_pretrained(str(name_or_path))
+    try:
+        config = AutoConfig.from_pretrained(str(name_or_path))
+    except OSError as error:
+        raise ValueError(
+            f"{str(name_or_path)!r} is neither a folder with a model nor a model that the Hub gives: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
     if config.model_type == "mobile_sam":
         kwargs = {"image_size": image_size} if image_size else {}
         model = MobileSamModel.from_pretrained(str(name_or_path), **kwargs)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_pseudo_labels
+from scalpel_hf.hub import push_dataset
 from scalpel_hf.pseudo_labels import label_in_shards, summarize
 from scalpel_hf.teacher import Teacher
 
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--cache-dir", type=Path, help="where the teacher's training kept its frozen prefix")
     parser.add_argument("--shard-size", type=int, default=64, help="frames between commits (default: %(default)s)")
     parser.add_argument("--truth", help="the same data set with all masks, to measure the pseudo labels")
+    parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="data set repository to push the result to")
     args = parser.parse_args(argv)
 
     teacher = Teacher.from_pretrained(args.teacher, args.base_model, cache_dir=args.cache_dir, flips=args.flips)
@@ -42,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     part.write_text(json.dumps(summary, indent=2) + "\n")
     os.replace(part, args.out / "summary.json")
     print(json.dumps(summary, indent=2))
+    if args.push_to_hub:
+        print(push_dataset(labelled, args.push_to_hub, args.split))
 
 
 if __name__ == "__main__":

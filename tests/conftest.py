@@ -1,7 +1,10 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.hub_server import HubServer
 
 DEFAULT_SHARED = Path(__file__).parents[2] / "shared"
 
@@ -13,3 +16,18 @@ def shared_dir() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"real data and weights are not at {folder} (set SCALPEL_SHARED to where they are)")
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """
+    A Hub on loopback with nothing on it.
+
+    `hub.env` is the environment of a process that talks to it, with an empty cache: HF_ENDPOINT is read when the client
+    is imported, so what is said about loading is tested in fresh interpreters, by `hub.run(code)`. In this process pass
+    `endpoint=hub.endpoint, token=hub.token`; uploads here go by LFS, as there.
+    """
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    with HubServer() as server:
+        server.home = tmp_path / "hf_home"
+        yield server

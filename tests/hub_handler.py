@@ -5,7 +5,7 @@ import json
 import re
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import yaml
 
@@ -169,9 +169,13 @@ class HubHandler(BaseHTTPRequestHandler):
         self.hub.check_write(self.user)
         body = json.loads(self._read())
         kind, name = body.get("type", "model"), f"{body.get('organization') or 'org'}/{body['name']}"
-        self.hub.create(kind, name, body.get("private") is True or body.get("visibility") == "private")
-        prefix = "" if kind == "model" else f"{kind}s/"
-        self._json({"url": f"{self.hub.endpoint}/{prefix}{name}", "id": name})
+        url = f"{self.hub.endpoint}/{'' if kind == 'model' else kind + 's/'}{name}"
+        try:
+            self.hub.create(kind, name, body.get("private") is True or body.get("visibility") == "private")
+        except HubError as error:  # it is there already
+            self._json({"error": str(error), "url": url}, error.status, error.headers)
+        else:
+            self._json({"url": url, "id": name})
 
     def _delete_repo(self) -> None:
         body = json.loads(self._read())
@@ -323,7 +327,8 @@ class HubHandler(BaseHTTPRequestHandler):
         elif blob.lfs:
             self.hub.objects.setdefault(blob.sha256, blob.data)
             linked = {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(len(blob.data))}
-            location = f"{self.hub.endpoint}/lfs/{quote(blob.sha256)}"
+            # Another host than the endpoint's, as on the Hub: the client keeps the headers of this answer then.
+            location = f"{self.hub.endpoint.replace('127.0.0.1', 'localhost')}/lfs/{blob.sha256}"
             self._send(b"", 302, {**headers, **linked, "Location": location})
         else:
             self._content(blob.data, {**headers, "ETag": f'"{blob.oid}"'})

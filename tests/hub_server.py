@@ -7,10 +7,15 @@ failures that the client tells apart by status and `X-Error-Code`. A commit is a
 import base64
 import hashlib
 import json
+import os
+import subprocess
+import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from tests.hub_handler import HubError, HubHandler
@@ -85,6 +90,7 @@ class HubServer:
     Attributes:
         token: may read and write; `read_token` may only read. Public repositories can be read without either.
         page_size: entries of a tree or a history that one answer holds.
+        home: folder of the client's cache in `env` and `run`.
         cuts: how many uploads are still cut; see `cut_uploads`.
         requests: method and path of each request so far.
     """
@@ -94,6 +100,7 @@ class HubServer:
 
     def __init__(self, page_size: int = 1000):
         self.page_size = page_size
+        self.home = Path("hf_home")
         self.repos: dict[tuple[str, str], Repo] = {}
         self.objects: dict[str, bytes] = {}  # LFS content by SHA-256
         self.lock = threading.RLock()
@@ -112,6 +119,26 @@ class HubServer:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Environment of a process that knows only this Hub, with the cache at `home`."""
+        kept = {
+            k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and "proxy" not in k.lower()
+        }
+        hub = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(self.home), "HF_TOKEN": self.token}
+        switches = dict.fromkeys(
+            ("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"), "1"
+        )
+        return {**kept, **hub, **switches, "OMP_NUM_THREADS": "1"}
+
+    def run(self, code: str, cwd: Path) -> str:
+        """Run code in a fresh interpreter, in another folder; returns what it prints. Its errors are raised."""
+        command = [sys.executable, "-c", textwrap.dedent(code)]
+        done = subprocess.run(command, env=self.env, cwd=cwd, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{code}\n{done.stderr}")
+        return done.stdout
 
     def cut_uploads(self, times: int = 1, where: str = "lfs", after: int = 100) -> None:
         """Cut the connection of the next `times` uploads after `after` bytes of their body: of LFS files (`where` is

@@ -232,9 +232,7 @@ def test_shards_of_other_settings_are_not_used(dataset: datasets.Dataset, tmp_pa
 def test_all_empty_is_an_error_each_time(dataset: datasets.Dataset, tmp_path: Path) -> None:
     teacher = FakeTeacher(0.4)
     for _ in range(2):
-        with pytest.raises(
-            ValueError, match="all 7 pseudo labels are empty: the teacher finds nothing at threshold 0.5"
-        ):
+        with pytest.raises(ValueError, match=r"all 7 pseudo labels are empty: .* nothing at threshold 0\.5"):
             label_in_shards(dataset, teacher, tmp_path / "out", report=lambda _: None)
     assert teacher.calls == 7 and not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="no rows"):
@@ -296,7 +294,7 @@ def test_summary_and_quality(dataset: datasets.Dataset) -> None:
         evaluate_pseudo_labels(labelled, dataset)
     with pytest.raises(ValueError, match="has no mask of synthetic-"):
         evaluate_pseudo_labels(labelled, truth.select([0]))
-    with pytest.raises(ValueError, match="synthetic-.* has no mask to measure against"):
+    with pytest.raises(ValueError, match=r"synthetic-.* has no mask to measure against"):
         evaluate_probabilities(lambda f: FakeTeacher().probabilities(np.asarray(f)), dataset)
 
 

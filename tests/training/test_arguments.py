@@ -72,9 +72,6 @@ def test_numbers_as_people_write_them(parse) -> None:
         ("scales: [1, true]", "`scales` must be a whole number"),
         ("- mask", "must hold `field: value` lines"),
         ("seed: [", "is not valid YAML"),
-        ("checkpoint_steps: 0", "`checkpoint_steps` must be at least 1, got 0"),
-        ("batch_size: -1", "`batch_size` must be at least 1, got -1"),
-        ("ema_decay: 1.0", "`ema_decay` must be at least 0 and below 1"),
     ],
 )
 def test_wrong_files(parse, capsys: pytest.CaptureFixture[str], text: str, message: str) -> None:
@@ -84,6 +81,19 @@ def test_wrong_files(parse, capsys: pytest.CaptureFixture[str], text: str, messa
     error = capsys.readouterr().err
     assert "Traceback" not in error
     assert re.search(message, error), error
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("checkpoint_steps: 0", "error: `checkpoint_steps` must be at least 1, got 0"),
+        ("batch_size: -1", "error: `batch_size` must be at least 1, got -1"),
+        ("ema_decay: 1.0", "error: `ema_decay` must be at least 0 and below 1"),
+    ],
+)
+def test_values_out_of_range(parse, text: str, message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        parse(text)
 
 
 def test_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,272 @@
+"""Both stages end to end on a few synthetic frames with a small MobileSAM."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+from scalpel_hf import Student, SyntheticInfrared, Teacher, apply_label_budget
+from scalpel_hf.evaluation import evaluate_probabilities
+from tests.small_models import small_mobile_sam
+
+ROOT = Path(__file__).parents[1]
+STEPS = 4
+
+
+def load(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem + "_program", ROOT / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look up their types
+    spec.loader.exec_module(module)
+    return module
+
+
+distill, transfer = load("recipes/distill.py"), load("recipes/transfer.py")
+pseudo_label = load("scripts/pseudo_label.py")
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    yield
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+def flags(**values: object) -> list[str]:
+    argv: list[str] = []
+    for name, value in values.items():
+        argv += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    return argv
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A data set and a base model on disk, and the flags that make a run short."""
+    root = tmp_path_factory.mktemp("work")
+    camera = SyntheticInfrared(size=(40, 56), n_targets=(1, 2), extent=(2, 5), seed=3)
+    splits = {"train": camera.to_dataset(8), "test": camera.to_dataset(3, start=8)}
+    datasets.DatasetDict(splits).save_to_disk(str(root / "full"))
+    datasets.DatasetDict({**splits, "train": apply_label_budget(splits["train"], 0.5)}).save_to_disk(str(root / "data"))
+    small_mobile_sam().save_pretrained(str(root / "base"))
+    common = {"dataset": root / "data", "max_steps": STEPS, "batch_size": 2, "crop_size": 32, "checkpoint_steps": 2}
+    teacher = {"base_model": root / "base", "image_size": 64, "views": 2, "cache_dtype": "float32"}
+    return SimpleNamespace(root=root, common=common, teacher=common | teacher)
+
+
+@pytest.fixture(scope="module")
+def runs(work: SimpleNamespace) -> SimpleNamespace:
+    """All three programs run once, in order; what teacher and student answered before they were saved."""
+    seen: dict[str, np.ndarray] = {}
+    frame = np.asarray(SyntheticInfrared(size=(40, 56), seed=9).frame(0)["image"])
+
+    def recording(cls: type) -> object:
+        save = cls.save_pretrained
+
+        def save_pretrained(self: object, folder: object) -> None:
+            seen[cls.__name__] = self.probabilities(frame)
+            save(self, folder)
+
+        return save_pretrained
+
+    root = work.root
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Teacher, "save_pretrained", recording(Teacher))
+        patch.setattr(Student, "save_pretrained", recording(Student))
+        data_before = snapshot(root / "data")
+        distill.main(flags(**work.teacher, output_dir=root / "teacher"))
+        AcceleratorState._reset_state(True)
+        threshold = float(np.quantile(seen["Teacher"], 0.98))
+        label = ["--dataset", str(root / "data"), "--teacher", str(root / "teacher"), "--out", str(root / "pseudo")]
+        label += ["--threshold", f"{threshold:.6f}", "--shard-size", "3", "--truth", str(root / "full")]
+        pseudo_label.main(label)
+        student = work.common | {"size": "nano", "pseudo_labels": root / "pseudo", "output_dir": root / "student"}
+        transfer.main(flags(**student))
+        AcceleratorState._reset_state(True)
+    assert snapshot(root / "data") == data_before  # nothing is cached beside the data
+    return SimpleNamespace(seen=seen, frame=frame, label=label, student=student, root=root, threshold=threshold)
+
+
+def test_metrics_say_how_the_run_is_repeated(runs: SimpleNamespace) -> None:
+    for name, count in (("teacher", STEPS), ("student", STEPS)):
+        record = json.loads((runs.root / name / "metrics.json").read_text())
+        assert set(record) == {"metrics", "training", "arguments", "command", "commit", "machine"}
+        assert record["metrics"]["test"]["n_images"] == 3 and 0 <= record["metrics"]["test"]["iou"] <= 1
+        assert {"threshold", "distance", "legacy_fa"} <= set(record["metrics"]["test"])
+        assert record["training"]["steps"] == count and record["training"]["last"]["loss"] > 0
+        assert record["arguments"]["max_steps"] == STEPS and record["arguments"]["dataset"] == str(runs.root / "data")
+        assert record["machine"]["packages"]["torch"] == torch.__version__
+        assert record["commit"] is None or len(record["commit"].rstrip("+")) == 40
+
+
+def test_the_saved_teacher_answers_as_the_trained_one(runs: SimpleNamespace) -> None:
+    files = {f.name for f in (runs.root / "teacher").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "preprocessor_config.json"} <= files
+    teacher = Teacher.from_pretrained(runs.root / "teacher")
+    np.testing.assert_allclose(teacher.probabilities(runs.frame), runs.seen["Teacher"], rtol=0, atol=1e-5)
+    assert np.ptp(runs.seen["Teacher"]) > 0
+    cached = Teacher.from_pretrained(
+        runs.root / "teacher", cache_dir=runs.root / "teacher" / "prefix", cache_dtype="float32"
+    )
+    entries = len(list((runs.root / "teacher" / "prefix").iterdir()))
+    cached.probabilities(datasets.load_from_disk(str(runs.root / "data"))["test"][0]["image"])
+    assert len(list((runs.root / "teacher" / "prefix").iterdir())) == entries  # the training's own entries are found
+    assert teacher.fingerprint() == Teacher.from_pretrained(runs.root / "teacher").fingerprint()
+    assert len({t.fingerprint() for t in (teacher, cached, with_flips(runs), with_top_k(runs))}) == 4
+    means = load_file(runs.root / "teacher" / f"checkpoint-{STEPS}" / "ema.safetensors")
+    saved = load_file(runs.root / "teacher" / "adapter_model.safetensors")
+    assert sorted(v.sum().item() for v in means.values()) == sorted(v.sum().item() for v in saved.values())
+
+
+def with_flips(runs: SimpleNamespace) -> Teacher:
+    return Teacher.from_pretrained(runs.root / "teacher", flips=True)
+
+
+def with_top_k(runs: SimpleNamespace) -> Teacher:
+    """Settings that change answers and not weights count too."""
+    teacher = Teacher.from_pretrained(runs.root / "teacher")
+    teacher.model.peft_config["default"].top_k = 2
+    return teacher
+
+
+def test_flips_make_answers_symmetric(runs: SimpleNamespace) -> None:
+    plain, flips = Teacher.from_pretrained(runs.root / "teacher"), with_flips(runs)
+    there, back = flips.probabilities(runs.frame), flips.probabilities(runs.frame[:, ::-1].copy())[:, ::-1]
+    np.testing.assert_allclose(there, back, rtol=0, atol=1e-4)
+    assert np.abs(plain.probabilities(runs.frame) - there).max() > 1e-4
+
+
+def test_the_saved_student_answers_as_the_trained_one(runs: SimpleNamespace) -> None:
+    model = AutoModelForSemanticSegmentation.from_pretrained(str(runs.root / "student")).eval()
+    inputs = AutoImageProcessor.from_pretrained(str(runs.root / "student"))(runs.frame, return_tensors="pt")
+    with torch.no_grad():
+        answer = torch.sigmoid(model(pixel_values=inputs["pixel_values"]).logits)[0, 0].numpy()
+    np.testing.assert_allclose(answer, runs.seen["Student"], rtol=0, atol=1e-5)
+    student = Student.from_pretrained(runs.root / "student")
+    np.testing.assert_allclose(student.probabilities(runs.frame), runs.seen["Student"], rtol=0, atol=1e-5)
+    test = datasets.load_from_disk(str(runs.root / "data"))["test"]
+    recorded = json.loads((runs.root / "student" / "metrics.json").read_text())["metrics"]["test"]
+    assert evaluate_probabilities(student.probabilities, test)["iou"] == pytest.approx(recorded["iou"], abs=1e-3)
+
+
+def test_pseudo_labels_and_their_summary(runs: SimpleNamespace) -> None:
+    labelled = datasets.load_from_disk(str(runs.root / "pseudo"))
+    assert sorted(labelled["label_source"]) == ["human"] * 4 + ["pseudo"] * 4
+    summary = json.loads((runs.root / "pseudo" / "summary.json").read_text())
+    assert (summary["human"], summary["pseudo"], summary["quality"]["n_images"]) == (4, 4, 4)
+    provenance = json.loads(next(t for t in labelled["teacher"] if t))
+    assert provenance["fingerprint"] == Teacher.from_pretrained(runs.root / "teacher").fingerprint()
+
+
+def test_run_again_they_change_nothing(runs: SimpleNamespace, work: SimpleNamespace) -> None:
+    models = ["teacher/adapter_model.safetensors", "student/model.safetensors"]
+    kept = [runs.root / name for name in (*models, "pseudo/state.json", "pseudo/summary.json")]
+    before = [file.read_bytes() for file in kept]
+    metrics = json.loads((runs.root / "student" / "metrics.json").read_text())
+    distill.main(flags(**work.teacher, output_dir=runs.root / "teacher"))
+    AcceleratorState._reset_state(True)
+    pseudo_label.main(runs.label)
+    transfer.main(flags(**runs.student))
+    assert [file.read_bytes() for file in kept] == before
+    again = json.loads((runs.root / "student" / "metrics.json").read_text())
+    assert again["metrics"] == metrics["metrics"] and again["training"]["last"] == metrics["training"]["last"]
+
+
+@pytest.mark.parametrize("levels", [["mask"], ["pixel", "mask"], ["token", "mask"]], ids=" ".join)
+def test_fewer_levels(work: SimpleNamespace, tmp_path: Path, levels: list[str]) -> None:
+    distill.main(flags(**work.teacher, output_dir=tmp_path, levels=levels, eval_split=""))
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["levels"] == levels
+    assert json.loads((tmp_path / "metrics.json").read_text())["metrics"] == {}
+    assert Teacher.from_pretrained(tmp_path).probabilities(np.eye(40, 56)).shape == (40, 56)
+
+
+def test_held_out_frames_choose_the_best_step(work: SimpleNamespace, tmp_path: Path) -> None:
+    held_out = {"validation_fraction": 0.25, "eval_steps": 2}
+    distill.main(flags(**work.teacher, **held_out, output_dir=tmp_path / "teacher"))
+    AcceleratorState._reset_state(True)
+    transfer.main(flags(**work.common, **held_out, size="nano", output_dir=tmp_path / "student"))
+    for name in ("teacher", "student"):
+        best = json.loads((tmp_path / name / "metrics.json").read_text())["training"]["best"]
+        assert best["step"] in (2, 4) and best["metrics"]["n_images"] == 1
+        assert (tmp_path / name / f"best-{best['step']}.safetensors").exists()
+
+
+def test_a_student_of_all_masks_needs_no_budget(work: SimpleNamespace, tmp_path: Path) -> None:
+    transfer.main(flags(**{**work.common, "dataset": work.root / "full"}, size="nano", output_dir=tmp_path))
+    assert (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        (distill, {"dataset": ""}, "no data set given"),
+        (distill, {"dataset": "/absent/data"}, r"'/absent/data' holds no data set: make one with scripts/prepare.py"),
+        (distill, {"train_split": "training"}, r"has no split 'training', only train, test"),
+        (distill, {"eval_split": "val"}, r"has no split 'val', only train, test"),
+        (distill, {"base_model": ""}, "no base model given"),
+        (distill, {"levels": ["token"]}, "`levels` must have `mask`"),
+        (distill, {"levels": ["mask", "pixels"]}, "`levels` must name some of"),
+        (distill, {"operators": ["sobel"]}, r"unknown operators in `scales`: \['sobel'\]"),
+        (distill, {"blocks": 99}, "`blocks` asks for the last 99"),
+        (distill, {"image_size": 70}, "multiple of 32"),
+        (distill, {"cache_dtype": "int8"}, "not 'int8'"),
+        (distill, {"validation_fraction": 0.99}, "leaves none to train on"),
+        (transfer, {"dataset": ""}, "no data set given"),
+        (transfer, {"pseudo_labels": "/absent/pseudo"}, "'/absent/pseudo' holds no data set"),
+        (transfer, {"size": "huge"}, "size is one of nano, small, base, got 'huge'"),
+        (transfer, {"normalization": "minmax"}, "`normalization` is one of"),
+    ],
+)
+def test_wrong_values_are_clear_errors(
+    work: SimpleNamespace, tmp_path: Path, recipe: ModuleType, changes: dict, message: str
+) -> None:
+    values = work.teacher if recipe is distill else work.common
+    with pytest.raises(ValueError, match=message):
+        recipe.main(flags(**{**values, "output_dir": tmp_path, **changes}))
+
+
+def test_no_human_masks_and_no_labels_at_all(work: SimpleNamespace, tmp_path: Path) -> None:
+    splits = datasets.load_from_disk(str(work.root / "data"))
+    none = splits["train"].remove_columns("label_source").add_column("label_source", ["none"] * 8)
+    datasets.DatasetDict({"train": none, "test": splits["test"]}).save_to_disk(str(tmp_path / "data"))
+    with pytest.raises(ValueError, match=r"no frame of .* has a human's mask"):
+        distill.main(flags(**{**work.teacher, "dataset": tmp_path / "data", "output_dir": tmp_path / "a"}))
+    with pytest.raises(ValueError, match="no frame of the data set has a label"):
+        transfer.main(flags(**{**work.common, "dataset": tmp_path / "data", "output_dir": tmp_path / "b"}))
+
+
+def test_programs_end_with_one_line(work: SimpleNamespace, tmp_path: Path) -> None:
+    data = str(work.root / "data")
+    config = tmp_path / "wrong.yaml"
+    config.write_text("max_step: 3\n")
+    environment = {"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    for command, code, message in (
+        (["recipes/distill.py", "--config", str(config)], 2, "unknown fields max_step; the fields are balance_weight,"),
+        (
+            ["recipes/distill.py", "--dataset", data, "--base_model", "models/absent"],
+            1,
+            "error: 'models/absent' is neither",
+        ),
+        (["recipes/transfer.py", "--dataset", "data/absent"], 1, "error: 'data/absent' is neither a folder nor a data"),
+        (["scripts/pseudo_label.py", "--dataset", data, "--teacher", "/absent", "--out", "o"], 1, "at '/absent'"),
+    ):
+        command = [sys.executable, str(ROOT / command[0]), *command[1:]]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == code and message in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "o").exists()

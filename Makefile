@@ -15,7 +15,7 @@ test: $(READY)
 quality: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/typed && $(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/typed .
+	rm -rf build && $(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/typed .
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p scalpel_hf
 	MYPYPATH=build/typed $(BIN)/mypy recipes/*.py scripts/*.py
 

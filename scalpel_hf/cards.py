@@ -240,13 +240,13 @@ def _hub_datasets(record: dict[str, Any]) -> list[str] | None:
     return [str(name) for name in names] or None
 
 
-def _dataset_name(record: dict[str, Any]) -> str:
-    name = record["arguments"]["dataset"]
-    return name if is_hub_id(name) else Path(name).name
+def _shown(name: str) -> str:
+    """A name for readers elsewhere: of an absolute path its last part."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _eval_results(record: dict[str, Any]) -> list[EvalResult] | None:
-    name = _dataset_name(record)
+    name = _shown(record["arguments"]["dataset"])
     results = [
         EvalResult(
             task_type="image-segmentation",
@@ -268,9 +268,8 @@ def _eval_results(record: dict[str, Any]) -> list[EvalResult] | None:
 def _training_text(record: dict[str, Any], recipe: str) -> str:
     arguments, training = record["arguments"], record["training"]
     hidden = {"output_dir", "cache_dir", "push_to_hub", "base_model_id", "resume", "num_workers"}
-    rows = "\n".join(
-        f"{key}: {json.dumps(_public(key, value))}" for key, value in arguments.items() if key not in hidden
-    )
+    shown = {k: _shown(v) if isinstance(v, str) else v for k, v in arguments.items() if k not in hidden}
+    rows = "\n".join(f"{key}: {json.dumps(value)}" for key, value in shown.items())
     packages = ", ".join(f"{name} {version}" for name, version in record["machine"]["packages"].items())
     return f"""## How it was trained
 
@@ -286,15 +285,8 @@ with this `config.yaml`:
 {rows}
 ```
 
-Packages: {packages}.
+What was typed was `{record["command"]}`. Packages: {packages}.
 """
-
-
-def _public(key: str, value: Any) -> Any:
-    """A path of the machine that trained is cut to its last part."""
-    if key in ("dataset", "base_model", "pseudo_labels") and isinstance(value, str) and value and not is_hub_id(value):
-        return Path(value).name
-    return value
 
 
 def _figures_text(record: dict[str, Any]) -> str:
@@ -309,7 +301,7 @@ def _figures_text(record: dict[str, Any]) -> str:
     table = "\n".join(lines)
     return f"""## Figures and their limits
 
-On `{_dataset_name(record)}`, one run, seed {seed}; the spread over seeds is not in these figures.
+On `{_shown(record["arguments"]["dataset"])}`, one run, seed {seed}; the spread over seeds is not in these figures.
 
 {table}
 
@@ -318,9 +310,9 @@ On `{_dataset_name(record)}`, one run, seed {seed}; the spread over seeds is not
 
 
 def _data_licence(record: dict[str, Any]) -> str:
-    return f"The training data `{_dataset_name(record)}` is not included and keeps its own licence."
+    return f"The training data `{_shown(record['arguments']['dataset'])}` is not included and keeps its own licence."
 
 
 def _describe_teacher(teacher: dict[str, Any]) -> str:
-    name = teacher["name"] if is_hub_id(teacher["name"]) else Path(teacher["name"]).name
-    return f"`{name}`, weights and settings `{teacher['fingerprint']}`, at threshold {teacher['threshold']:g}"
+    name, fingerprint = _shown(teacher["name"]), teacher["fingerprint"]
+    return f"`{name}`, weights and settings `{fingerprint}`, at threshold {teacher['threshold']:g}"

@@ -53,7 +53,7 @@ def push_folder(
         base = _published_base(api, folder, card)
         config = json.loads((folder / "adapter_config.json").read_text())
         contents["adapter_config.json"] = (json.dumps({**config, "base_model_name_or_path": base}, indent=2)).encode()
-    contents["README.md"] = str(card).encode()
+    contents["README.md"] = str(_with_known_datasets(api, card)).encode()
 
     api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
@@ -109,6 +109,14 @@ def _files(folder: Path, repo_type: str) -> list[str]:
     if not any(path.endswith((".safetensors", ".parquet")) for path in found):
         raise FileNotFoundError(f"{folder} has nothing to push: none of {', '.join(FILES[repo_type])}")
     return found
+
+
+def _with_known_datasets(api: HfApi, card: ModelCard | DatasetCard) -> ModelCard | DatasetCard:
+    """The card without those `datasets` that aren't on the Hub: `data/nuaa` may as well have been a folder."""
+    card = type(card)(str(card))
+    known = [name for name in card.data.get("datasets") or [] if api.repo_exists(name, repo_type="dataset")]
+    card.data.datasets = known or None
+    return card
 
 
 def _published_base(api: HfApi, folder: Path, card: ModelCard | DatasetCard) -> str:

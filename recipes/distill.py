@@ -17,7 +17,7 @@ from scalpel_hf import FrozenPrefix, InfraredImageProcessor, PrefixCache, Scalpe
 from scalpel_hf.adapter.config import LEVELS, OPERATOR_SCALES
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_probabilities
-from scalpel_hf.hub import push_teacher
+from scalpel_hf.hub import base_on_hub, push_run
 from scalpel_hf.teacher import Teacher, load_sam
 from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
 from scalpel_hf.training.distill import TeacherSamples, distillation_loss
@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(DistillArguments, "Train a teacher from the labelled part of a data set.", argv)
     if "mask" not in args.levels:
         raise ValueError(f"`levels` must have `mask`, whose output is trained, got {args.levels}")
+    if args.push_to_hub:
+        base_on_hub(args.base_model, args.base_model_id)  # an error now rather than after the training
     accelerator = make_accelerator(args)
 
     # Data
@@ -103,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
             metrics[args.eval_split] = evaluate_probabilities(teacher.probabilities, test_rows)
         write_metrics(args, outcome, metrics)
         if args.push_to_hub:
-            accelerator.print(push_teacher(args.output_dir, args.push_to_hub, args.base_model_id or None))
+            accelerator.print(push_run(args.output_dir, args.push_to_hub, args.base_model_id or None))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 from scalpel_hf import InfraredImageProcessor, ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_probabilities
-from scalpel_hf.hub import push_student
+from scalpel_hf.hub import push_run
 from scalpel_hf.student import Student
 from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
 from scalpel_hf.training.loop import make_accelerator, train
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
             metrics[args.eval_split] = evaluate_probabilities(student.probabilities, test_rows)
         write_metrics(args, outcome, metrics)
         if args.push_to_hub:
-            accelerator.print(push_student(args.output_dir, args.push_to_hub))
+            accelerator.print(push_run(args.output_dir, args.push_to_hub))
 
 
 if __name__ == "__main__":

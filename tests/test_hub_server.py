@@ -4,6 +4,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import httpx2
 import pytest
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
 from huggingface_hub.errors import (
@@ -167,9 +168,8 @@ def test_a_cut_connection_leaves_the_repository_as_it_was(
     before = api.model_info(NAME).sha
     for where, times in (("lfs", 100), ("commit", 1)):
         hub.cut_uploads(times, where)
-        with pytest.raises((HfHubHTTPError, RuntimeError, OSError, Exception)) as error:
+        with pytest.raises((RuntimeError, httpx2.TransportError)):
             api.create_commit(NAME, [add("w.safetensors", b"w" * 5000)], commit_message="weights")
-        assert "disconnected" in str(error.getrepr()) or "reset" in str(error.getrepr()).lower()
         assert hub.cuts < times
         hub.cut_uploads(0)
         assert api.model_info(NAME).sha == before

@@ -39,6 +39,7 @@ FREE_ARGUMENTS = (
     "resume",
     "num_workers",
     "push_to_hub",
+    "base_model_id",
     "eval_split",
     "cache_dir",
 )

@@ -1,14 +1,11 @@
-"""Cards of what is published on the Hub. Figures come from the run's metrics.json alone."""
+"""Cards of models that are published on the Hub. Figures come from the run's metrics.json alone."""
 
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-import datasets
-from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
-
-from .pseudo_labels import summarize
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 PROJECT_TAGS = ["scalpel-hf", "infrared", "infrared-small-target-detection"]
 FIGURES = {
@@ -69,7 +66,7 @@ frame = np.random.default_rng(0).normal(1000, 20, (96, 128))  # or a path, or a 
 probabilities = teacher.probabilities(frame)  # (height, width), from 0 to 1
 ```
 
-With PEFT alone, around a base that you load yourself:
+With PEFT, around a base that you load yourself:
 
 ```python
 from peft import PeftModel
@@ -148,65 +145,6 @@ The weights: Apache-2.0. {_data_licence(record)}
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
-def dataset_card(dataset: datasets.Dataset, repo_id: str, split: str = "train", license: str = "other") -> DatasetCard:
-    """
-    Card of a data set with human and pseudo labels; its figures are counted in the data set itself.
-
-    Args:
-        license: the images' and human masks', by the Hub's name for it.
-    """
-    name, summary = repo_id.split("/")[-1], summarize(dataset)
-    data = DatasetCardData(
-        license=license,
-        task_categories=["image-segmentation"],
-        pretty_name=name,
-        tags=[*PROJECT_TAGS, "pseudo-labels"],
-        configs=[{"config_name": "default", "data_files": [{"split": split, "path": f"data/{split}-*"}]}],
-    )
-    teachers = sorted({t for t in dataset["teacher"] if t is not None}) if "teacher" in dataset.column_names else []
-    made_by = "\n".join(f"- {_describe_teacher(json.loads(teacher))}" for teacher in teachers)
-    text = f"""# {name}
-
-Infrared frames with human masks of small targets on some of them and a teacher's pseudo labels on others.
-
-| `label_source` | frames |
-|---|---|
-| `human` | {summary["human"]} |
-| `pseudo` | {summary["pseudo"]}: {summary["empty"]} without target, {summary["one"]} with one, {summary["many"]} more |
-| `none` | {summary["none"]} |
-
-## How to load it
-
-```python
-from datasets import load_dataset
-
-dataset = load_dataset("{repo_id}", split="{split}")
-row = dataset[0]
-frame, source = row["image"], row["label_source"]
-```
-
-`mask` is a human's and `None` where no human has labelled; `pseudo_mask` (0 or 255), `pseudo_confidence` (the teacher's
-probability in 8 bits), `pseudo_objects` (boxes as x, y, width, height in pixels, areas, scores) and `pseudo_score` are
-the teacher's, and empty where a human has labelled.
-
-## How the pseudo labels were made
-
-With `scripts/pseudo_label.py` of scalpel-hf, by:
-
-{made_by or "- nobody: there are none."}
-
-## Limits, intended use and misuse
-
-Pseudo labels are a model's guesses: they miss targets, and mark clutter as target. Weigh them by their confidence,
-train on them, and never measure with them. {USE_TEXT.split(". ", 1)[1]}
-
-## Licences
-
-Images and human masks: `{license}`, as whoever published them says. The pseudo labels add no restriction of their own.
-"""
-    return DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
-
-
 def base_on_hub(base_model: str | None, base_model_id: str | None = None) -> str:
     """The Hub id to publish for an adapter's base; `ValueError` with the remedy where there is none."""
     base = base_model_id or base_model
@@ -240,13 +178,13 @@ def _hub_datasets(record: dict[str, Any]) -> list[str] | None:
     return [str(name) for name in names] or None
 
 
-def _shown(name: str) -> str:
+def shown_name(name: str) -> str:
     """A name for readers elsewhere: of an absolute path its last part."""
     return Path(name).name if Path(name).is_absolute() else name
 
 
 def _eval_results(record: dict[str, Any]) -> list[EvalResult] | None:
-    name = _shown(record["arguments"]["dataset"])
+    name = shown_name(record["arguments"]["dataset"])
     results = [
         EvalResult(
             task_type="image-segmentation",
@@ -268,7 +206,7 @@ def _eval_results(record: dict[str, Any]) -> list[EvalResult] | None:
 def _training_text(record: dict[str, Any], recipe: str) -> str:
     arguments, training = record["arguments"], record["training"]
     hidden = {"output_dir", "cache_dir", "push_to_hub", "base_model_id", "resume", "num_workers"}
-    shown = {k: _shown(v) if isinstance(v, str) else v for k, v in arguments.items() if k not in hidden}
+    shown = {k: shown_name(v) if isinstance(v, str) else v for k, v in arguments.items() if k not in hidden}
     rows = "\n".join(f"{key}: {json.dumps(value)}" for key, value in shown.items())
     packages = ", ".join(f"{name} {version}" for name, version in record["machine"]["packages"].items())
     return f"""## How it was trained
@@ -301,7 +239,7 @@ def _figures_text(record: dict[str, Any]) -> str:
     table = "\n".join(lines)
     return f"""## Figures and their limits
 
-On `{_shown(record["arguments"]["dataset"])}`, one run, seed {seed}; the spread over seeds is not in these figures.
+On `{shown_name(record["arguments"]["dataset"])}`, one run, seed {seed}; the spread over seeds is not in these figures.
 
 {table}
 
@@ -310,9 +248,6 @@ On `{_shown(record["arguments"]["dataset"])}`, one run, seed {seed}; the spread 
 
 
 def _data_licence(record: dict[str, Any]) -> str:
-    return f"The training data `{_shown(record['arguments']['dataset'])}` is not included and keeps its own licence."
-
-
-def _describe_teacher(teacher: dict[str, Any]) -> str:
-    name, fingerprint = _shown(teacher["name"]), teacher["fingerprint"]
-    return f"`{name}`, weights and settings `{fingerprint}`, at threshold {teacher['threshold']:g}"
+    return (
+        f"The training data `{shown_name(record['arguments']['dataset'])}` is not included and keeps its own licence."
+    )

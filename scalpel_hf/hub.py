@@ -10,7 +10,8 @@ from datasets.table import embed_table_storage
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from .cards import base_on_hub, dataset_card, student_card, teacher_card
+from .cards import base_on_hub, student_card, teacher_card
+from .dataset_card import dataset_card
 
 __all__ = ["base_on_hub", "dataset_card", "push_dataset", "push_folder", "push_run", "student_card", "teacher_card"]
 
@@ -115,7 +116,7 @@ def _with_known_datasets(api: HfApi, card: ModelCard | DatasetCard) -> ModelCard
     """The card without those `datasets` that aren't on the Hub: `data/nuaa` may as well have been a folder."""
     card = type(card)(str(card))
     known = [name for name in card.data.get("datasets") or [] if api.repo_exists(name, repo_type="dataset")]
-    card.data.datasets = known or None
+    card.data["datasets"] = known or None
     return card
 
 

@@ -18,7 +18,8 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.hub_handler import HubError, HubHandler
+from tests.hub_handler import HubHandler
+from tests.hub_transport import HubError
 
 LFS_SUFFIXES = (".safetensors", ".parquet", ".arrow", ".bin", ".pt", ".png", ".tar.gz", ".zip")
 LFS_SIZE = 10 * 2**20  # bytes from which every file is one

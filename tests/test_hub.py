@@ -141,7 +141,9 @@ def test_what_was_pushed_answers_the_same_elsewhere(hub: HubServer, client: HfAp
     np.save(tmp_path / "frame.npy", FRAME)
     (tmp_path / "elsewhere").mkdir()
     hub.run(f"{code}\nnp.save('../result.npy', np.stack(result))", tmp_path / "elsewhere")
-    np.testing.assert_allclose(np.load(tmp_path / "result.npy"), np.stack(here), atol=1e-6)
+    # Not bitwise: where in memory a loaded weight begins decides which kernel multiplies it; shifting every weight by
+    # one float changes these by 5e-6.
+    np.testing.assert_allclose(np.load(tmp_path / "result.npy"), np.stack(here), rtol=0, atol=1e-5)
 
 
 def test_a_push_is_one_commit_of_what_belongs_there(hub: HubServer, client: HfApi, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ def gray(values: np.ndarray) -> Image.Image:
 def outline(frame: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> Image.Image:
     """A frame with a line just outside each component of a mask, so that the smallest target stays visible."""
     image = np.array(gray(frame))
-    image[ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=2) & ~ndimage.binary_dilation(mask)] = color
+    near, far = (ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=i) for i in (1, 2))
+    image[far & ~near] = color
     return Image.fromarray(image)
 
 

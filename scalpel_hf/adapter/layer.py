@@ -116,7 +116,7 @@ class MaskLevelLayer(ScalpelMoeLayer):
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: ScalpelMoeConfig):
         super().__init__(base_layer, adapter_name, config)
         self.grids: dict[str, str] = {adapter_name: config.mask_grid}
-        self._upscaled_hook = self.get_base_layer().upscale_conv2.register_forward_hook(_keep_upscaled)
+        self.upscaled_hook = self.get_base_layer().upscale_conv2.register_forward_hook(_keep_upscaled)
 
     def update_layer(self, adapter_name: str, config: ScalpelMoeConfig) -> None:
         super().update_layer(adapter_name, config)

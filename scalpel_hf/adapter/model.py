@@ -90,12 +90,12 @@ class ScalpelMoeModel(BaseTuner):
                 "a mixture of experts is not linear and can't be merged into the base weights: keep the adapter, or "
                 "call `unload()` to get the base model back"
             )
+        for module in self.model.modules():
+            if isinstance(module, MaskLevelLayer):
+                module.upscaled_hook.remove()
         base = super()._unload_and_optionally_merge(*args, merge=False, **kwargs)
-        if hasattr(base, "_scalpel_link"):
-            base._scalpel_link.remove()
-            del base._scalpel_link
-        for hook_owner in [base.mask_decoder.upscale_conv2]:
-            hook_owner._forward_hooks.clear()
+        base._scalpel_link.remove()
+        del base._scalpel_link
         return base
 
     @classmethod

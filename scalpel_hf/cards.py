@@ -99,7 +99,7 @@ The adapter: Apache-2.0. The base: see [{base}](https://huggingface.co/{base}). 
 
 def student_card(folder: str | Path, repo_id: str) -> ModelCard:
     """Card of a student in a folder that `recipes/transfer.py` wrote."""
-    record, name = _read_record(Path(folder)), repo_id.split("/")[-1]
+    record, name = _read_record(folder), repo_id.split("/")[-1]
     data = ModelCardData(
         library_name="transformers",
         license="apache-2.0",
@@ -165,8 +165,8 @@ def is_hub_id(name: str | None) -> bool:
     )
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    path = folder / "metrics.json"
+def _read_record(folder: str | Path) -> dict[str, Any]:
+    path = Path(folder) / "metrics.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: a card's figures come from it; let the recipe finish first")
     return json.loads(path.read_text())

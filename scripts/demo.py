@@ -110,7 +110,7 @@ def main() -> None:
         sys.exit(f"error: {out} exists and is no demo folder: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     (out / ".scalpel-demo").touch()
-    steps = {"teacher": str(max(2, int(300 * args.scale_steps))), "student": str(max(2, int(1200 * args.scale_steps)))}
+    steps = {"teacher": str(max(2, int(700 * args.scale_steps))), "student": str(max(2, int(800 * args.scale_steps)))}
 
     began = time.monotonic()
     for name, budget in (("data", []), ("data-10pct", ["--budget", "0.1"])):

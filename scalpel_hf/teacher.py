@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +144,3 @@ def load_sam(name_or_path: str | Path, image_size: int | None = None) -> SamMode
     else:
         raise ValueError(f"{name_or_path} is a {config.model_type!r} model, not SAM (`sam` or `mobile_sam`)")
     return model.requires_grad_(False).eval()
-
-
-def predict_all(teacher: Teacher, frames: Sequence[Any]) -> list[np.ndarray]:
-    """Probabilities of several frames, one after the other."""
-    return [teacher.probabilities(frame) for frame in frames]

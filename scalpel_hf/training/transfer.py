@@ -48,6 +48,7 @@ class StudentSamples(Dataset):
             raise ValueError(f"`human_share` must be between 0 and 1, got {human_share}")
         sources = dataset["label_source"]
         self.human = [i for i, source in enumerate(sources) if source == "human"]
+        self.human_set = set(self.human)
         self.pseudo = [i for i, source in enumerate(sources) if source == "pseudo"]
         self.indices = self.human + self.pseudo
         if not self.indices:
@@ -84,7 +85,7 @@ class StudentSamples(Dataset):
             "pixel_values": torch.from_numpy(sample.frame)[None],
             "labels": torch.from_numpy(sample.target),
             "weights": torch.from_numpy(sample.weight),
-            "human": torch.tensor(float(self.dataset[index]["label_source"] == "human")),
+            "human": torch.tensor(float(index in self.human_set)),
         }
 
 

@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .configuration_mobile_sam import MobileSamConfig
-    from .configuration_scalpel_student import ScalpelStudentConfig
+    from .configuration_scalpel_sam import ScalpelSamConfig
+    from .configuration_scalpel_student import ScalpelStudentConfig, ScalpelStudentDetectionConfig
     from .frames import normalize_frame, read_frame, to_sam_input
     from .image_processing_infrared import InfraredImageProcessor
     from .losses import soft_iou_loss, weighted_bce
     from .modeling_mobile_sam import MobileSamModel
+    from .modeling_scalpel_sam import ScalpelSamModel
     from .modeling_scalpel_student import ScalpelStudentForSemanticSegmentation
+    from .modeling_scalpel_student_detection import ScalpelStudentForObjectDetection
     from .operators import AnisotropicDiffusion, LocalContrast, MatchedFilter, TopHat
+    from .processing_scalpel_sam import ScalpelSamProcessor
 
 _HOME = {
     "AnisotropicDiffusion": "operators",
@@ -22,7 +26,12 @@ _HOME = {
     "MobileSamModel": "modeling_mobile_sam",
     "TopHat": "operators",
     "InfraredImageProcessor": "image_processing_infrared",
+    "ScalpelSamConfig": "configuration_scalpel_sam",
+    "ScalpelSamModel": "modeling_scalpel_sam",
+    "ScalpelSamProcessor": "processing_scalpel_sam",
     "ScalpelStudentConfig": "configuration_scalpel_student",
+    "ScalpelStudentDetectionConfig": "configuration_scalpel_student",
+    "ScalpelStudentForObjectDetection": "modeling_scalpel_student_detection",
     "ScalpelStudentForSemanticSegmentation": "modeling_scalpel_student",
     "normalize_frame": "frames",
     "read_frame": "frames",
@@ -38,7 +47,12 @@ __all__ = [
     "MatchedFilter",
     "MobileSamConfig",
     "MobileSamModel",
+    "ScalpelSamConfig",
+    "ScalpelSamModel",
+    "ScalpelSamProcessor",
     "ScalpelStudentConfig",
+    "ScalpelStudentDetectionConfig",
+    "ScalpelStudentForObjectDetection",
     "ScalpelStudentForSemanticSegmentation",
     "TopHat",
     "normalize_frame",

@@ -1,4 +1,4 @@
-"""Configuration of the segmentation student."""
+"""Configurations of the students."""
 
 from dataclasses import field
 from typing import Any
@@ -53,4 +53,24 @@ class ScalpelStudentConfig(PreTrainedConfig):
         return cls(**SIZES[size], **kwargs)
 
 
-__all__ = ["ScalpelStudentConfig"]
+@strict
+class ScalpelStudentDetectionConfig(ScalpelStudentConfig):
+    """Configuration of [`ScalpelStudentForObjectDetection`]: a student's, and how many boxes it answers with.
+
+    Args:
+        num_queries: boxes of each frame, best first; a frame of fewer pixels has one a pixel.
+    """
+
+    model_type = "scalpel_student_detection"
+
+    num_queries: int = 100
+    id2label: dict[int, str] | dict[str, str] | None = field(default_factory=lambda: {0: "target"})
+    label2id: dict[str, int] | dict[str, str] | None = field(default_factory=lambda: {"target": 0})
+
+    def validate_num_queries(self) -> None:
+        """At least one box."""
+        if self.num_queries < 1:
+            raise ValueError(f"`num_queries` starts at 1, got {self.num_queries}.")
+
+
+__all__ = ["ScalpelStudentConfig", "ScalpelStudentDetectionConfig"]

@@ -1,11 +1,13 @@
 """Infrared frames to model inputs by one explicit normalisation per image that never clips, and logits to maps."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 
@@ -18,6 +20,8 @@ class InfraredImageKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     normalization: str
     percentiles: tuple[float, float]
     sam_size: int | None
+    num_channels: int
+    size_divisor: int | None
 
 
 class InfraredImageProcessor(BaseImageProcessor):
@@ -31,6 +35,9 @@ class InfraredImageProcessor(BaseImageProcessor):
         sam_size: side of SAM's square input in pixels; set it for a teacher, leave it out for a student.
         do_pad: pad frames of different sizes to a common one, by repeating the bottom and right edge. Off by default:
             near the padding a prediction then depends on the other frames of its batch.
+        num_channels: the frame is repeated so many times, for models that expect colour images.
+        size_divisor: pad each frame's height and width to a multiple of this, by repeating the bottom and right edge,
+            for models that need it.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - a class attribute by transformers' convention
@@ -42,6 +49,8 @@ class InfraredImageProcessor(BaseImageProcessor):
         percentiles: Sequence[float] = (1.0, 99.0),
         sam_size: int | None = None,
         do_pad: bool = False,
+        num_channels: int = 1,
+        size_divisor: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -49,6 +58,8 @@ class InfraredImageProcessor(BaseImageProcessor):
         self.percentiles = tuple(percentiles)
         self.sam_size = sam_size
         self.do_pad = do_pad
+        self.num_channels = num_channels
+        self.size_divisor = size_divisor
         _check_settings(self.normalization, self.percentiles, self.sam_size)
 
     def preprocess(
@@ -58,6 +69,8 @@ class InfraredImageProcessor(BaseImageProcessor):
         percentiles: Sequence[float] | None = None,
         sam_size: int | None = None,
         do_pad: bool | None = None,
+        num_channels: int | None = None,
+        size_divisor: int | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
         """Normalise one frame or several; arguments left out take the processor's own settings.
@@ -68,13 +81,15 @@ class InfraredImageProcessor(BaseImageProcessor):
             percentiles: see the class.
             sam_size: see the class.
             do_pad: see the class.
+            num_channels: see the class.
+            size_divisor: see the class.
             return_tensors: `"pt"`, `"np"`, or None for lists with one NumPy array a frame.
 
         Returns:
-            `pixel_values` (B, 1, H, W), float32: the normalised frames; and `original_sizes` (B, 2): height and width
-            before padding. With `sam_size` S, `pixel_values` (B, 3, S, S) is SAM's input ([`to_sam_input`]) instead,
-            and there are also `frames` (B, 1, H, W): the normalised frames; `frame_boxes` (B, 4): the region
-            (x0, y0, x1, y1) that `frames`, padding included, covers in pixels of SAM's input; and
+            `pixel_values` (B, `num_channels`, H, W), float32: the normalised frames; and `original_sizes` (B, 2):
+            height and width before padding. With `sam_size` S, `pixel_values` (B, 3, S, S) is SAM's input
+            ([`to_sam_input`]) instead, and there are also `frames` (B, 1, H, W): the normalised frames; `frame_boxes`
+            (B, 4): the region (x0, y0, x1, y1) that `frames`, padding included, covers in pixels of SAM's input; and
             `reshaped_input_sizes` (B, 2): height and width of the resized frames within SAM's input.
 
         Raises:
@@ -85,6 +100,8 @@ class InfraredImageProcessor(BaseImageProcessor):
         percentiles = self.percentiles if percentiles is None else percentiles
         sam_size = self.sam_size if sam_size is None else sam_size
         do_pad = self.do_pad if do_pad is None else do_pad
+        num_channels = self.num_channels if num_channels is None else num_channels
+        size_divisor = self.size_divisor if size_divisor is None else size_divisor
         _check_settings(normalization, percentiles, sam_size)
 
         raw = [torch.from_numpy(frame.astype(np.float64)) for frame in _read_frames(images)]
@@ -95,16 +112,15 @@ class InfraredImageProcessor(BaseImageProcessor):
                 "time, pass `do_pad=True`, or leave `return_tensors` out for a list."
             )
         frames = [normalize_frame(frame, normalization, percentiles).float()[None] for frame in raw]  # (1, H, W) each
-        if do_pad:
-            height, width = (max(sides) for sides in zip(*sizes, strict=True))
-            frames = [F.pad(f, (0, width - f.shape[2], 0, height - f.shape[1]), mode="replicate") for f in frames]
+        common = _common_size(sizes)
+        frames = [_pad(frame, _round_up(common if do_pad else frame.shape[1:], size_divisor)) for frame in frames]
         data: dict[str, list[np.ndarray]] = {
-            "pixel_values": [frame.numpy() for frame in frames],
+            "pixel_values": [frame.repeat(num_channels, 1, 1).numpy() for frame in frames],
             "original_sizes": [np.array(size) for size in sizes],
         }
         if sam_size is not None:
             inputs, boxes = zip(*(to_sam_input(frame, sam_size) for frame in raw), strict=True)
-            data["frames"] = data["pixel_values"]
+            data["frames"] = [frame.numpy() for frame in frames]
             data["pixel_values"] = [pixel_values.numpy() for pixel_values in inputs]
             data["reshaped_input_sizes"] = [box[[3, 2]].long().numpy() for box in boxes]
             data["frame_boxes"] = [
@@ -122,8 +138,8 @@ class InfraredImageProcessor(BaseImageProcessor):
             outputs: has `logits`, either (B, 1, h, w), one foreground logit, or (B, 2, h, w), background and
                 foreground.
             target_sizes: (height, width) of each frame of the batch, such as `original_sizes`. Logits are resized
-                bilinearly to the largest height and width among them, which is the size `do_pad` pads to, and each
-                map is cropped to its own. None keeps the logits' size.
+                bilinearly to the largest height and width among them, rounded up to the `size_divisor`, which is the
+                size that frames are padded to, and each map is cropped to its own. None keeps the logits' size.
 
         Raises:
             ValueError: if the logits have another shape, or there are not as many target sizes as frames.
@@ -132,11 +148,10 @@ class InfraredImageProcessor(BaseImageProcessor):
         if logits.ndim != 4 or logits.shape[1] not in (1, 2):
             raise ValueError(f"Logits have the shape (B, 1|2, height, width), got {tuple(logits.shape)}.")
         if target_sizes is None:
-            target_sizes = [tuple(logits.shape[2:])] * len(logits)
-        sizes = [(int(height), int(width)) for height, width in target_sizes]
-        if len(sizes) != len(logits):
-            raise ValueError(f"{len(sizes)} target sizes do not pair with the {len(logits)} frames of the logits.")
-        common = tuple(max(sides) for sides in zip(*sizes, strict=True))
+            sizes = [tuple(logits.shape[2:])] * len(logits)
+            common = sizes[0]
+        else:
+            sizes, common = self._sizes(target_sizes, len(logits))
         if common != tuple(logits.shape[2:]):
             logits = F.interpolate(logits.float(), common, mode="bilinear", align_corners=False)
         probs = logits.sigmoid()[:, 0] if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1]  # (B, H, W)
@@ -153,6 +168,52 @@ class InfraredImageProcessor(BaseImageProcessor):
         See [`~InfraredImageProcessor.post_process_probabilities`] for `outputs`, `target_sizes` and errors.
         """
         return [(prob > threshold).to(torch.uint8) for prob in self.post_process_probabilities(outputs, target_sizes)]
+
+    def post_process_object_detection(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
+    ) -> list[dict[str, torch.Tensor]]:
+        """Boxes as `scores` (N,), `labels` (N,) and `boxes` (N, 4), (x0, y0, x1, y1), of each frame, best first.
+
+        Targets are sets of whole pixels, so with `target_sizes` a box's edges are moved to the nearest edges between
+        pixels, at least one apart: whole numbers from 0 to the frame's sides.
+
+        Args:
+            outputs: has `pred_boxes` (B, Q, 4), (centre x, centre y, width, height) as shares of the model's input,
+                and `logits`, (B, Q, 1) for a sigmoid or (B, Q, C + 1) for a softmax whose last class is "none".
+            threshold: scores are strictly above it.
+            target_sizes: (height, width) of each frame of the batch, such as `original_sizes`; see
+                [`~InfraredImageProcessor.post_process_probabilities`]. None leaves the boxes as shares.
+
+        Raises:
+            ValueError: if there are not as many target sizes as frames.
+        """
+        logits, boxes = outputs.logits.float(), outputs.pred_boxes.float()
+        probs = logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)[..., :-1]
+        scores, labels = probs.max(-1)  # (B, Q) each
+        centre, sides = boxes.split(2, dim=-1)
+        corners = torch.cat([centre - sides / 2, centre + sides / 2], -1)
+        if target_sizes is not None:
+            sizes, common = self._sizes(target_sizes, len(logits))
+            corners = corners * corners.new_tensor([common[1], common[0]] * 2)
+            corners = torch.stack([_snap(c, *size) for c, size in zip(corners, sizes, strict=True)])
+        results = []
+        for score, label, box in zip(scores, labels, corners, strict=True):
+            order = score.argsort(descending=True, stable=True)
+            order = order[score[order] > threshold]
+            results.append({"scores": score[order], "labels": label[order], "boxes": box[order]})
+        return results
+
+    def _sizes(
+        self, target_sizes: Sequence[tuple[int, int]] | torch.Tensor, count: int
+    ) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
+        """Size of each frame and of the model's input, which they were padded to."""
+        sizes: list[tuple[int, ...]] = [(int(height), int(width)) for height, width in target_sizes]
+        if len(sizes) != count:
+            raise ValueError(f"{len(sizes)} target sizes do not pair with the {count} frames of the logits.")
+        return sizes, _round_up(_common_size(sizes), self.size_divisor)
 
 
 def _check_settings(normalization: str, percentiles: Sequence[float], sam_size: int | None) -> None:
@@ -175,7 +236,38 @@ def _read_frames(images: ImageLike | Sequence[ImageLike]) -> list[np.ndarray]:
             frames.append(read_frame(image))
         except ValueError as error:
             raise ValueError(f"Image {index}: {error}") from error
+        if isinstance(image, Image.Image) and image.mode == "RGB" and (frames[-1] == 255).all():
+            warnings.warn(
+                f"Image {index} is all white: 16-bit frames that are turned into RGB, as transformers' stock pipelines "
+                "do, are cut at 255. Give frames to `pipeline('infrared-small-target-detection')` or to the image "
+                "processor as they are, or rescale them to 8 bits first.",
+                stacklevel=3,
+            )
     return frames
+
+
+def _common_size(sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(max(sides) for sides in zip(*sizes, strict=True))
+
+
+def _round_up(size: Sequence[int], divisor: int | None) -> tuple[int, ...]:
+    return tuple(-(-side // divisor) * divisor if divisor else side for side in size)
+
+
+def _pad(frame: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """A frame (1, H, W) with its bottom and right edge repeated up to a (height, width)."""
+    return F.pad(frame, (0, size[1] - frame.shape[2], 0, size[0] - frame.shape[1]), mode="replicate")
+
+
+def _snap(corners: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Boxes (N, 4), (x0, y0, x1, y1), on the grid of a frame's pixels: on edges between them, at least one apart."""
+    sides = corners.new_tensor([width, height])
+    low, high = corners.round().split(2, dim=-1)
+    empty = high <= low  # both edges nearest to one: the pixel that the centre lies in
+    low = torch.where(empty, (corners[:, :2] / 2 + corners[:, 2:] / 2).floor(), low)
+    low = torch.minimum(low.clamp(min=0), sides - 1)
+    high = torch.minimum(torch.maximum(high, low + 1), sides)
+    return torch.cat([low, high], -1)
 
 
 def _padding_ratio(frame: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:

@@ -9,35 +9,12 @@ Notable:
   SAM's masks.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .moe import ImageRouter, PositionRouter, PriorPyramid, symlog, zero_
-
-
-def sample_region(features: Tensor, boxes: Tensor, input_size: int, size: Sequence[int]) -> Tensor:
-    """
-    Bilinear samples of a feature map at the pixel centres of a frame that covers a region of SAM's input.
-
-    Args:
-        features: `(B, C, h, w)`, a map over the whole input.
-        boxes: `(B, 4)`, the region (x0, y0, x1, y1) in input pixels.
-        input_size: side of SAM's input in pixels.
-        size: `(H, W)` of the frame.
-
-    Returns `(B, C, H, W)`. For the full region this is `F.interpolate(..., mode="bilinear")`.
-    """
-    height, width = size
-    u = (torch.arange(width, device=boxes.device) + 0.5) / width
-    v = (torch.arange(height, device=boxes.device) + 0.5) / height
-    x = boxes[:, None, 0] + u * (boxes[:, None, 2] - boxes[:, None, 0])  # (B, W)
-    y = boxes[:, None, 1] + v * (boxes[:, None, 3] - boxes[:, None, 1])  # (B, H)
-    grid = torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], -1)
-    grid = (2 * grid / input_size - 1).to(features.dtype)
-    return F.grid_sample(features, grid, mode="bilinear", padding_mode="border", align_corners=False)
+from .frame_region import sample_region
+from .moe import ImageRouter, PositionRouter, PriorPyramid, symlog, uniform_weights, zero_
 
 
 class ResidualBlock(nn.Module):
@@ -101,6 +78,8 @@ class MaskLevel(nn.Module):
         scales: for each operator its scales in frame pixels; an empty dict leaves the operators out.
         upscaled_dim, embedding_dim: channels of SAM's up-scaled and image embedding.
         channels: width of the branch at full resolution.
+        routers: off, every expert has the same weight everywhere.
+        sam_features: off, SAM's logits and embeddings count as zero: the answer is the frame's alone.
     """
 
     def __init__(
@@ -111,8 +90,11 @@ class MaskLevel(nn.Module):
         channels: int = 16,
         top_k: int = 4,
         temperature: float = 1.0,
+        routers: bool = True,
+        sam_features: bool = True,
     ):
         super().__init__()
+        self.routers, self.sam_features = routers, sam_features
         self.stem = nn.Conv2d(1, channels, 3, padding=1)
         self.branch = DetailBranch(channels, upscaled_dim, embedding_dim)
         self.head = nn.Conv2d(channels, 1, 1)
@@ -121,8 +103,9 @@ class MaskLevel(nn.Module):
         self.pyramid = PriorPyramid(scales) if scales else None
         if self.pyramid is not None:
             counts = list(self.pyramid.num_maps.values())
-            self.image_router = ImageRouter(sum(counts), len(counts))
-            self.position_router = PositionRouter(1 + sum(counts), len(counts), channels, top_k, temperature)
+            if routers:
+                self.image_router = ImageRouter(sum(counts), len(counts))
+                self.position_router = PositionRouter(1 + sum(counts), len(counts), channels, top_k, temperature)
             self.experts = nn.ModuleList(
                 nn.Sequential(nn.Conv2d(n, channels, 3, padding=1), nn.SiLU(), nn.Conv2d(channels, channels, 1))
                 for n in counts
@@ -140,14 +123,20 @@ class MaskLevel(nn.Module):
         Returns `logits` `(B, 1, H, W)` and, where there are operators, `router_weights` `(B, E, H, W)`,
         `image_weights` `(B, E)`, `prior_maps` `(B, M, H, W)` and `prior` `(B, 1, H, W)`, their routed mixture.
         """
+        if not self.sam_features:
+            sam_logits, upscaled, embedding = (torch.zeros_like(x) for x in (sam_logits, upscaled, embedding))
         compressed = symlog(frame)
         x = self.stem(compressed)
         outputs: dict[str, Tensor] = {}
         if self.pyramid is not None:
             maps, statistics = self.pyramid(frame)
-            image_weights = self.image_router(statistics)
             prior_maps = torch.cat(maps, 1)
-            weights = self.position_router(torch.cat([compressed, prior_maps], 1), image_weights)
+            if self.routers:
+                image_weights = self.image_router(statistics)
+                weights = self.position_router(torch.cat([compressed, prior_maps], 1), image_weights)
+            else:
+                weights = uniform_weights(frame, len(maps))
+                image_weights = weights.mean((-2, -1)).log()
             x = x + sum(weights[:, e : e + 1] * expert(maps[e]) for e, expert in enumerate(self.experts))
             prior = sum(
                 weights[:, e : e + 1] * (maps[e] * w[:, None, None]).sum(1, keepdim=True)

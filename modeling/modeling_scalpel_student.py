@@ -1,4 +1,4 @@
-"""The segmentation student: a small residual U-Net for targets of a few pixels, with logits at native resolution.
+"""The students' network, a small residual U-Net, and the segmentation student, with logits at native resolution.
 
 - No layer runs at full resolution. Every 2 x 2 cell of the frame becomes one position whose channels hold its four
   pixels, and at the end gives its four logits back (sub-pixel convolution, Shi et al., "Real-Time Single Image and
@@ -63,12 +63,15 @@ class DecoderLevel(nn.Module):
 
 
 class Classifier(nn.Conv2d):
-    """Foreground logits (B, 1, 2H, 2W) of features (B, C, H, W): four channels, one for each pixel of a cell."""
+    """Foreground logits (B, 1, 2H, 2W) of features (B, C, H, W): four channels, one for each pixel of a cell.
+
+    With `num_maps`, so many maps, of which the first are the logits.
+    """
 
     bias: nn.Parameter
 
-    def __init__(self, in_channels: int) -> None:
-        super().__init__(in_channels, 4, 3, padding=1)
+    def __init__(self, in_channels: int, num_maps: int = 1) -> None:
+        super().__init__(in_channels, 4 * num_maps, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.pixel_shuffle(super().forward(x), 2)
@@ -92,18 +95,12 @@ class ScalpelStudentPreTrainedModel(PreTrainedModel):
         if isinstance(module, Classifier):
             probability = self.config.initial_probability
             nn.init.normal_(module.weight, std=0.001)  # small, so that the bias decides at first
-            nn.init.constant_(module.bias, math.log(probability / (1 - probability)))
+            nn.init.zeros_(module.bias)
+            nn.init.constant_(module.bias[:4], math.log(probability / (1 - probability)))
 
 
-class ScalpelStudentForSemanticSegmentation(ScalpelStudentPreTrainedModel):
-    """Target segmentation at native resolution, one foreground logit a pixel, frames of any size.
-
-    Example:
-        >>> config = ScalpelStudentConfig.from_size("small")
-        >>> model = ScalpelStudentForSemanticSegmentation(config).eval()
-        >>> model(torch.zeros(1, 1, 240, 321)).logits.shape
-        torch.Size([1, 1, 240, 321])
-    """
+class ScalpelStudentBackbone(ScalpelStudentPreTrainedModel):
+    """What the students share: a residual encoder and decoder that give features of every 2 x 2 cell of a frame."""
 
     def __init__(self, config: ScalpelStudentConfig) -> None:
         super().__init__(config)
@@ -115,17 +112,43 @@ class ScalpelStudentForSemanticSegmentation(ScalpelStudentPreTrainedModel):
             for entry, size, depth in zip(entries, sizes, config.depths, strict=True)
         )
         self.decoder = nn.ModuleList(DecoderLevel(coarse, fine) for fine, coarse in pairwise(sizes))
-        self.classifier = Classifier(sizes[0])
-        self.post_init()
 
-    def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        features: list[torch.Tensor] = []  # strides 2, 4, 8, ...
+    def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, C, H'/2, W'/2) of frames (B, 1, H, W), with H' and W' the next multiples of the coarsest stride: frames
+        are padded at the bottom and right by repeating their edge.
+
+        Raises `ValueError` on another shape of frames.
+        """
+        num_channels = self.config.num_channels
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
+            raise ValueError(f"`pixel_values` have shape (B, {num_channels}, H, W), got {tuple(pixel_values.shape)}.")
+        height, width = pixel_values.shape[2:]
+        multiple = 2 ** len(self.encoder)
+        right, bottom = ((multiple - side % multiple) % multiple for side in (width, height))
+        x = F.pad(pixel_values, (0, right, 0, bottom), mode="replicate")
+        levels: list[torch.Tensor] = []  # strides 2, 4, 8, ...
         for level in self.encoder:
-            x = level(F.max_pool2d(x, 2) if features else x)
-            features.append(x)
-        for level, fine in zip(reversed(self.decoder), reversed(features[:-1]), strict=True):
+            x = level(F.max_pool2d(x, 2) if levels else x)
+            levels.append(x)
+        for level, fine in zip(reversed(self.decoder), reversed(levels[:-1]), strict=True):
             x = level(x, fine)
-        return self.classifier(x)  # (B, 1, H, W)
+        return x
+
+
+class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
+    """Target segmentation at native resolution, one foreground logit a pixel, frames of any size.
+
+    Example:
+        >>> config = ScalpelStudentConfig.from_size("small")
+        >>> model = ScalpelStudentForSemanticSegmentation(config).eval()
+        >>> model(torch.zeros(1, 1, 240, 321)).logits.shape
+        torch.Size([1, 1, 240, 321])
+    """
+
+    def __init__(self, config: ScalpelStudentConfig) -> None:
+        super().__init__(config)
+        self.classifier = Classifier(config.hidden_sizes[0])
+        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -149,14 +172,9 @@ class ScalpelStudentForSemanticSegmentation(ScalpelStudentPreTrainedModel):
         Raises:
             ValueError: on another shape of frames or labels, or labels outside [0, 1] other than 255.
         """
-        num_channels = self.config.num_channels
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
-            raise ValueError(f"`pixel_values` have shape (B, {num_channels}, H, W), got {tuple(pixel_values.shape)}.")
+        features = self.features(pixel_values)
         height, width = pixel_values.shape[2:]
-        multiple = 2 ** len(self.encoder)
-        right, bottom = ((multiple - side % multiple) % multiple for side in (width, height))
-        padded = F.pad(pixel_values, (0, right, 0, bottom), mode="replicate")
-        logits = self._logits(padded)[:, :, :height, :width]
+        logits = self.classifier(features)[:, :, :height, :width]
         loss = None if labels is None else self._loss(logits[:, 0], labels, label_weights)
         return SemanticSegmenterOutput(loss=loss, logits=logits)
 
@@ -172,4 +190,4 @@ class ScalpelStudentForSemanticSegmentation(ScalpelStudentPreTrainedModel):
         return BCE_WEIGHT * weighted_bce(logits, target, weight) + soft_iou_loss(logits, target, weight)
 
 
-__all__ = ["ScalpelStudentForSemanticSegmentation", "ScalpelStudentPreTrainedModel"]
+__all__ = ["ScalpelStudentBackbone", "ScalpelStudentForSemanticSegmentation", "ScalpelStudentPreTrainedModel"]

@@ -91,7 +91,8 @@ class PositionRouter(nn.Module):
     Weights of the experts at every position, with the scene's weights as prior.
 
     A softmax over the experts and one more choice, *none*, so that a place can be left alone; the weights of the
-    experts therefore sum to at most 1. With `top_k` only the k strongest experts of a position keep their weight.
+    experts therefore sum to at most 1. With `top_k` only the k strongest experts of a position keep their weight;
+    equals stay together, so that a fresh router, to which all are equal, leaves no expert without a gradient.
 
     Shape: `(B, C, H, W)` and `(B, E)` → `(B, E, H, W)`.
     """
@@ -113,6 +114,11 @@ class PositionRouter(nn.Module):
         return torch.cat([experts, none], 1).div(self.temperature).softmax(1)[:, :-1]
 
 
+def uniform_weights(like: Tensor, num_experts: int) -> Tensor:
+    """Every expert alike at every position, in place of the two routers: `(B, C, H, W)` → `(B, E, H, W)`."""
+    return like.new_full((like.shape[0], num_experts, *like.shape[-2:]), 1 / num_experts)
+
+
 def load_balance_loss(weights: Tensor) -> Tensor:
     r"""
     How unevenly a batch uses its experts: \(E \sum_e p_e^2 - 1\), with \(p_e\) the expert's share of all weight.
@@ -130,24 +136,40 @@ class TokenAdapter(nn.Module):
     Adapter beside an encoder block's MLP: down-project, four operators on the token map, route, up-project.
 
     \(\Delta = W_\uparrow \sum_e w_e(x)\, W_e\, O_e(W_\downarrow h)\). On tokens the operators are learned contrast
-    between neighbours; only on the frame are they physics. \(W_\uparrow\) is zero at initialisation.
+    between neighbours; only on the frame are they physics. \(W_\uparrow\) is zero at initialisation. Without operators
+    it is a plain bottleneck, \(\Delta = W_\uparrow\,\mathrm{gelu}(W_\downarrow h)\); without routers, \(w_e = 1 / E\).
 
     Shape: `(B, h, w, C)` → the same.
     """
 
-    def __init__(self, dim: int, bottleneck: int, operators: list[str], top_k: int = 4, temperature: float = 1.0):
+    def __init__(
+        self,
+        dim: int,
+        bottleneck: int,
+        operators: list[str],
+        top_k: int = 4,
+        temperature: float = 1.0,
+        routers: bool = True,
+    ):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.down = nn.Linear(dim, bottleneck)
         self.operators = nn.ModuleList(OPERATORS[name]((1,)) for name in operators)
         self.mix = nn.ModuleList(nn.Conv2d(bottleneck, bottleneck, 1) for _ in operators)
-        self.image_router = ImageRouter(len(operators), len(operators))
-        self.position_router = PositionRouter(bottleneck, len(operators), top_k=top_k, temperature=temperature)
+        self.routers = routers and bool(operators)
+        if self.routers:
+            self.image_router = ImageRouter(len(operators), len(operators))
+            self.position_router = PositionRouter(bottleneck, len(operators), top_k=top_k, temperature=temperature)
         self.up = nn.Linear(bottleneck, dim)
         zero_(self.up)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         tokens = self.down(self.norm(hidden_states)).permute(0, 3, 1, 2)  # (B, r, h, w)
+        if len(self.operators):
+            tokens = tokens + self._mixed(tokens)
+        return self.up(F.gelu(tokens).permute(0, 2, 3, 1))
+
+    def _mixed(self, tokens: Tensor) -> Tensor:
         responses, statistics = [], []
         for operator in self.operators:
             response = operator(tokens).squeeze(2)
@@ -155,7 +177,9 @@ class TokenAdapter(nn.Module):
             peak = response.abs().amax((-3, -2, -1), keepdim=True) / spread
             statistics.append(torch.cat([spread.log(), (1 + peak).log()], -1).flatten(1))  # (B, 2)
             responses.append(symlog(response / spread))
-        weights = self.position_router(tokens, self.image_router(torch.stack(statistics, 1)))  # (B, E, h, w)
+        if self.routers:
+            weights = self.position_router(tokens, self.image_router(torch.stack(statistics, 1)))  # (B, E, h, w)
+        else:
+            weights = uniform_weights(tokens, len(responses))
         experts = enumerate(zip(self.mix, responses, strict=True))
-        mixed = sum(weights[:, e : e + 1] * mix(response) for e, (mix, response) in experts)
-        return self.up(F.gelu(tokens + mixed).permute(0, 2, 3, 1))
+        return cast(Tensor, sum(weights[:, e : e + 1] * mix(response) for e, (mix, response) in experts))

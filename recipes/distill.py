@@ -15,10 +15,12 @@ from peft import get_peft_model
 
 from scalpel_hf import FrozenPrefix, InfraredImageProcessor, PrefixCache, ScalpelMoeConfig
 from scalpel_hf.adapter.config import LEVELS, OPERATOR_SCALES
+from scalpel_hf.adapter.low_rank import lora_of_equal_size
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_probabilities
 from scalpel_hf.hub import base_on_hub, push_run
-from scalpel_hf.teacher import Teacher, load_sam
+from scalpel_hf.sam import load_sam
+from scalpel_hf.teacher import Teacher
 from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
 from scalpel_hf.training.distill import TeacherSamples, distillation_loss
 from scalpel_hf.training.loop import make_accelerator, train
@@ -36,11 +38,14 @@ class DistillArguments(LoopArguments):
     base_model_id: str = option("", "Hub id of the base, for `push_to_hub`, where base_model is a folder.")
     image_size: int = option(512, "Side of SAM's input in pixels.")
     normalization: str = option("zscore", "How frames are normalised: `zscore` or `percentile`.")
+    adapter: str = option("scalpel_moe", "`scalpel_moe`, or `lora` of the same size to compare with.")
     levels: list[str] = option(list(LEVELS), "Levels of the adapter: some of pixel, token, mask.")
     operators: list[str] = option(list(OPERATOR_SCALES), "Experts of the adapter.")
     blocks: int = option(2, "How many of the encoder's last blocks get a token adapter.")
     channels: int = option(16, "Width of the adapter's mask level.")
     top_k: int = option(4, "How many experts keep their weight at a position.")
+    routers: bool = option(True, "Off, every expert has the same weight everywhere.")
+    sam_features: bool = option(True, "Off, the mask level sees the frame alone.")
     views: int = option(8, "Augmented views of each labelled frame that the frozen prefix is computed for.")
     crop_size: int = option(256, "Side of the training crops in frame pixels.")
     cache_dir: str = option("", "Where the frozen prefix is kept; output_dir/prefix when empty.")
@@ -52,8 +57,8 @@ class DistillArguments(LoopArguments):
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(DistillArguments, "Train a teacher from the labelled part of a data set.", argv)
-    if "mask" not in args.levels:
-        raise ValueError(f"`levels` must have `mask`, whose output is trained, got {args.levels}")
+    if args.adapter not in ("scalpel_moe", "lora"):
+        raise ValueError(f"`adapter` must be scalpel_moe or lora, got {args.adapter!r}")
     if args.push_to_hub:
         base_on_hub(args.base_model, args.base_model_id)  # an error now rather than after the training
     accelerator = make_accelerator(args)
@@ -76,8 +81,11 @@ def main(argv: list[str] | None = None) -> None:
         blocks=args.blocks,
         channels=args.channels,
         top_k=args.top_k,
+        routers=args.routers,
+        sam_features=args.sam_features,
     )
-    model = get_peft_model(base, config).eval().to(memory_format=torch.channels_last)
+    adapter = lora_of_equal_size(base, config) if args.adapter == "lora" else config
+    model = get_peft_model(base, adapter).eval().to(memory_format=torch.channels_last)
     model.print_trainable_parameters()
     processor = InfraredImageProcessor(normalization=args.normalization, sam_size=base.config.vision_config.image_size)
 
@@ -95,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     teacher = Teacher(model, processor, cache_dir, cache_dtype=args.cache_dtype)
     loss = distillation_loss(prefix, args.supervised_weight, args.prior_weight, args.balance_weight)
     evaluate = (lambda _: evaluate_probabilities(teacher.probabilities, held_out)) if len(held_out) else None
-    outcome = train(accelerator, model, dataset, loss, args, evaluate, train_mode=False)
+    outcome = train(accelerator, model, dataset, loss, args, evaluate)
 
     # Evaluate and save
     if accelerator.is_main_process:

@@ -4,6 +4,7 @@
 
 Any field of the YAML can be given as a flag too, which then counts. Run again after a kill to go on. Writes the student
 and its image processor to `output_dir`, with metrics.json: how the run is repeated, how well it does on `eval_split`.
+`--task detection` trains a detector of the targets' boxes, `--student` any model of transformers for the task.
 """
 
 import sys
@@ -12,15 +13,16 @@ from dataclasses import dataclass
 import datasets
 import torch
 
-from scalpel_hf import InfraredImageProcessor, ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation
 from scalpel_hf.data import load_split
-from scalpel_hf.evaluation import evaluate_probabilities
+from scalpel_hf.evaluation import evaluate_student
 from scalpel_hf.hub import push_run
-from scalpel_hf.student import Student
+from scalpel_hf.metrics.detection import coco_classes
+from scalpel_hf.modeling import ScalpelStudentForObjectDetection
+from scalpel_hf.student import Detector, new_student
 from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
 from scalpel_hf.training.loop import make_accelerator, train
 from scalpel_hf.training.report import write_metrics
-from scalpel_hf.training.transfer import StudentSamples, transfer_loss
+from scalpel_hf.training.transfer import DetectionSamples, StudentSamples, detection_loss, transfer_loss
 from scalpel_hf.training.validation import hold_out
 
 
@@ -30,7 +32,9 @@ class TransferArguments(LoopArguments):
     pseudo_labels: str = option("", "Output of scripts/pseudo_label.py, in place of `train_split`; empty for none.")
     train_split: str = option("train", "Split to train on; its rows with `label_source: none` are left out.")
     eval_split: str = option("test", "Split that the finished student is measured on; empty for none.")
-    size: str = option("small", "Student: nano, small or base.")
+    task: str = option("segmentation", "What the student does: `segmentation` or `detection`.")
+    student: str = option("", "Any model of transformers for that task, a folder or a Hub id; empty for our own.")
+    size: str = option("small", "Our own student: nano, small or base.")
     normalization: str = option("zscore", "How frames are normalised: `zscore` or `percentile`.")
     crop_size: int = option(256, "Side of the training crops in pixels.")
     human_share: float = option(0.5, "Least share of the crops that come from frames with a human's mask.")
@@ -49,20 +53,27 @@ def main(argv: list[str] | None = None) -> None:
     others = rows.filter(lambda s: s != "human", input_columns="label_source", keep_in_memory=True)
     human, held_out = hold_out(human, args.validation_fraction, args.seed)
     rows = datasets.concatenate_datasets([human, others])
-    processor = InfraredImageProcessor(normalization=args.normalization)
-    dataset = StudentSamples(rows, processor, args.crop_size, args.seed, args.human_share)
-    accelerator.print(f"{len(dataset.indices)} frames to train on, {len(dataset.human)} with a human's mask")
 
     # Model
-    model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size(args.size))
-    model = model.to(accelerator.device, memory_format=torch.channels_last)
+    student = new_student(args.task, args.student, args.size, args.normalization)
+    model = student.model.to(accelerator.device, memory_format=torch.channels_last)
     accelerator.print(f"student of {model.num_parameters():,} parameters")
 
     # Train
-    student = Student(model, processor)
-    loss = transfer_loss(args.pseudo_weight, round(args.pseudo_warmup_ratio * args.max_steps))
-    evaluate = (lambda _: evaluate_probabilities(student.probabilities, held_out)) if len(held_out) else None
-    outcome = train(accelerator, model, dataset, loss, args, evaluate)
+    warmup_steps = round(args.pseudo_warmup_ratio * args.max_steps)
+    samples = DetectionSamples if isinstance(student, Detector) else StudentSamples
+    dataset = samples(rows, student.processor, args.crop_size, args.seed, args.human_share)
+    if isinstance(student, Detector):
+        weigh_pixels = isinstance(model, ScalpelStudentForObjectDetection)
+        loss = detection_loss(args.pseudo_weight, warmup_steps, weigh_pixels)
+        best_metric, collate = "ap50", DetectionSamples.collate
+        coco_classes()  # if they are missing, say so now and not after the training
+    else:
+        loss = transfer_loss(args.pseudo_weight, warmup_steps)
+        best_metric, collate = "iou", None
+    accelerator.print(f"{len(dataset.indices)} frames to train on, {len(dataset.human)} with a human's mask")
+    evaluate = (lambda _: evaluate_student(student, held_out)) if len(held_out) else None
+    outcome = train(accelerator, model, dataset, loss, args, evaluate, best_metric, collate=collate)
 
     # Evaluate and save
     if accelerator.is_main_process:
@@ -70,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         student.save_pretrained(args.output_dir)
         metrics = {}
         if test_rows is not None:
-            metrics[args.eval_split] = evaluate_probabilities(student.probabilities, test_rows)
+            metrics[args.eval_split] = evaluate_student(student, test_rows)
         write_metrics(args, outcome, metrics)
         if args.push_to_hub:
             accelerator.print(push_run(args.output_dir, args.push_to_hub))
@@ -79,5 +90,5 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ValueError, FloatingPointError) as error:
+    except (OSError, ValueError, FloatingPointError, ImportError) as error:
         sys.exit(f"error: {error}")

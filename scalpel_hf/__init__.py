@@ -1,7 +1,7 @@
 """From a tenth of the masks to a small infrared target detector.
 
-Importing this package makes the PEFT method `SCALPEL_MOE` and the model types `mobile_sam` and `scalpel_student` known
-to peft and transformers. Everything heavy is imported when it is first asked for.
+Importing this package makes the PEFT method `SCALPEL_MOE` and the model types `mobile_sam`, `scalpel_sam` and
+`scalpel_student` known to peft and transformers. Everything heavy is imported when it is first asked for.
 """
 
 import importlib
@@ -13,15 +13,20 @@ from .version import __version__
 if TYPE_CHECKING:
     from .adapter import ScalpelMoeConfig, ScalpelMoeModel, link_frames, record_router
     from .data import SyntheticInfrared, apply_label_budget, load_irst_dataset
-    from .metrics import IRSTDMetrics
+    from .metrics import DetectionMetrics, IRSTDMetrics
     from .modeling.configuration_mobile_sam import MobileSamConfig
-    from .modeling.configuration_scalpel_student import ScalpelStudentConfig
+    from .modeling.configuration_scalpel_sam import ScalpelSamConfig
+    from .modeling.configuration_scalpel_student import ScalpelStudentConfig, ScalpelStudentDetectionConfig
     from .modeling.image_processing_infrared import InfraredImageProcessor
     from .modeling.modeling_mobile_sam import MobileSamModel
+    from .modeling.modeling_scalpel_sam import ScalpelSamModel
     from .modeling.modeling_scalpel_student import ScalpelStudentForSemanticSegmentation
+    from .modeling.modeling_scalpel_student_detection import ScalpelStudentForObjectDetection
+    from .modeling.processing_scalpel_sam import ScalpelSamProcessor
     from .prefix_cache import FrozenPrefix, PrefixCache
     from .pseudo_labels import add_pseudo_labels, training_mask
-    from .student import Student
+    from .sam import load_sam
+    from .student import Detector, Student, load_student
     from .teacher import Teacher
 
 _HOME = {
@@ -32,21 +37,32 @@ _HOME = {
     "SyntheticInfrared": "data",
     "apply_label_budget": "data",
     "load_irst_dataset": "data",
+    "DetectionMetrics": "metrics",
     "IRSTDMetrics": "metrics",
     "MobileSamConfig": "modeling.configuration_mobile_sam",
     "MobileSamModel": "modeling.modeling_mobile_sam",
+    "ScalpelSamConfig": "modeling.configuration_scalpel_sam",
+    "ScalpelSamModel": "modeling.modeling_scalpel_sam",
+    "ScalpelSamProcessor": "modeling.processing_scalpel_sam",
     "ScalpelStudentConfig": "modeling.configuration_scalpel_student",
+    "ScalpelStudentDetectionConfig": "modeling.configuration_scalpel_student",
+    "ScalpelStudentForObjectDetection": "modeling.modeling_scalpel_student_detection",
     "ScalpelStudentForSemanticSegmentation": "modeling.modeling_scalpel_student",
     "InfraredImageProcessor": "modeling.image_processing_infrared",
     "FrozenPrefix": "prefix_cache",
     "PrefixCache": "prefix_cache",
     "add_pseudo_labels": "pseudo_labels",
     "training_mask": "pseudo_labels",
+    "load_sam": "sam",
+    "Detector": "student",
     "Student": "student",
+    "load_student": "student",
     "Teacher": "teacher",
 }
 
 __all__ = [
+    "DetectionMetrics",
+    "Detector",
     "FrozenPrefix",
     "IRSTDMetrics",
     "InfraredImageProcessor",
@@ -55,7 +71,12 @@ __all__ = [
     "PrefixCache",
     "ScalpelMoeConfig",
     "ScalpelMoeModel",
+    "ScalpelSamConfig",
+    "ScalpelSamModel",
+    "ScalpelSamProcessor",
     "ScalpelStudentConfig",
+    "ScalpelStudentDetectionConfig",
+    "ScalpelStudentForObjectDetection",
     "ScalpelStudentForSemanticSegmentation",
     "Student",
     "SyntheticInfrared",
@@ -65,6 +86,8 @@ __all__ = [
     "apply_label_budget",
     "link_frames",
     "load_irst_dataset",
+    "load_sam",
+    "load_student",
     "record_router",
     "training_mask",
 ]

@@ -7,8 +7,19 @@ import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
-from .metrics import IRSTDMetrics
+from .data import objects_from_mask
+from .metrics import DetectionMetrics, IRSTDMetrics
 from .modeling.image_processing_infrared import read_frame
+from .student import Detector, Student
+
+
+def evaluate_student(
+    student: Student | Detector, rows: Iterable[dict[str, Any]], threshold: float = 0.5
+) -> dict[str, Any]:
+    """Figures of a student of either kind, see [`evaluate_probabilities`] and [`evaluate_detections`]."""
+    if isinstance(student, Detector):
+        return evaluate_detections(student.detect, rows, threshold)
+    return evaluate_probabilities(student.probabilities, rows, threshold)
 
 
 def evaluate_probabilities(
@@ -28,6 +39,28 @@ def evaluate_probabilities(
         if row["mask"] is None:
             raise ValueError(f"{row.get('name')} has no mask to measure against: evaluate on a split with all masks")
         metrics.update(probabilities(row["image"]), read_frame(row["mask"]) > 127)
+    return metrics.compute()
+
+
+def evaluate_detections(
+    detect: Callable[[Any], tuple[np.ndarray, np.ndarray]], rows: Iterable[dict[str, Any]], threshold: float = 0.5
+) -> dict[str, float | None]:
+    """
+    AP, precision, recall and F1 of a detector over a data set's rows, at the frames' own size: [`DetectionMetrics`].
+
+    Args:
+        detect: from a frame to scores `(N,)` and boxes `(N, 4)`, (x0, y0, x1, y1) in pixels, whatever their score.
+        rows: with `image` and a human's `mask`, whose 8-connected components are the targets.
+        threshold: score above which a box counts for precision, recall and F1.
+
+    Raises `ValueError` where a row's mask is hidden.
+    """
+    metrics = DetectionMetrics(threshold=threshold)
+    for row in tqdm(rows, desc="evaluation", leave=False, unit="frame"):
+        if row["mask"] is None:
+            raise ValueError(f"{row.get('name')} has no mask to measure against: evaluate on a split with all masks")
+        truth = np.array(objects_from_mask(read_frame(row["mask"]) > 127)["bbox"]).reshape(-1, 4)
+        metrics.update(*detect(row["image"]), np.concatenate([truth[:, :2], truth[:, :2] + truth[:, 2:]], axis=1))
     return metrics.compute()
 
 

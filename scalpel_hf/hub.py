@@ -1,68 +1,129 @@
-"""Publish trained models and labelled data sets on the Hub: one commit a push, and only what belongs there."""
+"""Publish models, data sets and the metric on the Hub: one commit a push, and only what belongs there."""
 
 import fnmatch
 import json
+import re
+import shutil
 import tempfile
 from pathlib import Path
 
 import datasets
 from datasets.table import embed_table_storage
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard, RepoCard
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from .cards import base_on_hub, student_card, teacher_card
+from .card_parts import PICTURE
+from .cards import standalone_card, student_card, teacher_card
+from .data import LabelBudget
 from .dataset_card import dataset_card
+from .examples import example_pictures
+from .provenance import BUDGET_FILE, base_on_hub, read_record, trace
+from .pseudo_labels.output import read_grid, read_run
+from .remote_code import code_files, with_auto_map
+from .standalone import save_standalone
+from .training.report import METRICS_FILE, without_local_paths
 
-__all__ = ["base_on_hub", "dataset_card", "push_dataset", "push_folder", "push_run", "student_card", "teacher_card"]
+__all__ = ["base_on_hub", "push_dataset", "push_folder", "push_metric", "push_run", "save_standalone"]
 
 FILES = {
-    "model": ("adapter_model.safetensors", "model.safetensors", "*config.json", "metrics.json"),
-    "dataset": ("data/*.parquet", "label_budget.json", "summary.json"),
+    "model": (
+        *("adapter_model.safetensors", "model*.safetensors", "model.safetensors.index.json", "*config.json"),
+        METRICS_FILE,
+    ),
+    "dataset": ("data/*.parquet", BUDGET_FILE, "summary.json"),
+    "space": ("*.py", "requirements.txt"),
 }
 ROWS = 5000  # of a data set in one parquet file
+METRIC = Path(__file__).parent / "metrics" / "irstd"
+METRIC_APP = """import evaluate
+from evaluate.utils import launch_gradio_widget
+
+launch_gradio_widget(evaluate.load("{repo_id}"))
+"""
+
+
+def push_run(
+    folder: str | Path,
+    repo_id: str,
+    base_model_id: str | None = None,
+    private: bool | None = None,
+    pictures: bool = True,
+) -> str:
+    """
+    Push the teacher, stand-alone teacher or student in a folder with a run's metrics.json, with a card made of that and
+    of what the Hub and this machine know about its base and data; see [`push_folder`].
+
+    Args:
+        base_model_id: Hub id of a teacher's base, where it was loaded from a folder.
+        pictures: show the model's answers on a few test frames in the card; the data's licence must allow it.
+    """
+    api, base, make_card = HfApi(), None, student_card
+    record = read_record(folder, for_others=False)
+    if (Path(folder) / "adapter_config.json").exists():
+        make_card = teacher_card
+        config = json.loads((Path(folder) / "adapter_config.json").read_text())
+        base = base_on_hub(config["base_model_name_or_path"], base_model_id or None)
+    elif (Path(folder) / "processor_config.json").exists():
+        make_card = standalone_card
+        base = base_on_hub(record["arguments"].get("base_model"), base_model_id or None)
+    provenance = trace(api, folder, base)
+    grid = example_pictures(folder, provenance) if pictures else None
+    card = make_card(folder, repo_id, provenance, picture=grid is not None)
+    return push_folder(folder, repo_id, card, private=private, extra={PICTURE: grid} if grid else None)
 
 
 def push_folder(
     folder: str | Path,
     repo_id: str,
-    card: ModelCard | DatasetCard,
+    card: RepoCard,
     repo_type: str = "model",
     private: bool | None = None,
+    extra: dict[str, bytes] | None = None,
 ) -> str:
     """
     Push a folder's weights, configurations and figures, with the card as README.md, in one commit.
 
-    Checkpoints, caches and whatever else lies there stay behind. An adapter's `base_model_name_or_path` is published as
-    the card's `base_model`; the folder itself is not changed. Until the commit, which comes last, the repository stays
-    as it was, so an interrupted push is simply repeated. A data set's files that are no longer there are removed.
+    Checkpoints, caches and whatever else lies there stay behind, and so do the paths of this machine. An adapter's
+    `base_model_name_or_path` is published as the card's `base_model`, with the commit it has now. Models and processors
+    of this project get the code that `trust_remote_code=True` loads them with. The folder itself is not changed.
+
+    Until the commit, which comes last, the repository stays as it was, so an interrupted push is simply repeated. A
+    data set's files that are no longer there are removed.
 
     Args:
-        folder: output of a recipe, or one with `data/*.parquet`.
+        folder: output of a recipe, or one with `data/*.parquet`, or of a metric.
         repo_id: `org/name`; the repository is made if it isn't there.
         private: whether a repository that is made is private; as the organisation has it by default.
+        extra: content of further files by their names.
 
     Returns the commit's URL.
 
     Raises:
         ConnectionError: where the connection broke.
-        FileNotFoundError: where the folder has no weights, or no parquet files.
-        ValueError: for an adapter whose base is not on the Hub.
+        FileNotFoundError: where the folder has nothing to push.
+        ValueError: for an adapter whose base is not on the Hub, or where adapter and whole model would share a
+            repository.
     """
     folder, api = Path(folder), HfApi()
     contents: dict[str, str | bytes] = {path: str(folder / path) for path in _files(folder, repo_type)}
     if "adapter_config.json" in contents:
-        base = _published_base(api, folder, card)
-        config = json.loads((folder / "adapter_config.json").read_text())
-        contents["adapter_config.json"] = (json.dumps({**config, "base_model_name_or_path": base}, indent=2)).encode()
-    contents["README.md"] = str(_with_known_datasets(api, card)).encode()
+        contents["adapter_config.json"] = _published_adapter(api, folder, card)
+    elif repo_type == "model":
+        contents |= _with_code(folder, contents)
+    if METRICS_FILE in contents:
+        contents[METRICS_FILE] = _json(without_local_paths(json.loads((folder / METRICS_FILE).read_text())))
+    contents |= {"README.md": str(_with_known_datasets(api, card)).encode(), **(extra or {})}
 
-    api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+    sdk = "gradio" if repo_type == "space" else None
+    api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
+    there = api.list_repo_files(repo_id, repo_type=repo_type)
+    _check_one_kind(repo_id, contents, there)
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(path, content) for path, content in contents.items()
     ]
     if repo_type == "dataset":
-        there = fnmatch.filter(api.list_repo_files(repo_id, repo_type=repo_type), "data/*.parquet")
-        operations += [CommitOperationDelete(path) for path in there if path not in contents]
+        stale = [path for path in fnmatch.filter(there, "data/*.parquet") if path not in contents]
+        operations += [CommitOperationDelete(path) for path in stale]
     # `upload_folder` may spread its files over several commits; `create_commit` never does.
     message = f"Push {repo_type} with scalpel-hf"
     try:
@@ -73,57 +134,116 @@ def push_folder(
         raise ConnectionError(f"{folder} was not pushed to {repo_id} ({error}): push it again") from error
 
 
-def push_run(folder: str | Path, repo_id: str, base_model_id: str | None = None, private: bool | None = None) -> str:
+def push_dataset(
+    dataset: datasets.Dataset | datasets.DatasetDict,
+    repo_id: str,
+    split: str = "train",
+    license: str = "other",
+    private: bool | None = None,
+    budget: LabelBudget | None = None,
+    run: str | Path | None = None,
+) -> str:
     """
-    Push the teacher or student that a recipe left in a folder, with a card made of its metrics.json; see
-    [`push_folder`].
+    Push a data set as parquet files with the images inside, and its card; see [`push_folder`].
 
     Args:
-        base_model_id: Hub id of a teacher's base, where it was loaded from a folder.
+        split: name of the split where `dataset` has none.
+        license: the images' and human masks', by the Hub's name for it.
+        budget: which frames people labelled; goes along as label_budget.json.
+        run: folder that scripts/pseudo_label.py left; its summary.json goes along, and the card tells of it.
     """
-    if (Path(folder) / "adapter_config.json").exists():
-        card = teacher_card(folder, repo_id, base_model_id or None)
-    else:
-        card = student_card(folder, repo_id)
-    return push_folder(folder, repo_id, card, private=private)
-
-
-def push_dataset(
-    dataset: datasets.Dataset, repo_id: str, split: str = "train", license: str = "other", private: bool | None = None
-) -> str:
-    """Push a labelled data set as parquet files with the images inside, and its card; see [`push_folder`]."""
-    card = dataset_card(dataset, repo_id, split, license)
+    splits = dataset if isinstance(dataset, datasets.DatasetDict) else datasets.DatasetDict({split: dataset})
+    if any("label_source" in rows.column_names for rows in splits.values()):
+        splits = datasets.DatasetDict({name: _with_label_source(rows) for name, rows in splits.items()})
+    record, grid = (read_run(run), read_grid(run)) if run else (None, None)
+    card = dataset_card(splits, repo_id, license, budget, record, picture=grid is not None)
+    extra = ({PICTURE: grid} if grid else {}) | ({"summary.json": _json(record["summary"])} if record else {})
     with tempfile.TemporaryDirectory() as folder:
-        count = max(1, -(-len(dataset) // ROWS))
-        for index in range(count):
-            path = Path(folder) / "data" / f"{split}-{index:05d}-of-{count:05d}.parquet"
-            path.parent.mkdir(exist_ok=True)
-            shard = dataset.shard(count, index, contiguous=True).with_format("arrow")
-            # Images that lie in files of this machine go along, their paths don't.
-            embedded = shard.map(embed_table_storage, batched=True, batch_size=100, keep_in_memory=True)
-            embedded.with_format(None).to_parquet(path)
-        return push_folder(folder, repo_id, card, repo_type="dataset", private=private)
+        (Path(folder) / "data").mkdir()
+        for name, rows in splits.items():
+            _write_parquet(rows, Path(folder) / "data", str(name))
+        if budget is not None:
+            budget.save(Path(folder) / BUDGET_FILE)
+        return push_folder(folder, repo_id, card, repo_type="dataset", private=private, extra=extra)
+
+
+def push_metric(repo_id: str, private: bool | None = None) -> str:
+    """Push the metric as a Space that `evaluate.load(repo_id)` loads without scalpel-hf; see [`push_folder`]."""
+    script = (METRIC / "irstd.py").read_text()
+    script = re.sub(
+        r"^from scalpel_hf\.metrics\.irstd_metrics import", "from .irstd_metrics import", script, flags=re.M
+    )
+    card = RepoCard((METRIC / "README.md").read_text().replace("<path to>/scalpel_hf/metrics/irstd", repo_id))
+    card.text = card.text.replace(
+        "`scalpel-hf` must be importable. Without", "NumPy and SciPy are all it needs. Without"
+    )
+    card.data["sdk"], card.data["app_file"] = "gradio", "app.py"
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / f"{repo_id.split('/')[-1]}.py").write_text(script)  # the name that `evaluate` looks for
+        shutil.copy(METRIC.parent / "irstd_metrics.py", folder)
+        (Path(folder) / "app.py").write_text(METRIC_APP.format(repo_id=repo_id))
+        (Path(folder) / "requirements.txt").write_text("evaluate\nscipy\n")
+        return push_folder(folder, repo_id, card, repo_type="space", private=private)
 
 
 def _files(folder: Path, repo_type: str) -> list[str]:
     found = sorted(path.relative_to(folder).as_posix() for pattern in FILES[repo_type] for path in folder.glob(pattern))
-    if not any(path.endswith((".safetensors", ".parquet")) for path in found):
+    if not any(path.endswith((".safetensors", ".parquet", ".py")) for path in found):
         raise FileNotFoundError(f"{folder} has nothing to push: none of {', '.join(FILES[repo_type])}")
     return found
 
 
-def _with_known_datasets(api: HfApi, card: ModelCard | DatasetCard) -> ModelCard | DatasetCard:
+def _with_label_source(rows: datasets.Dataset) -> datasets.Dataset:
+    """Splits of one repository have the same columns: one that lacks this one would come back with nothing in it."""
+    if "label_source" in rows.column_names:
+        return rows
+    return rows.add_column("label_source", ["human"] * len(rows))
+
+
+def _write_parquet(rows: datasets.Dataset, folder: Path, split: str) -> None:
+    count = max(1, -(-len(rows) // ROWS))
+    for index in range(count):
+        shard = rows.shard(count, index, contiguous=True).with_format("arrow")
+        # Images that lie in files of this machine go along, their paths don't.
+        embedded = shard.map(embed_table_storage, batched=True, batch_size=100, keep_in_memory=True)
+        embedded.with_format(None).to_parquet(folder / f"{split}-{index:05d}-of-{count:05d}.parquet")
+
+
+def _published_adapter(api: HfApi, folder: Path, card: RepoCard) -> bytes:
+    base = base_on_hub(card.data.get("base_model"))
+    try:
+        revision = api.model_info(base).sha
+    except RepositoryNotFoundError as error:
+        raise ValueError(f"{folder}: the base model {base!r} is not on the Hub: push it there first") from error
+    config = json.loads((folder / "adapter_config.json").read_text())
+    return _json({**config, "base_model_name_or_path": base, "revision": revision})
+
+
+def _with_code(folder: Path, contents: dict[str, str | bytes]) -> dict[str, str | bytes]:
+    """The configurations with their `auto_map`, and the code that they name."""
+    names = [name for name in contents if name.endswith("config.json")]
+    configs = {name: with_auto_map(json.loads((folder / name).read_text())) for name in names}
+    code = {path.name: str(path) for path in code_files(list(configs.values()))}
+    return {**{name: _json(config) for name, config in configs.items()}, **code}
+
+
+def _check_one_kind(repo_id: str, contents: dict[str, str | bytes], there: list[str]) -> None:
+    for own, other in (("adapter_config.json", "config.json"), ("config.json", "adapter_config.json")):
+        if own in contents and other in there:
+            kind = "a whole model" if other == "config.json" else "an adapter"
+            raise ValueError(
+                f"{repo_id} holds {kind}, beside which this would not be found: push to another repository"
+            )
+
+
+def _with_known_datasets(api: HfApi, card: RepoCard) -> RepoCard:
     """The card without those `datasets` that aren't on the Hub: `data/nuaa` may as well have been a folder."""
     card = type(card)(str(card))
-    known = [name for name in card.data.get("datasets") or [] if api.repo_exists(name, repo_type="dataset")]
-    card.data["datasets"] = known or None
+    if isinstance(card, ModelCard | DatasetCard):
+        known = [name for name in card.data.get("datasets") or [] if api.repo_exists(name, repo_type="dataset")]
+        card.data["datasets"] = known or None
     return card
 
 
-def _published_base(api: HfApi, folder: Path, card: ModelCard | DatasetCard) -> str:
-    base = base_on_hub(card.data.get("base_model"))
-    try:
-        api.model_info(base)
-    except RepositoryNotFoundError as error:
-        raise ValueError(f"{folder}: the base model {base!r} is not on the Hub: push it there first") from error
-    return base
+def _json(value: dict) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()

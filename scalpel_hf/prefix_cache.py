@@ -7,6 +7,7 @@ step. `FrozenPrefix` says which modules those are; `PrefixCache` keeps their out
 import hashlib
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ class FrozenPrefix:
 
     def states(self, pixel_values: Tensor) -> Tensor:
         """Activations at the prefix's end for SAM's input `(B, 3, S, S)`, without gradients."""
+        if any(m.training and isinstance(m, nn.BatchNorm2d) for p in self._modules[: self.length] for m in p.modules()):
+            raise ValueError("the prefix has batch norms in training mode, so it isn't frozen: call `model.eval()`")
         with torch.no_grad():
             return self._run(pixel_values, 0, self.length)
 
@@ -135,7 +138,7 @@ class PrefixCache:
             )
         if self.max_bytes is not None and self._used + array.nbytes + HEADER_BYTES > self.max_bytes:
             return
-        temporary = self.path(key).with_suffix(f".{os.getpid()}.tmp")
+        temporary = self.path(key).with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
         try:
             with open(temporary, "wb") as file:
                 np.save(file, array, allow_pickle=False)

@@ -12,6 +12,8 @@ def register_all() -> None:
         f"{AUTO}.configuration_auto": register_configs,
         f"{AUTO}.modeling_auto": register_models,
         f"{AUTO}.image_processing_auto": register_image_processors,
+        f"{AUTO}.processing_auto": register_processors,
+        "transformers.pipelines": register_pipelines,
     }
     AfterImport(functions, guards=[f"{SAM}.configuration_sam", f"{SAM}.modeling_sam", f"{__package__}."]).install()
 
@@ -42,32 +44,72 @@ def register_configs() -> None:
     from transformers import AutoConfig
 
     from .modeling.configuration_mobile_sam import MobileSamConfig
-    from .modeling.configuration_scalpel_student import ScalpelStudentConfig
+    from .modeling.configuration_scalpel_sam import ScalpelSamConfig
+    from .modeling.configuration_scalpel_student import ScalpelStudentConfig, ScalpelStudentDetectionConfig
 
-    for config in (MobileSamConfig, ScalpelStudentConfig):
+    for config in (MobileSamConfig, ScalpelSamConfig, ScalpelStudentConfig, ScalpelStudentDetectionConfig):
         AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
 def register_models() -> None:
-    from transformers import AutoModel, AutoModelForMaskGeneration, AutoModelForSemanticSegmentation
+    from transformers import (
+        AutoModel,
+        AutoModelForMaskGeneration,
+        AutoModelForObjectDetection,
+        AutoModelForSemanticSegmentation,
+    )
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES,
+        MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
+    )
 
     from .modeling.configuration_mobile_sam import MobileSamConfig
-    from .modeling.configuration_scalpel_student import ScalpelStudentConfig
+    from .modeling.configuration_scalpel_sam import ScalpelSamConfig
+    from .modeling.configuration_scalpel_student import ScalpelStudentConfig, ScalpelStudentDetectionConfig
     from .modeling.modeling_mobile_sam import MobileSamModel
+    from .modeling.modeling_scalpel_sam import ScalpelSamModel
     from .modeling.modeling_scalpel_student import ScalpelStudentForSemanticSegmentation
+    from .modeling.modeling_scalpel_student_detection import ScalpelStudentForObjectDetection
 
-    AutoModel.register(MobileSamConfig, MobileSamModel, exist_ok=True)
-    AutoModelForMaskGeneration.register(MobileSamConfig, MobileSamModel, exist_ok=True)
+    for auto_class in (AutoModel, AutoModelForMaskGeneration):
+        auto_class.register(MobileSamConfig, MobileSamModel, exist_ok=True)
+        auto_class.register(ScalpelSamConfig, ScalpelSamModel, exist_ok=True)
     AutoModel.register(ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation, exist_ok=True)
     AutoModelForSemanticSegmentation.register(
         ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation, exist_ok=True
     )
+    for auto_class in (AutoModel, AutoModelForObjectDetection):
+        auto_class.register(ScalpelStudentDetectionConfig, ScalpelStudentForObjectDetection, exist_ok=True)
+    # Where the stock pipelines look for the models that they know; of others they log an error.
+    MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES["scalpel_student_detection"] = "ScalpelStudentForObjectDetection"
+    MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES["scalpel_student"] = "ScalpelStudentForSemanticSegmentation"
 
 
 def register_image_processors() -> None:
     from transformers import AutoImageProcessor
 
-    from .modeling.configuration_scalpel_student import ScalpelStudentConfig
+    from .modeling.configuration_scalpel_sam import ScalpelSamConfig
+    from .modeling.configuration_scalpel_student import ScalpelStudentConfig, ScalpelStudentDetectionConfig
     from .modeling.image_processing_infrared import InfraredImageProcessor
 
-    AutoImageProcessor.register(ScalpelStudentConfig, InfraredImageProcessor, exist_ok=True)
+    for config in (ScalpelSamConfig, ScalpelStudentConfig, ScalpelStudentDetectionConfig):
+        AutoImageProcessor.register(config, InfraredImageProcessor, exist_ok=True)
+
+
+def register_processors() -> None:
+    from transformers import AutoProcessor
+
+    from .modeling.configuration_scalpel_sam import ScalpelSamConfig
+    from .modeling.processing_scalpel_sam import ScalpelSamProcessor
+
+    AutoProcessor.register(ScalpelSamConfig, ScalpelSamProcessor, exist_ok=True)
+
+
+def register_pipelines() -> None:
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from .pipelines import TASK, InfraredModel, InfraredSmallTargetPipeline
+
+    PIPELINE_REGISTRY.register_pipeline(TASK, InfraredSmallTargetPipeline, pt_model=InfraredModel, type="image")
+    # Marks pipelines whose code is saved with their model, which then can't be loaded without `trust_remote_code`.
+    del InfraredSmallTargetPipeline._registered_impl

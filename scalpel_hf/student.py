@@ -1,26 +1,41 @@
-"""A trained student as an object that finds targets in frames."""
+"""A trained student as an object that finds targets in frames, and a fresh one to train."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForObjectDetection,
+    AutoModelForSemanticSegmentation,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
+from .modeling.configuration_scalpel_student import ScalpelStudentConfig, ScalpelStudentDetectionConfig
 from .modeling.image_processing_infrared import InfraredImageProcessor
+from .modeling.modeling_scalpel_student import ScalpelStudentBackbone, ScalpelStudentForSemanticSegmentation
+from .modeling.modeling_scalpel_student_detection import ScalpelStudentForObjectDetection
+
+SIZE_DIVISOR = 32  # the coarsest stride of other models
+LABELS = {"segmentation": ["background", "target"], "detection": ["target"]}
+
+S = TypeVar("S", bound="_Saved")
 
 
-class Student:
-    """A segmentation model with `logits` of `(B, 1, H, W)` and its image processor."""
+class _Saved:
+    """A model and its image processor, in one folder."""
+
+    auto_class: Any
 
     def __init__(self, model: PreTrainedModel, processor: InfraredImageProcessor):
         self.model, self.processor = model, processor
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **kwargs: Any) -> "Student":
-        from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
-
-        model = AutoModelForSemanticSegmentation.from_pretrained(str(name_or_path), **kwargs)
+    def from_pretrained(cls: type[S], name_or_path: str | Path, **kwargs: Any) -> S:
+        model = cls.auto_class.from_pretrained(str(name_or_path), **kwargs)
         return cls(model.eval(), AutoImageProcessor.from_pretrained(str(name_or_path), **kwargs))
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -28,9 +43,91 @@ class Student:
         self.processor.save_pretrained(str(folder))
 
     @torch.no_grad()
+    def _outputs(self, frame: Any) -> tuple[Any, Any]:
+        """What the model gives for a frame, and the frame's size as post-processing takes it."""
+        inputs = self.processor(frame, return_tensors="pt")
+        outputs = self.model(pixel_values=inputs["pixel_values"].to(self.model.device))
+        return outputs, inputs["original_sizes"]
+
+
+class Student(_Saved):
+    """A model for semantic segmentation, with one foreground logit or two classes, and its image processor."""
+
+    auto_class = AutoModelForSemanticSegmentation
+
     def probabilities(self, frame: Any) -> np.ndarray:
         """Target probability of each pixel, `(H, W)` float32, at the frame's own size."""
-        inputs = self.processor(frame, return_tensors="pt")
-        device = next(self.model.parameters()).device
-        logits = self.model(pixel_values=inputs["pixel_values"].to(device)).logits
-        return torch.sigmoid(logits.float())[0, 0].cpu().numpy()
+        outputs, sizes = self._outputs(frame)
+        return self.processor.post_process_probabilities(outputs, sizes)[0].float().cpu().numpy()
+
+
+class Detector(_Saved):
+    """A model for object detection and its image processor."""
+
+    auto_class = AutoModelForObjectDetection
+
+    def detect(self, frame: Any, threshold: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """Scores `(N,)` above the threshold, best first, and boxes `(N, 4)`, (x0, y0, x1, y1) in the frame's pixels."""
+        outputs, sizes = self._outputs(frame)
+        found = self.processor.post_process_object_detection(outputs, threshold, sizes)[0]
+        return found["scores"].cpu().numpy(), found["boxes"].cpu().numpy()
+
+
+def load_student(name_or_path: str | Path, **kwargs: Any) -> Student | Detector:
+    """The student in a folder or repository, of the kind that its configuration says."""
+    config = AutoConfig.from_pretrained(str(name_or_path), **kwargs)
+    is_detector = (config.architectures or [""])[0].endswith("ForObjectDetection")
+    return (Detector if is_detector else Student).from_pretrained(name_or_path, **kwargs)
+
+
+def new_student(
+    task: str, name_or_path: str | Path = "", size: str = "small", normalization: str = "zscore"
+) -> Student | Detector:
+    """
+    A student to train.
+
+    Args:
+        task: `segmentation` or `detection`.
+        name_or_path: any model for that task in transformers: a folder or a repository on the Hub. A folder with a
+            config.json and no weights gives a fresh model; a head for other classes is replaced by a fresh one. Empty
+            for this project's own.
+        size: of this project's own, see [`ScalpelStudentConfig.from_size`].
+        normalization: of its [`InfraredImageProcessor`], which other models get too in place of their own: those cut
+            16-bit frames to 8 bits and resize all frames to one size.
+
+    Raises `ValueError` for an unknown task or size, and where there is no such model or none for the task.
+    """
+    if task not in LABELS:
+        raise ValueError(f"`task` is one of {', '.join(LABELS)}, got {task!r}")
+    kind = Student if task == "segmentation" else Detector
+    model: Any
+    if name_or_path:
+        model = _any_model(kind.auto_class, str(name_or_path), LABELS[task])
+    elif task == "segmentation":
+        model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size(size))
+    else:
+        model = ScalpelStudentForObjectDetection(ScalpelStudentDetectionConfig.from_size(size))
+    own = isinstance(model, ScalpelStudentBackbone)
+    processor = InfraredImageProcessor(
+        normalization=normalization,
+        num_channels=getattr(model.config, "num_channels", 3),
+        size_divisor=None if own else SIZE_DIVISOR,
+    )
+    return kind(model, processor)
+
+
+def _any_model(auto_class: Any, name: str, labels: list[str]) -> PreTrainedModel:
+    ids = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(name, **ids)
+    except OSError as error:
+        raise ValueError(
+            f"{name!r} is neither a folder with a model nor a model that the Hub gives: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+    if type(config) not in auto_class._model_mapping:
+        raise ValueError(f"{name!r} is a {config.model_type!r} model, which {auto_class.__name__} doesn't know")
+    folder = Path(name)
+    if folder.is_dir() and not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+        return auto_class.from_config(config)
+    return auto_class.from_pretrained(name, config=config, ignore_mismatched_sizes=True)

@@ -2,26 +2,38 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from peft import PeftConfig, PeftModel
 from torch import Tensor
-from transformers import AutoConfig, SamModel
+from transformers.image_processing_utils import BatchFeature
 
-from .modeling.image_processing_infrared import InfraredImageProcessor
-from .modeling.modeling_mobile_sam import MobileSamModel
+from .adapter.layer import prompt_free_logits
+from .adapter.link import link_frames
+from .answer import Answer
+from .modeling.image_processing_infrared import InfraredImageProcessor, read_frame
 from .prefix_cache import FrozenPrefix, PrefixCache
+from .sam import load_sam
+from .tiling import blend_tiles
 
 # What a saved and a fresh configuration of the same adapter may differ in.
 INCIDENTAL = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type")
+
+MIRRORED: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))  # axes along which a frame is flipped
+PROMPTS = 32  # boxes that Segment Anything is prompted with at a time
 
 
 class Teacher:
     """
     An adapted Segment Anything model and its image processor.
+
+    A frame with a side longer than `tile_size` is answered in overlapping tiles, each as if it were a frame.
 
     Args:
         model: a `PeftModel` around a `SamModel` or `MobileSamModel`.
@@ -29,6 +41,10 @@ class Teacher:
         cache_dir: where the frozen prefix's activations are kept; `None` computes them each time.
         flips: average the answers for the frame and its three mirror images.
         cache_dtype: precision of what is kept there, `float16` or `float32`.
+        cache_bytes: most that the cache may hold; 0 only reads what is there, `None` is no bound.
+        scales: average the answers for the frame resampled by these factors. They share one pass through the encoder,
+            which sees the frame at its input size whatever its own; operators and masks work on the resampled frame.
+        tile_size: longest side in pixels of what is answered whole; the model's input size by default.
     """
 
     def __init__(
@@ -38,13 +54,19 @@ class Teacher:
         cache_dir: str | Path | None = None,
         flips: bool = False,
         cache_dtype: str = "float16",
+        cache_bytes: int | None = None,
+        scales: Sequence[float] = (1.0,),
+        tile_size: int | None = None,
     ):
         size = model.config.vision_config.image_size
         if processor.sam_size != size:
             raise ValueError(f"the processor makes inputs of {processor.sam_size} pixels, the model takes {size}")
+        if not scales or min(scales) <= 0:
+            raise ValueError(f"`scales` must be positive factors, got {tuple(scales)}")
         self.model, self.processor, self.flips = model.eval(), processor, flips
+        self.scales, self.tile_size = tuple(float(s) for s in scales), tile_size or size
         self.prefix = FrozenPrefix(model)
-        self.cache = PrefixCache(self.prefix, cache_dir, cache_dtype) if cache_dir else None
+        self.cache = PrefixCache(self.prefix, cache_dir, cache_dtype, cache_bytes) if cache_dir else None
 
     @classmethod
     def from_pretrained(
@@ -55,7 +77,7 @@ class Teacher:
 
         Args:
             base: where the base model is, if not at the adapter's `base_model_name_or_path`.
-            kwargs: `cache_dir`, `flips` and `cache_dtype`, see the class.
+            kwargs: `cache_dir`, `flips`, `scales` and so on, see the class.
         """
         config = PeftConfig.from_pretrained(str(name_or_path), revision=revision)
         processor = InfraredImageProcessor.from_pretrained(str(name_or_path), revision=revision or "main")
@@ -71,40 +93,106 @@ class Teacher:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    @torch.no_grad()
     def probabilities(self, frame: Any) -> np.ndarray:
         """Target probability of each pixel, `(H, W)` float32, at the frame's own size. `frame`: whatever the processor
         takes."""
-        inputs = self.processor(frame, return_tensors="pt")
-        answers = [self._probabilities(inputs)]
-        if self.flips:
-            native = inputs["frames"][0, 0]
-            for axes in ([0], [1], [0, 1]):
-                flipped = self.processor(native.flip(axes).numpy(), return_tensors="pt")
-                answers.append(self._probabilities(flipped).flip(axes))
-        return torch.stack(answers).mean(0).cpu().numpy()
+        return self.answers([frame])[0].probability
 
-    def _probabilities(self, inputs: Any) -> Tensor:
-        pixel_values = inputs["pixel_values"]
+    @torch.no_grad()
+    def answers(self, frames: Sequence[Any]) -> list[Answer]:
+        """What the teacher says about frames, whatever the processor takes. Those of one size go through the model
+        together, one pass of the encoder a frame and mirror image."""
+        arrays = [read_frame(frame) for frame in frames]
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for index, array in enumerate(arrays):
+            by_shape.setdefault(array.shape, []).append(index)
+        answers: dict[int, Answer] = {}
+        for shape, indices in by_shape.items():
+            same = [arrays[i] for i in indices]
+            found = [self._in_tiles(a) for a in same] if max(shape) > self.tile_size else self._whole(same)
+            answers |= zip(indices, found, strict=True)
+        return [answers[index] for index in range(len(arrays))]
+
+    def _whole(self, frames: list[np.ndarray]) -> list[Answer]:
+        inputs, embeddings = self._encode(frames)
+        moments = self._moments(frames, inputs, embeddings).numpy(force=True)
+        spread = np.sqrt(np.maximum(moments[1] - moments[0] ** 2, 0)) if self._views > 1 else [None] * len(frames)
+        asked = [
+            partial(self._predicted_iou, embedding[None], box, frames[0].shape)
+            for embedding, box in zip(embeddings, inputs["frame_boxes"], strict=True)
+        ]
+        return [Answer(*parts) for parts in zip(moments[0], spread, asked, strict=True)]
+
+    def _in_tiles(self, frame: np.ndarray) -> Answer:
+        def answer(tile: np.ndarray) -> np.ndarray:
+            return self._moments([tile], *self._encode([tile]))[:, 0].numpy(force=True)
+
+        mean, square = blend_tiles(answer, frame, self.tile_size, self.tile_size // 8)
+        square -= mean**2
+        return Answer(mean, np.sqrt(np.maximum(square, 0, out=square), out=square) if self._views > 1 else None)
+
+    @property
+    def _views(self) -> int:
+        return (4 if self.flips else 1) * len(self.scales)
+
+    def _moments(self, frames: list[np.ndarray], inputs: BatchFeature, embeddings: Tensor) -> Tensor:
+        """Mean and mean square over the views of the probabilities of frames of one size, `(2, B, H, W)`; `inputs` and
+        `embeddings` are the first view's."""
+        total = torch.zeros(2, len(frames), *frames[0].shape, device=self.device)
+        for axes in MIRRORED if self.flips else MIRRORED[:1]:
+            if axes:
+                inputs, embeddings = self._encode([np.flip(frame, axes).copy() for frame in frames])
+            for scale in self.scales:
+                view = self._decode(inputs, embeddings, scale).flip([axis + 1 for axis in axes])
+                total += torch.stack([view, view**2])
+        return total / self._views
+
+    def _encode(self, frames: list[np.ndarray]) -> tuple[BatchFeature, Tensor]:
+        """The processor's output for frames of one size, and their image embeddings."""
+        inputs = self.processor(frames, return_tensors="pt")
         if self.cache is None:
-            states = self.prefix.states(pixel_values.to(self.device))
+            states = self.prefix.states(inputs["pixel_values"].to(self.device))
         else:
-            states = self.cache.get(pixel_values[0])[None].to(self.device)
-        embeddings = self.prefix.embeddings(
-            states, inputs["frames"].to(self.device), inputs["frame_boxes"].to(self.device)
-        )
-        logits = self.model(image_embeddings=embeddings, multimask_output=False).pred_masks
-        return torch.sigmoid(logits.float())[0, 0, 0]
+            states = torch.stack([self.cache.get(image) for image in inputs["pixel_values"]]).to(self.device)
+        inputs = BatchFeature({key: inputs[key].to(self.device) for key in ("frames", "frame_boxes")})
+        return inputs, self.prefix.embeddings(states, inputs["frames"], inputs["frame_boxes"])
+
+    def _decode(self, inputs: BatchFeature, embeddings: Tensor, scale: float) -> Tensor:
+        """Probabilities `(B, H, W)` at the frames' size, decided on the frames resampled by `scale`."""
+        frames, boxes = inputs["frames"], inputs["frame_boxes"]
+        size = frames.shape[-2:]
+        scaled = frames if scale == 1 else _resize(frames, [max(1, round(side * scale)) for side in size])
+        link_frames(embeddings, scaled, boxes, self.prefix.input_size)
+        logits = prompt_free_logits(self.model, embeddings)  # (B, 1, h, w)
+        probability = torch.sigmoid(logits.float())
+        return (probability if scale == 1 else _resize(probability, size))[:, 0]
+
+    @torch.no_grad()
+    def _predicted_iou(
+        self, embedding: Tensor, frame_box: Tensor, size: Sequence[int], boxes: np.ndarray
+    ) -> np.ndarray:
+        """SAM's own estimate `(n,)` of the overlap between object and mask when prompted with boxes `(n, 4)`, as x, y,
+        width, height in pixels of the frame, whose size is (height, width)."""
+        prompts = torch.as_tensor(boxes, dtype=torch.float32, device=self.device).reshape(-1, 4)
+        prompts = torch.cat([prompts[:, :2], prompts[:, :2] + prompts[:, 2:]], 1)
+        scale = frame_box[2:] / frame_box.new_tensor([size[1], size[0]])
+        # The masks themselves are not looked at: on a frame of one pixel they cost nothing.
+        link_frames(embedding, embedding.new_zeros(1, 1, 1, 1), frame_box[None], self.prefix.input_size)
+        found = [
+            self.model(image_embeddings=embedding, input_boxes=part[None], multimask_output=False).iou_scores[0, :, 0]
+            for part in (prompts * scale.repeat(2)).split(PROMPTS)
+        ]
+        return torch.cat(found).float().numpy(force=True)
 
     def fingerprint(self) -> str:
         """Hash of everything an answer depends on: the base's and the adapter's weights and configurations, the
-        processor, the flips, the precision of the cache."""
+        processor, the views, the tiles' size, the precision of the cache."""
         adapters = {name: c.to_dict() for name, c in getattr(self.model, "peft_config", {}).items()}
         settings = {
             "processor": self.processor.to_dict(),
             "encoder": self.prefix.config,
             "adapters": {n: {k: _plain(v) for k, v in c.items() if k not in INCIDENTAL} for n, c in adapters.items()},
-            "flips": self.flips,
+            "views": [self.flips, self.scales, self.tile_size],
             "cache": self.cache and self.cache.dtype,
         }
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -114,33 +202,9 @@ class Teacher:
         return digest.hexdigest()[:32]
 
 
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, size=tuple(size), mode="bilinear", antialias=True)
+
+
 def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else value
-
-
-def load_sam(name_or_path: str | Path, image_size: int | None = None) -> SamModel:
-    """
-    A `MobileSamModel` or `SamModel` from a folder or the Hub, frozen, in evaluation mode.
-
-    `image_size` other than the checkpoint's own works for MobileSAM, whose weights don't depend on it.
-    """
-    if not name_or_path:
-        raise ValueError("no base model given: name a folder or a repository on the Hub")
-    try:
-        config = AutoConfig.from_pretrained(str(name_or_path))
-    except OSError as error:
-        raise ValueError(
-            f"{str(name_or_path)!r} is neither a folder with a model nor a model that the Hub gives: "
-            f"{str(error).strip().splitlines()[0]}"
-        ) from error
-    if config.model_type == "mobile_sam":
-        kwargs = {"image_size": image_size} if image_size else {}
-        model = MobileSamModel.from_pretrained(str(name_or_path), **kwargs)
-    elif config.model_type == "sam":
-        own = config.vision_config.image_size
-        if image_size not in (None, own):
-            raise ValueError(f"{name_or_path} takes {own} pixels: set `image_size: {own}`, its weights depend on it")
-        model = SamModel.from_pretrained(str(name_or_path))
-    else:
-        raise ValueError(f"{name_or_path} is a {config.model_type!r} model, not SAM (`sam` or `mobile_sam`)")
-    return model.requires_grad_(False).eval()

@@ -1,18 +1,22 @@
-"""Pictures of frames, priors and answers, by Pillow alone."""
+"""Pictures of frames, priors, routers and answers, by Pillow alone."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from .adapter import record_router
-from .modeling.image_processing_infrared import read_frame
-from .student import Student
-from .teacher import Teacher
+Color = tuple[int, int, int]
 
 GREEN, RED = (60, 220, 90), (255, 70, 60)
+# Told apart by readers who don't see red and green alike: after Okabe and Ito.
+EXPERT_COLORS: dict[str, Color] = {
+    "local_contrast": (240, 228, 66),
+    "top_hat": (0, 114, 178),
+    "matched_filter": (213, 94, 0),
+    "anisotropic_diffusion": (86, 180, 233),
+    "none": (225, 225, 225),
+}
 
 
 def gray(values: np.ndarray) -> Image.Image:
@@ -22,7 +26,7 @@ def gray(values: np.ndarray) -> Image.Image:
     return Image.fromarray((255 * scaled).astype(np.uint8)).convert("RGB")
 
 
-def outline(frame: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> Image.Image:
+def outline(frame: np.ndarray, mask: np.ndarray, color: Color) -> Image.Image:
     """A frame with a line just outside each component of a mask, so that the smallest target stays visible."""
     image = np.array(gray(frame))
     near, far = (ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=i) for i in (1, 2))
@@ -30,30 +34,18 @@ def outline(frame: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) ->
     return Image.fromarray(image)
 
 
-def side_by_side(images: Sequence[Image.Image], gap: int = 4) -> Image.Image:
-    """Images of one height in a row."""
-    width = sum(i.width for i in images) + gap * (len(images) - 1)
-    row = Image.new("RGB", (width, max(i.height for i in images)), "white")
-    x = 0
-    for image in images:
-        row.paste(image, (x, 0))
-        x += image.width + gap
-    return row
+def level(probability: np.ndarray) -> Image.Image:
+    """A map `(H, W)` of probabilities, black at 0 and white at 1."""
+    return Image.fromarray(np.rint(255 * probability).astype(np.uint8)).convert("RGB")
 
 
-def comparison(rows: Iterable[dict[str, Any]], teacher: Teacher, students: Sequence[Student]) -> list[Image.Image]:
+def strongest_expert(weights: Mapping[str, np.ndarray]) -> Image.Image:
     """
-    For each row: the frame, its truth, the teacher's routed prior, and what teacher and students find.
+    A router's choice: each pixel in the colour of the expert with the largest weight there.
 
-    Truth is outlined in green, answers at threshold 0.5 in red.
+    Args:
+        weights: maps `(H, W)` by the experts' names, keys of `EXPERT_COLORS`. What they lack of 1 is *none*'s.
     """
-    pictures = []
-    for row in rows:
-        frame, truth = read_frame(row["image"]).astype(np.float32), read_frame(row["mask"]) > 127
-        with record_router() as records:
-            answers = [teacher.probabilities(row["image"])]
-        answers += [student.probabilities(row["image"]) for student in students]
-        prior = [gray(records[0]["prior"][0, 0].numpy(force=True))] if "prior" in records[0] else []
-        found = [outline(frame, answer > 0.5, RED) for answer in answers]
-        pictures.append(side_by_side([gray(frame), outline(frame, truth, GREEN), *prior, *found]))
-    return pictures
+    maps = {**weights, "none": 1 - sum(weights.values())}
+    colors = np.array([EXPERT_COLORS[name] for name in maps], np.uint8)
+    return Image.fromarray(colors[np.argmax(np.stack([np.asarray(m) for m in maps.values()]), axis=0)])

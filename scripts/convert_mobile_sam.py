@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import SamImageProcessor, SamProcessor
 
+from scalpel_hf.files import check_can_be_made
 from scalpel_hf.modeling.configuration_mobile_sam import MobileSamConfig
 from scalpel_hf.modeling.modeling_mobile_sam import MobileSamModel
 
@@ -115,6 +116,7 @@ def build_processor(image_size: int) -> SamProcessor:
 
 def convert(checkpoint: Path, output: Path, image_size: int, overwrite: bool) -> None:
     """Write model, processor and card of `checkpoint` to the folder `output`, all or nothing."""
+    check_can_be_made(output.parent, "output")
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists. Choose another folder, or pass --overwrite to replace it.")
     if output.exists() and not (output / "config.json").is_file():

@@ -4,51 +4,92 @@
 
 Makes frames and a small Segment Anything model of random weights, trains a teacher on 10 % of the labels, has it label
 the rest, trains three students (10 % alone, 10 % and pseudo labels, 100 %), and ends with a table and OUT/report.html.
-The commands are the ones for real data and are printed as they run. Run again after a kill to go on.
+The commands are the ones for real data and are printed as they run. Run again after Ctrl-C or a kill to go on.
 """
 
 import argparse
-import base64
-import io
+import hashlib
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from PIL import Image
-from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
+import yaml
 
-from scalpel_hf import Student, Teacher
-from scalpel_hf.data import load_prepared
-from scalpel_hf.visualization import comparison
+if TYPE_CHECKING:
+    from transformers import SamModel
 
-ROOT = Path(__file__).parents[1]
-FIGURES = ("iou", "niou", "pd", "fa")
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = {name: f"recipes/demo/{name}.yaml" for name in ("distill", "transfer")}
+MARKER = ".scalpel-demo"  # in a demo's folder: the settings it was made with
+
+# Runs a program as `python PROGRAM …` does, and ends with the demo, which holds the other end of its stdin.
+TETHERED = """
+import os, runpy, signal, sys, threading
+
+def wait_for_the_end():
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=wait_for_the_end, daemon=True).start()
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
-def small_sam(size: int = 256) -> SamModel:
+def digest(path: str) -> str:
+    return hashlib.sha256((ROOT / path).read_bytes()).hexdigest()[:12]
+
+
+def claim(out: Path, settings: dict[str, Any]) -> None:
+    """Make the demo's folder, or make sure that it is one of the same settings; else exit with the remedy."""
+    marker = out / MARKER
+    try:
+        if not marker.is_file():
+            if out.exists() and (not out.is_dir() or any(out.iterdir())):
+                sys.exit(f"error: {out} exists and is no demo folder: choose another --out")
+            out.mkdir(parents=True, exist_ok=True)
+            marker.write_text(json.dumps(settings) + "\n")
+            return
+        before = json.loads(marker.read_text() or "{}")
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: can't use {out} ({error}): choose another --out")
+    changed = [f"{k} {before.get(k, 'unknown')}, now {v}" for k, v in settings.items() if before.get(k) != v]
+    if changed:
+        sys.exit(
+            f"error: {out} was made with other settings ({'; '.join(changed)}): go on with the same, choose another "
+            "--out, or remove the folder"
+        )
+
+
+def small_sam(size: int = 256) -> "SamModel":
     """A SAM of random weights, of a spread at which it is not constant across space, as at transformers' 1e-10."""
-    vision = {
-        "hidden_size": 64,
-        "output_channels": 64,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "image_size": size,
-        "window_size": 4,
-        "mlp_dim": 256,
-        "num_pos_feats": 32,
-        "global_attn_indexes": [1, 3],
-        "initializer_range": 0.1,
-    }
+    import torch  # here, so that the demo answers at once and doesn't hold torch while its stages run
+    from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
+
+    vision = SamVisionConfig(
+        hidden_size=64,
+        output_channels=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=size,
+        window_size=4,
+        mlp_dim=256,
+        num_pos_feats=32,
+        global_attn_indexes=[1, 3],
+        initializer_range=0.1,
+    )
     prompt = SamPromptEncoderConfig(hidden_size=64, image_size=size, image_embedding_size=size // 16)
     decoder = SamMaskDecoderConfig(hidden_size=64, mlp_dim=128, num_attention_heads=2, iou_head_hidden_dim=64)
     torch.manual_seed(0)
     return SamModel(
         SamConfig(
-            vision_config=SamVisionConfig(**vision),
+            vision_config=vision,
             prompt_encoder_config=prompt.to_dict(),
             mask_decoder_config=decoder.to_dict(),
             initializer_range=0.1,
@@ -56,48 +97,72 @@ def small_sam(size: int = 256) -> SamModel:
     )
 
 
-def run(done: Path, *command: str) -> float:
-    """Run one of the project's commands unless it has left `done`; seconds it took."""
-    if done.exists():
-        return 0.0
+def save_small_sam(folder: Path) -> None:
+    part = folder.with_name(f"{folder.name}.part")
+    small_sam().save_pretrained(part)
+    os.replace(part, folder)
+
+
+def run(command: list[str]) -> None:
+    """Run one of the project's programs; it ends when this one does, however that comes about."""
     print("\n$ python " + shlex.join(command), flush=True)
-    began = time.monotonic()
-    if subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode:
-        sys.exit("error: the command above failed; run the demo again to go on from there")
-    return time.monotonic() - began
+    # In a session of its own, where Ctrl-C doesn't reach it: it is stopped here, without a traceback of its own.
+    child = subprocess.Popen(
+        [sys.executable, "-c", TETHERED, *command], cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        status = child.wait()
+    finally:
+        child.terminate()
+        child.wait()
+    if status:
+        sys.exit(f"error: the command above failed (status {status}); run the demo again to go on from there")
 
 
-def picture(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+def stages(out: Path, frames: int, scale_steps: float) -> list[tuple[str, Path, list[str]]]:
+    """Name of each stage, the file or folder that it leaves when it is done, and its command."""
+    data, tenth, teacher, pseudo = (str(out / name) for name in ("data", "data-10pct", "teacher", "pseudo"))
+    prepare = ["scripts/prepare.py", "--synthetic", str(frames), "--out"]
+    label = ["scripts/pseudo_label.py", "--dataset", tenth, "--teacher", teacher, "--truth", data, "--out", pseudo]
+    distill, transfer = ([f"recipes/{name}.py", "--config", path] for name, path in RECIPES.items())
+    if scale_steps != 1:
+        for command, path in ((distill, RECIPES["distill"]), (transfer, RECIPES["transfer"])):
+            steps = yaml.safe_load((ROOT / path).read_text())["max_steps"]
+            command += ["--max_steps", str(max(2, round(steps * scale_steps)))]
+    distill += ["--dataset", tenth, "--base_model", str(out / "sam"), "--output_dir", teacher]
+    students = {
+        "student-10pct": ("student, 10 % alone", ["--dataset", tenth]),
+        "student-pseudo": ("student, 10 % + pseudo labels", ["--dataset", tenth, "--pseudo_labels", pseudo]),
+        "student-100pct": ("student, 100 %", ["--dataset", data]),
+    }
+    return [
+        ("frames with all masks", out / "data", [*prepare, data]),
+        ("frames with 10 % of the masks", out / "data-10pct", [*prepare, tenth, "--budget", "0.1"]),
+        ("teacher", out / "teacher" / "metrics.json", distill),
+        ("pseudo labels", out / "pseudo" / "summary.json", label),
+        *(
+            (name, out / folder / "metrics.json", [*transfer, *rows, "--output_dir", str(out / folder)])
+            for folder, (name, rows) in students.items()
+        ),
+    ]
 
 
-def write_report(out: Path, table: list[tuple[str, dict[str, float]]], pictures: list[Image.Image]) -> Path:
-    head = "".join(f"<th>{h}</th>" for h in ("", "IoU %", "nIoU %", "Pd %", "Fa 1e-6"))
-    body = "".join(f"<tr><td>{name}</td>{''.join(f'<td>{v}</td>' for v in row_of(m))}</tr>" for name, m in table)
-    summary = json.loads((out / "pseudo" / "summary.json").read_text())
-    page = f"""<!doctype html><meta charset="utf-8"><title>scalpel-hf demo</title>
-<style>body{{font-family:sans-serif;max-width:70em;margin:auto}}td,th{{padding:.3em 1em;text-align:right}}
-td:first-child{{text-align:left}}img{{width:100%}}</style>
-<h1>scalpel-hf on synthetic frames</h1>
-<p>Frames of our own generator, and a Segment Anything model of <b>random weights</b>: the teacher lives on its
-operators and its branch alone. What the method does with real frames and real weights stands in docs/results.md.</p>
-<h2>On the test frames</h2><table><tr>{head}</tr>{body}</table>
-<p>Threshold 0.5, targets matched within 3 pixels, one seed. By the field's rule a frame without a target counts 0 in
-nIoU, which therefore stays below the share of frames that have one.</p>
-<h2>Pseudo labels</h2><p>{summary["human"]} human masks, {summary["pseudo"]} pseudo labels: {summary["empty"]} without a
-target, {summary["one"]} with one, {summary["many"]} with more.</p>
-<h2>Frame, truth, the teacher's prior, teacher, student on 10 %, student with pseudo labels, student on 100 %</h2>
-{"".join(picture(p) for p in pictures)}
-<h2>With your own frames</h2><p>The README's section “The job on your frames” has the same commands.</p>"""
-    path = out / "report.html"
-    path.write_text(page, encoding="utf-8")
-    return path
-
-
-def row_of(metrics: dict[str, float]) -> list[str]:
-    return [f"{metrics[f] if f == 'fa' else 100 * metrics[f]:.1f}" for f in FIGURES]
+def run_stages(out: Path, todo: list[tuple[str, Path, list[str]]]) -> dict[str, float]:
+    """Run the stages that aren't done; seconds that each took, over all of the demo's runs."""
+    times = out / "times.json"
+    seconds: dict[str, float] = json.loads(times.read_text()) if times.exists() else {}
+    for name, done, command in todo:
+        if done.exists():
+            continue
+        began = time.monotonic()
+        try:
+            run(command)
+        finally:
+            seconds[name] = seconds.get(name, 0.0) + time.monotonic() - began
+            part = times.with_suffix(".part")
+            part.write_text(json.dumps(seconds, indent=2) + "\n")
+            os.replace(part, times)
+    return seconds
 
 
 def main() -> None:
@@ -106,57 +171,36 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=300, help="training frames (default: %(default)s)")
     parser.add_argument("--scale-steps", type=float, default=1.0, help="train for this many times the steps")
     args = parser.parse_args()
+    if args.frames < 20 or args.scale_steps <= 0:
+        parser.error("--frames must be at least 20, and --scale-steps positive")
     out = args.out.resolve()
-    if out.exists() and not (out / ".scalpel-demo").exists():
-        sys.exit(f"error: {out} exists and is no demo folder: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / ".scalpel-demo").touch()
-    steps = {"teacher": str(max(2, int(500 * args.scale_steps))), "student": str(max(2, int(500 * args.scale_steps)))}
+    recipes = {path: digest(path) for path in RECIPES.values()}
+    claim(out, {"--frames": args.frames, "--scale-steps": args.scale_steps, **recipes})
+    out = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out  # shorter commands
+    os.chdir(ROOT)
 
     began = time.monotonic()
-    for name, budget in (("data", []), ("data-10pct", ["--budget", "0.1"])):
-        make = ["scripts/prepare.py", "--synthetic", str(args.frames), "--out", str(out / name)]
-        run(out / name, *make, *budget)
     if not (out / "sam").exists():
-        small_sam().save_pretrained(out / "sam.tmp")
-        (out / "sam.tmp").rename(out / "sam")
-    tenth, all_labels, teacher = str(out / "data-10pct"), str(out / "data"), out / "teacher"
-    run(
-        teacher / "metrics.json",
-        *("recipes/distill.py", "--config", "recipes/demo/distill.yaml", "--dataset", tenth),
-        *("--base_model", str(out / "sam"), "--output_dir", str(teacher), "--max_steps", steps["teacher"]),
-    )
-    run(
-        out / "pseudo" / "summary.json",
-        *("scripts/pseudo_label.py", "--dataset", tenth, "--teacher", str(teacher), "--truth", all_labels),
-        *("--out", str(out / "pseudo")),
-    )
-    students = {
-        "student-10pct": ["--dataset", tenth],
-        "student-pseudo": ["--dataset", tenth, "--pseudo_labels", str(out / "pseudo")],
-        "student-100pct": ["--dataset", all_labels],
-    }
-    for name, data in students.items():
-        run(
-            out / name / "metrics.json",
-            *("recipes/transfer.py", "--config", "recipes/demo/transfer.yaml", *data),
-            *("--output_dir", str(out / name), "--max_steps", steps["student"]),
-        )
+        save_small_sam(out / "sam")
+    todo = stages(out, args.frames, args.scale_steps)
+    seconds = run_stages(out, todo)
 
-    labels = ("teacher, 10 % of the labels", "student, 10 % alone", "student, 10 % + pseudo labels", "student, 100 %")
-    folders = ("teacher", *students)
-    measured = [json.loads((out / f / "metrics.json").read_text())["metrics"]["test"] for f in folders]
-    table = list(zip(labels, measured, strict=True))
-    rows = load_prepared(all_labels)["test"]
-    rows = rows.select(range(min(8, len(rows))))
-    models = [Student.from_pretrained(out / name) for name in students]
-    pictures = comparison(rows, Teacher.from_pretrained(teacher), models)
-    report = write_report(out, table, pictures)
-    print(f"\n{'':32}{'IoU':>8}{'nIoU':>8}{'Pd':>8}{'Fa':>9}")
-    for name, metrics in table:
-        print(f"{name:32}" + "".join(f"{v:>8}" for v in row_of(metrics)))
-    print(f"\n{report}  ({time.monotonic() - began:.0f} s)")
+    from scalpel_hf.demo_report import FIGURES, results, row_of, write_report
+
+    commands = [
+        (name, "python " + shlex.join(c).replace(str(out), out.name), seconds.get(name, 0)) for name, _, c in todo
+    ]
+    report = write_report(out, commands)
+    print(f"\n{'':32}" + "".join(f"{title:>10}" for title, _ in FIGURES.values()))
+    for name, figures in results(out).items():
+        print(f"{name:32}" + "".join(f"{value:>10}" for value in row_of(figures)))
+    print(f"\n{report.resolve()}  ({time.monotonic() - began:.0f} s)")
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and not at once: the stage ends first
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)

@@ -17,6 +17,7 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, disable_progress_bars
 
 from scalpel_hf.data import LAYOUTS, LabelBudget, SyntheticInfrared, apply_label_budget, load_irst_dataset
+from scalpel_hf.files import check_can_be_made
 
 BUDGET_FILE = "label_budget.json"
 
@@ -42,6 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_out(out: Path, overwrite: bool) -> None:
+    check_can_be_made(out.parent, "--out")
     if not out.exists():
         return
     if not overwrite:

@@ -2,50 +2,175 @@
 
     python scripts/pseudo_label.py --dataset data/nuaa-10pct --teacher runs/nuaa/teacher --out runs/nuaa/pseudo
 
-Run again after a kill to go on from the last finished shard. Human labels are never touched. With `--truth`, the data
-set with all its masks, the pseudo labels are measured against what was hidden; nothing is chosen by that.
+Run again after a kill to go on from the last finished shard. Human labels are never touched. What an object's score is
+is learnt on the frames that people labelled; objects that are more likely no target are ignored instead of labelled.
+With `--truth`, the data set with all its masks, the pseudo labels are measured against what was hidden; nothing is
+chosen by that. OUT/report/README.md says what came of it, with pictures.
+
+Several processes share the work:
+
+    accelerate launch --num_processes 2 scripts/pseudo_label.py ...              # GPUs
+    accelerate launch --multi_gpu --num_processes 2 scripts/pseudo_label.py ...  # CPU, where --cpu runs only one
+
+and so do several machines with one disk: `--shard 1/3`, `--shard 2/3`, `--shard 3/3`, then the same without `--shard`.
 """
 
 import argparse
 import json
-import os
 import sys
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate import PartialState
 
 from scalpel_hf.data import load_split
-from scalpel_hf.evaluation import evaluate_pseudo_labels
 from scalpel_hf.hub import push_dataset
-from scalpel_hf.pseudo_labels import label_in_shards, summarize
+from scalpel_hf.pseudo_labels import Calibration, LabelRun, Rules
+from scalpel_hf.pseudo_labels.output import write_json
+from scalpel_hf.pseudo_labels.quality import compare_with_truth
+from scalpel_hf.pseudo_labels.report import write_report
+from scalpel_hf.pseudo_labels.thresholds import ThresholdChoice, choose_threshold
 from scalpel_hf.teacher import Teacher
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, help="made by scripts/prepare.py: a folder or a Hub repository")
-    parser.add_argument("--split", default="train", help="split to label (default: %(default)s)")
-    parser.add_argument("--teacher", required=True, help="output of recipes/distill.py: a folder or a Hub repository")
-    parser.add_argument("--base-model", help="the teacher's base, if it isn't where the adapter says")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the labelled data set")
-    parser.add_argument("--threshold", type=float, default=0.5, help="probability of a target (default: %(default)s)")
-    parser.add_argument("--flips", action="store_true", help="average over the frame's mirror images (4 times slower)")
-    parser.add_argument("--cache-dir", type=Path, help="where the teacher's training kept its frozen prefix")
-    parser.add_argument("--shard-size", type=int, default=64, help="frames between commits (default: %(default)s)")
-    parser.add_argument("--truth", help="the same data set with all masks, to measure the pseudo labels")
-    parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="data set repository to push the result to")
-    args = parser.parse_args(argv)
+    args = parse(argv)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))  # one may wait for the other
+    datasets.disable_progress_bars()
+    teacher = Teacher.from_pretrained(
+        args.teacher,
+        args.base_model,
+        args.revision,
+        cache_dir=args.cache_dir,
+        cache_bytes=0,
+        flips=args.flips,
+        scales=args.scales,
+        tile_size=args.tile_size,
+    )
+    teacher.model.to(state.device)
+    rows = stream(args.dataset, args.split) if args.streaming else load_split(args.dataset, args.split)
+    choice = choose(rows, teacher, args.batch_size) if args.threshold == "auto" else None
+    rules = Rules(
+        choice.threshold if choice else args.threshold,
+        args.min_score,
+        args.min_area,
+        args.max_area,
+        args.min_agreement,
+        args.min_empty,
+    )
+    run = LabelRun(
+        rows,
+        teacher,
+        args.out,
+        rules,
+        args.teacher,
+        args.revision,
+        args.calibration,
+        args.shard_size,
+        args.batch_size,
+        args.skip_broken,
+        print if state.is_main_process else lambda line: None,
+    )
+    part, parts = args.shard
+    run.answer((part - 1) * state.num_processes + state.process_index, parts * state.num_processes)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        if parts > 1:
+            print(f"part {part} of {parts} is done; when all are, run the same command without --shard")
+        else:
+            finish(args, run, choice)
+    state.destroy_process_group()
 
-    teacher = Teacher.from_pretrained(args.teacher, args.base_model, cache_dir=args.cache_dir, flips=args.flips)
-    rows = load_split(args.dataset, args.split)
-    labelled = label_in_shards(rows, teacher, args.out, args.threshold, args.teacher, args.shard_size)
-    summary = summarize(labelled)
-    if args.truth:
-        summary["quality"] = evaluate_pseudo_labels(labelled, load_split(args.truth, args.split))
-    part = args.out / "summary.json.part"
-    part.write_text(json.dumps(summary, indent=2) + "\n")
-    os.replace(part, args.out / "summary.json")
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", required=True, help="made by scripts/prepare.py: a folder or a Hub repository")
+    data.add_argument("--split", default="train", help="split to label (default: %(default)s)")
+    data.add_argument("--streaming", action="store_true", help="read it as it comes, into parquet files")
+    data.add_argument("--out", required=True, type=Path, help="folder for the labelled data set")
+    data.add_argument("--truth", help="the same data set with all masks, to measure the pseudo labels")
+    data.add_argument("--push-to-hub", metavar="ORG/NAME", help="data set repository to push the result to")
+    data.add_argument("--license", default="other", help="of the frames, for the card (default: %(default)s)")
+    model = parser.add_argument_group("teacher")
+    model.add_argument("--teacher", required=True, help="output of recipes/distill.py: a folder or a Hub repository")
+    model.add_argument("--revision", help="the teacher's on the Hub")
+    model.add_argument("--base-model", help="the teacher's base, if it isn't where the adapter says")
+    model.add_argument("--flips", action="store_true", help="average over the frame's mirror images (4 times slower)")
+    model.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over the frame at these scales")
+    model.add_argument(
+        "--tile-size", type=int, help="side of a large frame's tiles (default: the teacher's input size)"
+    )
+    model.add_argument("--cache-dir", type=Path, help="where the teacher's training kept its frozen prefix; only read")
+    rules = parser.add_argument_group("what becomes a label")
+    rules.add_argument(
+        "--threshold", type=threshold, default=0.5, help="probability of a target, or `auto`: chosen on labelled frames"
+    )
+    rules.add_argument("--calibration", metavar="FILE", help="calibration.json of another run, to score objects by")
+    rules.add_argument("--no-calibration", action="store_true", help="score by the teacher's mean probability")
+    rules.add_argument("--min-score", type=float, help="least score (default: 0.5; 0 with --no-calibration)")
+    rules.add_argument("--min-area", type=int, default=1, help="least area in pixels (default: %(default)s)")
+    rules.add_argument("--max-area", type=int, help="largest area in pixels")
+    rules.add_argument("--min-agreement", type=float, default=0.0, help="least agreement of the frame's views, 0 to 1")
+    rules.add_argument("--min-empty", type=float, default=0.8, help="how sure to be that a frame is empty to say so")
+    work = parser.add_argument_group("work")
+    work.add_argument("--shard-size", type=int, default=64, help="frames between commits (default: %(default)s)")
+    work.add_argument("--batch-size", type=int, default=8, help="frames the teacher gets at a time")
+    work.add_argument("--shard", type=part_of, default=(1, 1), metavar="I/N", help="do only one of N parts of the work")
+    work.add_argument("--skip-broken", action="store_true", help="leave out and count frames that can't be labelled")
+    args = parser.parse_args(argv)
+    if args.calibration and args.no_calibration:
+        parser.error("--calibration or --no-calibration, not both")
+    if args.min_score is None:
+        args.min_score = 0.0 if args.no_calibration else 0.5
+    if args.calibration:
+        args.calibration = Calibration.load(args.calibration)
+    elif not args.no_calibration:
+        args.calibration = "labelled"
+    return args
+
+
+def threshold(text: str) -> float | str:
+    return text if text == "auto" else float(text)
+
+
+def part_of(text: str) -> tuple[int, int]:
+    part, parts = (int(number) for number in text.split("/"))
+    if not 1 <= part <= parts:
+        raise ValueError(text)
+    return part, parts
+
+
+def stream(name: str, split: str) -> datasets.IterableDataset:
+    return datasets.load_dataset(name, split=split, streaming=True)
+
+
+def choose(rows: Any, teacher: Teacher, batch_size: int) -> ThresholdChoice:
+    if isinstance(rows, datasets.IterableDataset):
+        raise ValueError("a threshold is chosen before a stream is read: give one")
+    human = [i for i, source in enumerate(rows["label_source"]) if source == "human"]
+    return choose_threshold(rows.select(human), teacher, batch_size)
+
+
+def finish(args: argparse.Namespace, run: LabelRun, choice: ThresholdChoice | None) -> None:
+    labelled = run.finish()
+    summary = json.loads((args.out / "summary.json").read_text())
+    truth = load_split(args.truth, args.split) if args.truth else None
+    if truth is not None:
+        summary["quality"] = compare_with_truth(labelled, truth)
+    if choice is not None:
+        summary["threshold"] = asdict(choice)
+    write_json(args.out / "summary.json", summary)
+    report = write_report(args.out, labelled, truth, summary.get("quality"), choice)
     print(json.dumps(summary, indent=2))
+    print(f"report: {report / 'README.md'}")
     if args.push_to_hub:
-        print(push_dataset(labelled, args.push_to_hub, args.split))
+        labelled = load_split(args.out, args.split)  # a stream's result, from its files
+        print(push_dataset(labelled, args.push_to_hub, args.split, args.license, run=args.out))
 
 
 if __name__ == "__main__":

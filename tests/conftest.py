@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 
 from tests.hub_server import HubServer
 
@@ -31,3 +32,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     with HubServer() as server:
         server.home = tmp_path / "hf_home"
         yield server
+
+
+@pytest.fixture
+def client(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HfApi:
+    """The pushing client of this process, with the loopback Hub as its endpoint, and no waiting between its tries."""
+    monkeypatch.setattr("scalpel_hf.hub.HfApi", lambda: HfApi(endpoint=hub.endpoint, token=hub.token))
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    return HfApi(endpoint=hub.endpoint, token=hub.token)

@@ -133,10 +133,20 @@ class HubServer:
         )
         return {**kept, **hub, **switches, "OMP_NUM_THREADS": "1"}
 
-    def run(self, code: str, cwd: Path) -> str:
-        """Run code in a fresh interpreter, in another folder; returns what it prints. Its errors are raised."""
-        command = [sys.executable, "-c", textwrap.dedent(code)]
-        done = subprocess.run(command, env=self.env, cwd=cwd, capture_output=True, text=True, check=False)
+    def run(self, code: str, cwd: Path, without_package: bool = False, **env: str) -> str:
+        """
+        Run code in a fresh interpreter, in another folder; returns what it prints. Its errors are raised.
+
+        With `without_package` the interpreter has all that is installed but this project's package: that is linked in
+        by files of `site-packages` that Python doesn't read when it starts without `site`.
+        """
+        code, switches = textwrap.dedent(code), []
+        if without_package:
+            folders = [path for path in sys.path if path.endswith("site-packages")]
+            missing = "import importlib.util\nassert importlib.util.find_spec('scalpel_hf') is None"
+            code, switches = f"import sys\nsys.path += {folders}\n{missing}\n{code}", ["-S", "-E"]
+        command = [sys.executable, *switches, "-c", code]
+        done = subprocess.run(command, env={**self.env, **env}, cwd=cwd, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{code}\n{done.stderr}")
         return done.stdout

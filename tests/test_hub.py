@@ -1,226 +1,329 @@
-"""Pushing to a loopback Hub, and loading from it in fresh interpreters that know only the Hub."""
+"""Pushing to a loopback Hub: what arrives, what its cards say, and that their snippets run elsewhere."""
 
 import json
 import re
+import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import HfApi, ModelCard
-from peft import get_peft_model
+from huggingface_hub import DatasetCard, HfApi, ModelCard
 from PIL import Image
 
-from scalpel_hf import (
-    InfraredImageProcessor,
-    ScalpelMoeConfig,
-    ScalpelStudentConfig,
-    ScalpelStudentForSemanticSegmentation,
-    Student,
-    Teacher,
-    add_pseudo_labels,
+from scalpel_hf.cards import student_card, teacher_card
+from scalpel_hf.data import LabelBudget, load_split
+from scalpel_hf.hub import push_dataset, push_folder, push_metric, push_run, save_standalone
+from scalpel_hf.metrics import IRSTDMetrics
+from scalpel_hf.provenance import Provenance
+from tests.hub_models import (
+    FRAME,
+    ROWS,
+    make_detector,
+    make_labelled,
+    make_prepared,
+    make_student,
+    make_teacher,
+    push_base,
 )
-from scalpel_hf.evaluation import evaluate_probabilities
-from scalpel_hf.hub import push_dataset, push_folder, push_run, student_card, teacher_card
-from scalpel_hf.teacher import load_sam
-from scalpel_hf.training.arguments import LoopArguments
-from scalpel_hf.training.report import write_metrics
 from tests.hub_server import HubServer
-from tests.small_models import SIZE, perturb, small_mobile_sam, small_sam
+from tests.small_models import SIZE, small_mobile_sam, small_sam
 
-BASE, TEACHER, STUDENT, DATASET = "org/tiny-sam", "org/scalpel-sam", "org/scalpel-student", "org/scalpel-labels"
-FRAME = np.random.default_rng(5).normal(1000, 30, (40, 48)).astype(np.float32)
-ROWS = [{"image": FRAME, "mask": (FRAME > 1040).astype(np.uint8) * 255}]
-
-
-@dataclass
-class Arguments(LoopArguments):
-    dataset: str = "data/nuaa-10pct"
-    base_model: str = ""
-    pseudo_labels: str = "org/labels"
+BASE, TEACHER, ALONE = "org/tiny-sam", "org/scalpel-sam", "org/scalpel-sam-alone"
+STUDENT, DETECTOR, DATASET, METRIC = "org/scalpel-student", "org/scalpel-detector", "org/scalpel-labels", "org/irstd"
+# Not bitwise: where in memory a loaded weight begins decides which kernel multiplies it; shifting every weight by one
+# float changes these by 5e-6.
+CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
-@pytest.fixture
-def client(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HfApi:
-    """The pushing client of this process, which uses the loopback Hub as its endpoint."""
-    monkeypatch.setattr("scalpel_hf.hub.HfApi", lambda: HfApi(endpoint=hub.endpoint, token=hub.token))
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its tries
-    return HfApi(endpoint=hub.endpoint, token=hub.token)
-
-
-def finish(folder: Path, probabilities: Callable, **arguments: str) -> None:
-    """Leave in the folder what a run leaves there, wanted and not."""
-    outcome = {"steps": 7, "samples": 28, "seconds": 3.0, "last": {"loss": 0.5}, "best": None}
-    args = Arguments(output_dir=str(folder), seed=3, **arguments)
-    write_metrics(args, outcome, {"test": evaluate_probabilities(probabilities, ROWS)})
-    for name in ("checkpoint-7/training.pt", "checkpoint-7/weights.safetensors", "prefix/a.safetensors", "logs/events"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(b"not to be pushed")
-    (folder / "best.safetensors").write_bytes(b"not to be pushed")
-
-
-def make_teacher(folder: Path, base: torch.nn.Module) -> Teacher:
-    """A teacher whose base lies in a folder, as after training."""
-    base.save_pretrained(folder / "base")
-    model = get_peft_model(load_sam(folder / "base"), ScalpelMoeConfig(blocks=1, channels=8))
-    perturb(model)
-    teacher = Teacher(model, InfraredImageProcessor(sam_size=SIZE))
-    teacher.save_pretrained(folder / "teacher")
-    finish(folder / "teacher", teacher.probabilities, base_model=str(folder / "base"))
-    return teacher
-
-
-def make_student(folder: Path) -> Student:
-    torch.manual_seed(0)
-    model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size("nano")).eval()
-    student = Student(model, InfraredImageProcessor())
-    student.save_pretrained(folder)
-    finish(folder, student.probabilities)
-    return student
-
-
-def make_dataset(teacher: Teacher, folder: Path) -> datasets.Dataset:
-    """Two frames, one of them in a file of this machine, one with a human's mask."""
-    frames = [np.clip(FRAME - 900 + 10 * i, 0, 255).astype(np.uint8) for i in range(2)]
-    paths = [str(folder / f"{i}.png") for i in range(2)]
-    for frame, path in zip(frames, paths, strict=True):
-        Image.fromarray(frame).save(path)
-    features = {"name": datasets.Value("string"), "image": datasets.Image(), "mask": datasets.Image()}
-    rows = {"name": ["a", "b"], "image": paths, "mask": [Image.fromarray((frames[0] > 150).astype(np.uint8)), None]}
-    rows["label_source"] = ["human", "none"]
-    features["label_source"] = datasets.Value("string")
-    return add_pseudo_labels(datasets.Dataset.from_dict(rows, datasets.Features(features)), teacher, 0.5, TEACHER)
+def download(client: HfApi, name: str, file: str, folder: Path, kind: str = "model") -> Path:
+    return Path(client.hf_hub_download(name, file, repo_type=kind, cache_dir=folder / "downloads"))
 
 
 def snippets(client: HfApi, name: str, folder: Path, kind: str = "model") -> list[str]:
-    card = Path(client.hf_hub_download(name, "README.md", repo_type=kind, cache_dir=folder / "card")).read_text()
+    card = download(client, name, "README.md", folder, kind).read_text()
     return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
 
 
-def push_base(client: HfApi, folder: Path, name: str) -> None:
-    client.create_repo(name)
-    client.upload_folder(repo_id=name, folder_path=folder / "base")
+def commits(client: HfApi, name: str, kind: str = "model") -> int:
+    return len(client.list_repo_commits(name, repo_type=kind)) - 1  # but for the one that made the repository
 
 
-LOAD_TEACHER = """
-from peft import PeftModel
-from scalpel_hf import InfraredImageProcessor
+def assert_nothing_of_this_machine(client: HfApi, name: str, folder: Path, kind: str = "model") -> None:
+    for file in client.list_repo_files(name, repo_type=kind):
+        content = download(client, name, file, folder, kind).read_bytes()
+        assert str(folder).encode() not in content, file
+        assert not file.endswith((".pt", ".bin", ".pkl"))
 
-inputs = InfraredImageProcessor.from_pretrained("{repo}")(frame, return_tensors="pt")
+
+def run_elsewhere(hub: HubServer, code: str, folder: Path, **kwargs: bool) -> None:
+    (folder / "elsewhere").mkdir(exist_ok=True)
+    np.save(folder / "frame.npy", FRAME)
+    hub.run(code, folder / "elsewhere", **kwargs)
+
+
+def on_own_frame(snippet: str) -> str:
+    return re.sub(r"^frame = .*$", "frame = np.load('../frame.npy')", snippet, flags=re.M)
+
+
+# What a teacher's card has made, `by_peft` and `model`, on the frame.
+TEACHER_WAYS = """
+from transformers import AutoImageProcessor
+inputs = AutoImageProcessor.from_pretrained("{repo}")(frame, return_tensors="pt")
 del inputs["original_sizes"], inputs["reshaped_input_sizes"]
-models = [AutoModel.from_pretrained("{repo}"), PeftModel.from_pretrained(load_sam("{base}"), "{repo}")]
-with torch.no_grad():
-    for model in models:
-        result.append(model.eval()(**inputs, multimask_output=False).pred_masks.sigmoid()[0, 0, 0])
-result.append(Teacher.from_pretrained("{repo}").probabilities(frame))
+for loaded in (by_peft, model):
+    with torch.no_grad():
+        result.append(loaded.eval()(**inputs, multimask_output=False).pred_masks.sigmoid()[0, 0, 0].numpy())
 """
 
 
-def test_what_was_pushed_answers_the_same_elsewhere(hub: HubServer, client: HfApi, tmp_path: Path) -> None:
-    own_frame = "frame = np.load('../frame.npy')"
-    here, code = [], "import torch\nresult = []\n"
+def test_the_snippets_of_all_cards_answer_as_the_models_here(hub: HubServer, client: HfApi, tmp_path: Path) -> None:
+    here, code, alone_code = [], "import torch\nresult = []\n", "result = []\n"
     for index, base in enumerate((small_mobile_sam(), small_sam())):
-        repo, base_id = f"{TEACHER}-{index}", f"{BASE}-{index}"
-        teacher = make_teacher(tmp_path / str(index), base)
-        push_base(client, tmp_path / str(index), base_id)
-        push_run(tmp_path / str(index) / "teacher", repo, base_id)
-        code += "\n".join([*snippets(client, repo, tmp_path), own_frame, LOAD_TEACHER.format(repo=repo, base=base_id)])
+        folder, base_id = tmp_path / str(index), f"{BASE}-{index}"
+        teacher = make_teacher(folder, base)
+        push_base(client, folder, base_id)
+        push_run(folder / "teacher", f"{TEACHER}-{index}", base_id)
+        own, by_peft, by_auto = snippets(client, f"{TEACHER}-{index}", tmp_path)
+        code += f"{on_own_frame(own)}\nresult.append(probabilities)\n{by_peft}\nby_peft = model\n{by_auto}"
+        code += TEACHER_WAYS.format(repo=f"{TEACHER}-{index}")
         here += [teacher.probabilities(FRAME)] * 3
-    assert here[0].std() > 0.01
-
-    student = make_student(tmp_path / "student")
+    save_standalone(folder / "teacher", folder / "alone")
+    push_run(folder / "alone", ALONE, base_id)
+    student, detector = make_student(tmp_path / "student"), make_detector(tmp_path / "detector")
     push_run(tmp_path / "student", STUDENT)
-    (snippet,) = snippets(client, STUDENT, tmp_path)
-    code += f"{snippet}\n{re.sub('frame = .*', own_frame, snippet)}\nresult.append(probabilities)\n"
-    code += f"result.append(scalpel_hf.Student.from_pretrained('{STUDENT}').probabilities(frame))\n"
-    here += [student.probabilities(FRAME)] * 2
+    push_run(tmp_path / "detector", DETECTOR)
+    (whole, prompted), (of_student,) = snippets(client, ALONE, tmp_path), snippets(client, STUDENT, tmp_path)
+    for snippet in (whole, of_student):
+        alone_code += f"{on_own_frame(snippet)}\nresult.append(probabilities.numpy())\n"
+        alone_code += f"{prompted}\nassert masks.shape == (1, 3, *frame.shape)\n" if snippet is whole else ""
+    (of_detector,) = snippets(client, DETECTOR, tmp_path)
+    alone_code += on_own_frame(of_detector).replace("outputs, 0.5,", "outputs, 0.0,")
+    here += [here[-1], student.probabilities(FRAME)]
+    assert all(answer.std() > 1e-3 for answer in here)
+    scores, boxes = detector.detect(FRAME, 0.0)
 
-    np.save(tmp_path / "frame.npy", FRAME)
-    (tmp_path / "elsewhere").mkdir()
-    hub.run(f"{code}\nnp.save('../result.npy', np.stack(result))", tmp_path / "elsewhere")
-    # Not bitwise: where in memory a loaded weight begins decides which kernel multiplies it; shifting every weight by
-    # one float changes these by 5e-6.
-    np.testing.assert_allclose(np.load(tmp_path / "result.npy"), np.stack(here), rtol=0, atol=1e-5)
+    save = "\nnp.savez('../result.npz', result=np.stack(result), **targets)"
+    # as the cards say: without the package's import, and with trust in the code
+    trusting = re.sub(r"from_pretrained\((.*?)\)", r"from_pretrained(\1, trust_remote_code=True)", alone_code)
+    for text, without_package, expected in (
+        (code + alone_code, False, here),
+        (trusting.replace("import scalpel_hf", "#"), True, here[-2:]),
+    ):
+        run_elsewhere(hub, text + save, tmp_path, without_package=without_package)
+        found = np.load(tmp_path / "result.npz")
+        np.testing.assert_allclose(found["result"], np.stack(expected), **CLOSE)
+        assert len(scores) and np.array_equal(found["boxes"], boxes)
+        np.testing.assert_allclose(found["scores"], scores, **CLOSE)
 
 
 def test_a_push_is_one_commit_of_what_belongs_there(hub: HubServer, client: HfApi, tmp_path: Path) -> None:
     make_teacher(tmp_path, small_mobile_sam())
     push_base(client, tmp_path, BASE)
     url = push_run(tmp_path / "teacher", TEACHER, BASE)
-    commits = client.list_repo_commits(TEACHER)
-    assert len(commits) == 2 and url == f"{hub.endpoint}/{TEACHER}/commit/{commits[0].commit_id}"
+    (newest, _) = client.list_repo_commits(TEACHER)
+    assert url == f"{hub.endpoint}/{TEACHER}/commit/{newest.commit_id}"
+    always = {".gitattributes", "README.md", "metrics.json"}
     assert set(client.list_repo_files(TEACHER)) == {
-        *(".gitattributes", "README.md", "adapter_config.json", "adapter_model.safetensors"),
-        *("metrics.json", "preprocessor_config.json"),
+        *always,
+        *("adapter_config.json", "adapter_model.safetensors", "preprocessor_config.json"),
     }
-    config = json.loads(Path(client.hf_hub_download(TEACHER, "adapter_config.json", cache_dir=tmp_path)).read_text())
-    assert config["base_model_name_or_path"] == BASE
+    config = json.loads(download(client, TEACHER, "adapter_config.json", tmp_path).read_text())
+    at = {"base_model_name_or_path": BASE, "revision": client.model_info(BASE).sha}
     local = json.loads((tmp_path / "teacher/adapter_config.json").read_text())
-    assert local == {**config, "base_model_name_or_path": str(tmp_path / "base")}
+    assert config == {**local, **at} and local["base_model_name_or_path"] == str(tmp_path / "base")
 
+    save_standalone(tmp_path / "teacher", tmp_path / "alone")
     make_student(tmp_path / "student")
-    push_run(tmp_path / "student", STUDENT)
-    assert set(client.list_repo_files(STUDENT)) == {
-        *(".gitattributes", "README.md", "config.json", "metrics.json"),
-        *("model.safetensors", "preprocessor_config.json"),
-    }
+    for name, folder, own in (
+        (ALONE, "alone", {"config.json", "model.safetensors", "processor_config.json"}),
+        (STUDENT, "student", {"config.json", "model.safetensors", "preprocessor_config.json"}),
+    ):
+        before = {path: path.read_bytes() for path in (tmp_path / folder).iterdir() if path.is_file()}
+        push_run(tmp_path / folder, name, BASE)
+        assert before == {path: path.read_bytes() for path in (tmp_path / folder).iterdir() if path.is_file()}
+        files = {file for file in client.list_repo_files(name) if not file.endswith(".py")}
+        assert files == {*always, *own} and commits(client, name) == 1
+        assert_nothing_of_this_machine(client, name, tmp_path)
+    assert_nothing_of_this_machine(client, TEACHER, tmp_path)
 
 
-def test_a_card_says_what_the_run_recorded(client: HfApi, tmp_path: Path) -> None:
-    teacher = make_teacher(tmp_path, small_mobile_sam())
-    push_base(client, tmp_path, BASE)
-    client.create_repo("org/labels", repo_type="dataset")
-    push_run(tmp_path / "teacher", TEACHER, BASE)
-    card = ModelCard(Path(client.hf_hub_download(TEACHER, "README.md", cache_dir=tmp_path)).read_text())
-    figures = evaluate_probabilities(teacher.probabilities, ROWS)
-    assert (card.data.base_model, card.data.library_name, card.data.license) == (BASE, "peft", "apache-2.0")
-    assert card.data.datasets == ["org/labels"]  # and not data/nuaa-10pct, which was a folder
-    assert {r.metric_type: r.metric_value for r in card.data.eval_results} == {
+def test_weights_are_safetensors_with_a_header_that_adds_up(client: HfApi, tmp_path: Path) -> None:
+    make_student(tmp_path)
+    push_run(tmp_path, STUDENT)
+    content = download(client, STUDENT, "model.safetensors", tmp_path).read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    ends = [value["data_offsets"][1] for name, value in header.items() if name != "__metadata__"]
+    assert len(content) == 8 + length + max(ends)
+
+
+def push_teacher_with_data(client: HfApi, folder: Path, dataset: str) -> ModelCard:
+    make_teacher(folder, small_mobile_sam(), dataset=dataset)
+    push_base(client, folder, BASE)
+    push_run(folder / "teacher", TEACHER, BASE)
+    return ModelCard(download(client, TEACHER, "README.md", folder).read_text())
+
+
+@pytest.mark.parametrize("where", ["folder", "hub"])
+def test_a_card_says_what_the_model_was_made_of(
+    client: HfApi, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = make_prepared(tmp_path / "data")
+    dataset, revision = str(tmp_path / "data"), prepared["train"]._fingerprint
+    if where == "hub":
+        dataset = "org/frames"
+        push_dataset(prepared, dataset, budget=LabelBudget.load(tmp_path / "data" / "label_budget.json"))
+        revision = client.dataset_info(dataset).sha
+        monkeypatch.setattr("scalpel_hf.examples.load_split", lambda name, split: prepared[split])
+    card = push_teacher_with_data(client, tmp_path, dataset)
+    data = card.data
+    assert data.base_model == BASE and data.base_model_relation == "adapter" and data.library_name == "peft"
+    assert data.base_model_revision == client.model_info(BASE).sha
+    assert data.datasets == ([dataset] if where == "hub" else None)
+    assert data.train_split == "train"
+    assert data.label_budget == {"fraction": 0.5, "seed": 0, "total": 6, "labelled": 3}
+    figures = json.loads((tmp_path / "teacher/metrics.json").read_text())["metrics"]["test"]
+    results = {result.metric_type: result for result in data.eval_results}
+    assert {key: result.metric_value for key, result in results.items()} == {
         key: figures[key] for key in ("iou", "niou", "pd", "fa", "f1")
     }
-    assert {(r.dataset_name, r.dataset_split) for r in card.data.eval_results} == {("data/nuaa-10pct", "test")}
-    for part in ("seed 3", "recipes/distill.py", "| 0.5 | 3 px |", f"{100 * figures['iou']:.2f}", "max_steps: 1000"):
-        assert part in card.text
-    assert str(tmp_path) not in str(card)
+    name = dataset if where == "hub" else "data"
+    assert {(r.dataset_name, r.dataset_split, r.dataset_revision) for r in results.values()} == {
+        (name, "test", revision)
+    }
+
+    text = card.text
+    for part in (
+        *(f"the split `train` of `{name}` (revision `{revision}`)", "3 of 6 frames", "label budget of\n50 % drawn"),
+        *("recipes/distill.py", "accelerate launch", "max_steps: 1000", "seed: 3", "one run, seed 3"),
+        *("| 0.5 | 3 px |", f"{100 * figures['iou']:.2f}", "Not meant for decisions about people"),
+        *("aiming weapons", "Apache-2.0", "keeps its own licence", "![", "examples.png"),
+    ):
+        assert part.replace("\n", " ") in text.replace("\n", " "), part
+    picture = Image.open(BytesIO(download(client, TEACHER, "examples.png", tmp_path).read_bytes()))
+    assert picture.size == (3 * 196, 4 * 196) and np.asarray(picture).std() > 10
+    assert_nothing_of_this_machine(client, TEACHER, tmp_path)
 
 
-def test_a_base_in_a_folder_is_an_error_with_the_remedy(hub: HubServer, client: HfApi, tmp_path: Path) -> None:
+def test_pictures_show_truth_in_green_and_answers_in_red(tmp_path: Path) -> None:
+    from scalpel_hf.examples import example_pictures
+
+    prepared = make_prepared(tmp_path / "data")
+    make_student(tmp_path / "student", dataset=str(tmp_path / "data"))
+    content = example_pictures(tmp_path / "student", Provenance(dataset_revision="here"))
+    assert content is not None
+    picture = np.asarray(Image.open(BytesIO(content))).astype(int)
+    green = (picture == (60, 220, 90)).all(-1)
+    cells = green.reshape(4, 196, 3, 196).sum((1, 3))
+    assert (cells[:, 1] > 0).all() and not cells[:, [0, 2]].any()  # each row has its truth in the middle
+    assert len(prepared["test"]) > 4
+    assert example_pictures(tmp_path / "student", Provenance()) is None
+
+
+def test_figures_of_detectors_and_of_nothing(client: HfApi, tmp_path: Path) -> None:
+    make_detector(tmp_path / "detector")
+    record = json.loads((tmp_path / "detector/metrics.json").read_text())
+    card = student_card(tmp_path / "detector", DETECTOR)
+    results = {r.metric_type: r.metric_value for r in card.data.eval_results}
+    assert results["ap50"] == record["metrics"]["test"]["ap50"] and "recall" in results and "iou" not in results
+    assert card.data.pipeline_tag == "object-detection" and "AP50" in card.text and "COCO" in card.text
+    (tmp_path / "detector/metrics.json").write_text(json.dumps({**record, "metrics": {}}))
+    card = student_card(tmp_path / "detector", DETECTOR)
+    assert card.data.eval_results is None and "Not measured" in card.text
+
+
+def test_only_data_sets_on_the_hub_are_named_as_such(client: HfApi, tmp_path: Path) -> None:
+    client.create_repo("org/labels", repo_type="dataset")
+    make_student(tmp_path, dataset="org/nothing")
+    push_run(tmp_path, STUDENT)
+    assert ModelCard(download(client, STUDENT, "README.md", tmp_path).read_text()).data.datasets == ["org/labels"]
+
+
+def test_a_resized_base_is_not_loaded_by_the_auto_class(client: HfApi, tmp_path: Path) -> None:
+    make_teacher(tmp_path, small_sam())
+    provenance = Provenance(BASE, "a" * 40, 2 * SIZE)
+    card = teacher_card(tmp_path / "teacher", TEACHER, provenance)
+    assert f"its own input size, {2 * SIZE} pixels" in card.text and "import AutoModel" not in card.text
+    assert "import AutoModel" in teacher_card(tmp_path / "teacher", TEACHER, Provenance(BASE, "a" * 40, SIZE)).text
+
+
+def test_a_base_in_a_folder_is_an_error_with_the_remedy(client: HfApi, tmp_path: Path) -> None:
     make_teacher(tmp_path, small_mobile_sam())
-    with pytest.raises(ValueError, match="pass its id as `base_model_id`"):
-        push_run(tmp_path / "teacher", TEACHER)
-    with pytest.raises(ValueError, match="'org/nowhere' is not on the Hub"):
-        push_run(tmp_path / "teacher", TEACHER, "org/nowhere")
+    save_standalone(tmp_path / "teacher", tmp_path / "alone")
+    for folder in ("teacher", "alone"):
+        with pytest.raises(ValueError, match="pass its id as `base_model_id`"):
+            push_run(tmp_path / folder, TEACHER)
+        with pytest.raises(ValueError, match="'org/nowhere' is not on the Hub"):
+            push_run(tmp_path / folder, TEACHER, "org/nowhere")
     assert not client.repo_exists(TEACHER)
-    card = teacher_card(tmp_path / "teacher", TEACHER, BASE)
+    card = teacher_card(tmp_path / "teacher", TEACHER, Provenance(BASE))
     card.data.base_model = str(tmp_path / "base")
     with pytest.raises(ValueError, match="base_model_id"):
         push_folder(tmp_path / "teacher", TEACHER, card)
 
 
-@pytest.mark.parametrize("where", ["lfs", "commit"])
+def test_adapter_and_whole_model_do_not_share_a_repository(client: HfApi, tmp_path: Path) -> None:
+    make_teacher(tmp_path, small_mobile_sam())
+    push_base(client, tmp_path, BASE)
+    push_run(tmp_path / "teacher", TEACHER, BASE)
+    make_student(tmp_path / "student")
+    with pytest.raises(ValueError, match="another repository"):
+        push_run(tmp_path / "student", TEACHER)
+    with pytest.raises(ValueError, match="another repository"):
+        push_run(tmp_path / "teacher", BASE, BASE)
+    assert commits(client, TEACHER) == 1 and commits(client, BASE) == 1
+
+
+def pushes(folder: Path, client: HfApi) -> dict[str, tuple[str, str, Callable[[], str]]]:
+    """Of each kind: the repository, its type, and how it is pushed."""
+    teacher = make_teacher(folder, small_mobile_sam())
+    push_base(client, folder, BASE)
+    save_standalone(folder / "teacher", folder / "alone")
+    make_student(folder / "student")
+    labelled = make_labelled(teacher, folder, TEACHER)
+    return {
+        "adapter": (TEACHER, "model", lambda: push_run(folder / "teacher", TEACHER, BASE)),
+        "standalone": (ALONE, "model", lambda: push_run(folder / "alone", ALONE, BASE)),
+        "student": (STUDENT, "model", lambda: push_run(folder / "student", STUDENT)),
+        "dataset": (DATASET, "dataset", lambda: push_dataset(labelled, DATASET)),
+        "metric": (METRIC, "space", lambda: push_metric(METRIC)),
+    }
+
+
 def test_an_interrupted_push_leaves_the_repository_and_is_repeated(
-    hub: HubServer, client: HfApi, tmp_path: Path, where: str
+    hub: HubServer, client: HfApi, tmp_path: Path
 ) -> None:
+    for kind, (name, repo_type, push) in pushes(tmp_path, client).items():
+        client.create_repo(name, repo_type=repo_type, space_sdk="gradio" if repo_type == "space" else None)
+        before = client.repo_info(name, repo_type=repo_type).sha
+        for where in ("lfs", "commit"):
+            if kind == "metric" and where == "lfs":
+                continue  # it has no large files
+            hub.objects.clear()
+            hub.cut_uploads(100, where)
+            with pytest.raises(ConnectionError, match="push it again"):
+                push()
+            assert hub.cuts < 100, kind
+            hub.cut_uploads(0)
+            assert client.repo_info(name, repo_type=repo_type).sha == before
+        push()
+        assert commits(client, name, repo_type) == 1
+        assert set(client.list_repo_files(name, repo_type=repo_type)) > {"README.md"}
+
+
+def test_what_is_pushed_again_replaces_what_was_there(client: HfApi, tmp_path: Path) -> None:
     student = make_student(tmp_path)
     push_run(tmp_path, STUDENT)
-    before = client.model_info(STUDENT)
     with torch.no_grad():
         next(student.model.parameters()).add_(1)
     student.save_pretrained(tmp_path)
-    hub.cut_uploads(100, where)
-    with pytest.raises(ConnectionError, match="push it again"):
-        push_run(tmp_path, STUDENT)
-    assert hub.cuts < 100
-    hub.cut_uploads(0)
-    assert client.model_info(STUDENT).sha == before.sha
-
     push_run(tmp_path, STUDENT)
-    weights = Path(client.hf_hub_download(STUDENT, "model.safetensors", cache_dir=tmp_path / "cache")).read_bytes()
-    assert weights == (tmp_path / "model.safetensors").read_bytes()
-    assert len(client.list_repo_commits(STUDENT)) == 3
+    weights = download(client, STUDENT, "model.safetensors", tmp_path).read_bytes()
+    assert weights == (tmp_path / "model.safetensors").read_bytes() and commits(client, STUDENT) == 2
 
 
 def test_a_folder_without_weights_or_figures(client: HfApi, tmp_path: Path) -> None:
@@ -236,15 +339,13 @@ def test_a_folder_without_weights_or_figures(client: HfApi, tmp_path: Path) -> N
 def test_a_pushed_data_set_is_the_same_elsewhere(
     hub: HubServer, client: HfApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    labelled = make_dataset(make_teacher(tmp_path, small_mobile_sam()), tmp_path)
+    labelled = make_labelled(make_teacher(tmp_path, small_mobile_sam()), tmp_path, TEACHER)
     paths = [tmp_path / "0.png", tmp_path / "1.png"]
     monkeypatch.setattr("scalpel_hf.hub.ROWS", 1)
     push_dataset(labelled, DATASET)
-    assert len(client.list_repo_commits(DATASET, repo_type="dataset")) == 2
+    assert commits(client, DATASET, "dataset") == 1
     (code,) = snippets(client, DATASET, tmp_path, "dataset")
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    hub.run(f"{code}\ndataset.save_to_disk('../again')", elsewhere)
+    run_elsewhere(hub, f"import numpy\n{code}\ndataset.save_to_disk('../again')", tmp_path)
     again = datasets.load_from_disk(str(tmp_path / "again"))
     assert again.features == labelled.features and len(again) == 2
     undecoded = [d.cast_column("image", datasets.Image(decode=False)) for d in (again, labelled)]
@@ -252,8 +353,60 @@ def test_a_pushed_data_set_is_the_same_elsewhere(
         assert row["image"] == {"bytes": path.read_bytes(), "path": path.name}
     for column in set(labelled.column_names) - {"image"}:
         assert undecoded[0][column][:] == undecoded[1][column][:], column
+    card = DatasetCard(download(client, DATASET, "README.md", tmp_path, "dataset").read_text())
+    assert f"`{TEACHER}`, weights and settings" in card.text and "| train | `human` | 1 |" in card.text
 
     monkeypatch.setattr("scalpel_hf.hub.ROWS", 5)
     push_dataset(labelled.select([1]), DATASET)  # of the two files before, none is left
     files = client.list_repo_files(DATASET, repo_type="dataset")
     assert [f for f in files if f.startswith("data/")] == ["data/train-00000-of-00001.parquet"]
+
+
+def test_a_prepared_data_set_keeps_its_splits_and_its_budget(hub: HubServer, client: HfApi, tmp_path: Path) -> None:
+    prepared, budget = make_prepared(tmp_path / "data"), LabelBudget.load(tmp_path / "data" / "label_budget.json")
+    push_dataset(prepared, DATASET, license="mit", budget=budget)
+    card = DatasetCard(download(client, DATASET, "README.md", tmp_path, "dataset").read_text())
+    assert (
+        card.data.license == "mit"
+        and card.data.label_budget["fraction"] == 0.5
+        and "pseudo-labels" not in card.data.tags
+    )
+    assert "3 of 6 training frames" in card.text and "| train | `none` | 3 |" in card.text and "| test |" in card.text
+    assert LabelBudget.load(download(client, DATASET, "label_budget.json", tmp_path, "dataset")) == budget
+    code = "from scalpel_hf.data import load_split\nfor split in ('train', 'test'):\n    "
+    code += f"load_split('{DATASET}', split).save_to_disk('../' + split)"
+    run_elsewhere(hub, code, tmp_path)
+    for split, rows in prepared.items():
+        again = datasets.load_from_disk(str(tmp_path / split))
+        assert again["name"][:] == rows["name"][:]
+        assert again["label_source"][:] == load_split(tmp_path / "data", split)["label_source"][:]
+        for row, own in zip(again, rows, strict=True):
+            assert np.array_equal(row["image"], own["image"]) and (row["mask"] is None) == (own["mask"] is None)
+
+
+def test_a_pushed_metric_needs_nothing_of_this_project(hub: HubServer, client: HfApi, tmp_path: Path) -> None:
+    push_metric(METRIC)
+    assert set(client.list_repo_files(METRIC, repo_type="space")) == {
+        *(".gitattributes", "README.md", "app.py", "irstd.py", "irstd_metrics.py", "requirements.txt"),
+    }
+    card = download(client, METRIC, "README.md", tmp_path, "space").read_text()
+    assert "sdk: gradio" in card and "scalpel_hf/metrics" not in card
+    assert commits(client, METRIC, "space") == 1
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    np.savez(tmp_path / "frames.npz", prob=np.random.default_rng(0).random((3, 9, 11)), mask=np.eye(9, 11) > 0)
+    code = f"""
+import json, numpy as np
+data = np.load("../frames.npz")
+frames = [(prob, data["mask"].astype(np.uint8)) for prob in data["prob"]]
+{code}
+open("../results.json", "w").write(json.dumps(results))
+"""
+    run_elsewhere(hub, code, tmp_path, without_package=True)
+    data, metrics = np.load(tmp_path / "frames.npz"), IRSTDMetrics()
+    for prob in data["prob"]:
+        metrics.update(prob, data["mask"])
+    assert json.loads((tmp_path / "results.json").read_text()) == metrics.compute()
+
+
+def test_the_frames_are_the_test_frames() -> None:
+    assert ROWS[0]["mask"].any()  # or every comparison of figures above were one of zeros

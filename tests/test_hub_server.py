@@ -32,9 +32,9 @@ def status(error: pytest.ExceptionInfo) -> int:
     return error.value.response.status_code
 
 
-@pytest.mark.parametrize("kind", ["model", "dataset"])
+@pytest.mark.parametrize("kind", ["model", "dataset", "space"])
 def test_a_repository_keeps_what_is_committed(api: HfApi, kind: str, tmp_path: Path) -> None:
-    api.create_repo(NAME, repo_type=kind)
+    api.create_repo(NAME, repo_type=kind, space_sdk="gradio" if kind == "space" else None)
     weights = bytes(range(256)) * 20
     operations = [add("a.txt", b"one"), add("folder/b.safetensors", weights)]
     first = api.create_commit(NAME, operations, commit_message="first", repo_type=kind)
@@ -116,6 +116,35 @@ def test_what_is_not_there(api: HfApi, hub: HubServer, tmp_path: Path) -> None:
     with pytest.raises(RepositoryNotFoundError):  # a model's name is no data set's
         api.dataset_info(NAME)
     assert not api.file_exists(NAME, "no.txt") and api.file_exists(NAME, ".gitattributes")
+
+
+def test_failures_have_the_hubs_codes(api: HfApi, hub: HubServer) -> None:
+    api.create_repo(NAME)
+    api.create_repo("org/secret", private=True)
+    api.create_repo(NAME, repo_type="space", space_sdk="gradio")
+    for path, status_code, code in (
+        ("/api/models/org/none", 401, "RepoNotFound"),  # strangers can't tell what is private from what isn't there
+        ("/api/models/org/secret", 401, "RepoNotFound"),
+        (f"/api/datasets/{NAME}", 401, "RepoNotFound"),
+        (f"/{NAME}/resolve/v9/a.txt", 404, "RevisionNotFound"),
+        (f"/{NAME}/resolve/main/a.txt", 404, "EntryNotFound"),
+        (f"/spaces/{NAME}/resolve/main/app.py", 404, "EntryNotFound"),
+        (f"/api/models/{NAME}/tree/v9", 404, "RevisionNotFound"),
+        ("/api/whoami-v2", 401, None),
+        ("/no/such/page/at/all", 404, None),
+    ):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            get(f"{hub.endpoint}{path}", "bytes=0-")
+        assert (error.value.code, error.value.headers["X-Error-Code"]) == (status_code, code), path
+        assert error.value.headers["X-Error-Message"]
+
+
+def test_the_interpreter_that_cannot_find_the_package(hub: HubServer, tmp_path: Path) -> None:
+    look = "import importlib.util, os\nprint(importlib.util.find_spec('scalpel_hf') is not None, os.environ.get('A'))"
+    assert hub.run(look, tmp_path).split() == ["True", "None"]
+    assert hub.run(look, tmp_path, without_package=True, A="1").split() == ["False", "1"]
+    with pytest.raises(RuntimeError, match="no_such_name"):
+        hub.run("no_such_name", tmp_path)
 
 
 def test_conflicts(api: HfApi, hub: HubServer) -> None:

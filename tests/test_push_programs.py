@@ -32,7 +32,9 @@ def test_every_stage_pushes_what_it_made(work, client: HfApi, tmp_path: Path) ->
     push = {"push_to_hub": IDS["teacher"], "base_model_id": "org/base"}
     distill.main(flags(**work.teacher, output_dir=teacher, **push))
     argv = ["--dataset", work.root / "data", "--teacher", teacher, "--base-model", work.root / "base", "--out", labels]
-    pseudo_label.main([str(a) for a in [*argv, "--threshold", "0.01", "--push-to-hub", IDS["labels"]]])
+    pseudo_label.main(
+        [str(a) for a in [*argv, "--threshold", "0.01", "--no-calibration", "--push-to-hub", IDS["labels"]]]
+    )
     size = {"size": "nano", "pseudo_labels": labels}
     transfer.main(flags(**work.common, **size, output_dir=student, push_to_hub=IDS["student"]))
 

@@ -1,6 +1,7 @@
 import numpy as np
 
-from scalpel_hf.visualization import GREEN, gray, outline, side_by_side
+from scalpel_hf.adapter.config import OPERATOR_SCALES
+from scalpel_hf.visualization import EXPERT_COLORS, GREEN, gray, level, outline, strongest_expert
 
 
 def test_gray_stretches_any_range() -> None:
@@ -19,6 +20,20 @@ def test_an_outline_leaves_the_target_itself_visible() -> None:
     assert (picture[~line] == np.array(gray(frame))[~line]).all()
 
 
-def test_side_by_side_keeps_every_picture() -> None:
-    row = side_by_side([gray(np.eye(4)), gray(np.eye(6))], gap=2)
-    assert row.size == (12, 6)
+def test_a_level_is_not_stretched() -> None:
+    pixels = np.array(level(np.array([[0.0, 0.2], [0.4, 0.6]], np.float32)))
+    assert pixels[..., 0].tolist() == [[0, 51], [102, 153]]
+
+
+def test_the_strongest_expert_or_none() -> None:
+    weights = {
+        "top_hat": np.array([[0.5, 0.2, 0.1]], np.float32),
+        "matched_filter": np.array([[0.1, 0.5, 0.1]], np.float32),
+    }
+    picture = np.array(strongest_expert(weights))
+    assert [tuple(p) for p in picture[0]] == [EXPERT_COLORS[n] for n in ("top_hat", "matched_filter", "none")]
+
+
+def test_every_expert_has_a_colour_of_its_own() -> None:
+    assert set(EXPERT_COLORS) == {*OPERATOR_SCALES, "none"}
+    assert len(set(EXPERT_COLORS.values())) == len(EXPERT_COLORS)

@@ -1,15 +1,14 @@
+import math
+import re
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from peft import PeftConfig
 
-OPERATOR_SCALES: dict[str, list[float]] = {
-    "local_contrast": [3, 5, 9, 15],
-    "top_hat": [2, 4, 8, 12],
-    "matched_filter": [1, 2, 4, 8],
-    "anisotropic_diffusion": [2, 4, 8, 12],
-}
-LEVELS = ("pixel", "token", "mask")
+from scalpel_hf.modeling.configuration_scalpel_sam import LEVELS, OPERATOR_SCALES
+from scalpel_hf.modeling.moe import OPERATORS
+
 MASK_GRIDS = ("frame", "base")
 
 
@@ -21,24 +20,28 @@ class ScalpelPeftType(str, Enum):
 
 @dataclass
 class ScalpelMoeConfig(PeftConfig):
-    """
+    r"""
     Configuration of the hierarchical mixture-of-experts adapter for Segment Anything models.
 
     Args:
         scales: for each expert (operator) its scales in frame pixels: cell size of `local_contrast`, radius of
             `top_hat`, sigma of `matched_filter`, reach of `anisotropic_diffusion`. An operator that is not named is
-            left out.
+            left out; with none, the token adapters are plain bottlenecks.
         levels: which of `pixel` (the operators on the frame), `token` (adapters on the encoder's last MLPs) and `mask`
             (the branch at the masks' resolution) are there. `pixel` needs `mask`, which is where it is read.
-        blocks: the encoder blocks that get a token adapter: a number n for the last n, a list of module names, or a
-            regular expression over them.
+        blocks: the encoder blocks that get a token adapter: a number n for the last n, a list of names of blocks or of
+            their MLPs (`"layers.11"`), or a regular expression over the MLPs' full names
+            (`r"vision_encoder\.layers\.\d\.mlp"`).
         bottleneck: width of the token adapters.
         channels: width of the mask level at full resolution, a multiple of 8.
         top_k: how many experts keep their weight at a position.
-        temperature: of both routers' softmax.
+        temperature: of the position routers' softmax.
+        routers: off, every expert has the same weight everywhere.
+        sam_features: off, nothing of SAM reaches the mask level, which then sees the frame alone.
         mask_grid: `frame` gives masks on the grid of the frames passed as `frames` (of `pixel_values` when none are),
             `base` on the base model's own grid, a quarter of its input.
-        modules_to_save: modules of the base to train and save besides, for example `["mask_decoder.upscale_conv2"]`.
+        modules_to_save: modules of the base to train and save besides, for example `["neck"]`. The mask decoder and its
+            direct children can't be among them while the mask level is around it.
     """
 
     scales: dict[str, list[float]] = field(default_factory=lambda: {k: list(v) for k, v in OPERATOR_SCALES.items()})
@@ -48,6 +51,8 @@ class ScalpelMoeConfig(PeftConfig):
     channels: int = 16
     top_k: int = 4
     temperature: float = 1.0
+    routers: bool = True
+    sam_features: bool = True
     mask_grid: str = "frame"
     target_modules: set[str] | list[str] | str | None = field(default=None)
     exclude_modules: list[str] | str | None = field(default=None)
@@ -69,27 +74,63 @@ class ScalpelMoeConfig(PeftConfig):
 
 
 def _check(config: ScalpelMoeConfig) -> None:
-    unknown = [name for name in config.scales if name not in OPERATOR_SCALES]
-    if unknown:
-        raise ValueError(f"unknown operators in `scales`: {unknown}; there are {sorted(OPERATOR_SCALES)}")
-    for name, scales in config.scales.items():
-        if not scales or any(s <= 0 for s in scales):
-            raise ValueError(f"`scales[{name!r}]` must be a non-empty list of positive numbers of pixels, got {scales}")
-    if not config.levels or any(level not in LEVELS for level in config.levels):
-        raise ValueError(f"`levels` must name some of {LEVELS}, got {config.levels}")
-    if "pixel" in config.levels and "mask" not in config.levels:
-        raise ValueError("the `pixel` level is read by the `mask` level: name both in `levels`, or neither")
-    if "pixel" in config.levels and not config.scales:
-        raise ValueError("`scales` is empty: name operators, or leave `pixel` out of `levels`")
-    if isinstance(config.blocks, int) and config.blocks < 1:
-        raise ValueError(f"`blocks` must be at least 1, got {config.blocks}; leave `token` out of `levels` for none")
-    if config.bottleneck < 1:
-        raise ValueError(f"`bottleneck` must be at least 1, got {config.bottleneck}")
-    if config.channels < 8 or config.channels % 8:
-        raise ValueError(f"`channels` must be a positive multiple of 8, got {config.channels}")
-    if not 1 <= config.top_k <= 4:
-        raise ValueError(f"`top_k` must be between 1 and 4, got {config.top_k}")
-    if config.temperature <= 0:
-        raise ValueError(f"`temperature` must be positive, got {config.temperature}")
+    _check_scales(config.scales)
+    _check_levels(config)
+    for name, value in (("bottleneck", config.bottleneck), ("channels", config.channels), ("top_k", config.top_k)):
+        if not _is_whole(value) or value < 1:
+            raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}")
+    if config.channels % 8:
+        raise ValueError(f"`channels` must be a multiple of 8, got {config.channels}")
+    if config.top_k > len(OPERATORS):
+        raise ValueError(f"`top_k` must be between 1 and {len(OPERATORS)}, got {config.top_k}")
+    if not _is_number(config.temperature) or not 0 < config.temperature < math.inf:
+        raise ValueError(f"`temperature` must be a positive number, got {config.temperature!r}")
+    for name, value in (("routers", config.routers), ("sam_features", config.sam_features)):
+        if not isinstance(value, bool):
+            raise ValueError(f"`{name}` is true or false, got {value!r}")
     if config.mask_grid not in MASK_GRIDS:
         raise ValueError(f"`mask_grid` must be one of {MASK_GRIDS}, got {config.mask_grid!r}")
+
+
+def _check_scales(scales: Any) -> None:
+    if not isinstance(scales, dict) or (unknown := [name for name in scales if name not in OPERATORS]):
+        wrong = unknown if isinstance(scales, dict) else scales
+        raise ValueError(f"unknown operators in `scales`: {wrong}; there are {sorted(OPERATORS)}")
+    for name, values in scales.items():
+        if not isinstance(values, list | tuple) or not values or not all(_is_number(v) and v > 0 for v in values):
+            raise ValueError(f"`scales[{name!r}]` must be a non-empty list of positive numbers of pixels, got {values}")
+        try:
+            OPERATORS[name](values)
+        except ValueError as error:
+            raise ValueError(f"`scales[{name!r}]`: {error}") from None
+
+
+def _check_levels(config: ScalpelMoeConfig) -> None:
+    levels, blocks = config.levels, config.blocks
+    if not levels or any(level not in LEVELS for level in levels) or len(set(levels)) < len(levels):
+        raise ValueError(f"`levels` must name some of {LEVELS}, each once, got {levels}")
+    if "pixel" in levels and "mask" not in levels:
+        raise ValueError("the `pixel` level is read by the `mask` level: name both in `levels`, or neither")
+    if "pixel" in levels and not config.scales:
+        raise ValueError("`scales` is empty: name operators, or leave `pixel` out of `levels`")
+    if isinstance(blocks, str):
+        try:
+            re.compile(blocks)
+        except re.error as error:
+            raise ValueError(f"`blocks` is not a regular expression: {error} in {blocks!r}") from None
+    elif isinstance(blocks, list | tuple | set):
+        if not blocks or not all(isinstance(name, str) for name in blocks):
+            raise ValueError(f"`blocks` must be a non-empty list of names, got {blocks}")
+    elif not _is_whole(blocks) or blocks < 1:
+        raise ValueError(
+            f"`blocks` must be a whole number of at least 1, names or a regular expression, got {blocks!r}; leave "
+            "`token` out of `levels` for none"
+        )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

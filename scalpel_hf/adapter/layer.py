@@ -3,15 +3,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from scalpel_hf.modeling.mask_level import MaskLevel, sample_region
+from scalpel_hf.modeling.frame_region import FrameRegion, sample_region
+from scalpel_hf.modeling.mask_level import MaskLevel
 from scalpel_hf.modeling.moe import TokenAdapter
 
 from .config import ScalpelMoeConfig
-from .link import FrameRegion, linked_frames
+from .link import link_input, linked_frames
 
 # Both are per thread (and per task), so that two threads may share one model.
 _ROUTER_SINK: ContextVar[list[dict[str, Tensor]] | None] = ContextVar("router_sink", default=None)
@@ -71,14 +71,23 @@ class ScalpelMoeLayer(nn.Module, BaseTunerLayer):
         return getattr(self, self.adapter_layer_names[0])
 
     @property
-    def active(self) -> Any:
-        """The adapter module to apply, `None` when adapters are off."""
+    def active_name(self) -> str | None:
+        """The adapter to apply, `None` when adapters are off; other methods' adapters may be active beside it."""
         names = [name for name in self.active_adapters if name in self._adapters]
         if self.disable_adapters or not names:
             return None
         if len(names) > 1:
             raise ValueError(f"one Scalpel adapter at a time, active are {names}: call `set_adapter` with one name")
-        return self._adapters[names[0]]
+        return names[0]
+
+    @property
+    def active(self) -> Any:
+        """Its module, or `None`."""
+        name = self.active_name
+        return None if name is None else self._adapters[name]
+
+    def remove_hooks(self) -> None:
+        """Take back what was hooked into the base layer."""
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         raise ValueError(
@@ -97,7 +106,8 @@ class TokenLevelLayer(ScalpelMoeLayer):
 
     def build(self, config: ScalpelMoeConfig) -> TokenAdapter:
         dim = next(m for m in self.get_base_layer().modules() if isinstance(m, nn.Linear)).in_features
-        return TokenAdapter(dim, config.bottleneck, list(config.scales), config.top_k, config.temperature)
+        operators = list(config.scales)
+        return TokenAdapter(dim, config.bottleneck, operators, config.top_k, config.temperature, config.routers)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result = self.base_layer(hidden_states, *args, **kwargs)
@@ -112,16 +122,24 @@ class MaskLevelLayer(ScalpelMoeLayer):
     """SAM's mask decoder with the pixel and mask levels behind it."""
 
     adapter_layer_names = ("scalpel_moe_mask",)
+    other_param_names = ("grids",)
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: ScalpelMoeConfig):
+        self.grids: dict[str, str] = {}
         super().__init__(base_layer, adapter_name, config)
-        self.grids: dict[str, str] = {adapter_name: config.mask_grid}
         self.upscaled_hook = self.get_base_layer().upscale_conv2.register_forward_hook(_keep_upscaled)
 
     def update_layer(self, adapter_name: str, config: ScalpelMoeConfig) -> None:
+        self.grids[adapter_name] = config.mask_grid
         super().update_layer(adapter_name, config)
-        if hasattr(self, "grids"):
-            self.grids[adapter_name] = config.mask_grid
+
+    def remove_hooks(self) -> None:
+        self.upscaled_hook.remove()
+
+    def link_input(self, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Forward hook of the vision encoder: the frames of its embedding are wanted here, unless adapters are off."""
+        if self.active_name is not None:
+            link_input(args, kwargs, output)
 
     def build(self, config: ScalpelMoeConfig) -> MaskLevel:
         decoder = self.get_base_layer()
@@ -132,12 +150,16 @@ class MaskLevelLayer(ScalpelMoeLayer):
             channels=config.channels,
             top_k=config.top_k,
             temperature=config.temperature,
+            routers=config.routers,
+            sam_features=config.sam_features,
         )
 
     def forward(
         self, image_embeddings: Tensor, *args: Any, sparse_prompt_embeddings: Tensor | None = None, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        adapter = self.active
+        name = self.active_name
+        if name is None:
+            return self.base_layer(image_embeddings, *args, sparse_prompt_embeddings=sparse_prompt_embeddings, **kwargs)
         upscaled: list[Tensor] = []
         token = _UPSCALED_SINK.set(upscaled)
         try:
@@ -146,34 +168,12 @@ class MaskLevelLayer(ScalpelMoeLayer):
             )
         finally:
             _UPSCALED_SINK.reset(token)
-        if adapter is None:
-            return masks, iou
-        region = self._region(linked_frames(image_embeddings), masks.shape[-2:])
+        region = linked_frames(image_embeddings)
+        if self.grids[name] == "base":
+            region = region.on_base_grid(masks.shape[-2:])
         if sparse_prompt_embeddings is not None and sparse_prompt_embeddings.shape[2] > 0:
-            return self._resample(masks, region), iou  # prompted: SAM's own answer on the frame's grid
-        return self._prompt_free(adapter, masks, upscaled[0], image_embeddings, region), iou
-
-    def _region(self, region: FrameRegion, base_grid: torch.Size) -> FrameRegion:
-        if self.grids[self.active_adapters[0]] == "frame":
-            return region
-        # The base's grid covers the whole input, of which the frame may cover a part.
-        full = torch.tensor([0.0, 0.0, region.input_size, region.input_size], device=region.boxes.device)
-        scale = region.boxes.new_tensor([region.frames.shape[-1], region.frames.shape[-2]]) / (
-            region.boxes[:, 2:] - region.boxes[:, :2]
-        )
-        corner = (full[:2] - region.boxes[:, :2]) * scale
-        far = (full[2:] - region.boxes[:, :2]) * scale
-        height, width = region.frames.shape[-2:]
-        in_frame = torch.cat([corner, far], 1) / region.boxes.new_tensor([width, height, width, height])
-        frames = sample_region(region.frames, in_frame, 1, (int(base_grid[0]), int(base_grid[1])))
-        return FrameRegion(frames, full.expand(len(frames), 4), region.input_size)
-
-    def _resample(self, masks: Tensor, region: FrameRegion) -> Tensor:
-        size = (int(region.frames.shape[-2]), int(region.frames.shape[-1]))
-        if size == tuple(masks.shape[-2:]):
-            return masks
-        flat = sample_region(masks.flatten(1, 2), region.boxes.to(masks.device), region.input_size, size)
-        return flat.unflatten(1, masks.shape[1:3])
+            return region.sample(masks), iou  # prompted: SAM's own answer on the frame's grid
+        return self._prompt_free(self._adapters[name], masks, upscaled[0], image_embeddings, region), iou
 
     def _prompt_free(
         self, adapter: MaskLevel, masks: Tensor, upscaled: Tensor, embeddings: Tensor, region: FrameRegion
@@ -191,3 +191,16 @@ class MaskLevelLayer(ScalpelMoeLayer):
         if (sink := _ROUTER_SINK.get()) is not None:
             sink.append(outputs)
         return outputs["logits"].unflatten(1, masks.shape[1:3]).to(masks.dtype)
+
+
+def prompt_free_logits(model: nn.Module, image_embeddings: Tensor) -> Tensor:
+    """
+    Mask logits `(B, 1, H, W)` on the grid of the frames that the embeddings are linked to.
+
+    Where no mask level answers on that grid, with other adapters or other levels, SAM's own masks are resized to it.
+    """
+    masks = model(image_embeddings=image_embeddings, multimask_output=False).pred_masks[:, 0]  # (B, 1, h, w)
+    if any(isinstance(module, MaskLevelLayer) for module in model.modules()):
+        return masks
+    region = linked_frames(image_embeddings)
+    return sample_region(masks, region.boxes, region.input_size, region.frames.shape[-2:])

@@ -1,12 +1,12 @@
 import re
+from typing import Any
 
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTuner
-from torch import nn
+from torch import Tensor, nn
 
 from .config import ScalpelMoeConfig
 from .layer import MaskLevelLayer, ScalpelMoeLayer, TokenLevelLayer
-from .link import encoder_hook
 
 
 class ScalpelMoeModel(BaseTuner):
@@ -29,32 +29,53 @@ class ScalpelMoeModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 (the targets come from `levels` and `blocks`)
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
+        if isinstance(self.model, PeftModel):
+            raise ValueError(
+                "this is a PeftModel already: adapt its base model, `get_base_model()`, or add to it with `add_adapter`"
+            )
         if not all(hasattr(self.model, name) for name in ("vision_encoder", "prompt_encoder", "mask_decoder")):
             raise ValueError(
                 f"ScalpelMoeConfig adapts Segment Anything models (`SamModel`, `MobileSamModel`), not "
                 f"{type(self.model).__name__}: it needs a vision encoder, a prompt encoder and a mask decoder"
             )
+        for name in peft_config.modules_to_save or []:
+            self._check_module_to_save(name, "mask" in peft_config.levels)
         if peft_config.target_modules is None:
             peft_config.target_modules = self._targets(peft_config)
         return peft_config
+
+    def _check_module_to_save(self, name: str, mask_level: bool) -> None:
+        """Peft finds modules by the ends of their names, passes over a name that finds none, and takes no child of an
+        adapted module; all of it without a word that says so."""
+        found = [key.replace(".base_layer", "") for key, _ in self.model.named_modules() if key.endswith(name)]
+        if mask_level and any(key.startswith("mask_decoder") and key.count(".") < 2 for key in found):
+            raise ValueError(
+                f"`modules_to_save` {name!r} is what the mask level is put around: name parts further inside, such as "
+                "'final_attn_token_to_image', or leave `mask` out of `levels`"
+            )
+        if not found or (mask_level and name.startswith("mask_decoder.")):
+            raise ValueError(
+                f"`modules_to_save` {name!r} names no module of {type(self.model).__name__}; one inside the mask "
+                "decoder is named by the end of its name, without 'mask_decoder.'"
+            )
 
     def _targets(self, config: ScalpelMoeConfig) -> set[str]:
         targets = {"mask_decoder"} if "mask" in config.levels else set()
         if "token" not in config.levels:
             return targets
-        names = [n.replace(".base_layer", "") for n, _ in self.model.vision_encoder.named_modules()]
-        names = [f"vision_encoder.{n}" for n in names if n.endswith(".mlp")]
+        names = [f"vision_encoder.{n}" for n, _ in self.model.vision_encoder.named_modules() if n.endswith(".mlp")]
         if isinstance(config.blocks, int):
             if config.blocks > len(names):
                 raise ValueError(f"`blocks` asks for the last {config.blocks} of {len(names)} encoder blocks")
             return targets | set(names[-config.blocks :])
         if isinstance(config.blocks, str):
-            chosen = {n for n in names if re.fullmatch(config.blocks, n)}
+            chosen = {config.blocks: {n for n in names if re.fullmatch(config.blocks, n)}}
         else:
-            chosen = {n for n in names if any(n == b or n.removesuffix(".mlp").endswith(b) for b in config.blocks)}
-        if not chosen:
-            raise ValueError(f"`blocks` {config.blocks!r} matches none of the encoder's MLPs: {names}")
-        return targets | chosen
+            chosen = {b: {n for n in names if f".{n}".endswith((f".{b}", f".{b}.mlp"))} for b in config.blocks}
+        for block, matches in chosen.items():
+            if not matches:
+                raise ValueError(f"`blocks` {block!r} matches none of the encoder's MLPs: {names}")
+        return targets.union(*chosen.values())
 
     def _create_and_replace(
         self,
@@ -70,8 +91,7 @@ class ScalpelMoeModel(BaseTuner):
             target.update_layer(adapter_name, peft_config)
             new_module = target
         else:
-            layer_cls = MaskLevelLayer if target_name == "mask_decoder" else TokenLevelLayer
-            new_module = layer_cls(target, adapter_name, peft_config)
+            new_module = _layer_class(current_key)(target, adapter_name, peft_config)
             self._replace_module(parent, target_name, new_module, target)
         if adapter_name not in self.active_adapters:
             new_module._adapters[adapter_name].requires_grad_(False)
@@ -81,8 +101,16 @@ class ScalpelMoeModel(BaseTuner):
         setattr(parent, child_name, new_module)
 
     def _post_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
-        if not hasattr(model, "_scalpel_link"):
-            model._scalpel_link = model.vision_encoder.register_forward_hook(encoder_hook, with_kwargs=True)
+        layers = [n for n, m in model.named_modules() if isinstance(m, ScalpelMoeLayer) and adapter_name in m._adapters]
+        targets = config.target_modules if isinstance(config.target_modules, set) else set()
+        absent = sorted(t for t in targets if not any(f".{n}".endswith(f".{t}") for n in layers))
+        if absent:  # peft is content when one target of several is found
+            raise ValueError(f"{type(model).__name__} has no {absent}: the configuration was made for another base")
+        hooks: Any = getattr(model, "_scalpel_hooks", None)
+        if hooks is None:
+            hooks = model._scalpel_hooks = [model.register_load_state_dict_pre_hook(refuse_surplus_keys)]
+        if isinstance(model.mask_decoder, MaskLevelLayer) and len(hooks) == 1:
+            hooks.append(model.vision_encoder.register_forward_hook(model.mask_decoder.link_input, with_kwargs=True))
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: object, **kwargs: object) -> nn.Module:
         if merge:
@@ -90,15 +118,39 @@ class ScalpelMoeModel(BaseTuner):
                 "a mixture of experts is not linear and can't be merged into the base weights: keep the adapter, or "
                 "call `unload()` to get the base model back"
             )
-        for module in self.model.modules():
-            if isinstance(module, MaskLevelLayer):
-                module.upscaled_hook.remove()
-        base = super()._unload_and_optionally_merge(*args, merge=False, **kwargs)
-        base._scalpel_link.remove()
-        del base._scalpel_link
-        return base
+        # Ours first: the base class doesn't look inside them, where trained copies of the base's modules may be.
+        for name, module in list(self.model.named_modules()):
+            if isinstance(module, ScalpelMoeLayer):
+                module.remove_hooks()
+                self.model.set_submodule(name, module.base_layer)
+        for hook in self.model.__dict__.pop("_scalpel_hooks"):
+            hook.remove()
+        return super()._unload_and_optionally_merge(*args, merge=False, **kwargs)
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
         # The experts nest several modules deep, so the adapter's name isn't the last part but one.
         return re.sub(rf"(\.{cls.prefix}(?:token|mask))\.{re.escape(adapter_name)}\.", r"\1.", key)
+
+
+def _layer_class(name: str) -> type[ScalpelMoeLayer]:
+    if name == "mask_decoder":
+        return MaskLevelLayer
+    if re.fullmatch(r"vision_encoder\..*\.mlp", name):
+        return TokenLevelLayer
+    raise ValueError(
+        f"{name!r} can't be adapted, only the mask decoder and the MLPs of the vision encoder: leave `target_modules` "
+        "out, and choose by `levels` and `blocks`"
+    )
+
+
+def refuse_surplus_keys(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+    """Hook of a base model: an adapter's weights that it has no place for are an error, also when not `strict`."""
+    own = {prefix + name for name, _ in model.named_parameters() if ".scalpel_moe_" in name}
+    surplus = sorted(k for k in state_dict if k.startswith(prefix) and ".scalpel_moe_" in k and k not in own)
+    if surplus:
+        errors = args[-1]
+        errors.append(
+            f"{len(surplus)} weights of an adapter have no place in this model, `{surplus[0]}` for one: they were "
+            "trained with another configuration or under another name"
+        )

@@ -132,7 +132,7 @@ def find_pairs(layout: Layout, root: str | Path, split_list: str | SplitFiles | 
     """
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"no folder {root}")
+        raise FileNotFoundError(f"there is no folder {root}: `root` is the folder that the data set lies in")
     images = _index(_existing(root, layout.images, "the frames"))
     masks = _index(_existing(root, layout.masks, "the masks"))
     splits = _read_lists(layout, root, split_list) or {"train": sorted(images)}
@@ -152,7 +152,7 @@ def _read_lists(layout: Layout, root: Path, split_list: str | SplitFiles | None)
     elif split_list in layout.split_lists:
         files = layout.split_lists[split_list]
     else:
-        known = ", ".join(layout.split_lists) or "none"
+        known = ", ".join(layout.split_lists) or "none, train.txt, val.txt and test.txt are found without"
         raise ValueError(f"no split list {split_list!r} here; by name: {known}; else give the file of each split")
     return {
         split: _read_names(_existing(root, paths if isinstance(paths, tuple) else (paths,), f"the {split} list"))
@@ -165,7 +165,10 @@ def _existing(root: Path, candidates: tuple[str | Path, ...], what: str) -> Path
         if (root / candidate).exists():
             return root / candidate
     looked = ", ".join(map(str, candidates))
-    raise FileNotFoundError(f"{root} doesn't have {what}: looked for {looked}")
+    raise FileNotFoundError(
+        f"{root} doesn't have {what}: looked for {looked}. If it is laid out otherwise, take another layout; `generic` "
+        "is a folder images/ beside a folder masks/"
+    )
 
 
 def _index(folder: Path) -> dict[str, list[Path]]:

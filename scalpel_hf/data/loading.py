@@ -152,7 +152,8 @@ def as_irst_dataset(dataset: Dataset, skip_broken: bool = False) -> Dataset:
         if not isinstance(feature, Image) and getattr(feature, "dtype", None) not in ("string", "binary"):
             raise ValueError(
                 f"the column {column!r} must hold images, here it is {feature}; the columns are "
-                f"{', '.join(dataset.column_names)}: use `rename_column` or `cast_column` and `as_irst_dataset`"
+                f"{', '.join(dataset.column_names)}: use `rename_column` or `cast_column` and `as_irst_dataset`. (A "
+                "folder of images beside a folder of masks is the layout `generic`.)"
             )
     names = dataset["name"][:] if "name" in dataset.column_names else [f"{i:06d}" for i in range(len(dataset))]
     if len(set(names)) < len(names):
@@ -186,8 +187,15 @@ def _load_hub(source: str | Path) -> DatasetDict:
         loaded = load_from_disk(str(path))
     elif path.suffix == ".parquet":
         loaded = load_dataset("parquet", data_files={"train": str(path)})
+    elif path.is_file():
+        raise ValueError(f"{source} is no parquet file (*.parquet), nor a folder or a repository on the Hub")
     else:
-        loaded = load_dataset(str(source))
+        try:
+            loaded = load_dataset(str(source))
+        except OSError as error:
+            raise ValueError(
+                f"{str(source)!r} is neither a folder nor a data set that the Hub gives: {error}"
+            ) from error
     return loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
 
 

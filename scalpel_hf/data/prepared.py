@@ -15,6 +15,8 @@ def load_prepared(name_or_path: str | Path) -> datasets.DatasetDict | datasets.D
     path = Path(name)
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         return datasets.load_from_disk(name)
+    if any(path.glob("data/*.parquet")):
+        return datasets.load_dataset(name)
     remedy = f"make one with scripts/prepare.py --out {name}"
     if path.exists() or name.count("/") != 1:
         raise ValueError(f"{name!r} holds no data set: {remedy}")

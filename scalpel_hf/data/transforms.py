@@ -68,13 +68,16 @@ def paste_targets(sample: Sample, donor: Sample, rng: np.random.Generator, count
 
     For each drawn component the excess over the median of the ring around it is faded out over `margin` pixels and
     added at a free random place, scaled to between half and one and a half of its contrast in units of the frames'
-    standard deviations.
+    standard deviations. Onto a frame that is constant, or from one, nothing is pasted: a target has no contrast there,
+    and would be a label of nothing.
     """
+    if not (_has_spread(sample.frame) and _has_spread(donor.frame)):
+        return sample
     labels, n = ndimage.label(donor.target > 0.5, structure=np.ones((3, 3)))
     if n == 0:
         return sample
     frame, target, weight = sample.frame.copy(), sample.target.copy(), sample.weight.copy()
-    unit = sample.frame.std() / max(donor.frame.std(), 1e-6)
+    unit = sample.frame.std() / donor.frame.std()
     boxes = ndimage.find_objects(labels)
     for index in rng.integers(n, size=count):
         rows, cols = boxes[index]
@@ -101,6 +104,11 @@ def paste_targets(sample: Sample, donor: Sample, rng: np.random.Generator, count
         target[place] = np.maximum(target[place], own)
         weight[place] = np.where(own, 1.0, weight[place])
     return Sample(frame, target, weight)
+
+
+def _has_spread(frame: Array) -> bool:
+    """Whether a frame's values differ by more than resampling rounds them by."""
+    return float(np.ptp(frame)) > 1e-6 * float(np.abs(frame).max())
 
 
 def photometric(frame: Array, rng: np.random.Generator) -> Array:

@@ -1,5 +1,6 @@
 """Metrics of infrared small-target detection."""
 
+from .detection import DetectionMetrics
 from .irstd_metrics import IRSTDMetrics
 
-__all__ = ["IRSTDMetrics"]
+__all__ = ["DetectionMetrics", "IRSTDMetrics"]

@@ -16,7 +16,15 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
-STEP_FIELDS = ("eval_steps", "checkpoint_steps", "logging_steps")
+CHOICES = {"mixed_precision": ("auto", "no", "bf16", "fp16"), "report_to": ("none", "tensorboard")}
+# The least that a field may be, the recipes' own among them.
+AT_LEAST = {
+    **dict.fromkeys(("max_steps", "batch_size", "gradient_accumulation_steps", "views"), 1),
+    **dict.fromkeys(("eval_steps", "checkpoint_steps", "logging_steps"), 1),
+    **dict.fromkeys(("seed", "learning_rate", "weight_decay", "warmup_ratio", "max_grad_norm", "num_workers"), 0),
+    **dict.fromkeys(("supervised_weight", "prior_weight", "balance_weight", "pseudo_weight"), 0),
+    "crop_size": 16,
+}
 
 
 @dataclass
@@ -46,9 +54,12 @@ class LoopArguments:
     push_to_hub: str = option("", "Repository to push the result to, `org/name`; empty for none.")
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "gradient_accumulation_steps", *STEP_FIELDS):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        for name, value in vars(self).items():
+            if name in AT_LEAST and not value >= AT_LEAST[name]:  # which NaN isn't either
+                raise ValueError(f"`{name}` must be at least {AT_LEAST[name]}, got {value}")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"`ema_decay` must be at least 0 and below 1, got {self.ema_decay}")
 

@@ -1,7 +1,7 @@
 """The running mean of what trains, and checkpoints from which a run goes on as if it had not been broken off.
 
-A checkpoint holds weights, running statistics, their means, optimiser and schedule. It is written under another name
-and renamed, and only then the one before it is removed.
+A checkpoint holds weights, running statistics, their means, optimiser, schedule and, where there is one, the scale of
+half-precision gradients. It is written under another name and renamed, and only then the one before it is removed.
 """
 
 import json
@@ -55,10 +55,13 @@ class Checkpoints:
         ema: Ema,
         optimizer: torch.optim.Optimizer,
         scheduler: LambdaLR,
+        scaler: torch.amp.GradScaler | None = None,
     ):
         self.folder = folder
         self.model, self.values, self.ema = model, values, ema
-        self.optimizer, self.scheduler = optimizer, scheduler
+        self.training: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler}
+        if scaler is not None:
+            self.training["scaler"] = scaler
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, state: dict[str, Any]) -> None:
@@ -68,8 +71,7 @@ class Checkpoints:
         temporary.mkdir()
         _save_tensors(self.values, temporary / "weights.safetensors")
         _save_tensors(self.ema.shadow, temporary / "ema.safetensors")
-        training = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
-        torch.save(training, temporary / "training.pt")
+        torch.save({name: part.state_dict() for name, part in self.training.items()}, temporary / "training.pt")
         (temporary / "state.json").write_text(json.dumps(state))
         self._remove(final)
         os.replace(temporary, final)
@@ -99,8 +101,8 @@ class Checkpoints:
         for name, mean in self.ema.shadow.items():
             mean.copy_(means[name])  # in place: the memory format has a say in how results are rounded
         training = torch.load(newest / "training.pt", weights_only=True, map_location="cpu")
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.scheduler.load_state_dict(training["scheduler"])
+        for name, part in self.training.items():
+            part.load_state_dict(training[name])
         return state
 
     def save_best(self, step: int) -> None:

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from scalpel_hf.adapter import record_router
+from scalpel_hf.adapter.layer import prompt_free_logits
 from scalpel_hf.data.transforms import Sample, crop, photometric, teacher_view
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, normalize_frame, to_sam_input
 from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
@@ -100,7 +101,7 @@ def distillation_loss(
     def loss_function(model: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
         embeddings = prefix.embeddings(batch["states"], batch["frames"], batch["frame_boxes"])
         with record_router() as records:
-            logits = model(image_embeddings=embeddings, multimask_output=False).pred_masks[:, 0]  # (B, 1, H, W)
+            logits = prompt_free_logits(model, embeddings)  # (B, 1, H, W)
         target, weight = batch["labels"][:, None], batch["weights"][:, None]
         loss_supervised = weighted_bce(logits, target, weight) * 10 + soft_iou_loss(logits, target, weight)
         loss = supervised * loss_supervised

@@ -3,7 +3,10 @@
 Notable:
 - sample number i is a pure function of (seed, i), and so are the random numbers of a step, so that a run that was
   killed and resumed sees what an unbroken one sees, without a record of what has been read or drawn.
-- running statistics of a model that trains as a whole are averaged like its weights, so that the two fit.
+- processes average their gradients here rather than in DistributedDataParallel, which loses track of weights that are
+  used outside the model's `forward`, as the teacher's prior and the end of its encoder are.
+- a module trains, dropout and running statistics included, where all its weights do; a frozen base stays as it is in
+  evaluation. Running statistics are averaged like the weights, so that the two fit.
 """
 
 import logging
@@ -16,11 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from accelerate.utils import ProjectConfiguration, set_seed
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
+
+from scalpel_hf.files import check_can_be_made
 
 from .arguments import LoopArguments
 from .checkpoints import NEW_RUN, Checkpoints, Ema
@@ -59,17 +64,23 @@ class RangeSampler(Sampler[int]):
 
 
 def make_accelerator(args: LoopArguments) -> Accelerator:
-    """Accelerator with the arguments' precision, accumulation and tracker; seeds everything."""
+    """
+    Accelerator with the arguments' precision, accumulation and tracker; seeds everything.
+
+    Raises `ValueError` for an `output_dir` that can't be written to, and for half precision without a GPU.
+    """
+    check_can_be_made(args.output_dir, "output_dir")
     precision = args.mixed_precision
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("`mixed_precision: fp16` needs a GPU, and there is none here: set it to `auto`, or to `no`")
     accelerator = Accelerator(
         mixed_precision=precision,
         cpu=not torch.cuda.is_available(),
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=None if args.report_to == "none" else args.report_to,
         project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/logs"),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     set_seed(args.seed)
     return accelerator
@@ -83,17 +94,16 @@ def train(
     args: LoopArguments,
     evaluate: Evaluate | None = None,
     best_metric: str = "iou",
-    train_mode: bool = True,
+    collate: Callable[[list[Any]], Batch] | None = None,
 ) -> dict[str, Any]:
     """
-    Train a model's trainable weights and leave their running mean in it.
+    Train a model's trainable weights and leave their running mean in it, in evaluation mode.
 
     Args:
         dataset: sample number i as a dict of tensors, a pure function of i.
         loss_function: `(model, batch, step) → (loss, figures to log)`.
         evaluate: figures on held-out labelled frames; the step with the highest `best_metric` is then kept.
-        train_mode: whether the model is put in training mode; a teacher stays in evaluation mode, because its frozen
-            base must.
+        collate: batch of a list of samples, where they are more than dicts of tensors of one shape.
 
     Returns steps, seconds, samples and the last losses; with `evaluate` the best figures and their step.
 
@@ -112,16 +122,22 @@ def train(
     scheduler = LambdaLR(optimizer, lambda step: _schedule(step, args))
     buffers = _buffers(model)
     ema = Ema({**trainable, **{n: b for n, b in buffers.items() if b.is_floating_point()}}, args.ema_decay)
-    checkpoints = Checkpoints(Path(args.output_dir), model, {**trainable, **buffers}, ema, optimizer, scheduler)
+    values = {**trainable, **buffers}
+    checkpoints = Checkpoints(
+        Path(args.output_dir), model, values, ema, optimizer, scheduler, scaler=accelerator.scaler
+    )
     start = checkpoints.load(_fixed(args)) if args.resume else NEW_RUN
     if start["step"]:
         accelerator.print(f"going on from step {start['step']} of {args.max_steps}")
 
     per_step = args.batch_size * accelerator.num_processes * args.gradient_accumulation_steps
     sampler = RangeSampler(start["step"] * per_step, args.max_steps * per_step)
-    loader = DataLoader(dataset, batch_size=args.batch_size, sampler=sampler, num_workers=args.num_workers)
-    wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    wrapped.train(train_mode)
+    loader = DataLoader(
+        dataset, batch_size=args.batch_size, sampler=sampler, num_workers=args.num_workers, collate_fn=collate
+    )
+    wrapped = accelerator.prepare_model(model, evaluation_mode=True)  # mixed precision, and no wrapper around it
+    optimizer, loader = accelerator.prepare(optimizer, loader)
+    _train_mode(wrapped)
     if args.report_to != "none":
         accelerator.init_trackers("scalpel", config={k: str(v) for k, v in vars(args).items()})
 
@@ -140,6 +156,7 @@ def train(
                 )
             accelerator.backward(loss)
             if accelerator.sync_gradients:
+                _average_gradients(accelerator, list(trainable.values()))
                 accelerator.clip_grad_norm_(trainable.values(), args.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
@@ -155,18 +172,19 @@ def train(
             accelerator.log({**logs, "learning_rate": scheduler.get_last_lr()[0]}, step=step)
         if evaluate is not None and (step % args.eval_steps == 0 or step == args.max_steps):
             best = _evaluate(accelerator, model, ema, evaluate, best, best_metric, step, checkpoints)
-            wrapped.train(train_mode)
+            _train_mode(wrapped)
         if accelerator.is_main_process and (step % args.checkpoint_steps == 0 or step == args.max_steps):
             seconds = time.monotonic() - began
             state = {"step": step, "seconds": seconds, "best": best, "last": logs, "arguments": _fixed(args)}
             checkpoints.save(state)
     bar.close()
-    accelerator.end_training()
 
+    model.eval()
     ema.swap()
     if best is not None:
         accelerator.wait_for_everyone()  # the main process may still be writing it
         checkpoints.load_best(best["step"])
+    accelerator.end_training()  # from here on the processes don't hear of each other
     return {
         "steps": step,
         "samples": step * per_step,
@@ -176,9 +194,38 @@ def train(
     }
 
 
+def _average_gradients(accelerator: Accelerator, parameters: list[nn.Parameter]) -> None:
+    """Give every process the mean of all processes' gradients; all processes use the same weights."""
+    if accelerator.num_processes == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    mean = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), "mean")
+    for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules with weights, all of which are trained."""
+    for name, module in model.named_modules():
+        parameters = list(module.parameters())
+        if parameters and all(p.requires_grad for p in parameters):
+            yield name, module
+
+
+def _train_mode(model: nn.Module) -> None:
+    """Training mode for what is trained; a frozen base stays in evaluation mode and keeps its running statistics."""
+    model.eval()
+    for _, module in _trained(model):
+        module.train()
+
+
 def _buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Running statistics, where the whole model trains; a frozen base's don't change."""
-    return dict(model.named_buffers()) if all(p.requires_grad for p in model.parameters()) else {}
+    """Running statistics of what is trained; a frozen base's don't change."""
+    return {
+        f"{name}.{key}" if name else key: buffer
+        for name, module in _trained(model)
+        for key, buffer in module.named_buffers(recurse=False)
+    }
 
 
 def _fixed(args: LoopArguments) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 
 from .arguments import LoopArguments
 
+METRICS_FILE = "metrics.json"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scalpel-hf")
 
 
@@ -23,7 +24,8 @@ def write_metrics(args: LoopArguments, outcome: dict[str, Any], metrics: dict[st
     Write `metrics.json` into the run's folder.
 
     Keys: `metrics` (by split, with their threshold and matching radius), `training` (steps, seconds, last losses, best
-    step), `arguments`, `command`, `commit` and `machine`.
+    step), `arguments`, `command`, `commit` and `machine`. Paths are as they were given, so that the run can be repeated
+    here; [`without_local_paths`] is what others get.
     """
     record = {
         "metrics": metrics,
@@ -39,11 +41,30 @@ def write_metrics(args: LoopArguments, outcome: dict[str, Any], metrics: dict[st
             "packages": {name: version(name) for name in PACKAGES},
         },
     }
-    path = Path(args.output_dir) / "metrics.json"
+    path = Path(args.output_dir) / METRICS_FILE
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(record, indent=2) + "\n")
     os.replace(temporary, path)
     return path
+
+
+def without_local_paths(record: dict[str, Any]) -> dict[str, Any]:
+    """The record for readers elsewhere: of every absolute path in it, and in its command, the last part alone."""
+    command = shlex.join(map(_shown, shlex.split(record["command"])))
+    return {**{key: _walk(value) for key, value in record.items()}, "command": command}
+
+
+def _walk(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _walk(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_walk(item) for item in value]
+    return _shown(value) if isinstance(value, str) else value
+
+
+def _shown(text: str) -> str:
+    flag, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
+    return flag + equals + (Path(value).name if Path(value).is_absolute() else value)
 
 
 def _commit() -> str | None:

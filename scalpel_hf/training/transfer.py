@@ -1,13 +1,17 @@
 """Stage 2, deployment-oriented transfer: what a student is shown and what it is asked for."""
 
 from collections.abc import Callable
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
+import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
+from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.data.transforms import Sample, crop, dihedral, paste_targets, photometric, zoom
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, normalize_frame, read_frame
 from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
@@ -46,6 +50,8 @@ class StudentSamples(Dataset):
     ):
         if not 0 <= human_share <= 1:
             raise ValueError(f"`human_share` must be between 0 and 1, got {human_share}")
+        if processor.size_divisor and crop_size % processor.size_divisor:
+            raise ValueError(f"`crop_size` must be a multiple of {processor.size_divisor} here, got {crop_size}")
         sources = dataset["label_source"]
         self.human = [i for i, source in enumerate(sources) if source == "human"]
         self.human_set = set(self.human)
@@ -68,7 +74,7 @@ class StudentSamples(Dataset):
     def _sample(self, index: int) -> Sample:
         return labelled_sample(self.dataset[index])
 
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
+    def __getitem__(self, i: int) -> dict[str, Any]:
         index = self._index(i)
         rng = np.random.default_rng([self.seed, 1, i])
         sample = dihedral(self._sample(index), int(rng.integers(8)))
@@ -82,28 +88,100 @@ class StudentSamples(Dataset):
         frame = normalize_frame(frame, self.processor.normalization, self.processor.percentiles)
         sample, _ = crop(Sample(frame.numpy(), sample.target, sample.weight), self.crop_size, rng)
         return {
-            "pixel_values": torch.from_numpy(sample.frame)[None],
+            "pixel_values": torch.from_numpy(sample.frame).repeat(self.processor.num_channels, 1, 1),
             "labels": torch.from_numpy(sample.target),
             "weights": torch.from_numpy(sample.weight),
             "human": torch.tensor(float(index in self.human_set)),
         }
 
 
-def transfer_loss(
-    pseudo_weight: float, warmup_steps: int
-) -> Callable[[nn.Module, dict[str, Tensor], int], tuple[Tensor, dict[str, float]]]:
+class DetectionSamples(StudentSamples):
+    """[`StudentSamples`] with the boxes of their targets in place of the mask, in transformers' format: `labels` with
+    `class_labels` (N,), all 0, and `boxes` (N, 4), (centre x, centre y, width, height) as shares of the crop."""
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        sample = super().__getitem__(i)
+        boxes = torch.from_numpy(boxes_of_target(sample["labels"].numpy())) / self.crop_size
+        sample["labels"] = {"class_labels": torch.zeros(len(boxes), dtype=torch.long), "boxes": boxes}
+        return sample
+
+    @staticmethod
+    def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+        labels = [sample.pop("labels") for sample in samples]
+        return {**default_collate(samples), "labels": labels}
+
+
+def boxes_of_target(target: np.ndarray) -> np.ndarray:
+    """
+    Boxes (N, 4), float32, (centre x, centre y, width, height) in pixels, of the components of a target map in [0, 1].
+
+    A component is where the map exceeds half of the highest value in its 8-connected region above 0: one half where
+    that is 1. A zoom may spread a target of a pixel or two over several, none of which exceeds one half.
+    """
+    faint, count = ndimage.label(target > 0, structure=EIGHT_CONNECTED)
+    peaks = np.asarray(ndimage.maximum(target, faint, range(count + 1)), dtype=np.float32)
+    labels, _ = ndimage.label(target > peaks[faint] / 2, structure=EIGHT_CONNECTED)
+    corners = [(c.start, r.start, c.stop, r.stop) for r, c in ndimage.find_objects(labels)]
+    x0, y0, x1, y1 = np.array(corners, dtype=np.float32).reshape(-1, 4).T
+    return np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], axis=1)
+
+
+LossFunction = Callable[[nn.Module, dict[str, Any], int], tuple[Tensor, dict[str, float]]]
+
+
+def transfer_loss(pseudo_weight: float, warmup_steps: int) -> LossFunction:
     """
     The student's loss as a function of (model, batch, step): `10 · BCE + soft IoU`, each pixel weighted.
 
-    A pseudo-labelled pixel weighs its confidence times `pseudo_weight`, which rises from 0 over `warmup_steps`.
+    A pseudo-labelled pixel weighs its confidence times `pseudo_weight`, which rises from 0 over `warmup_steps`. Coarser
+    logits are resized to the labels' size.
     """
 
-    def loss_function(model: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
-        logits = model(pixel_values=batch["pixel_values"]).logits
-        ramp = pseudo_weight * min(1.0, (step + 1) / max(1, warmup_steps))
-        share = batch["human"] + (1 - batch["human"]) * ramp
+    def loss_function(model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, float]]:
+        share = _share(batch["human"], pseudo_weight, step, warmup_steps)
         target, weight = batch["labels"][:, None], batch["weights"][:, None] * share[:, None, None, None]
+        logits = foreground_logits(model(pixel_values=batch["pixel_values"]).logits, target.shape[2:])
         bce, iou = weighted_bce(logits, target, weight), soft_iou_loss(logits, target, weight)
         return 10 * bce + iou, {"bce": bce.item(), "soft_iou": iou.item()}
 
     return loss_function
+
+
+def foreground_logits(logits: Tensor, size: torch.Size) -> Tensor:
+    """(B, 1, H, W) of a student's (B, 1, h, w), one foreground logit, or (B, 2, h, w), background and foreground."""
+    if logits.shape[1] == 2:
+        logits = logits[:, 1:] - logits[:, :1]  # whose sigmoid is the softmax
+    return logits if logits.shape[2:] == size else F.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+
+def detection_loss(pseudo_weight: float, warmup_steps: int, weigh_pixels: bool) -> LossFunction:
+    """
+    A detector's own loss as a function of (model, batch, step).
+
+    Args:
+        pseudo_weight: of pseudo-labelled frames beside human ones, risen from 0 over `warmup_steps`.
+        weigh_pixels: whether the model takes `label_weights`, as [`ScalpelStudentForObjectDetection`] does: pixels then
+            weigh their confidence too. Of another model the loss of each kind of frame is taken apart and weighted.
+    """
+
+    def loss_function(model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, float]]:
+        share = _share(batch["human"], pseudo_weight, step, warmup_steps)
+        if weigh_pixels:
+            weights = batch["weights"] * share[:, None, None]
+            outputs = model(pixel_values=batch["pixel_values"], labels=batch["labels"], label_weights=weights)
+            return outputs.loss, {name: value.item() for name, value in outputs.loss_dict.items()}
+        loss = share.new_zeros(())
+        for kind in share.unique().tolist():
+            rows = (share == kind).nonzero()[:, 0]
+            labels = [batch["labels"][row] for row in rows.tolist()]
+            part = model(pixel_values=batch["pixel_values"][rows], labels=labels).loss
+            loss = loss + kind * part * len(rows) / len(share)
+        return loss, {}
+
+    return loss_function
+
+
+def _share(human: Tensor, pseudo_weight: float, step: int, warmup_steps: int) -> Tensor:
+    """Weight (B,) of each frame at a step."""
+    ramp = pseudo_weight * min(1.0, (step + 1) / max(1, warmup_steps))
+    return human + (1 - human) * ramp

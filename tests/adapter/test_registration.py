@@ -31,7 +31,13 @@ def test_what_is_overridden_exists() -> None:
     ):
         assert callable(getattr(BaseTuner, name)), f"peft's BaseTuner no longer has {name}"
     assert list(inspect.signature(BaseTuner._remove_adapter_name_from_key).parameters) == ["key", "adapter_name"]
-    for name in ("set_adapter", "active_adapters", "disable_adapters", "_move_adapter_to_device_of_base_layer"):
+    for name in (
+        "set_adapter",
+        "active_adapters",
+        "disable_adapters",
+        "other_param_names",
+        "_move_adapter_to_device_of_base_layer",
+    ):
         assert hasattr(BaseTunerLayer, name), f"peft's BaseTunerLayer no longer has {name}"
     assert "base_model_name_or_path" in inspect.signature(PeftConfig).parameters
 

@@ -72,6 +72,13 @@ def test_a_folder_of_something_else_is_never_overwritten(out):
     assert entries(out) == ["thesis.tex"]
 
 
+def test_where_no_folder_can_be(tmp_path):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "set", tmp_path / "file" / "a" / "set"):
+        with pytest.raises(SystemExit, match=r"file is a file: choose another `--out`"):
+            prepare.main(["--synthetic", "4", "--out", str(out)])
+
+
 @pytest.mark.parametrize("earlier", [False, True])
 def test_nothing_is_left_half_written(earlier, out, tmp_path, monkeypatch):
     if earlier:

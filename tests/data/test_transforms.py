@@ -115,12 +115,34 @@ def test_pasted_targets_are_seen_at_their_masks() -> None:
 
 
 def test_pasting_spares_targets_and_frames_too_small() -> None:
-    full = Sample(*(np.ones((40, 40), np.float32),) * 3)
+    noise = np.random.default_rng(1).standard_normal((40, 40), dtype=np.float32)
+    full = Sample(noise, np.ones_like(noise), np.ones_like(noise))
     assert np.array_equal(paste_targets(full, bright_target(), np.random.default_rng(0)).frame, full.frame)
-    small = Sample(*(np.zeros((6, 6), np.float32),) * 3)
+    small = Sample(noise[:6, :6], np.zeros((6, 6), np.float32), np.ones((6, 6), np.float32))
     assert np.array_equal(paste_targets(small, bright_target(), np.random.default_rng(0)).frame, small.frame)
-    empty = Sample(*(np.zeros(SHAPE, np.float32),) * 3)
+    empty = Sample(bright_target().frame, *(np.zeros(SHAPE, np.float32),) * 2)
     assert np.array_equal(paste_targets(bright_target(), empty, np.random.default_rng(0)).frame, bright_target().frame)
+
+
+@pytest.mark.parametrize("level", [0.0, 7.1, 14321.7])
+def test_nothing_is_pasted_where_it_could_not_be_seen(level: float) -> None:
+    """Onto a constant frame and from one, as it is and after resampling, which rounds."""
+    flat = Sample(np.full(SHAPE, level, np.float32), bright_target().target, np.ones(SHAPE, np.float32))
+    blank = Sample(flat.frame, np.zeros(SHAPE, np.float32), flat.weight)
+    for factor in (1.0, 0.83, 1.37):
+        for seed in range(10):
+            rng = np.random.default_rng(seed)
+            for sample, donor in ((zoom(blank, factor), bright_target()), (bright_target(), zoom(flat, factor))):
+                pasted = paste_targets(sample, donor, rng)
+                np.testing.assert_array_equal(pasted.target, sample.target)
+                np.testing.assert_array_equal(pasted.frame, sample.frame)
+
+
+def test_the_least_spread_is_enough_to_paste() -> None:
+    frame = np.full((64, 64), 65534, np.float32)
+    frame[::2] = 65535  # one step of 16 bits
+    sample = Sample(frame, np.zeros_like(frame), np.ones_like(frame))
+    assert paste_targets(sample, bright_target(), np.random.default_rng(0)).target.any()
 
 
 def test_photometric_keeps_targets_brightest() -> None:

@@ -33,6 +33,17 @@ class Net(nn.Module):
         return self.layers(x)
 
 
+class PlainNet(nn.Module):
+    """Without batch norm and dropout: a batch's gradient is the mean of its halves'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
 class Blobs(Dataset):
     """Sample i: noise, and where it exceeds 1."""
 
@@ -46,12 +57,14 @@ def loss_function(model: nn.Module, batch: dict[str, Tensor], step: int) -> tupl
     return loss, {"bce": loss.item()}
 
 
-def run(folder: Path, loss: Any = loss_function, evaluate: Any = None, width: int = 4, **changes: Any) -> Any:
+def run(
+    folder: Path, loss: Any = loss_function, evaluate: Any = None, width: int = 4, plain: bool = False, **changes: Any
+) -> Any:
     """Train in `folder`; the model and what `train` returns."""
     settings = {"max_steps": STEPS, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_steps": 3, "ema_decay": 0.9}
     args = LoopArguments(output_dir=str(folder), **{**settings, **changes})
     accelerator = make_accelerator(args)
-    model = Net(width)
+    model = PlainNet() if plain else Net(width)
     return model, train(accelerator, model, Blobs(), loss, args, evaluate)
 
 
@@ -65,6 +78,7 @@ def main() -> None:
     parser.add_argument("--die-at-step", type=int, default=-1)
     parser.add_argument("--die-in-save", type=int, default=-1, help="number of the save")
     parser.add_argument("--max-steps", type=int, default=STEPS)
+    parser.add_argument("--plain", action="store_true")
     args = parser.parse_args()
 
     def loss(model: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
@@ -84,7 +98,7 @@ def main() -> None:
         torch_save(*arguments, **kwargs)
 
     checkpoints.torch.save = save  # type: ignore[assignment]
-    run(args.folder, loss, max_steps=args.max_steps)
+    run(args.folder, loss, max_steps=args.max_steps, plain=args.plain)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,10 @@ def test_wrong_files(parse, capsys: pytest.CaptureFixture[str], text: str, messa
     [
         ("checkpoint_steps: 0", "error: `checkpoint_steps` must be at least 1, got 0"),
         ("batch_size: -1", "error: `batch_size` must be at least 1, got -1"),
+        ("seed: -1", "error: `seed` must be at least 0, got -1"),
+        ("learning_rate: .nan", "error: `learning_rate` must be at least 0, got nan"),
+        ("mixed_precision: fp8", "error: `mixed_precision` must be one of auto, no, bf16, fp16, got 'fp8'"),
+        ("report_to: wandb", "error: `report_to` must be one of none, tensorboard, got 'wandb'"),
         ("ema_decay: 1.0", "error: `ema_decay` must be at least 0 and below 1"),
     ],
 )

@@ -102,6 +102,51 @@ def test_resumed_is_unbroken_bitwise(tmp_path: Path, accumulation: int) -> None:
     assert again["last"] == outcome["last"] and again["samples"] == outcome["samples"] == STEPS * 4 * accumulation
 
 
+def test_the_scale_of_half_precision_gradients_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with fp16 on a GPU: a scale that grows every five steps, and halves where gradients overflow."""
+    scalers: list[Any] = []
+
+    def scaling(args: LoopArguments) -> Any:
+        accelerator = make_accelerator(args)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=5)
+        scalers.append(accelerator.scaler)
+        return accelerator
+
+    def overflowing(model: nn.Module, batch: dict, step: int) -> Any:
+        value, figures = loss_function(model, batch, step)
+        return (value * 1e37 if step == 4 else value), figures
+
+    def broken_off(model: nn.Module, batch: dict, step: int) -> Any:
+        if step == 8:
+            raise Interrupted
+        return overflowing(model, batch, step)
+
+    monkeypatch.setattr("tests.training.small_problem.make_accelerator", scaling)
+    straight, _ = run(tmp_path / "a", overflowing)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "b", broken_off)
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    resumed, _ = run(tmp_path / "b", overflowing)
+    first, last = scalers[0].state_dict(), scalers[2].state_dict()
+    assert (first["scale"], first["_growth_tracker"]) == (1024.0, 2)  # halved in step 4, doubled in step 9
+    assert last == first
+    assert_same(straight.state_dict(), resumed.state_dict())
+    assert_same_checkpoint(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_folder_that_cannot_be_written_stops_a_run_before_it_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file is a file: choose another `output_dir`"):
+        run(tmp_path / "file" / "run", interrupted_at(0))
+
+
+def test_half_precision_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match="`mixed_precision: fp16` needs a GPU, and there is none here: set it to"):
+        run(tmp_path, mixed_precision="fp16")
+
+
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
     whole: list[torch.Tensor] = []
 
@@ -283,7 +328,7 @@ def test_a_frozen_part_is_neither_trained_nor_saved(tmp_path: Path) -> None:
     accelerator, model = make_accelerator(args), Net()
     model.layers[:2].requires_grad_(False)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    train(accelerator, model, Blobs(), loss_function, args, train_mode=False)
+    train(accelerator, model, Blobs(), loss_function, args)
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {"layers.4.weight", "layers.4.bias"}
     assert set(load_file(tmp_path / "checkpoint-4" / "weights.safetensors")) == changed
@@ -293,21 +338,3 @@ def test_tensorboard_gets_the_figures(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     run(tmp_path, report_to="tensorboard", logging_steps=2)
     assert list((tmp_path / "logs").rglob("events.out.tfevents.*"))
-
-
-@pytest.mark.slow
-def test_two_processes(tmp_path: Path) -> None:
-    def launch(folder: str, *flags: str) -> subprocess.CompletedProcess[str]:
-        launcher = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29531", "-m"]
-        command = [sys.executable, "-m", *launcher, "tests.training.small_problem", str(tmp_path / folder), *flags]
-        environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-    assert launch("b", "--die-at-step", "7").returncode != 0
-    resumed, straight = launch("b"), launch("a")
-    assert resumed.returncode == straight.returncode == 0, resumed.stderr + straight.stderr
-    assert "going on from step 6" in resumed.stdout
-    assert_same_checkpoint(tmp_path / "a", tmp_path / "b")
-    alone, _ = run(tmp_path / "c")
-    weights = load_file(tmp_path / "a" / f"checkpoint-{STEPS}" / "weights.safetensors")
-    assert not torch.equal(weights["layers.0.weight"], alone.layers[0].weight)  # twice the samples a step

@@ -1,0 +1,65 @@
+"""Frames beside SAM's input: which region of it each covers, and features sampled on their grid."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sample_region(features: Tensor, boxes: Tensor, input_size: int, size: Sequence[int]) -> Tensor:
+    """
+    Bilinear samples of a feature map at the pixel centres of a frame that covers a region of SAM's input.
+
+    Args:
+        features: `(B, C, h, w)`, a map over the whole input.
+        boxes: `(B, 4)`, the region (x0, y0, x1, y1) in input pixels.
+        input_size: side of SAM's input in pixels.
+        size: `(H, W)` of the frame.
+
+    Returns `(B, C, H, W)`. For the full region this is `F.interpolate(..., mode="bilinear")`.
+    """
+    height, width = size
+    u = (torch.arange(width, device=boxes.device) + 0.5) / width
+    v = (torch.arange(height, device=boxes.device) + 0.5) / height
+    x = boxes[:, None, 0] + u * (boxes[:, None, 2] - boxes[:, None, 0])  # (B, W)
+    y = boxes[:, None, 1] + v * (boxes[:, None, 3] - boxes[:, None, 1])  # (B, H)
+    grid = torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], -1)
+    grid = (2 * grid / input_size - 1).to(features.dtype)
+    return F.grid_sample(features, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+@dataclass
+class FrameRegion:
+    """A normalised frame `(B, 1, H, W)` and the region `(B, 4)` of SAM's input, of side `input_size`, it covers."""
+
+    frames: Tensor
+    boxes: Tensor
+    input_size: int
+
+    @classmethod
+    def whole(cls, pixel_values: Tensor) -> "FrameRegion":
+        """The whole input as its own frame: mean over the channels, zero mean and unit spread an image."""
+        frames = pixel_values.mean(1, keepdim=True)
+        frames = frames - frames.mean((-2, -1), keepdim=True)
+        frames = frames / frames.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=1e-6)
+        size = pixel_values.shape[-1]
+        boxes = torch.tensor([0.0, 0.0, size, pixel_values.shape[-2]], device=pixel_values.device)
+        return cls(frames, boxes.expand(len(frames), 4), size)
+
+    def on_base_grid(self, grid: Sequence[int]) -> "FrameRegion":
+        """The frames sampled on a grid over the whole input, of which they may cover a part."""
+        full = torch.tensor([0.0, 0.0, self.input_size, self.input_size], device=self.boxes.device)
+        corner, sides = self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]
+        in_frame = torch.cat([-corner / sides, (self.input_size - corner) / sides], 1)  # as shares of the frame
+        frames = sample_region(self.frames, in_frame, 1, (int(grid[0]), int(grid[1])))
+        return FrameRegion(frames, full.expand(frames.shape[0], 4), self.input_size)
+
+    def sample(self, masks: Tensor) -> Tensor:
+        """Masks `(B, P, M, h, w)` over the whole input, on the frames' grid: `(B, P, M, H, W)`."""
+        size = (int(self.frames.shape[-2]), int(self.frames.shape[-1]))
+        if size == tuple(masks.shape[-2:]):
+            return masks
+        flat = sample_region(masks.flatten(1, 2), self.boxes.to(masks.device), self.input_size, size)
+        return flat.unflatten(1, masks.shape[1:3])

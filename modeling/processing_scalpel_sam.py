@@ -1,0 +1,207 @@
+"""Frames and prompts to the stand-alone teacher's inputs, and its outputs to masks and boxes in frame pixels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import BatchFeature, ProcessorMixin
+
+from .components import label_components
+from .frames import ImageLike
+from .image_processing_infrared import InfraredImageProcessor
+
+PADDING_LABEL = -10  # of points that only fill up a batch, in SAM's prompt encoder
+MASK_LOGIT = 10.0  # of a pixel that a mask prompt is sure of
+Sizes = Sequence[tuple[int, int]] | Tensor
+
+
+class ScalpelSamProcessor(ProcessorMixin):
+    """
+    Holds an [`InfraredImageProcessor`] with `sam_size`, and takes prompts and answers to and from a frame's own pixels.
+
+    A point `[x, y]` is a pixel, and its centre is meant; a box `[x0, y0, x1, y1]` are edges between pixels, so that a
+    target of one pixel in column 5, row 3 has the box `[5, 3, 6, 4]`.
+    """
+
+    def __init__(self, image_processor: InfraredImageProcessor):
+        if image_processor.sam_size is None:
+            raise ValueError("The image processor makes no input for SAM: give it the model's size as `sam_size`.")
+        super().__init__(image_processor)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["pixel_values", "frames", "frame_boxes", "original_sizes", "reshaped_input_sizes"]
+
+    def __call__(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        input_points: Any = None,
+        input_labels: Any = None,
+        input_boxes: Any = None,
+        input_masks: Any = None,
+        return_tensors: str = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """
+        Args:
+            images: a frame or a list of frames: paths, PIL images, arrays and tensors; see [`InfraredImageProcessor`].
+            input_points: for each frame, each object and each of its points `[x, y]`; the level of the objects may be
+                left out where there is one. Numbers of points may differ, those of objects may not.
+            input_labels: likewise, 1 where a point is on the object and 0 where it is beside it; all 1 when left out.
+            input_boxes: for each frame and each object `[x0, y0, x1, y1]`.
+            input_masks: for each frame a mask (H, W): probabilities, bool, or 0 and 255.
+            return_tensors: `"pt"` or `"np"`.
+            kwargs: settings of the image processor for this call.
+
+        Returns the image processor's `pixel_values` (B, 3, S, S), `frames` (B, 1, H, W), `frame_boxes` (B, 4),
+        `original_sizes` (B, 2) and `reshaped_input_sizes` (B, 2); of the prompts that were given `input_points`
+        (B, P, N, 2), `input_labels` (B, P, N), `input_boxes` (B, P, 4) and `input_masks` (B, 1, S/4, S/4).
+
+        Raises:
+            OSError, ValueError: as [`InfraredImageProcessor`] does; `ValueError` also for prompts that don't go with
+                the frames or with each other.
+        """
+        features = self.image_processor(images, return_tensors="pt", **kwargs)
+        scales = features["reshaped_input_sizes"] / features["original_sizes"]  # (B, 2), y and x
+        scales = scales.flip(1)
+        for name, prompts in (("points", input_points), ("boxes", input_boxes), ("masks", input_masks)):
+            if prompts is not None and len(prompts) != len(scales):
+                raise ValueError(f"`input_{name}` are for {len(prompts)} frames, there are {len(scales)}.")
+        if input_points is not None:
+            points, labels = _points(input_points, input_labels, scales)
+            features.update({"input_points": points, "input_labels": labels})
+        if input_boxes is not None:
+            boxes = [torch.as_tensor(np.asarray(b), dtype=torch.float32).reshape(-1, 4) for b in input_boxes]
+            # SAM's prompt encoder adds half a pixel, for it means pixels' centres.
+            features["input_boxes"] = _stack("boxes", boxes) * scales.repeat(1, 2)[:, None] - 0.5
+        if input_masks is not None:
+            size = kwargs.get("sam_size") or self.image_processor.sam_size
+            pairs = zip(input_masks, features["original_sizes"], features["reshaped_input_sizes"], strict=True)
+            features["input_masks"] = torch.stack([_mask(mask, a, b, size) for mask, a, b in pairs]).float()
+        return BatchFeature(features.data).convert_to_tensors(return_tensors)
+
+    def post_process_masks(
+        self, masks: Tensor, original_sizes: Sizes, mask_threshold: float = 0.0, binarize: bool = True
+    ) -> list[Tensor]:
+        """
+        Every prompt's masks at the frame's own size, `(P, M, H, W)` each: bool, or logits where not `binarize`.
+
+        Args:
+            masks: the model's `pred_masks` `(B, P, M, h, w)`, on the frames' grid or on the base's own.
+            original_sizes: height and width of each frame.
+        """
+        sizes = [(int(height), int(width)) for height, width in original_sizes]
+        if len(sizes) != len(masks):
+            raise ValueError(f"{len(sizes)} sizes do not pair with the masks of {len(masks)} frames.")
+        grid, side = tuple(masks.shape[-2:]), self.image_processor.sam_size // 4
+        if grid == (side, side) and grid != tuple(max(sides) for sides in zip(*sizes, strict=True)):
+            logits = [self._from_base_grid(mask, size) for mask, size in zip(masks, sizes, strict=True)]
+        else:
+            logits = [mask[..., :height, :width] for mask, (height, width) in zip(masks, sizes, strict=True)]
+        return [logit > mask_threshold for logit in logits] if binarize else logits
+
+    def _from_base_grid(self, mask: Tensor, size: tuple[int, int]) -> Tensor:
+        """The part that a frame covers of masks `(P, M, h, w)` over the whole input, at the frame's size."""
+        side = self.image_processor.sam_size
+        scale = side / max(size)
+        covered = [max(1, int(length * scale + 0.5)) for length in size]
+        whole = F.interpolate(mask.float(), (side, side), mode="bilinear", align_corners=False)
+        return F.interpolate(whole[..., : covered[0], : covered[1]], size, mode="bilinear", align_corners=False)
+
+    def post_process_probabilities(self, outputs: Any, target_sizes: Sizes | None = None) -> list[Tensor]:
+        """
+        Target probability of each pixel, `(H, W)` a frame; with prompts the highest among the objects, each by the mask
+        that SAM believes in most.
+
+        Args:
+            outputs: with `pred_masks` and `iou_scores`, as the model gives them.
+            target_sizes: height and width of each frame, such as `original_sizes`; the masks' own when left out.
+        """
+        best = outputs.iou_scores.argmax(-1)[:, :, None, None, None]  # (B, P, 1, 1, 1)
+        masks = outputs.pred_masks.take_along_dim(best, 2)  # (B, P, 1, h, w)
+        sizes = [tuple(masks.shape[-2:])] * len(masks) if target_sizes is None else target_sizes
+        return [
+            logits.float().sigmoid().amax((0, 1)) for logits in self.post_process_masks(masks, sizes, binarize=False)
+        ]
+
+    def post_process_semantic_segmentation(
+        self, outputs: Any, target_sizes: Sizes | None = None, threshold: float = 0.5
+    ) -> list[Tensor]:
+        """Class maps `(H, W)`, int64: 1 where the probability is above `threshold`, 0 elsewhere; see
+        [`~ScalpelSamProcessor.post_process_probabilities`]."""
+        return [(prob > threshold).long() for prob in self.post_process_probabilities(outputs, target_sizes)]
+
+    def post_process_object_detection(
+        self, outputs: Any, threshold: float = 0.5, target_sizes: Sizes | None = None
+    ) -> list[dict[str, Tensor]]:
+        """
+        The targets of each frame: `scores` (N,), `labels` (N,) and `boxes` (N, 4) as x0, y0, x1, y1, best first.
+
+        A target is an 8-connected component of the pixels whose probability is above `threshold`, its score the mean
+        probability inside it, its label 0. See [`~ScalpelSamProcessor.post_process_probabilities`].
+        """
+        return [_targets(prob, threshold) for prob in self.post_process_probabilities(outputs, target_sizes)]
+
+
+def _points(points: Any, labels: Any, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """SAM's `input_points` (B, P, N, 2) and `input_labels` (B, P, N), padded to the frame with the most points."""
+    located = [torch.as_tensor(np.asarray(p), dtype=torch.float32) for p in points]
+    located = [p[None] if p.ndim == 2 else p for p in located]  # (P, N, 2) each
+    if any(p.ndim != 3 or p.shape[-1] != 2 for p in located):
+        raise ValueError("`input_points` are lists over frames, objects and points of [x, y].")
+    if labels is None:
+        labels = [torch.ones(p.shape[:2]) for p in located]
+    elif len(labels) != len(located):
+        raise ValueError(f"`input_labels` are for {len(labels)} frames, `input_points` for {len(located)}.")
+    else:
+        labels = [torch.as_tensor(np.asarray(label)) for label in labels]
+        labels = [label[None] if label.ndim == 1 else label for label in labels]
+    if any(label.shape != p.shape[:2] for label, p in zip(labels, located, strict=True)):
+        raise ValueError("`input_labels` need a label for each of the `input_points`.")
+    # A pixel's centre; SAM's prompt encoder adds half a pixel of its input.
+    located = [(p + 0.5) * scale - 0.5 for p, scale in zip(located, scales, strict=True)]
+    most = max(p.shape[1] for p in located)
+    located = [F.pad(p, (0, 0, 0, most - p.shape[1]), value=PADDING_LABEL) for p in located]
+    labels = [F.pad(label.int(), (0, most - label.shape[1]), value=PADDING_LABEL) for label in labels]
+    return _stack("points", located), torch.stack(labels)
+
+
+def _stack(name: str, prompts: list[Tensor]) -> Tensor:
+    if len({len(p) for p in prompts}) > 1:
+        raise ValueError(
+            f"`input_{name}` have {sorted({len(p) for p in prompts})} objects a frame: process frames with different "
+            "numbers one at a time."
+        )
+    return torch.stack(prompts)
+
+
+def _mask(mask: Any, original_size: Tensor, reshaped_size: Tensor, input_size: int) -> Tensor:
+    """A mask prompt as SAM takes it: logits (1, S/4, S/4) over its input, none of it in the padding."""
+    values = torch.as_tensor(np.asarray(mask)).float()
+    if tuple(values.shape) != tuple(original_size.tolist()):
+        raise ValueError(
+            f"A mask prompt has its frame's size {tuple(original_size.tolist())}, got {tuple(values.shape)}."
+        )
+    values = values / 255 if values.max() > 1 else values
+    height, width = (int(side) for side in reshaped_size)
+    values = F.interpolate(values[None, None], (height, width), mode="bilinear", antialias=True)
+    values = F.avg_pool2d(F.pad(values, (0, input_size - width, 0, input_size - height)), 4)[0]
+    return MASK_LOGIT * (2 * values - 1)
+
+
+def _targets(prob: Tensor, threshold: float) -> dict[str, Tensor]:
+    labels, count = label_components(prob > threshold)
+    scores, boxes = prob.new_zeros(count), prob.new_zeros(count, 4)
+    for index in range(count):
+        rows, columns = (labels == index + 1).nonzero(as_tuple=True)
+        scores[index] = prob[rows, columns].mean()
+        corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        boxes[index] = torch.stack(corners).to(boxes)
+    order = scores.argsort(descending=True, stable=True)
+    return {"scores": scores[order], "labels": torch.zeros_like(order), "boxes": boxes[order]}
+
+
+__all__ = ["ScalpelSamProcessor"]

@@ -1,0 +1,184 @@
+"""`pipeline("infrared-small-target-detection", model=...)`: frames in, targets out, with a teacher or a student."""
+
+import urllib.request
+from collections.abc import Iterable
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
+from transformers.pipelines.base import Pipeline
+from transformers.pipelines.pt_utils import KeyDataset
+from transformers.utils import find_adapter_config_file
+
+from .metrics.irstd_metrics import EIGHT_CONNECTED
+from .modeling.frames import ImageLike, read_frame
+from .modeling.image_processing_infrared import InfraredImageProcessor
+from .modeling.processing_scalpel_sam import ScalpelSamProcessor
+
+TASK = "infrared-small-target-detection"
+
+
+class InfraredModel:
+    """Loads whatever the pipeline runs, and its image processor as `model.image_processor`."""
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str, revision: str | None = None, dtype: Any = None, **kwargs: Any
+    ) -> torch.nn.Module:
+        """A teacher's adapter with its base, a stand-alone teacher or a segmentation student; see `from_pretrained` of
+        transformers for the arguments."""
+        from .teacher import Teacher  # which needs peft
+
+        hub = {name: kwargs[name] for name in ("token", "local_files_only") if kwargs.get(name) is not None}
+        # A plain string: `pipeline` hands on a revision that carries the commit of an adapter's base.
+        revision = None if revision is None else str(revision)
+        model: Any
+        if find_adapter_config_file(name_or_path, revision=revision, **hub) is not None:
+            teacher = Teacher.from_pretrained(name_or_path, revision=revision)
+            model, processor = teacher.model, teacher.processor
+        else:
+            hub["revision"] = revision or "main"
+            config = AutoConfig.from_pretrained(name_or_path, **hub)
+            segments = type(config) in AutoModelForSemanticSegmentation._model_mapping
+            auto_class = AutoModelForSemanticSegmentation if segments else AutoModel
+            model = auto_class.from_pretrained(name_or_path, **hub)
+            processor = AutoImageProcessor.from_pretrained(name_or_path, **hub)
+        model.image_processor = processor
+        return model.to(dtype) if isinstance(dtype, torch.dtype) else model
+
+
+class InfraredSmallTargetPipeline(Pipeline):
+    """
+    Finds small targets in infrared frames of any size, 8 or 16 bits or floating point, with any model of this project
+    that gives masks: a teacher's adapter, a stand-alone teacher, a segmentation student.
+
+    ```py
+    >>> import scalpel_hf  # makes the task known
+    >>> from transformers import pipeline
+
+    >>> find = pipeline("infrared-small-target-detection", model="runs/nuaa/student")
+    >>> find("frame.png", threshold=0.6)
+    [{'score': 0.93, 'label': 'target', 'box': {'xmin': 55, 'ymin': 31, 'xmax': 58, 'ymax': 34}, 'mask': <Image>}]
+    ```
+
+    A model that is loaded already comes with its processor: `pipeline(task, model=model, image_processor=processor)`.
+    """
+
+    _load_tokenizer = _load_feature_extractor = _load_processor = _load_image_processor = False
+
+    def __init__(self, model: Any, image_processor: Any = None, **kwargs: Any) -> None:
+        image_processor = image_processor or getattr(model, "image_processor", None)
+        if isinstance(image_processor, str | PathLike):
+            image_processor = InfraredImageProcessor.from_pretrained(image_processor)
+        if not isinstance(image_processor, InfraredImageProcessor):
+            raise ValueError(
+                f"frames are prepared by an InfraredImageProcessor, got {type(image_processor).__name__}: pass the "
+                "model's as `image_processor`"
+            )
+        if type(model).__name__.endswith("ForObjectDetection"):
+            raise ValueError(f"{type(model).__name__} gives no masks: use it with `pipeline('object-detection')`")
+        super().__init__(model=model.eval(), image_processor=image_processor, **kwargs)
+
+    def _sanitize_parameters(
+        self, threshold: float | None = None, timeout: float | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if threshold is not None and not 0 <= threshold < 1:
+            raise ValueError(f"`threshold` is a probability of at least 0 and below 1, got {threshold}")
+        preprocess = {} if timeout is None else {"timeout": timeout}
+        postprocess = {} if threshold is None else {"threshold": threshold}
+        return preprocess, {}, postprocess
+
+    def __call__(self, inputs: ImageLike | Iterable[Any], **kwargs: Any) -> Any:
+        """
+        The targets in a frame, or in each of several.
+
+        Args:
+            inputs: a frame as path, URL, file's bytes, PIL image, array or tensor; or a list, generator or data set of
+                such: a `datasets.Dataset` with a column `image`, or `KeyDataset(dataset, column)` for another. Frames
+                may differ in size.
+            threshold (`float`, defaults to 0.5): probability above which a pixel is target.
+            batch_size (`int`, defaults to 1): frames a forward pass; those of one size go through the model together,
+                and the answers don't depend on it.
+            timeout (`float`, *optional*): seconds to wait for a URL.
+
+        Returns:
+            For a frame a list of targets, best first, for a list of frames a list of such, for others an iterator. A
+            target has `score`, the mean probability inside it; `label`, "target"; `box`, a dict of `xmin`, `ymin`,
+            `xmax`, `ymax` in pixels, the edges after the last pixel, so that a single pixel has a box of 1 x 1; and
+            `mask`, a PIL image of the frame's size, 255 inside the target and 0 outside. Targets are 8-connected.
+
+        Raises `OSError` and `ValueError` as [`read_frame`] does; either message names the file.
+        """
+        import datasets  # slow to import
+
+        if isinstance(inputs, datasets.Dataset):
+            inputs = KeyDataset(inputs, "image")
+        elif isinstance(inputs, datasets.IterableDataset):
+            inputs = (row["image"] for row in inputs)
+        return super().__call__(inputs, **kwargs)
+
+    def preprocess(self, image: ImageLike, timeout: float | None = None) -> dict[str, Any]:
+        if isinstance(image, str) and image.startswith(("http://", "https://")):
+            with urllib.request.urlopen(image, timeout=timeout) as response:
+                image = response.read()
+        return {"inputs": dict(self.image_processor(image, return_tensors="pt"))}
+
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, list[torch.Tensor]]:
+        inputs = model_inputs["inputs"]
+        frames: list[dict[str, torch.Tensor]] = inputs if isinstance(inputs, list) else [inputs]
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for index, frame in enumerate(frames):
+            by_size.setdefault(tuple(frame["original_sizes"][0].tolist()), []).append(index)
+        maps: dict[int, torch.Tensor] = {}
+        for indices in by_size.values():
+            batch = {name: torch.cat([frames[index][name] for index in indices]) for name in frames[0]}
+            maps.update(zip(indices, self._probabilities(batch), strict=True))
+        return {"probabilities": [maps[index] for index in range(len(frames))]}
+
+    def _probabilities(self, batch: dict[str, torch.Tensor]) -> Iterable[torch.Tensor]:
+        """Probability maps (H, W) of frames of one size."""
+        pixel_values = batch["pixel_values"].to(self.dtype)
+        if self.image_processor.sam_size is None:
+            outputs = self.model(pixel_values=pixel_values)
+            return self.image_processor.post_process_probabilities(outputs, batch["original_sizes"])
+        outputs = self.model(
+            pixel_values=pixel_values,
+            frames=batch["frames"],
+            frame_boxes=batch["frame_boxes"],
+            multimask_output=False,
+        )
+        return ScalpelSamProcessor(self.image_processor).post_process_probabilities(outputs, batch["original_sizes"])
+
+    def postprocess(self, model_outputs: dict[str, Any], threshold: float = 0.5) -> list[dict[str, Any]]:
+        prob = model_outputs["probabilities"][0].float().numpy()
+        labels, count = ndimage.label(prob > threshold, structure=EIGHT_CONNECTED)
+        scores = np.atleast_1d(ndimage.mean(prob, labels, np.arange(1, count + 1)))
+        places = ndimage.find_objects(labels)
+        targets = []
+        for index in np.argsort(-scores, kind="stable"):
+            rows, cols = places[index]
+            mask = np.where(labels == index + 1, np.uint8(255), np.uint8(0))
+            targets.append(
+                {
+                    "score": float(scores[index]),
+                    "label": "target",
+                    "box": {"xmin": cols.start, "ymin": rows.start, "xmax": cols.stop, "ymax": rows.stop},
+                    "mask": Image.fromarray(mask),
+                }
+            )
+        return targets
+
+
+def to_8_bits(frame: ImageLike) -> Image.Image:
+    """
+    A frame as an 8-bit image, its darkest pixel 0 and its brightest 255, for transformers' stock pipelines: they turn
+    images into RGB, which cuts 16-bit values at 255. It leaves 256 steps; [`InfraredSmallTargetPipeline`] needs no such
+    thing.
+    """
+    array = read_frame(frame).astype(np.float64)
+    array -= array.min()
+    return Image.fromarray(np.rint(array * (255 / (array.max() or 1))).astype(np.uint8))

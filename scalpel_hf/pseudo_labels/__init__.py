@@ -1,0 +1,21 @@
+"""A teacher's labels as columns of a data set, beside the human ones and never in their place."""
+
+from .calibration import Calibration, fit_calibration, match_prevalence
+from .columns import PSEUDO_FEATURES, training_mask
+from .labelling import add_pseudo_labels
+from .rules import Rules
+from .shards import LabelRun, label_in_shards
+from .summary import summarize
+
+__all__ = [
+    "PSEUDO_FEATURES",
+    "Calibration",
+    "LabelRun",
+    "Rules",
+    "add_pseudo_labels",
+    "fit_calibration",
+    "label_in_shards",
+    "match_prevalence",
+    "summarize",
+    "training_mask",
+]

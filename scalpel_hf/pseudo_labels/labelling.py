@@ -1,0 +1,173 @@
+"""The map steps: a teacher's answers for the rows of a data set, and the labels that are made of them."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+
+from scalpel_hf.answer import Answer
+from scalpel_hf.data.objects import read_mask
+from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.version import __version__
+
+from .calibration import Calibration
+from .columns import PSEUDO_FEATURES, png
+from .evidence import CANDIDATE_FEATURES, weigh_candidates
+from .rules import Rules, decide
+
+logger = logging.getLogger(__name__)
+
+ANSWER_FEATURES = {
+    "pseudo_confidence": datasets.Image(),
+    "candidates": CANDIDATE_FEATURES,
+    "problem": datasets.Value("string"),
+}
+
+
+def add_pseudo_labels(
+    dataset: datasets.Dataset,
+    teacher: Any,
+    threshold: float = 0.5,
+    name: str = "",
+    *,
+    revision: str | None = None,
+    rules: Rules | None = None,
+    calibration: Calibration | None = None,
+    skip_broken: bool = False,
+    batch_size: int = 8,
+    keep_in_memory: bool = False,
+) -> datasets.Dataset:
+    """
+    Label the frames that no human has labelled.
+
+    Adds `pseudo_mask` (0/255, PNG), `pseudo_confidence` (the probability in 8 bits, PNG), `pseudo_objects` (bbox in
+    COCO's x, y, w, h, area in pixels, score), `pseudo_score` (the best object's, 0 without any) and `teacher` (repo,
+    revision, fingerprint, threshold, version of this package), and sets `label_source` to `pseudo` where it was `none`.
+    It stays `none`, without mask and objects, where the teacher sees nothing but isn't sure that there is nothing. Rows
+    with a human's label are passed through untouched, their new columns empty.
+
+    Args:
+        dataset: with `name`, `image`, `label_source`.
+        teacher: a `Teacher`, or anything with `fingerprint()` and either `answers(frames) → list[Answer]` or
+            `probabilities(frame) → (H, W)`.
+        threshold: probability above which a pixel is target; the confidence in 8 bits is what is compared.
+        name, revision: what the `teacher` column says about where the teacher is.
+        rules: which objects count; by default each component above the threshold.
+        calibration: what a score is; by default the teacher's mean probability inside the object.
+        skip_broken: leave rows that can't be labelled as they are, with a warning, instead of raising.
+        batch_size: frames that the teacher is given at a time.
+        keep_in_memory: as of `Dataset.map`; otherwise the result is cached beside the data set's files.
+
+    Raises `ValueError` naming the row where a frame can't be read or the teacher's answer isn't probabilities.
+    """
+    rules = rules or Rules(threshold)
+    if rules.threshold != threshold:
+        raise ValueError(f"the rules' threshold is {rules.threshold}, not {threshold}: give it once")
+    check_columns(dataset)
+    provenance = provenance_of(teacher, rules, name, revision)
+    calibration = calibration or Calibration()
+    settings = [dataset._fingerprint, provenance, repr(rules), repr(calibration), skip_broken, batch_size]
+
+    def label(batch: dict[str, list]) -> dict[str, list]:
+        answers = answer_rows(batch, teacher, threshold, skip_broken=skip_broken)
+        return decide_rows({**answers, "label_source": batch["label_source"]}, rules, calibration, provenance)
+
+    # Decoded here, row by row, so that an error can name its row; a human's rows are not decoded at all.
+    return dataset.cast_column("image", datasets.Image(decode=False)).map(
+        label,
+        batched=True,
+        batch_size=batch_size,
+        features=datasets.Features({**dataset.features, **PSEUDO_FEATURES}),
+        new_fingerprint=key_of(settings),
+        keep_in_memory=keep_in_memory,
+        desc="pseudo labels",
+    )
+
+
+def check_columns(dataset: datasets.Dataset) -> None:
+    missing = {"name", "image", "label_source"} - set(dataset.column_names)
+    if missing:
+        raise ValueError(f"the data set lacks the columns {sorted(missing)}: apply a label budget to it first")
+
+
+def key_of(settings: Any) -> str:
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+
+
+def provenance_of(teacher: Any, rules: Rules, name: str, revision: str | None) -> dict[str, Any]:
+    """What the `teacher` column says."""
+    return {
+        "repo": name,
+        "revision": revision,
+        "fingerprint": teacher.fingerprint(),
+        "threshold": rules.threshold,
+        "version": __version__,
+    }
+
+
+def answer_rows(
+    batch: dict[str, list], teacher: Any, threshold: float, humans_too: bool = False, skip_broken: bool = False
+) -> dict[str, list]:
+    """
+    The teacher's answers for undecoded rows: the columns of `ANSWER_FEATURES`.
+
+    Those of human rows are empty, but with `humans_too`, which needs their `mask`. `problem` says why a broken row has
+    no answer.
+    """
+    columns: dict[str, list] = {name: [None] * len(batch["name"]) for name in ANSWER_FEATURES}
+    frames: dict[int, np.ndarray] = {}
+    for i, source in enumerate(batch["label_source"]):
+        if source != "human" or humans_too:
+            try:
+                frames[i] = read_frame(batch["image"][i])
+            except (OSError, ValueError) as error:
+                columns["problem"][i] = f"can't label {batch['name'][i]}: {error}"
+    for i, answer in zip(frames, ask(teacher, list(frames.values())), strict=True):
+        columns["problem"][i] = _what_is_wrong(answer.probability, frames[i], batch["name"][i])
+        if columns["problem"][i] is None:
+            truth = read_mask(batch["mask"][i]) > 0 if batch["label_source"][i] == "human" else None
+            confidence = np.rint(answer.probability * 255).astype(np.uint8)
+            columns["pseudo_confidence"][i] = png(confidence)
+            columns["candidates"][i] = weigh_candidates(frames[i], confidence, answer, threshold, truth)
+    for problem in filter(None, columns["problem"]):
+        if not skip_broken:
+            raise ValueError(problem)
+        logger.warning("skipped: %s", problem)
+    return columns
+
+
+def ask(teacher: Any, frames: Sequence[np.ndarray]) -> list[Answer]:
+    if hasattr(teacher, "answers"):
+        return teacher.answers(frames)
+    return [Answer(teacher.probabilities(frame)) for frame in frames]
+
+
+def _what_is_wrong(probability: np.ndarray, frame: np.ndarray, name: str) -> str | None:
+    if probability.shape != frame.shape:
+        return f"the teacher's answer for {name} is {probability.shape}, the frame {frame.shape}"
+    if not ((probability >= 0) & (probability <= 1)).all():  # false for NaN too
+        return f"the teacher's answer for {name} has values that are no probabilities: check its weights"
+    return None
+
+
+def decide_rows(
+    batch: dict[str, list], rules: Rules, calibration: Calibration, provenance: dict[str, Any]
+) -> dict[str, list]:
+    """The columns of `PSEUDO_FEATURES`, and `label_source`, from those of `answer_rows`."""
+    columns: dict[str, list] = {name: [] for name in (*PSEUDO_FEATURES, "label_source")}
+    for source, cell, candidates in zip(
+        batch["label_source"], batch["pseudo_confidence"], batch["candidates"], strict=True
+    ):
+        row: dict[str, Any] = {"label_source": source}
+        if source != "human" and candidates is None:
+            row["label_source"] = "none"
+        elif source != "human":
+            row |= decide(read_frame(cell), candidates, rules, calibration)
+            row |= {"pseudo_confidence": cell, "teacher": provenance}
+        for name, values in columns.items():
+            values.append(row.get(name))
+    return columns

@@ -1,0 +1,73 @@
+"""Finished shards as one data set on disk, written piece by piece: nothing is copied at the end or held in memory."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import datasets
+
+KEY_FILE = "pseudo_labels.json"  # in a finished folder: which settings it was made with
+
+Labelled: TypeAlias = datasets.Dataset | datasets.IterableDataset
+Decide = Callable[[int, Path], datasets.Dataset]  # has a shard's labels written to a file, which it opens
+
+
+def write_arrow(decide: Decide, count: int, folder: Path, fingerprint: str) -> None:
+    """A folder as `save_to_disk` leaves it, with a file a shard."""
+    files = [f"data-{index:05d}-of-{count:05d}.arrow" for index in range(count)]
+    for index, file in enumerate(files):
+        last = decide(index, folder / file)
+    last.select([]).save_to_disk(str(folder / "empty"))
+    state = json.loads((folder / "empty" / "state.json").read_text())
+    state |= {"_data_files": [{"filename": file} for file in files], "_fingerprint": fingerprint}
+    os.replace(folder / "empty" / "dataset_info.json", folder / "dataset_info.json")
+    shutil.rmtree(folder / "empty")
+    write_json(folder / "state.json", state)
+
+
+def write_parquet(decide: Decide, count: int, folder: Path) -> None:
+    """A folder that `load_dataset` loads, with a file a shard."""
+    (folder / "data").mkdir()
+    for index in range(count):
+        cache_file = folder / "shard.arrow"
+        decide(index, cache_file).to_parquet(str(folder / "data" / f"train-{index:05d}-of-{count:05d}.parquet"))
+        cache_file.unlink()
+
+
+def load_output(folder: Path) -> Labelled:
+    """What either of them wrote; of parquet files a stream."""
+    if (folder / "state.json").exists():
+        return datasets.load_from_disk(str(folder))
+    files = str(folder / "data" / "*.parquet")
+    return datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
+
+
+def column_pairs(path: Path, *names: str) -> Iterator[tuple[Any, ...]]:
+    """Some columns of a shard, row by row."""
+    for row in datasets.Dataset.from_file(str(path)).select_columns(list(names)):
+        yield tuple(row[name] for name in names)
+
+
+def read_run(folder: str | Path) -> dict[str, Any]:
+    """The record of a finished run: its `rules`, `teacher`, and `summary`; of skipped frames the names, since what was
+    wrong with them may name files of this machine."""
+    folder = Path(folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["skipped"] = sorted(summary["skipped"])
+    return json.loads((folder / KEY_FILE).read_text()) | {"summary": summary}
+
+
+def read_grid(folder: str | Path) -> bytes | None:
+    """The picture grid of its report, a PNG file's content."""
+    path = Path(folder) / "report" / "grid.png"
+    return path.read_bytes() if path.exists() else None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON in one step."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # several processes may write the same
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(part, path)

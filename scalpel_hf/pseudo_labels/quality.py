@@ -1,0 +1,100 @@
+"""Pseudo labels against masks that were hidden while they were made."""
+
+from itertools import pairwise
+from typing import Any
+
+import datasets
+import numpy as np
+from scipy import ndimage
+
+from scalpel_hf.data.objects import EIGHT_CONNECTED, read_mask
+from scalpel_hf.metrics import IRSTDMetrics
+from scalpel_hf.modeling.image_processing_infrared import read_frame
+
+from .columns import is_above
+from .evidence import share_on_target
+
+BINS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)  # of the scores
+
+
+def compare_with_truth(
+    labelled: datasets.Dataset | datasets.IterableDataset, truth: datasets.Dataset
+) -> dict[str, Any]:
+    """
+    How good a data set's pseudo labels are.
+
+    An object, or a group of ignored pixels, is true when more than half of its pixels lie on a target or next to one; a
+    target is found where an object touches it, left open where only ignored pixels do, missed otherwise.
+
+    Args:
+        truth: rows with `name` and `mask`.
+
+    Returns the figures of [`IRSTDMetrics`] for the pseudo-labelled frames, ignored pixels counted as background; and
+
+    - `objects`, `true_objects`; `ignored`, `true_ignored`: how many there are and how many of them are true;
+    - `targets_found`, `targets_open`, `targets_missed`: in the pseudo-labelled frames;
+    - `empty_right`, `empty_wrong`: frames labelled as empty; `unsure_empty`, `unsure_with_target`: frames that the
+      teacher didn't label because it wasn't sure that they are empty;
+    - `scores`: for each bin of the objects' scores its limits, how many there are, their mean score, how many are true.
+
+    Raises `ValueError` where `truth` lacks a row or its mask.
+    """
+    place = {name: index for index, name in enumerate(truth["name"])}
+    masks = truth.select_columns("mask")
+    metrics, counts = IRSTDMetrics(threshold=0.5), dict.fromkeys(COUNTS, 0)
+    scores: list[tuple[float, bool]] = []
+    wanted = ["name", "label_source", "pseudo_mask", "pseudo_confidence", "pseudo_objects", "teacher"]
+    for row in labelled.select_columns(wanted):
+        if row["label_source"] == "human" or row["teacher"] is None:
+            continue
+        mask = masks[place[row["name"]]]["mask"] if row["name"] in place else None
+        if mask is None:
+            raise ValueError(f"the data set with the truth has no mask of {row['name']}")
+        target = read_mask(mask) > 0
+        if row["label_source"] == "none":
+            counts["unsure_with_target" if target.any() else "unsure_empty"] += 1
+            continue
+        found = read_frame(row["pseudo_mask"]) > 127
+        metrics.update(found.astype(np.float32), target)
+        if not found.any():
+            counts["empty_wrong" if target.any() else "empty_right"] += 1
+        scores += _count(row, found, target, counts)
+    figures = metrics.compute() if metrics.frame_ious else {}
+    return {**figures, **counts, "scores": _bins(scores)}
+
+
+COUNTS = (
+    *("objects", "true_objects", "ignored", "true_ignored", "targets_found", "targets_open", "targets_missed"),
+    *("empty_right", "empty_wrong", "unsure_empty", "unsure_with_target"),
+)
+
+
+def _count(
+    row: dict[str, Any], found: np.ndarray, target: np.ndarray, counts: dict[str, int]
+) -> list[tuple[float, bool]]:
+    ignored = is_above(read_frame(row["pseudo_confidence"]), row["teacher"]["threshold"]) & ~found
+    true, true_ignored = (_on_target(mask, target) for mask in (found, ignored))
+    counts["objects"] += len(true)
+    counts["true_objects"] += int(true.sum())
+    counts["ignored"] += len(true_ignored)
+    counts["true_ignored"] += int(true_ignored.sum())
+    targets, n = ndimage.label(target, EIGHT_CONNECTED)
+    hit, opened = (set(np.unique(targets[m])) - {0} for m in (found, ignored))
+    counts["targets_found"] += len(hit)
+    counts["targets_open"] += len(opened - hit)
+    counts["targets_missed"] += n - len(hit | opened)
+    return list(zip(row["pseudo_objects"]["score"], true.tolist(), strict=True))
+
+
+def _on_target(mask: np.ndarray, target: np.ndarray) -> np.ndarray:
+    labels, count = ndimage.label(mask, EIGHT_CONNECTED)
+    return share_on_target(labels, count, target) > 0.5
+
+
+def _bins(scores: list[tuple[float, bool]]) -> list[dict[str, Any]]:
+    bins = []
+    for low, high in pairwise(BINS):
+        inside = [(s, t) for s, t in scores if low <= s < high or s == high == 1]
+        mean = float(np.mean([s for s, _ in inside])) if inside else None
+        bins.append({"from": low, "to": high, "objects": len(inside), "score": mean, "true": sum(t for _, t in inside)})
+    return bins

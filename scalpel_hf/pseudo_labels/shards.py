@@ -1,0 +1,267 @@
+"""Labelling in shards: work is committed piece by piece, shared among processes, and resumed where it stopped."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from .calibration import Calibration, fit_calibration, match_prevalence
+from .columns import PSEUDO_FEATURES
+from .labelling import ANSWER_FEATURES, answer_rows, check_columns, decide_rows, key_of, provenance_of
+from .output import KEY_FILE, Labelled, column_pairs, load_output, write_arrow, write_json, write_parquet
+from .progress import Progress
+from .rules import Rules
+from .streams import stream_features, stream_shards, undecoded
+from .summary import summarize
+
+COUNT_FILE = "shards.json"  # in the work folder, once it is known: how many shards there are
+
+
+@dataclass
+class LabelRun:
+    """
+    One labelling of one data set, by one process or by several.
+
+    `answer` has the teacher answer, shard by shard; `finish`, when all shards are there, makes the labels of the
+    answers and puts them at `out`. The work lies in `out + ".partial"`, under a key made of the data set, the teacher,
+    the threshold and the shards' size, until all of it is done: a run that was killed goes on from its last finished
+    shard, and one with other rules for what is accepted starts from the answers that are there. Whoever made the
+    shards and in whatever order, the result is the same to the byte.
+
+    Args:
+        source: a `Dataset` with `name`, `image`, `label_source`, which becomes a folder for `load_from_disk`; or an
+            `IterableDataset` with `image`, which becomes one of parquet files for `load_dataset`, without its length
+            ever being known. Its rows are named by their number and unlabelled if they don't say otherwise.
+        teacher, name, revision: see `add_pseudo_labels`.
+        out: folder for the result.
+        rules: which objects count.
+        calibration: what a score is. `"labelled"` has it learnt from the data set's human rows, which are answered too;
+            `None` takes the teacher's mean probability inside an object.
+        shard_size: rows between commits. Of a stream they are held in memory.
+        batch_size: frames that the teacher is given at a time.
+        skip_broken: leave rows that can't be labelled as they are, instead of raising.
+        report: called with a line of progress.
+    """
+
+    source: Labelled
+    teacher: Any
+    out: Path
+    rules: Rules = field(default_factory=Rules)
+    name: str = ""
+    revision: str | None = None
+    calibration: Calibration | str | None = None
+    shard_size: int = 64
+    batch_size: int = 8
+    skip_broken: bool = False
+    report: Callable[[str], None] = print
+
+    def __post_init__(self) -> None:
+        self.out = Path(self.out)
+        if isinstance(self.calibration, str) and self.calibration != "labelled":
+            raise ValueError(f"`calibration` is 'labelled', a Calibration or None, not {self.calibration!r}")
+        if self.out.exists() and not (self.out / KEY_FILE).is_file():
+            raise ValueError(f"{self.out} exists and holds no pseudo labels: choose another folder, or remove it")
+        self.streamed = isinstance(self.source, datasets.IterableDataset)
+        if self.streamed:
+            self.features, identity = stream_features(self.source), "stream"
+        else:
+            check_columns(self.source)
+            self.features, identity = self.source.features, self.source._fingerprint
+        self.learn = self.calibration == "labelled"
+        self.provenance = provenance_of(self.teacher, self.rules, self.name, self.revision)
+        answers = [identity, repr(self.features), self.provenance["fingerprint"], self.rules.threshold]
+        self.answers_key = key_of([*answers, self.shard_size, self.batch_size, self.skip_broken, self.learn])
+        self.key = key_of([self.answers_key, self.provenance, repr(self.rules), repr(self.calibration)])
+        self.partial = self.out.with_name(self.out.name + ".partial")
+        self.work = self.partial / self.answers_key
+
+    def is_finished(self) -> bool:
+        """Whether `out` holds the result of these very settings already."""
+        return (self.out / KEY_FILE).is_file() and json.loads((self.out / KEY_FILE).read_text())["key"] == self.key
+
+    def answer(self, worker: int = 0, workers: int = 1) -> None:
+        """
+        Have the teacher answer what is missing of every `workers`-th shard, from number `worker` on.
+
+        Raises:
+            OSError: where a shard can't be written: those before it stay.
+            ValueError: for a row that can't be labelled, and for a stream that gives other rows than at first.
+        """
+        if self.is_finished():
+            return
+        self.work.mkdir(parents=True, exist_ok=True)
+        progress = Progress(self.report, None if self.streamed else self._frames_to_do(worker, workers))
+        count = 0
+        for index, names, rows in self._shards():
+            path, count = self._path(index), index + 1
+            if index % workers != worker:
+                continue
+            if path.exists():
+                if self.streamed and datasets.Dataset.from_file(str(path))["name"][:] != names:
+                    raise ValueError(f"the stream gives other rows than when {path} was made: remove {self.partial}")
+                continue
+            self._answer_shard(rows(), path)
+            progress.update(index, len(names))
+        if not count:
+            raise ValueError("the data set has no rows to label")
+        write_json(self.work / COUNT_FILE, {"shards": count})
+
+    def _answer_shard(self, rows: datasets.Dataset, path: Path) -> None:
+        step = partial(
+            answer_rows,
+            teacher=self.teacher,
+            threshold=self.rules.threshold,
+            humans_too=self.learn,
+            skip_broken=self.skip_broken,
+        )
+        features = datasets.Features({**self.features, **ANSWER_FEATURES})
+        self._map(rows, step, path, features, f"{self.answers_key}-{path.stem}")
+
+    def _map(
+        self, rows: datasets.Dataset, step: Callable, path: Path, features: datasets.Features, fingerprint: str
+    ) -> datasets.Dataset:
+        """`Dataset.map` into a file that is there whole or not at all."""
+        try:
+            return undecoded(rows).map(
+                step,
+                batched=True,
+                batch_size=self.batch_size,
+                writer_batch_size=self.batch_size,
+                remove_columns=[name for name in rows.column_names if name not in features],
+                features=features,
+                new_fingerprint=fingerprint,
+                cache_file_name=str(path),
+                load_from_cache_file=False,
+            )
+        except OSError as error:
+            raise OSError(
+                f"{path} can't be written ({error}): make room, then run the same command again; what is finished stays"
+            ) from error
+
+    def finish(self) -> Labelled:
+        """
+        Make the labels of all answers, put them at `out` and return them.
+
+        Raises `ValueError` where shards are missing, and where the teacher found nothing in any frame.
+        """
+        if self.is_finished():
+            self.report(f"{self.out} has these pseudo labels already")
+            shutil.rmtree(self.partial, ignore_errors=True)
+            return load_output(self.out)
+        paths = self._finished_shards()
+        calibration = self._calibrate(paths)
+        final, old = self.work / "all", self.work / "old"
+        shutil.rmtree(final, ignore_errors=True)
+        final.mkdir()
+        features = datasets.Features({**self.features, **PSEUDO_FEATURES})
+        step = partial(decide_rows, rules=self.rules, calibration=calibration, provenance=self.provenance)
+
+        def decide(index: int, to: Path) -> datasets.Dataset:
+            answers = datasets.Dataset.from_file(str(paths[index]))
+            return self._map(answers, step, to, features, f"{self.key}-{index}")
+
+        if self.streamed:
+            write_parquet(decide, len(paths), final)
+        else:
+            write_arrow(decide, len(paths), final, self.key)
+        calibration.save(final / "calibration.json")
+        write_json(final / "summary.json", self._summary(load_output(final), paths))
+        write_json(final / KEY_FILE, {"key": self.key, "teacher": self.provenance, "rules": asdict(self.rules)})
+        if self.out.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(self.out, old)
+        os.replace(final, self.out)
+        shutil.rmtree(self.partial)
+        return load_output(self.out)
+
+    # Shards
+
+    def _path(self, index: int) -> Path:
+        return self.work / f"{index:05d}.arrow"
+
+    def _shards(self) -> Iterator[tuple[int, list[str], Callable[[], datasets.Dataset]]]:
+        """Number, names and rows of each shard."""
+        if isinstance(self.source, datasets.Dataset):
+            names = self.source["name"][:]
+            for index, start in enumerate(range(0, len(names), self.shard_size)):
+                stop = min(start + self.shard_size, len(names))
+                yield index, names[start:stop], partial(self.source.select, range(start, stop))
+            return
+        for index, rows in enumerate(stream_shards(self.source, self.shard_size)):
+            yield index, [row["name"] for row in rows], partial(datasets.Dataset.from_list, rows, self.features)
+
+    def _frames_to_do(self, worker: int, workers: int) -> int:
+        shards = self._shards()
+        return sum(len(names) for i, names, _ in shards if i % workers == worker and not self._path(i).exists())
+
+    def _finished_shards(self) -> list[Path]:
+        count_file = self.work / COUNT_FILE
+        count = json.loads(count_file.read_text())["shards"] if count_file.exists() else 0
+        paths = [self._path(index) for index in range(count)]
+        missing = [path.stem for path in paths if not path.exists()]
+        if missing or not paths:
+            raise ValueError(
+                f"{self.work} lacks {len(missing) or 'all'} shards ({', '.join(missing[:5]) or 'none is there'}): let "
+                "every part of the run finish, or run the command without a part"
+            )
+        return paths
+
+    # Labels
+
+    def _calibrate(self, paths: list[Path]) -> Calibration:
+        if not self.learn:
+            return self.calibration if isinstance(self.calibration, Calibration) else Calibration()
+        labelled = [candidates for source, candidates in self._candidates(paths) if source == "human"]
+        if not labelled:
+            raise ValueError("no frame has a human's label to calibrate scores on: run without calibration")
+        others = (candidates for source, candidates in self._candidates(paths) if source != "human")
+        return match_prevalence(fit_calibration(labelled), others)
+
+    def _candidates(self, paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Of every frame that was answered, one at a time, its `label_source` and candidates."""
+        pairs = (pair for path in paths for pair in column_pairs(path, "label_source", "candidates"))
+        return ((source, candidates) for source, candidates in pairs if candidates is not None)
+
+    def _summary(self, labelled: Labelled, paths: list[Path]) -> dict[str, Any]:
+        summary = summarize(labelled)
+        asked = summary["pseudo"] + summary["unsure"]
+        if asked and not summary["objects"]:
+            found = sum(sum(c["firm"]) for source, c in self._candidates(paths) if source != "human")
+            if found:
+                why = f"finds {found} objects, and the rules turn all of them down: {self.rules}"
+            else:
+                why = f"finds nothing at threshold {self.rules.threshold}. Was it trained, and on frames like these?"
+            raise ValueError(f"all {asked} pseudo labels are empty: the teacher {why}")
+        problems = (pair for path in paths for pair in column_pairs(path, "name", "problem"))
+        return summary | {"skipped": {name: problem for name, problem in problems if problem is not None}}
+
+
+def label_in_shards(
+    dataset: Labelled,
+    teacher: Any,
+    out: str | Path,
+    threshold: float = 0.5,
+    name: str = "",
+    **settings: Any,
+) -> Labelled:
+    """
+    `add_pseudo_labels`, kept at `out` and committed shard by shard: a whole [`LabelRun`] by one process.
+
+    A finished `out` of the same settings is returned as it is, of others replaced.
+
+    Args:
+        settings: `rules`, `calibration`, `shard_size` and so on, see [`LabelRun`].
+
+    Raises `ValueError` for a data set without rows, where every pseudo label is empty, and where `out` is a folder that
+    this function didn't make, which is left alone.
+    """
+    rules = settings.pop("rules", None) or Rules(threshold)
+    run = LabelRun(dataset, teacher, Path(out), rules, name, **settings)
+    run.answer()
+    return run.finish()

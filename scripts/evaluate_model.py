@@ -1,0 +1,71 @@
+"""Measure a teacher, a student or a pseudo-labelled data set against human masks.
+
+    python scripts/evaluate_model.py --dataset data/nuaa --model runs/nuaa/student
+    python scripts/evaluate_model.py --dataset data/nuaa --model runs/nuaa/teacher --base-model models/mobile-sam
+    python scripts/evaluate_model.py --dataset data/nuaa --split train --pseudo-labels runs/nuaa/pseudo
+
+Prints IoU, nIoU, Pd, Fa and F1 at the frames' own size (of a detector AP, precision, recall and F1) as JSON, with the
+threshold and the matching radius. The kind of model is told by its files: an adapter is a teacher, anything else a
+student.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import file_exists
+
+from scalpel_hf import Teacher, load_student
+from scalpel_hf.data import load_split
+from scalpel_hf.evaluation import evaluate_probabilities, evaluate_pseudo_labels, evaluate_student
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a model is a teacher; `ValueError` where there is none at all."""
+    if Path(name).is_dir():
+        files = [f for f in ("adapter_config.json", "config.json") if (Path(name) / f).exists()]
+        if not files:
+            raise ValueError(
+                f"{name!r} holds no model (no adapter_config.json or config.json): name the output_dir of a finished "
+                "recipes/distill.py or recipes/transfer.py"
+            )
+        return files[0] == "adapter_config.json"
+    if Path(name).is_absolute() or name.count("/") != 1:
+        raise ValueError(f"there is no folder {name!r}, and a repository on the Hub is called org/name")
+    try:
+        return file_exists(name, "adapter_config.json")
+    except Exception as error:  # what the client's HTTP library raises has no class in common with OSError
+        raise ValueError(f"{name!r} is neither a folder nor a model that the Hub gives: {error}") from error
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="with all masks of the split: a folder or a Hub repository")
+    parser.add_argument("--split", default="test", help="split to measure on (default: %(default)s)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", help="teacher or student: a folder or a Hub repository")
+    what.add_argument("--pseudo-labels", help="output of scripts/pseudo_label.py")
+    parser.add_argument("--base-model", help="a teacher's base, if it isn't where the adapter says")
+    parser.add_argument("--flips", action="store_true", help="a teacher's answers averaged over mirror images")
+    parser.add_argument("--threshold", type=float, default=0.5, help="probability of a target (default: %(default)s)")
+    args = parser.parse_args(argv)
+
+    rows = load_split(args.dataset, args.split)
+    figures: dict[str, Any]
+    if args.pseudo_labels:
+        figures = evaluate_pseudo_labels(load_split(args.pseudo_labels, args.split), rows)
+    elif is_adapter(args.model):
+        teacher = Teacher.from_pretrained(args.model, args.base_model, flips=args.flips)
+        figures = evaluate_probabilities(teacher.probabilities, rows, args.threshold)
+    else:
+        figures = evaluate_student(load_student(args.model), rows, args.threshold)
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

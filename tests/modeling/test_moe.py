@@ -1,0 +1,165 @@
+"""Experts and routers against their formulas, written out in NumPy."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scalpel_hf.modeling.mask_level import MaskLevel
+from scalpel_hf.modeling.moe import (
+    ImageRouter,
+    PositionRouter,
+    PriorPyramid,
+    TokenAdapter,
+    load_balance_loss,
+    symlog,
+    uniform_weights,
+)
+
+SCALES: dict[str, list[float]] = {
+    "local_contrast": [3, 5],
+    "top_hat": [2],
+    "matched_filter": [1, 2, 4],
+    "anisotropic_diffusion": [2],
+}
+
+
+def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return module.eval()
+
+
+def noise(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    powers = np.exp(x - x.max())
+    return powers / powers.sum()
+
+
+def test_symlog_is_odd_monotonic_and_the_identity_near_zero() -> None:
+    x = torch.linspace(-50, 50, 1001, dtype=torch.float64)
+    assert torch.equal(symlog(-x), -symlog(x)) and (symlog(x).diff() > 0).all()
+    small = torch.tensor([1e-4], dtype=torch.float64)
+    torch.testing.assert_close(symlog(small), small, rtol=1e-4, atol=0)
+    assert symlog(torch.tensor(np.e - 1)).item() == pytest.approx(1)
+
+
+def test_each_prior_map_is_in_its_own_spread() -> None:
+    pyramid, frame = PriorPyramid(SCALES), noise(2, 1, 30, 40)
+    frame[:, :, 12:15, 20:23] += 8
+    maps, statistics = pyramid(frame)
+    assert [m.shape[1] for m in maps] == [2, 1, 3, 1] and statistics.shape == (2, 7, 2)
+    index = 0
+    for name, own in zip(SCALES, maps, strict=True):
+        for image in range(2):
+            for scale in range(len(SCALES[name])):
+                response = pyramid.operators[name](frame[image : image + 1])[0, 0, scale].detach().numpy()
+                spread = np.abs(response).mean() + 1e-6
+                expected = np.sign(response) * np.log1p(np.abs(response) / spread)
+                np.testing.assert_allclose(own[image, scale].detach(), expected, atol=1e-5)
+                peak = np.abs(response).max() / spread
+                expected = [np.log(spread), np.log1p(peak)]
+                np.testing.assert_allclose(statistics[image, index + scale].detach(), expected, rtol=1e-4)
+        index += len(SCALES[name])
+
+
+def test_prior_maps_ignore_offset_and_gain() -> None:
+    pyramid, frame = PriorPyramid(SCALES), noise(1, 1, 30, 40)
+    for ours, theirs in zip(pyramid(frame)[0], pyramid(40 * frame + 7)[0], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_a_constant_frame_has_empty_priors_and_finite_gradients() -> None:
+    pyramid = PriorPyramid(SCALES)
+    maps, statistics = pyramid(torch.full((1, 1, 9, 11), 3.0))
+    assert all(not m.any() for m in maps) and statistics.isfinite().all()
+    (sum(m.sum() for m in maps) + statistics.sum()).backward()
+    assert all(p.grad.isfinite().all() for p in pyramid.parameters())
+
+
+def test_routers_are_uniform_at_first() -> None:
+    image = ImageRouter(7, 4)(noise(3, 7, 2))
+    torch.testing.assert_close(image.exp(), torch.full((3, 4), 0.25))
+    weights = PositionRouter(5, 4)(noise(3, 5, 6, 8), image)
+    torch.testing.assert_close(weights, torch.full((3, 4, 6, 8), 0.125))  # the other half is none's
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("top_k", [1, 2, 3, 4])
+def test_the_position_router_by_the_book(top_k: int, temperature: float) -> None:
+    router = randomised(PositionRouter(5, 4, top_k=top_k, temperature=temperature))
+    features, image = noise(2, 5, 6, 8), noise(2, 4).log_softmax(1)
+    weights = router(features, image).detach().numpy()
+    logits = router.proj(torch.nn.functional.gelu(router.hidden(features))).detach().double().numpy()
+    for b, y, x in np.ndindex(2, 6, 8):
+        experts = logits[b, :4, y, x] + image[b].numpy()
+        kept = np.argsort(experts)[-top_k:]
+        choices = softmax(np.append(experts[kept], logits[b, 4, y, x]) / temperature)
+        expected = np.zeros(4)
+        expected[kept] = choices[:-1]
+        np.testing.assert_allclose(weights[b, :, y, x], expected, atol=1e-5)
+    assert ((weights > 0).sum(1) == top_k).all()
+
+
+def test_an_image_never_sees_its_neighbours() -> None:
+    """Not approximately: the gradient from one image's answer to another's input is zero."""
+    level = randomised(MaskLevel(SCALES, upscaled_dim=4, embedding_dim=8, channels=8, top_k=2)).eval()
+    frame = noise(3, 1, 16, 20).requires_grad_()
+    boxes = torch.tensor([0.0, 0.0, 64.0, 51.2]).expand(3, 4)
+    outputs = level(frame, boxes, noise(3, 1, 16, 16), noise(3, 4, 16, 16), noise(3, 8, 4, 4), 64)
+    for name in ("logits", "router_weights", "image_weights", "prior"):
+        (gradient,) = torch.autograd.grad(outputs[name][1].square().sum(), frame, retain_graph=True)
+        assert gradient[1].any() and not gradient[0].any() and not gradient[2].any()
+    adapter = randomised(TokenAdapter(12, 8, list(SCALES), top_k=2))
+    tokens = noise(3, 4, 5, 12).requires_grad_()
+    (gradient,) = torch.autograd.grad(adapter(tokens)[1].square().sum(), tokens)
+    assert gradient[1].any() and not gradient[0].any() and not gradient[2].any()
+
+
+def test_load_balance() -> None:
+    even, one = torch.full((2, 4, 3, 3), 0.2), torch.zeros(2, 4, 3, 3)
+    one[:, 1] = 0.7
+    assert load_balance_loss(even).item() == pytest.approx(0, abs=1e-6)
+    assert load_balance_loss(one).item() == pytest.approx(3)
+    shares = np.array([0.1, 0.2, 0.3, 0.4])
+    weights = torch.tensor(shares, dtype=torch.float32)[None, :, None, None].expand(2, 4, 3, 3)
+    assert load_balance_loss(weights).item() == pytest.approx(4 * (shares**2).sum() - 1)
+    assert load_balance_loss(torch.zeros(1, 4, 2, 2)).isfinite()
+    x = noise(2, 3, 4, 4).double().abs().requires_grad_()
+    assert torch.autograd.gradcheck(load_balance_loss, (x,))
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"routers": False}, {"top_k": 1}], ids=str)
+@pytest.mark.parametrize("operators", [list(SCALES), ["top_hat"], []], ids=len)
+def test_a_fresh_token_adapter_adds_nothing(operators: list[str], kwargs: dict) -> None:
+    tokens = noise(2, 4, 5, 12)
+    adapter = TokenAdapter(12, 8, operators, **kwargs)
+    assert not adapter(tokens).any()
+    answer = randomised(adapter)(tokens)
+    assert answer.shape == tokens.shape and answer.std() > 0
+
+
+def test_a_token_adapter_without_operators_is_a_plain_bottleneck() -> None:
+    adapter = randomised(TokenAdapter(12, 8, []))
+    assert sorted({name.split(".")[0] for name, _ in adapter.named_parameters()}) == ["down", "norm", "up"]
+    tokens = noise(2, 4, 5, 12)
+    expected = adapter.up(nn.functional.gelu(adapter.down(adapter.norm(tokens))))
+    torch.testing.assert_close(adapter(tokens), expected)
+
+
+def test_without_routers_the_mixture_is_the_mean() -> None:
+    adapter = randomised(TokenAdapter(12, 8, ["top_hat", "matched_filter"], routers=False))
+    tokens = noise(1, 4, 5, 12)
+    down = adapter.down(adapter.norm(tokens)).permute(0, 3, 1, 2)
+    mixed = []
+    for operator, mix in zip(adapter.operators, adapter.mix, strict=True):
+        response = operator(down).squeeze(2)
+        mixed.append(mix(symlog(response / (response.abs().mean() + 1e-6))))
+    expected = adapter.up(nn.functional.gelu(down + (mixed[0] + mixed[1]) / 2).permute(0, 2, 3, 1))
+    torch.testing.assert_close(adapter(tokens), expected)
+    assert uniform_weights(down, 2).unique().item() == 0.5

@@ -1,0 +1,248 @@
+"""Shards: resumed after a kill at any moment, shared among workers, and always the same bytes."""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+
+from scalpel_hf import add_pseudo_labels
+from scalpel_hf.pseudo_labels import LabelRun, Rules, label_in_shards
+from tests.pseudo_labels.helpers import FakeTeacher, budgeted, frames_dataset, on_disk, raw, raw_equal, tree, with_image
+
+ROOT = Path(__file__).parents[2]
+SILENT: dict[str, Any] = {"report": lambda _: None}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> datasets.Dataset:
+    return on_disk(budgeted(), tmp_path_factory.mktemp("data") / "train")
+
+
+def test_shards(dataset: datasets.Dataset, tmp_path: Path) -> None:
+    whole = add_pseudo_labels(dataset, FakeTeacher(), name="t")
+    out, lines, teacher = tmp_path / "out", [], FakeTeacher()
+    before = sorted(Path(dataset.cache_files[0]["filename"]).parent.iterdir())
+    labelled = label_in_shards(dataset, teacher, out, name="t", shard_size=3, report=lines.append)
+    assert teacher.calls == 7 and len(lines) == 4
+    assert "images/s, 3 of 10" in lines[0] and "10 of 10, 0 s to go" in lines[-1]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+    assert labelled.features == whole.features and raw_equal(labelled, whole)
+    assert sorted(Path(dataset.cache_files[0]["filename"]).parent.iterdir()) == before  # no copies beside the data
+    assert raw_equal(datasets.load_from_disk(str(out)), whole)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["pseudo"] == 7 and summary["skipped"] == {}
+
+
+def answered(out: Path) -> list[int]:
+    """Numbers of the finished shards in the work folder."""
+    return sorted(int(p.stem) for p in out.with_name(out.name + ".partial").glob("*/*.arrow"))
+
+
+def test_killed_and_resumed_equals_unbroken(dataset: datasets.Dataset, tmp_path: Path) -> None:
+    folder = Path(dataset.cache_files[0]["filename"]).parent
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "tests.pseudo_labels.test_shards", str(folder), str(out), "--die-at", "5"]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not out.exists()
+    finished = answered(out)
+    assert 0 < len(finished) < 5
+    done = sum(1 for i in finished for j in (2 * i, 2 * i + 1) if dataset[j]["label_source"] == "none")
+
+    teacher = FakeTeacher()
+    label_in_shards(dataset, teacher, out, shard_size=2, **SILENT)
+    assert teacher.calls == 7 - done
+    label_in_shards(dataset, FakeTeacher(), tmp_path / "b", shard_size=2, **SILENT)
+    assert tree(out) == tree(tmp_path / "b")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "out"]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+def test_killed_at_any_change_on_disk(
+    dataset: datasets.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Die before and after each file or folder that is put in its place or removed, the second time round too."""
+    unbroken = tmp_path / "unbroken"
+    label_in_shards(dataset, FakeTeacher(), unbroken, shard_size=4, calibration="labelled", **SILENT)
+    steps: list[str] = []
+    die_before: list[int] = []
+
+    def dying(name: str, function: Callable) -> Callable:
+        def step(*args: Any, **kwargs: Any) -> Any:
+            if len(steps) in die_before:
+                raise Killed
+            steps.append(name)
+            result = function(*args, **kwargs)
+            if len(steps) in die_before:
+                raise Killed
+            return result
+
+        return step
+
+    for module, name in ((os, "replace"), (shutil, "rmtree"), (shutil, "move")):
+        monkeypatch.setattr(module, name, dying(name, getattr(module, name)))
+    out, moment, calls = tmp_path / "out", 0, 0
+    label_in_shards(dataset, FakeTeacher(0.9), out, shard_size=4, **SILENT)  # something to be replaced
+    while True:
+        steps.clear()
+        die_before[:] = [moment]
+        teacher = FakeTeacher()
+        before = answered(out)
+        try:
+            label_in_shards(dataset, teacher, out, shard_size=4, calibration="labelled", **SILENT)
+        except Killed:
+            calls += teacher.calls
+            assert teacher.calls <= 4 * (3 - len(before))  # what was finished isn't asked again
+            moment += 1
+            continue
+        break
+    assert moment > 10 and tree(out) == tree(unbroken)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "unbroken"]
+
+
+@pytest.mark.parametrize("calibration", [None, "labelled"])
+def test_any_division_of_the_work_gives_the_same_bytes(
+    dataset: datasets.Dataset, tmp_path: Path, calibration: str | None
+) -> None:
+    settings: dict[str, Any] = {"shard_size": 2, "calibration": calibration, **SILENT}
+    label_in_shards(dataset, FakeTeacher(), tmp_path / "one", **settings)
+    asked = []
+    for worker in (1, 2, 0):
+        teacher = FakeTeacher()
+        LabelRun(dataset, teacher, tmp_path / "three", **settings).answer(worker, 3)
+        asked.append(teacher.calls)
+        if worker:
+            with pytest.raises(ValueError, match="let every part of the run finish"):
+                LabelRun(dataset, teacher, tmp_path / "three", **settings).finish()
+    assert min(asked) > 0 and sum(asked) == (10 if calibration else 7)
+    LabelRun(dataset, FakeTeacher(), tmp_path / "three", **settings).finish()
+    assert tree(tmp_path / "one") == tree(tmp_path / "three")
+
+
+def test_a_finished_folder_is_not_made_again(dataset: datasets.Dataset, tmp_path: Path) -> None:
+    out, lines = tmp_path / "out", []
+    first = label_in_shards(dataset, FakeTeacher(), out, shard_size=4, report=lines.append)
+    before, teacher = tree(out), FakeTeacher()
+    again = label_in_shards(dataset, teacher, out, shard_size=4, report=lines.append)
+    assert teacher.calls == 0 and raw_equal(first, again) and "already" in lines[-1] and tree(out) == before
+    other = label_in_shards(dataset, teacher, out, threshold=0.9, shard_size=4, report=lines.append)
+    assert teacher.calls == 7 and not raw_equal(first, other)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_folder_of_something_else_is_left_alone(dataset: datasets.Dataset, tmp_path: Path) -> None:
+    for name in ("thesis", "prepared"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("all I have")
+    dataset.save_to_disk(str(tmp_path / "prepared"))
+    for name in ("thesis", "prepared"):
+        before, teacher = tree(tmp_path / name), FakeTeacher()
+        with pytest.raises(ValueError, match="holds no pseudo labels: choose another"):
+            label_in_shards(dataset, teacher, tmp_path / name)
+        assert tree(tmp_path / name) == before and teacher.calls == 0
+
+
+class Stops(FakeTeacher):
+    def probabilities(self, frame: np.ndarray) -> np.ndarray:
+        if self.calls == 5:
+            raise RuntimeError("stopped")
+        return super().probabilities(frame)
+
+
+def test_other_rules_start_from_the_answers_and_another_threshold_does_not(
+    dataset: datasets.Dataset, tmp_path: Path
+) -> None:
+    def stop() -> int:
+        with pytest.raises(RuntimeError, match="stopped"):
+            label_in_shards(dataset, Stops(), tmp_path / "out", name="a", shard_size=2, **SILENT)
+        return sum(dataset[j]["label_source"] == "none" for i in answered(tmp_path / "out") for j in (2 * i, 2 * i + 1))
+
+    done, teacher = stop(), FakeTeacher()
+    labelled = label_in_shards(
+        dataset, teacher, tmp_path / "out", name="b", rules=Rules(min_area=2), shard_size=2, **SILENT
+    )
+    assert 0 < done == 7 - teacher.calls
+    assert {t["repo"] for t in labelled["teacher"] if t} == {"b"}
+    assert min(a for o in labelled["pseudo_objects"] if o for a in o["area"]) >= 2
+
+    shutil.rmtree(tmp_path / "out")
+    stop()
+    teacher = FakeTeacher()
+    label_in_shards(dataset, teacher, tmp_path / "out", threshold=0.6, shard_size=2, **SILENT)
+    assert teacher.calls == 7
+
+
+def test_all_empty_is_an_error_each_time(dataset: datasets.Dataset, tmp_path: Path) -> None:
+    teacher = FakeTeacher(0.4)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"all 7 pseudo labels are empty: .* nothing at threshold 0\.5"):
+            label_in_shards(dataset, teacher, tmp_path / "out", **SILENT)
+    assert teacher.calls == 7 and not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=r"all 7 pseudo labels are empty"):
+        label_in_shards(dataset, FakeTeacher(0.01), tmp_path / "out", **SILENT)  # sure of it, for that
+    with pytest.raises(ValueError, match=r"finds \d+ objects, and the rules turn all of them down: .*min_area=1000"):
+        label_in_shards(dataset, FakeTeacher(), tmp_path / "out", rules=Rules(min_area=1000), **SILENT)
+    with pytest.raises(ValueError, match="no rows"):
+        label_in_shards(dataset.select([]), teacher, tmp_path / "out")
+    human = dataset.filter(lambda s: s == "human", input_columns="label_source", keep_in_memory=True)
+    assert len(label_in_shards(human, teacher, tmp_path / "human", **SILENT)) == 3
+
+
+def test_broken_rows_stop_the_run_or_are_counted(dataset: datasets.Dataset, tmp_path: Path) -> None:
+    index = dataset["label_source"][:].index("none", 5)
+    broken, name = with_image(dataset, index, b"not an image"), dataset[index]["name"]
+    with pytest.raises(ValueError, match=f"can't label {name}"):
+        label_in_shards(broken, FakeTeacher(), tmp_path / "out", shard_size=2, **SILENT)
+    assert answered(tmp_path / "out") == list(range(index // 2))
+    label_in_shards(broken, FakeTeacher(), tmp_path / "out", shard_size=2, skip_broken=True, **SILENT)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert list(summary["skipped"]) == [name] and "not an image" in summary["skipped"][name]
+    assert (summary["pseudo"], summary["none"], summary["unsure"]) == (6, 1, 0)
+
+
+def test_a_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
+    """The kernel refuses to write the third shard's file, whose frames are large, beyond 40 kB."""
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 255, (32, 40) if i < 4 else (256, 256)).astype(np.uint8) for i in range(6)]
+    folder, out = tmp_path / "data", tmp_path / "out"
+    rows = on_disk(frames_dataset(frames), folder)
+    command = [sys.executable, "-m", "tests.pseudo_labels.test_shards", str(folder), str(out), "--file-size", "40000"]
+    full = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert full.returncode == 1
+    assert "00002.arrow can't be written" in full.stderr and "make room, then run the same command again" in full.stderr
+    assert answered(out) == [0, 1] and not out.exists()
+    teacher = FakeTeacher()
+    label_in_shards(rows, teacher, out, shard_size=2, **SILENT)
+    assert teacher.calls == 2 and len(raw(datasets.load_from_disk(str(out)), "pseudo_mask")) == 6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("dataset")
+    parser.add_argument("out")
+    parser.add_argument("--die-at", type=int)
+    parser.add_argument("--file-size", type=int)
+    args: Any = parser.parse_args()
+    if args.file_size:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error instead of a signal
+        resource.setrlimit(resource.RLIMIT_FSIZE, (args.file_size, args.file_size))
+    teacher = FakeTeacher(die_at=args.die_at)
+    label_in_shards(datasets.load_from_disk(args.dataset), teacher, args.out, shard_size=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""scripts/pseudo_label.py: one process, two processes, parts, and streams."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from peft import get_peft_model
+
+from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, SyntheticInfrared, Teacher, apply_label_budget
+from tests.pseudo_labels.helpers import tree
+from tests.small_models import SIZE, perturb, small_mobile_sam
+from tests.test_recipes import load
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = "scripts/pseudo_label.py"
+pseudo_label = load(SCRIPT)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A data set, one of its frames large enough for tiles, and a teacher of random weights at a threshold that gives
+    it a few objects a frame."""
+    root = tmp_path_factory.mktemp("work")
+    small = SyntheticInfrared(size=(40, 56), n_targets=(1, 2), extent=(2, 5), seed=3).to_dataset(9)
+    large = SyntheticInfrared(size=(70, 90), n_targets=(1, 2), extent=(2, 5), seed=4).to_dataset(1, start=9)
+    full = datasets.concatenate_datasets([small, large])
+    datasets.DatasetDict({"train": full}).save_to_disk(str(root / "full"))
+    budgeted = apply_label_budget(full, 0.3)
+    datasets.DatasetDict({"train": budgeted}).save_to_disk(str(root / "data"))
+    budgeted.to_parquet(str(root / "stream" / "train.parquet"))
+    small_mobile_sam().save_pretrained(str(root / "base"))
+    model = get_peft_model(small_mobile_sam(), ScalpelMoeConfig(blocks=1, channels=8))
+    perturb(model)
+    with torch.no_grad():  # answers that are neither 0 nor 1
+        for name, parameter in model.named_parameters():
+            if ".head." in name or name.endswith(".keep"):
+                parameter.mul_(0.05)
+    teacher = Teacher(model, InfraredImageProcessor(sam_size=SIZE))
+    teacher.save_pretrained(root / "teacher")
+    maps = [teacher.probabilities(row["image"]) for row in full]
+    threshold = float(np.quantile(np.concatenate([m.ravel() for m in maps]), 0.95))
+    argv = ["--teacher", root / "teacher", "--base-model", root / "base", "--shard-size", 2, "--scales", 1, 1.5]
+    argv += ["--threshold", f"{threshold:.4f}", "--no-calibration", "--min-area", 2]
+    return SimpleNamespace(root=root, argv=[str(a) for a in argv], data=["--dataset", str(root / "data")])
+
+
+def test_one_process_two_processes_and_parts_give_the_same_bytes(work: SimpleNamespace) -> None:
+    argv = [*work.argv, *work.data, "--truth", str(work.root / "full")]
+    pseudo_label.main([*argv, "--out", str(work.root / "one")])
+    one = tree(work.root / "one")
+    assert {"state.json", "summary.json", "calibration.json", "report/README.md"} <= set(one)
+
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    done = subprocess.run(
+        [*launch, SCRIPT, *argv, "--out", str(work.root / "two")],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("images/s") == 3  # the first of two processes has three of the five shards
+    assert tree(work.root / "two") == one
+
+    out = ["--out", str(work.root / "parts")]
+    pseudo_label.main([*argv, *out, "--shard", "2/2"])
+    with pytest.raises(SystemExit):
+        pseudo_label.main([*argv, *out, "--shard", "3/2"])
+    assert not (work.root / "parts").exists()
+    pseudo_label.main([*argv, *out, "--shard", "1/2"])
+    pseudo_label.main([*argv, *out])
+    assert tree(work.root / "parts") == one
+
+
+def test_the_summary_and_the_report(work: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    argv = [*work.argv, *work.data, "--truth", str(work.root / "full"), "--out", str(tmp_path / "out")]
+    pseudo_label.main(argv)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["human"] == 3 and summary["pseudo"] + summary["none"] == 7 and summary["skipped"] == {}
+    assert summary["quality"]["n_images"] == summary["pseudo"]
+    labelled = datasets.load_from_disk(str(tmp_path / "out"))
+    assert {a for o in labelled["pseudo_objects"] if o for a in o["area"]} and min(summary["area_quartiles"]) >= 2
+    before = tree(tmp_path / "out")
+    capsys.readouterr()
+    pseudo_label.main(argv)
+    assert "has these pseudo labels already" in capsys.readouterr().out and tree(tmp_path / "out") == before
+
+
+def test_a_threshold_and_scores_from_the_labelled_frames(work: SimpleNamespace, tmp_path: Path) -> None:
+    argv = ["--teacher", work.root / "teacher", "--base-model", work.root / "base", *work.data, "--threshold", "auto"]
+    argv = [str(a) for a in [*argv, "--out", tmp_path / "out", "--min-score", 0, "--min-empty", 0]]
+    pseudo_label.main(argv)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["threshold"]["threshold"] == pytest.approx(
+        json.loads((tmp_path / "out" / "pseudo_labels.json").read_text())["rules"]["threshold"]
+    )
+    fitted = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    assert fitted["frames"] == 3
+    again = [*argv[: argv.index("--threshold")], "--out", str(tmp_path / "again"), "--min-score", "0"]
+    again += ["--threshold", str(summary["threshold"]["threshold"])]
+    pseudo_label.main([*again, "--calibration", str(tmp_path / "out" / "calibration.json")])
+    assert json.loads((tmp_path / "again" / "calibration.json").read_text()) == fitted
+
+
+def test_a_stream(work: SimpleNamespace, tmp_path: Path) -> None:
+    argv = [*work.argv, "--dataset", str(work.root / "stream"), "--streaming", "--out", str(tmp_path / "out")]
+    pseudo_label.main([*argv, "--truth", str(work.root / "full")])
+    streamed = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    pseudo_label.main([*work.argv, *work.data, "--out", str(tmp_path / "whole")])
+    whole = datasets.load_from_disk(str(tmp_path / "whole"))
+    assert streamed.features == whole.features
+    for column in ("name", "label_source", "pseudo_objects", "pseudo_score", "teacher"):
+        assert streamed[column][:] == whole[column][:]
+    assert (tmp_path / "out" / "report" / "README.md").exists()

@@ -1,0 +1,168 @@
+"""The transfer recipe with the detection student, and with any model of transformers, from masks and pseudo labels."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from transformers import pipeline
+
+from scalpel_hf import Detector, Student, SyntheticInfrared, add_pseudo_labels, apply_label_budget, load_student
+from scalpel_hf.evaluation import evaluate_detections, evaluate_student
+from tests.small_students import DETECTORS, SEGMENTERS
+from tests.test_recipes import flags, transfer
+
+STEPS = 3
+
+
+class Knowing:
+    """A teacher that finds whatever is bright."""
+
+    def probabilities(self, frame: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-(frame - frame.mean()) / frame.std() + 4))
+
+    def fingerprint(self) -> str:
+        return "bright"
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    root = tmp_path_factory.mktemp("work")
+    camera = SyntheticInfrared(size=(40, 56), n_targets=(1, 2), extent=(1, 5), seed=3)
+    budget = apply_label_budget(camera.to_dataset(6), 0.5)
+    test = camera.to_dataset(2, start=6)
+    datasets.DatasetDict({"train": budget, "test": test}).save_to_disk(str(root / "data"))
+    add_pseudo_labels(budget, Knowing(), keep_in_memory=True).save_to_disk(str(root / "pseudo"))
+    common = {"dataset": root / "data", "max_steps": STEPS, "batch_size": 3, "crop_size": 32, "size": "nano"}
+    return SimpleNamespace(root=root, common=common, test=test)
+
+
+def assert_trained(folder: Path, work: SimpleNamespace, kind: type) -> dict:
+    """What a run leaves behind: a student that loads by its Auto class, and scores what the record says."""
+    student = load_student(folder)
+    assert type(student) is kind
+    record = json.loads((folder / "metrics.json").read_text())
+    again = evaluate_student(student, work.test)
+    assert {k: v for k, v in record["metrics"]["test"].items() if v is not None} == pytest.approx(
+        {k: v for k, v in again.items() if v is not None}, abs=1e-3
+    )
+    assert record["training"]["steps"] == STEPS and np.isfinite(record["training"]["last"]["loss"])
+    return record
+
+
+@pytest.mark.parametrize("labels", ["human", "pseudo"])
+def test_the_detection_student(work: SimpleNamespace, tmp_path: Path, labels: str) -> None:
+    pseudo = {"pseudo_labels": work.root / "pseudo"} if labels == "pseudo" else {}
+    transfer.main(flags(**work.common, **pseudo, task="detection", output_dir=tmp_path))
+    record = assert_trained(tmp_path, work, Detector)
+    figures = record["metrics"]["test"]
+    assert {"ap50", "ap50_95", "ap50_tiny", "precision", "recall", "f1", "threshold", "distance"} <= set(figures)
+    assert figures["n_images"] == 2 and figures["n_targets"] >= 2
+    assert {"loss_heatmap", "loss_offset", "loss_size"} <= set(record["training"]["last"])
+    before = (tmp_path / "model.safetensors").read_bytes()
+    AcceleratorState._reset_state(True)
+    transfer.main(flags(**work.common, **pseudo, task="detection", output_dir=tmp_path))  # nothing is left to do
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_held_out_frames_choose_the_best_step_of_a_detector(work: SimpleNamespace, tmp_path: Path) -> None:
+    options = {"validation_fraction": 0.34, "eval_steps": 1, "eval_split": ""}
+    transfer.main(flags(**work.common, **options, task="detection", output_dir=tmp_path))
+    best = json.loads((tmp_path / "metrics.json").read_text())["training"]["best"]
+    assert best["step"] in (1, 2, 3) and "ap50" in best["metrics"]
+
+
+@pytest.mark.parametrize("name", [*SEGMENTERS, *DETECTORS])
+def test_any_model_of_transformers(work: SimpleNamespace, tmp_path: Path, name: str) -> None:
+    """From a configuration alone, on human masks and pseudo labels; frames of 40 x 56 are padded to its stride."""
+    folder, out = tmp_path / "config", tmp_path / "out"
+    config = {**SEGMENTERS, **DETECTORS}[name]()
+    config.save_pretrained(folder)
+    kind, task = (Student, "segmentation") if name in SEGMENTERS else (Detector, "detection")
+    options = {"student": folder, "task": task, "pseudo_labels": work.root / "pseudo", "output_dir": out}
+    transfer.main(flags(**work.common, **options))
+    assert_trained(out, work, kind)
+    frame = work.test[0]["image"]
+    if kind is Student:
+        assert load_student(out).probabilities(frame).shape == (40, 56)
+        segments = pipeline("image-segmentation", model=str(out), device="cpu")(frame)
+        assert all(segment["mask"].size == (56, 40) for segment in segments)
+        targets = pipeline("infrared-small-target-detection", model=str(out), device="cpu")(frame, threshold=0.01)
+        assert all(target["mask"].size == (56, 40) for target in targets) and targets
+    else:
+        found = pipeline("object-detection", model=str(out), device="cpu")(frame, threshold=0.01)
+        assert found and all(f["label"] == "target" and 0 <= f["box"]["xmax"] <= 56 for f in found)
+
+
+def test_weights_move(work: SimpleNamespace, tmp_path: Path) -> None:
+    """The labels reach another model's loss: each of its weights that has a part in the answer is trained."""
+    for name in ("segformer", "yolos"):
+        config = {**SEGMENTERS, **DETECTORS}[name]()
+        config.save_pretrained(tmp_path / name)
+        task = "segmentation" if name in SEGMENTERS else "detection"
+        options = {"student": tmp_path / name, "task": task, "eval_split": "", "learning_rate": 1e-2, "ema_decay": 0.0}
+        weights = []
+        for steps in (1, 2):
+            run = {**work.common, **options, "max_steps": steps, "output_dir": tmp_path / f"{name}-{steps}"}
+            transfer.main(flags(**run))
+            AcceleratorState._reset_state(True)
+            weights.append(load_student(tmp_path / f"{name}-{steps}").model.state_dict())
+        moved = [k for k in weights[0] if not torch.equal(weights[0][k], weights[1][k])]
+        assert len(moved) > 0.9 * len(list(weights[0])), set(weights[0]) - set(moved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "tracking"}, "`task` is one of segmentation, detection"),
+        ({"student": "/absent/model"}, "'/absent/model' is neither a folder with a model nor"),
+    ],
+)
+def test_wrong_values_are_clear_errors(work: SimpleNamespace, tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        transfer.main(flags(**{**work.common, "output_dir": tmp_path, **changes}))
+
+
+def test_a_missing_evaluator_is_an_error_before_the_training(
+    work: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    with pytest.raises(ImportError, match=r"pip install 'scalpel-hf\[detection\]'"):
+        transfer.main(flags(**work.common, task="detection", output_dir=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hidden_mask_is_an_error() -> None:
+    row = {"name": "a", "image": np.eye(8), "mask": None}
+    with pytest.raises(ValueError, match="a has no mask to measure against"):
+        evaluate_detections(lambda frame: (np.zeros(0), np.zeros((0, 4))), [row])
+
+
+def test_evaluation_measures_boxes_at_the_frames_own_size() -> None:
+    """A detector that knows the masks is right on all frames, of whatever size; one that is a pixel off is not."""
+    rows = [SyntheticInfrared(size=size, n_targets=(1, 3), seed=4).frame(0) for size in ((40, 56), (33, 71))]
+    masks = {np.asarray(r["image"]).tobytes(): np.asarray(r["mask"]) > 127 for r in rows}
+
+    def detect(frame: object, shift: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        from skimage.measure import label, regionprops
+
+        boxes = [r.bbox for r in regionprops(label(masks[np.asarray(frame).tobytes()], connectivity=2))]
+        boxes = np.array(boxes, float)[:, [1, 0, 3, 2]] + shift
+        return np.full(len(boxes), 0.9), boxes
+
+    assert evaluate_detections(detect, rows)["ap50_95"] == pytest.approx(1)
+    shifted = evaluate_detections(lambda frame: detect(frame, 1), rows)
+    assert shifted["ap50_95"] < 0.9 and shifted["recall"] == 1

@@ -1,0 +1,28 @@
+"""Labels to and from the formats of other programs; docs/formats.md says what each carries."""
+
+from .coco import read_coco, write_coco
+from .frames import LossyExportWarning
+from .hugging_face import write_imagefolder, write_parquet
+from .human_labels import HumanLabel, LabelFileError, import_human_labels
+from .label_studio import read_label_studio, write_label_studio
+from .masks import read_masks, write_masks
+from .voc import write_voc
+from .yolo import write_yolo_detection, write_yolo_segmentation
+
+__all__ = [
+    "HumanLabel",
+    "LabelFileError",
+    "LossyExportWarning",
+    "import_human_labels",
+    "read_coco",
+    "read_label_studio",
+    "read_masks",
+    "write_coco",
+    "write_imagefolder",
+    "write_label_studio",
+    "write_masks",
+    "write_parquet",
+    "write_voc",
+    "write_yolo_detection",
+    "write_yolo_segmentation",
+]

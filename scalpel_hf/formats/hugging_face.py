@@ -1,0 +1,64 @@
+"""What `datasets` loads without this package: an imagefolder, and parquet."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .frames import AnyDataset, Frame, file_content, image_columns, read_rows, whole_folder
+
+ROWS = 256  # of the metadata that are written at a time
+
+
+def write_imagefolder(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
+    """
+    Write all rows and columns for `load_dataset("imagefolder", data_dir=folder)`: each image column as a folder of
+    files, copied as they are, and the others in `metadata.parquet`, whose types don't depend on which rows lack a
+    label. Memory does not grow with the number of frames.
+
+    Returns how many `frames` and `frames without label`. Raises as `read_frames` and `whole_folder` do.
+    """
+    features = dict(dataset.features)
+    images = image_columns(dataset)
+    names = {column: "file_name" if column == "image" else f"{column}_file_name" for column in images}
+    text = datasets.Value("string")
+    # `file_name` comes first: `imagefolder` gives the first image column it meets a left-over `file_name`.
+    stored = {names["image"]: text} | {names.get(c, c): text if c in names else f for c, f in features.items()}
+    schema = datasets.Features(stored).arrow_schema
+    counts, rows = Counter[str](), list[dict[str, Any]]()
+    with whole_folder(folder) as part, pq.ParquetWriter(part / "metadata.parquet", schema) as writer:
+        for column in images:
+            (part / column).mkdir()
+        for row, frame in read_rows(dataset):
+            for column in images:
+                row[names[column]] = _store(row.pop(column), part, column, frame)
+            rows.append(row)
+            counts["frames"] += 1
+            counts["frames without label"] += frame.mask is None
+            if len(rows) == ROWS:
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+                rows = []
+        writer.write_table(pa.Table.from_pylist(rows, schema))
+    return counts
+
+
+def write_parquet(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
+    """
+    Write all rows and columns as `data.parquet`, files included, for `load_dataset("parquet", data_files=…)`.
+
+    Returns how many `frames`. Raises as `whole_folder` does.
+    """
+    with whole_folder(folder) as part:
+        dataset.to_parquet(str(part / "data.parquet"))
+        return Counter(frames=pq.read_metadata(part / "data.parquet").num_rows)
+
+
+def _store(cell: dict[str, Any] | None, part: Path, column: str, frame: Frame) -> str | None:
+    if cell is None:
+        return None
+    place = f"{column}/{frame.file_name if column == 'image' else frame.name + '.png'}"
+    (part / place).write_bytes(file_content(cell))
+    return place

@@ -1,0 +1,137 @@
+"""Labels that people drew or corrected elsewhere, as `label_source: human` in a data set that exists already."""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import datasets
+import numpy as np
+
+from scalpel_hf.data.objects import encode_png, objects_from_mask
+from scalpel_hf.pseudo_labels import PSEUDO_FEATURES
+
+from .frames import image_columns
+
+SHOWN = 20  # problems that an error lists
+
+
+class LabelFileError(ValueError):
+    """Labels that can't be taken; the message names the file and the image or annotation."""
+
+
+@dataclass(frozen=True)
+class HumanLabel:
+    """
+    A person's label of one frame.
+
+    Args:
+        name: the frame's, as in the column `name`.
+        mask: `(H, W)` bool; `None` for no target, where the file doesn't give the frame's size.
+        origin: where it comes from, for messages: the file, and what in it.
+    """
+
+    name: str
+    mask: np.ndarray | None
+    origin: str
+
+
+def import_human_labels(
+    dataset: datasets.Dataset,
+    labels: Iterable[HumanLabel],
+    only: Collection[str] | None = None,
+    keep_in_memory: bool = False,
+) -> datasets.Dataset:
+    """
+    Put people's labels into a prepared or pseudo-labelled data set.
+
+    Rows are found by `name`. A labelled row gets the mask, its `objects` and `label_source: human`; an earlier human
+    label is replaced, and what a teacher said of the row is emptied, as in every row that a human has labelled. Other
+    rows stay as they are. All labels are checked before anything is changed.
+
+    Args:
+        dataset: with `name`, `mask`, `objects`, `width`, `height`, `label_source`.
+        labels: from [`read_coco`], [`read_label_studio`] or [`read_masks`].
+        only: names of the frames to take; labels of others are passed over.
+        keep_in_memory: as of `Dataset.map`; otherwise the result is cached beside the data set's files.
+
+    Raises [`LabelFileError`] for names that the data set lacks, masks of another size, two labels of one frame, names
+    of `only` without a label, and where there is no label at all.
+    """
+    needed = {"name", "mask", "objects", "width", "height", "label_source"}
+    if missing := needed - set(dataset.column_names):
+        raise ValueError(f"the data set lacks the columns {sorted(missing)}: prepare it with scripts/prepare.py")
+    rows = zip(dataset["name"][:], dataset["height"][:], dataset["width"][:], strict=True)
+    sizes = {name: (height, width) for name, height, width in rows}
+    masks = _checked(labels, sizes, only)
+    key = hashlib.sha256(dataset._fingerprint.encode())
+    for name in sorted(masks):
+        key.update(name.encode() + b"\0" + masks[name])
+    emptied = dict.fromkeys(column for column in PSEUDO_FEATURES if column in dataset.column_names)
+
+    def put(row: dict[str, Any]) -> dict[str, Any]:
+        if row["name"] not in masks:
+            return {}
+        height, width = sizes[row["name"]]
+        mask = np.unpackbits(np.frombuffer(masks[row["name"]], np.uint8), count=height * width).reshape(height, width)
+        cell = {"bytes": encode_png(mask * np.uint8(255)), "path": f"{row['name']}.png"}
+        return {"mask": cell, "objects": objects_from_mask(mask), "label_source": "human", **emptied}
+
+    features = dataset.features
+    for column in image_columns(dataset):
+        dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    return dataset.map(
+        put,
+        features=features,
+        new_fingerprint=key.hexdigest()[:16],
+        keep_in_memory=keep_in_memory,
+        desc="human labels",
+    )
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content. Raises [`LabelFileError`] naming the file where it is something else."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise LabelFileError(f"{path}: not JSON ({error})") from error
+
+
+def stem(path: str) -> str:
+    """File name without folders, written with either slash, and without its last suffix."""
+    return PureWindowsPath(path).stem
+
+
+def _checked(
+    labels: Iterable[HumanLabel], sizes: dict[str, tuple[int, int]], only: Collection[str] | None
+) -> dict[str, bytes]:
+    """The labels' masks by name, an eighth of a byte a pixel, or all that is wrong with them."""
+    masks: dict[str, bytes] = {}
+    origins: dict[str, str] = {}
+    problems = [f"{name}: the data set has no such frame" for name in only or () if name not in sizes]
+    for label in labels:
+        if only is not None and label.name not in only:
+            continue
+        size = sizes.get(label.name)
+        if size is None:
+            problems.append(f"{label.origin}: the data set has no frame {label.name!r}")
+        elif label.name in origins:
+            problems.append(f"{label.origin}: {label.name!r} has a label already, from {origins[label.name]}")
+        elif label.mask is None:
+            masks[label.name] = np.packbits(np.zeros(size, bool)).tobytes()
+        elif label.mask.shape != size:
+            height, width = label.mask.shape
+            problems.append(f"{label.origin}: {width} × {height} pixels, the frame has {size[1]} × {size[0]}")
+        else:
+            masks[label.name] = np.packbits(label.mask).tobytes()
+        origins.setdefault(label.name, label.origin)
+    problems += [f"{name}: no label for this frame" for name in only or () if name in sizes and name not in origins]
+    if problems:
+        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        listing = "\n  ".join(problems[:SHOWN] + more)
+        raise LabelFileError(f"nothing was imported, {len(problems)} labels can't be taken:\n  {listing}")
+    if not masks:
+        raise LabelFileError("nothing was imported: there is no human's label")
+    return masks

@@ -1,0 +1,52 @@
+"""Plain PNG masks: `images/` and `masks/` under the same names, the layout `generic` of scripts/prepare.py."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from scalpel_hf.data.objects import encode_png, read_mask
+
+from .frames import IGNORED_LOST, AnyDataset, labelled_frames, warn_of_loss, whole_folder
+from .human_labels import HumanLabel, LabelFileError
+
+
+def write_masks(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
+    """
+    Write the frames that have a label and their masks, PNG of 0 and 255. Pixels that are neither target nor background
+    become background, of which [`LossyExportWarning`] warns. Image files are copied as they are. Memory does not grow
+    with the number of frames.
+
+    Returns how many `frames`, `targets` and `frames without label`, which are left out. Raises as `read_frames` and
+    `whole_folder` do.
+    """
+    counts, lost = Counter[str](), list[str]()
+    with whole_folder(folder) as part:
+        (part / "images").mkdir()
+        (part / "masks").mkdir()
+        for frame in labelled_frames(dataset, counts):
+            mask = np.where(np.asarray(frame.mask), np.uint8(255), np.uint8(0))
+            (part / "images" / frame.file_name).write_bytes(frame.content)
+            (part / "masks" / f"{frame.name}.png").write_bytes(encode_png(mask))
+            counts["targets"] += sum(1 for _ in frame.targets())
+            lost += [frame.name] if np.any(frame.ignored) else []
+    warn_of_loss(IGNORED_LOST, lost)
+    return counts
+
+
+def read_masks(folder: str | Path) -> Iterator[HumanLabel]:
+    """
+    A folder of PNG masks, each under its frame's name; read as `read_mask` does.
+
+    Raises `LabelFileError` naming the file that can't be read, or the folder where there is no PNG file in it.
+    """
+    paths = sorted(Path(folder).glob("*.png"))
+    if not paths:
+        raise LabelFileError(f"{folder}: no folder with PNG masks")
+    for path in paths:
+        try:
+            mask = read_mask(path)
+        except (OSError, ValueError) as error:
+            raise LabelFileError(f"{path}: {error}") from error
+        yield HumanLabel(path.stem, mask > 0, str(path))

@@ -1,0 +1,82 @@
+"""YOLO: `images/`, `labels/` with one line a target, `data.yaml`; boxes for detection, polygons for segmentation."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from .frames import IGNORED_LOST, AnyDataset, Frame, Target, labelled_frames, warn_of_loss, whole_folder
+from .outlines import outline
+
+DATA_YAML = """# Frames and labels of one split. Name your validation frames here before training: val: ...
+path: .
+train: images
+names:
+  0: target
+"""
+SMALL = 2  # targets of up to so many pixels are named when they are written as polygons
+
+
+def write_yolo_detection(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
+    """
+    Write the frames that have a label with YOLO's boxes: `0 x y width height`, centre and size as shares of the frame.
+
+    Eight decimals: the box comes back exactly when it is rounded to whole pixels. Pixels that are neither target nor
+    background become background, of which [`LossyExportWarning`] warns. Image files are copied as they are. Memory does
+    not grow with the number of frames.
+
+    Returns how many `frames`, `targets` and `frames without label`, which are left out. Raises as `read_frames` and
+    `whole_folder` do.
+    """
+    return _write(dataset, folder, _box)
+
+
+def write_yolo_segmentation(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
+    """
+    Write the frames that have a label with YOLO's polygons: `0 x1 y1 x2 y2 …`, as shares of the frame's size.
+
+    The polygons are [`outline`]s, which give the pixels back where they are filled at the frame's own size. As
+    [`LossyExportWarning`] it names the targets with holes, which a polygon doesn't carry, and those of one or two
+    pixels, which trainers lose that fill polygons at a fraction of the frame's size. Otherwise as
+    [`write_yolo_detection`].
+    """
+    small: list[str] = []
+    holes: list[str] = []
+
+    def polygon(target: Target, frame: Frame) -> str:
+        place = f"{frame.name} at ({target.x}, {target.y})"
+        if target.area <= SMALL:
+            small.append(place)
+        if ndimage.binary_fill_holes(target.pixels).sum() != target.area:
+            holes.append(place)
+        points = (outline(target.pixels) + np.array([target.x, target.y])) / (frame.width, frame.height)
+        return " ".join(f"{value:.8f}" for value in points.ravel())
+
+    counts = _write(dataset, folder, polygon)
+    warn_of_loss("YOLO polygons of one or two pixels, which trainers may lose: use boxes or masks", small)
+    warn_of_loss("YOLO polygons have no holes, these targets' are filled", holes)
+    return counts
+
+
+def _write(dataset: AnyDataset, folder: str | Path, line: Callable[[Target, Frame], str]) -> Counter[str]:
+    counts, lost = Counter[str](), list[str]()
+    with whole_folder(folder) as part:
+        (part / "images").mkdir()
+        (part / "labels").mkdir()
+        (part / "data.yaml").write_text(DATA_YAML, encoding="utf-8")
+        for frame in labelled_frames(dataset, counts):
+            (part / "images" / frame.file_name).write_bytes(frame.content)
+            lines = [f"0 {line(target, frame)}\n" for target in frame.targets()]
+            (part / "labels" / f"{frame.name}.txt").write_text("".join(lines), encoding="utf-8")
+            counts["targets"] += len(lines)
+            lost += [frame.name] if np.any(frame.ignored) else []
+    warn_of_loss(IGNORED_LOST, lost)
+    return counts
+
+
+def _box(target: Target, frame: Frame) -> str:
+    x, y = target.x + target.width / 2, target.y + target.height / 2
+    box = (x / frame.width, y / frame.height, target.width / frame.width, target.height / frame.height)
+    return " ".join(f"{value:.8f}" for value in box)

@@ -1,0 +1,167 @@
+"""Does planning pay? Train teachers on planned and on random label budgets, and compare them on the test split.
+
+    python scripts/compare_plans.py --dataset data/nuaa --config recipes/nuaa_sirst/distill_10pct.yaml \\
+        --base-model models/mobile-sam --out runs/plans
+
+Plans: `random` (`LabelBudget.draw`, as scripts/prepare.py does it), `coverage` (as scripts/plan_labels.py plans without
+a teacher) and `uncertainty` (the same, at each budget with the teacher of the one before). Every plan, budget and seed
+is a run of recipes/distill.py with the same configuration; flags that this program doesn't know go to the recipe, such
+as `--max_steps 1200`. Run again after a kill to go on: finished runs are kept, the broken one goes on from its last
+checkpoint. Writes OUT/results.json and OUT/results.md. The test split chooses nothing.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+
+from scalpel_hf.data import LabelBudget, apply_label_budget, load_prepared
+from scalpel_hf.planner import candidates, describe_frames, plan_labels, teacher_uncertainty
+from scalpel_hf.sam import load_sam
+from scalpel_hf.teacher import Teacher
+
+ROOT = Path(__file__).parents[1]
+PLANS = ("random", "coverage", "uncertainty")
+FIGURES = ("iou", "niou", "pd", "fa")
+
+
+def write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def frame_features(frames: datasets.Dataset, base_model: str, image_size: int, path: Path) -> dict[str, np.ndarray]:
+    """Each frame's features by name; computed once and kept."""
+    if not path.exists():
+        features = describe_frames(frames, load_sam(base_model, image_size).to(device()))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name("part." + path.name)  # np.savez adds its suffix to other names
+        np.savez(part, names=np.array(frames["name"][:]), features=features)
+        os.replace(part, path)
+    content = np.load(path)
+    return dict(zip(content["names"].tolist(), content["features"], strict=True))
+
+
+def draw_budget(
+    plan: str,
+    count: int,
+    seed: int,
+    frames: datasets.Dataset,
+    features: dict[str, np.ndarray],
+    before: Path | None,
+    base_model: str,
+) -> LabelBudget:
+    """The frames that a plan labels: `count` of them. `before`: the run with the next smaller budget, if any."""
+    if plan == "random":
+        return LabelBudget.draw(frames["name"][:], count / len(frames), seed)
+    known = set(LabelBudget.load(before / "label_budget.json").names) if before is not None else set()
+    sources = ["human" if name in known else "none" for name in frames["name"]]
+    rows = candidates(frames.select_columns(["name", "image"]).add_column("label_source", sources), seed)
+    unsure = None
+    if plan == "uncertainty" and before is not None:
+        teacher = Teacher.from_pretrained(before / "teacher", base_model)
+        teacher.model.to(device())
+        unsure = teacher_uncertainty(rows, teacher)
+    described = np.stack([features[name] for name in rows["name"]])
+    return plan_labels(rows, described, count, unsure, seed, len(frames)).budget
+
+
+def train(run: Path, splits: datasets.DatasetDict, budget: LabelBudget, seed: int, flags: list[str]) -> None:
+    """One run of the recipe in `run`; what it needs no more is removed in the end."""
+    data, teacher = run / "data", run / "teacher"
+    if not (data / "dataset_dict.json").exists():
+        hidden = datasets.DatasetDict({**splits, "train": apply_label_budget(splits["train"], budget=budget)})
+        shutil.rmtree(run / "data.part", ignore_errors=True)
+        shutil.rmtree(data, ignore_errors=True)
+        hidden.save_to_disk(str(run / "data.part"))
+        os.replace(run / "data.part", data)
+    command = [sys.executable, str(ROOT / "recipes" / "distill.py"), *flags]
+    command += ["--dataset", str(data), "--output_dir", str(teacher), "--seed", str(seed), "--eval_split", "test"]
+    if subprocess.run(command, check=False).returncode:
+        raise ValueError(f"the training in {run} failed: run this again to go on from there")
+    shutil.rmtree(data)
+    shutil.rmtree(teacher / "prefix", ignore_errors=True)
+
+
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def table(results: list[dict]) -> str:
+    """Mean and, over several seeds, standard deviation of the test figures, IoU and so on in %, Fa in 1e-6."""
+    lines = ["| plan | labels | seeds | IoU % | nIoU % | Pd % | Fa 1e-6 |", "|---|---|---|---|---|---|---|"]
+    for plan, count in dict.fromkeys((r["plan"], r["labels"]) for r in results):
+        runs = [r for r in results if (r["plan"], r["labels"]) == (plan, count)]
+        cells = []
+        for figure in FIGURES:
+            values = [run["test"][figure] * (1 if figure == "fa" else 100) for run in runs]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}")
+        lines.append(f"| {plan} | {count} | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="made by scripts/prepare.py without a budget: all masks")
+    parser.add_argument("--config", required=True, help="YAML file of recipes/distill.py")
+    parser.add_argument("--base-model", required=True, help="Segment Anything model, of the plans and the teachers")
+    parser.add_argument("--image-size", type=int, default=512, help="side of its input (default: %(default)s)")
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.01, 0.05, 0.1], help="shares of the train split")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--plans", nargs="+", choices=PLANS, default=list(PLANS))
+    parser.add_argument("--out", required=True, type=Path, help="folder of the runs")
+    args, flags = parser.parse_known_args(argv)
+    flags = ["--config", args.config, "--base_model", args.base_model, "--image_size", str(args.image_size), *flags]
+
+    datasets.disable_progress_bars()
+    splits = load_prepared(args.dataset)
+    if not isinstance(splits, datasets.DatasetDict) or not {"train", "test"} <= splits.keys():
+        raise ValueError(f"{args.dataset!r} needs the splits train and test")
+    frames = splits["train"]
+    settings = {"flags": flags, "frames": sorted(frames["name"])}
+    if (args.out / "settings.json").exists():
+        if json.loads((args.out / "settings.json").read_text()) != settings:
+            raise ValueError(f"{args.out} holds runs with other settings: choose another folder")
+    else:
+        write_whole(args.out / "settings.json", json.dumps(settings))
+    features = frame_features(frames, args.base_model, args.image_size, args.out / "features.npz")
+
+    counts = sorted({max(1, round(share * len(frames))) for share in args.budgets})
+    results = []
+    for seed in args.seeds:
+        for plan in args.plans:
+            before = None
+            for count in counts:
+                run = args.out / plan / f"labels{count}-seed{seed}"
+                if not (run / "label_budget.json").exists():
+                    budget = draw_budget(plan, count, seed, frames, features, before, args.base_model)
+                    run.mkdir(parents=True, exist_ok=True)
+                    budget.save(run / "label_budget.json")
+                if not (run / "teacher" / "metrics.json").exists():
+                    print(f"== {plan}, {count} labels, seed {seed}", flush=True)
+                    train(run, splits, LabelBudget.load(run / "label_budget.json"), seed, flags)
+                figures = json.loads((run / "teacher" / "metrics.json").read_text())["metrics"]["test"]
+                results.append({"plan": plan, "labels": count, "seed": seed, "test": figures})
+                ordered = sorted(results, key=lambda r: (r["labels"], PLANS.index(r["plan"]), r["seed"]))
+                write_whole(args.out / "results.json", json.dumps(ordered, indent=1) + "\n")
+                write_whole(args.out / "results.md", table(ordered))
+                before = run
+    print((args.out / "results.md").read_text(), end="")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

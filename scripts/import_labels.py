@@ -1,0 +1,78 @@
+"""Take labels that people drew or corrected in another program into a data set, as `label_source: human`.
+
+    python scripts/import_labels.py --dataset runs/nuaa/pseudo --format coco --labels corrected.json --out data/nuaa-2
+    python scripts/import_labels.py --dataset data/nuaa-0 --format label-studio --labels export.json --only plan.txt \\
+        --out data/nuaa-34
+
+Frames are found by name. All labels are checked first: a name that the data set lacks, another size or two labels for
+one frame end it with nothing written. Use --only where the file also lists frames that nobody has looked at.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import datasets
+
+from scalpel_hf import formats
+from scalpel_hf.data import LabelBudget, load_prepared
+from scalpel_hf.formats.frames import whole_folder
+
+BUDGET_FILE = "label_budget.json"  # as scripts/prepare.py calls it
+
+
+def read_names(path: Path) -> set[str]:
+    """The first column of a list such as scripts/plan_labels.py writes: a name a line, `#` starts a comment."""
+    lines = (line.split("\t")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return {line for line in lines if line and not line.startswith("#")}
+
+
+def write(loaded: datasets.Dataset | datasets.DatasetDict, train: datasets.Dataset, out: Path) -> None:
+    """The data set and, beside it, which frames have a human's label now."""
+    with whole_folder(out) as part:
+        loaded.save_to_disk(str(part))
+        human = [n for n, s in zip(train["name"], train["label_source"], strict=True) if s == "human"]
+        LabelBudget(tuple(sorted(human)), len(human) / len(train), 0, len(train)).save(part / BUDGET_FILE)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="prepared or pseudo-labelled: a folder or a Hub repository")
+    parser.add_argument("--split", default="train", help="split that the labels are for (default: %(default)s)")
+    parser.add_argument("--format", required=True, choices=("coco", "label-studio", "masks"))
+    parser.add_argument("--labels", required=True, type=Path, help="JSON file, or for masks the folder of PNG files")
+    parser.add_argument("--category", help="category or brush label that is target, where there are several")
+    parser.add_argument("--only", type=Path, metavar="LIST", help="file with the names of the frames to take")
+    parser.add_argument("--out", required=True, type=Path, help="folder to write; it must not exist")
+    args = parser.parse_args(argv)
+    if args.category is not None and args.format == "masks":
+        parser.error("--category is for coco and label-studio")
+
+    datasets.disable_progress_bars()
+    datasets.disable_caching()  # what is made on the way goes to a temporary folder, not beside the data set
+    loaded = load_prepared(args.dataset)
+    if isinstance(loaded, datasets.DatasetDict) and args.split not in loaded:
+        raise ValueError(f"{args.dataset!r} has no split {args.split!r}, only {', '.join(loaded)}")
+    rows = loaded[args.split] if isinstance(loaded, datasets.DatasetDict) else loaded
+    before = rows["label_source"][:] if "label_source" in rows.column_names else []
+    if args.format == "masks":
+        labels = formats.read_masks(args.labels)
+    else:
+        read = formats.read_coco if args.format == "coco" else formats.read_label_studio
+        labels = read(args.labels, args.category)
+    labelled = formats.import_human_labels(rows, labels, args.only and read_names(args.only))
+    if isinstance(loaded, datasets.DatasetDict):
+        loaded[args.split] = labelled
+    else:
+        loaded = labelled
+    write(loaded, labelled, args.out)
+    after = labelled["label_source"][:]
+    print(f"{before.count('human')} frames had a human's label, {after.count('human')} of {len(after)} have one now")
+    print(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,68 @@
+"""Say which frames to label next.
+
+    python scripts/plan_labels.py --dataset data/nuaa-0 --base-model models/mobile-sam --budget 34 --out plan
+    python scripts/plan_labels.py --dataset data/nuaa-34 --base-model models/mobile-sam --budget 68 \\
+        --teacher runs/nuaa/teacher --out plan-68
+
+Frames that a human has labelled count as chosen, the budget is how many are to have a label in the end. Writes
+OUT/label_budget.json, for `apply_label_budget`, and OUT/plan.txt: the frames to label, most useful first, with how many
+frames each stands for and how unsure the teacher is of it. No mask is read.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import datasets
+import torch
+
+from scalpel_hf.data import load_split
+from scalpel_hf.formats.frames import whole_folder
+from scalpel_hf.planner import LabelPlan, candidates, describe_frames, plan_labels, teacher_uncertainty
+from scalpel_hf.sam import load_sam
+from scalpel_hf.teacher import Teacher
+
+
+def listing(plan: LabelPlan) -> str:
+    lines = [f"# {len(plan.picks)} frames to label, {len(plan.budget.names)} of {plan.budget.total} then have a label"]
+    for pick in plan.picks:
+        unsure = [] if pick.uncertainty is None else [f"uncertainty {pick.uncertainty:.3f}"]
+        lines.append("\t".join([pick.name, f"stands for {pick.stands_for}", *unsure]))
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="prepared or pseudo-labelled: a folder or a Hub repository")
+    parser.add_argument("--split", default="train", help="split to label (default: %(default)s)")
+    parser.add_argument("--budget", required=True, type=int, help="frames that are to have a label in the end")
+    parser.add_argument("--base-model", required=True, help="Segment Anything model whose embeddings are compared")
+    parser.add_argument("--image-size", type=int, default=512, help="side of its input (default: %(default)s)")
+    parser.add_argument("--teacher", help="output of recipes/distill.py; default: `pseudo_confidence`, if it's there")
+    parser.add_argument("--seed", type=int, default=0, help="decides between equals (default: %(default)s)")
+    parser.add_argument("--out", required=True, type=Path, help="folder to write; it must not exist")
+    args = parser.parse_args(argv)
+
+    datasets.disable_progress_bars()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    frames = load_split(args.dataset, args.split)
+    rows = candidates(frames, args.seed)
+    sam = load_sam(args.base_model, args.image_size).to(device)
+    teacher = None
+    if args.teacher:
+        teacher = Teacher.from_pretrained(args.teacher, args.base_model)
+        teacher.model.to(device)
+    with whole_folder(args.out) as part:
+        features, unsure = describe_frames(rows, sam), teacher_uncertainty(rows, teacher)
+        plan = plan_labels(rows, features, args.budget, unsure, args.seed, len(frames))
+        plan.budget.save(part / "label_budget.json")
+        (part / "plan.txt").write_text(listing(plan), encoding="utf-8")
+    print(listing(plan), end="")
+    print(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from scalpel_hf.data import objects_from_mask
+from scalpel_hf.formats import HumanLabel, LabelFileError, import_human_labels
+from scalpel_hf.pseudo_labels import PSEUDO_FEATURES, training_mask
+
+from .small_sets import SHAPE, TINY, draw, labelled, raw, row, tiny
+
+
+def label(name: str, mask: np.ndarray | None, origin: str = "file, image 1") -> HumanLabel:
+    return HumanLabel(name, mask, origin)
+
+
+def test_corrected_rows_become_human_and_others_stay(tmp_path: Path) -> None:
+    tiny().save_to_disk(str(tmp_path / "before"))
+    dataset = datasets.load_from_disk(str(tmp_path / "before"))
+    new = {"p1": draw((5, 9)), "h1": draw((7, slice(11, 13)), (0, 0)), "n2": draw((19, 23)), "p2": None}
+    result = import_human_labels(dataset, [label(*item) for item in new.items()])
+    assert result.features == dataset.features and result["name"][:] == dataset["name"][:]
+    for column in ("name", "image", "width", "height"):
+        assert raw(result, column) == raw(dataset, column)
+    untouched = [i for i, name in enumerate(dataset["name"]) if name not in new]
+    for column in dataset.column_names:
+        before, after = raw(dataset, column), raw(result, column)
+        assert [before[i] for i in untouched] == [after[i] for i in untouched]
+    for entry in result:
+        if entry["name"] in new:
+            mask = new[entry["name"]]
+            mask = np.zeros(SHAPE, bool) if mask is None else mask
+            assert entry["label_source"] == "human"
+            assert set(np.unique(entry["mask"])) <= {0, 255} and entry["mask"].mode == "L"
+            np.testing.assert_array_equal(training_mask(entry)[0], mask)
+            assert entry["objects"] == objects_from_mask(mask)
+            assert all(entry[column] is None for column in PSEUDO_FEATURES if column != "teacher")
+            assert not entry["teacher"] or not any(entry["teacher"].values())
+    assert import_human_labels(dataset, [label(*item) for item in new.items()])._fingerprint == result._fingerprint
+    assert import_human_labels(dataset, [label("p1", draw((5, 8)))])._fingerprint != result._fingerprint
+
+
+def test_all_problems_at_once_and_nothing_changed() -> None:
+    labels = [
+        label("p1", draw((1, 1)), "a.json, image 1"),
+        label("missing", draw(), "a.json, image 2"),
+        label("p2", draw(shape=(24, 20)), "a.json, image 3"),
+        label("p1", draw((1, 1)), "a.json, image 4"),
+    ]
+    with pytest.raises(LabelFileError) as caught:
+        import_human_labels(tiny(), labels)
+    assert str(caught.value).splitlines() == [
+        "nothing was imported, 3 labels can't be taken:",
+        "  a.json, image 2: the data set has no frame 'missing'",
+        "  a.json, image 3: 20 × 24 pixels, the frame has 24 × 20",
+        "  a.json, image 4: 'p1' has a label already, from a.json, image 1",
+    ]
+
+
+def test_long_lists_of_problems_are_cut() -> None:
+    with pytest.raises(LabelFileError, match="30 labels can't be taken") as caught:
+        import_human_labels(tiny(), [label(f"x{i}", None) for i in range(30)])
+    assert str(caught.value).endswith("and 10 more") and len(str(caught.value).splitlines()) == 22
+
+
+def test_only_some_of_the_labels() -> None:
+    labels = [label(name, mask) for name, mask in TINY.items()] + [label("elsewhere", None)]
+    result = import_human_labels(tiny(), labels, only={"p1", "h2"})
+    assert [n for n, s in zip(result["name"], result["label_source"], strict=True) if s == "human" and n[0] == "p"] == [
+        "p1"
+    ]
+    with pytest.raises(LabelFileError, match="n1: no label for this frame"):
+        import_human_labels(tiny(), labels, only={"p1", "n1"})
+    with pytest.raises(LabelFileError, match="nope: the data set has no such frame"):
+        import_human_labels(tiny(), labels, only={"p1", "nope"})
+
+
+def test_no_label_or_no_columns() -> None:
+    with pytest.raises(LabelFileError, match="there is no human's label"):
+        import_human_labels(tiny(), [])
+    with pytest.raises(ValueError, match=r"lacks the columns \['label_source'\]"):
+        import_human_labels(tiny().remove_columns("label_source"), [label("p1", None)])
+
+
+def test_a_prepared_set_without_pseudo_columns() -> None:
+    prepared = labelled(row("a", None, "none"), row("b", draw((1, 1)), "human")).remove_columns(list(PSEUDO_FEATURES))
+    result = import_human_labels(prepared, [label("a", draw((2, 2)))])
+    assert result["label_source"][:] == ["human", "human"] and result.features == prepared.features

@@ -1,0 +1,99 @@
+"""scripts/export_dataset.py and scripts/import_labels.py, as one runs them."""
+
+import json
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from scalpel_hf.data import LabelBudget, apply_label_budget, load_split
+from scalpel_hf.formats import write_coco, write_label_studio, write_masks
+
+from .small_sets import TINY, draw, labelled, raw, row, tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> Iterator[Callable[..., tuple[str, str, str]]]:
+    """Run a program as the command line does: what it printed, its warnings, and the error that it ended with."""
+
+    def call(program: str, *arguments: object) -> tuple[str, str, str]:
+        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
+        error = ""
+        try:
+            runpy.run_path(str(ROOT / "scripts" / program), run_name="__main__")
+        except SystemExit as end:
+            error = str(end.code)
+        return (*capsys.readouterr(), error)
+
+    yield call
+    datasets.enable_caching()
+    datasets.enable_progress_bars()
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    splits = datasets.DatasetDict({"train": tiny(), "test": labelled(row("t", draw((1, 1)), "human"))})
+    splits.save_to_disk(str(tmp_path / "prepared"))
+    return tmp_path / "prepared"
+
+
+def test_export_and_its_warning(prepared: Path, tmp_path: Path, run: Callable) -> None:
+    arguments = ("--dataset", prepared, "--format", "yolo-seg", "--out", tmp_path / "out")
+    out, err, error = run("export_dataset.py", *arguments)
+    assert not error and err.startswith("warning: YOLO polygons of one or two pixels") and "h1 at (11, 7)" in err
+    assert json.loads(out.rpartition("}")[0] + "}") == {"frames": 6, "targets": 7, "frames without label": 2}
+    assert run("export_dataset.py", *arguments)[2].startswith(f"error: {tmp_path / 'out'} exists")
+    assert "--image-url is for" in run("export_dataset.py", *arguments, "--image-url", "x")[1]
+
+
+def test_corrections_come_back_and_train_as_a_humans(prepared: Path, tmp_path: Path, run: Callable) -> None:
+    write_coco(tiny(), tmp_path / "coco")
+    path = tmp_path / "coco" / "annotations.json"
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image["label_source"] = "human"
+    path.write_text(json.dumps(content))
+    (tmp_path / "plan.txt").write_text("# to annotate\np1\tstands for 3 frames\n\np2\n")
+    before = {p: p.read_bytes() for p in prepared.rglob("*") if p.is_file()}
+    arguments = ("--dataset", prepared, "--format", "coco", "--labels", path, "--only", tmp_path / "plan.txt")
+    out, _, error = run("import_labels.py", *arguments, "--out", tmp_path / "new")
+    assert not error and "3 frames had a human's label, 5 of 8 have one now" in out
+    assert {p: p.read_bytes() for p in prepared.rglob("*") if p.is_file()} == before
+    rows = {entry["name"]: entry for entry in load_split(tmp_path / "new", "train")}
+    sources = {name: entry["label_source"] for name, entry in rows.items()}
+    assert sources == {n: "none" if n[0] == "n" else "human" for n in rows} | {"p-empty": "pseudo"}
+    for name in ("p1", "p2"):
+        np.testing.assert_array_equal(np.asarray(rows[name]["mask"]) > 0, TINY[name])
+    budget = LabelBudget.load(tmp_path / "new" / "label_budget.json")
+    assert budget.names == ("h-empty", "h1", "h2", "p1", "p2") and budget.total == 8
+    budgeted = apply_label_budget(load_split(tmp_path / "new", "train"), budget=budget)
+    assert budgeted["label_source"][:].count("human") == 5
+    assert load_split(tmp_path / "new", "test")["name"][:] == ["t"]
+
+
+def test_a_pseudo_labelled_folder_and_png_masks(tmp_path: Path, run: Callable) -> None:
+    tiny().save_to_disk(str(tmp_path / "pseudo"))
+    write_masks(tiny(), tmp_path / "masks")
+    arguments = ("--dataset", tmp_path / "pseudo", "--format", "masks", "--labels", tmp_path / "masks" / "masks")
+    assert not run("import_labels.py", *arguments, "--out", tmp_path / "new")[2]
+    new = datasets.load_from_disk(str(tmp_path / "new"))
+    assert new["label_source"][:].count("human") == 6 and raw(new, "image") == raw(tiny(), "image")
+
+
+def test_a_wrong_file_writes_nothing(prepared: Path, tmp_path: Path, run: Callable) -> None:
+    write_label_studio(tiny(), tmp_path / "ls")
+    path = tmp_path / "ls" / "tasks.json"
+    path.write_text(path.read_text().replace('"h1"', '"nobody"'))
+    arguments = ("--dataset", prepared, "--format", "label-studio", "--labels", path)
+    _, _, error = run("import_labels.py", *arguments, "--out", tmp_path / "new")
+    assert error.startswith("error: nothing was imported, 1 labels")
+    assert "tasks.json, task 1, annotation 0: the data set has no frame 'nobody'" in error
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,20 @@
+"""Students and teachers as ONNX, each checked against torch. Needs the extra `onnx`.
+
+What runs an exported student, [`scalpel_hf.runtime`], needs the ONNX file and the runtime.json beside it.
+"""
+
+from .int8 import quantize_student, rank_convolutions
+from .student import StudentGraph, check_student, export_student
+from .teacher import TeacherDecoder, TeacherEncoder, check_teacher, export_teacher
+
+__all__ = [
+    "StudentGraph",
+    "TeacherDecoder",
+    "TeacherEncoder",
+    "check_student",
+    "check_teacher",
+    "export_student",
+    "export_teacher",
+    "quantize_student",
+    "rank_convolutions",
+]

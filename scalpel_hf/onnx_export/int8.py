@@ -1,0 +1,106 @@
+"""An exported student in 8 bits, by onnxruntime's static quantisation."""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from scalpel_hf.modeling.frame_reading import read_frame
+from scalpel_hf.runtime.student import CONFIG_FILE, INT8_FILE, MODEL_FILE, OnnxStudent, RuntimeConfig
+
+from .files import whole_or_not_at_all
+
+QUANTIZED = ["Conv", "Relu", "Add", "MaxPool", "Resize", "MatMul", "Gemm"]  # not the normalisation, nor the sigmoid
+CROP = 256
+PERCENTILE = 99.99
+PROBES = 8  # calibration frames on which single convolutions are tried
+
+
+def quantize_student(folder: str | Path, frames: Sequence[Any], float_convs: int = 0) -> OnnxStudent:
+    """
+    Write model_int8.onnx beside a student's model.onnx.
+
+    Weights become 8-bit integers with a scale for each channel, activations with one for each tensor: between the
+    0.01st and the 99.99th percentile of what it takes on the calibration frames, around their brightest pixel.
+
+    Args:
+        frames: to calibrate on, a few dozen of those the student was trained on; whatever `read_frame` takes.
+        float_convs: so many convolutions stay in floating point; see [`rank_convolutions`].
+
+    Returns the quantised student as the runtime loads it.
+    """
+    folder = Path(folder)
+    kept = list(rank_convolutions(folder, frames))[:float_convs] if float_convs else []
+    with whole_or_not_at_all(folder) as work:
+        _quantize(folder, work / INT8_FILE, frames, op_types_to_quantize=QUANTIZED, nodes_to_exclude=kept)
+    return OnnxStudent.from_pretrained(folder, INT8_FILE)
+
+
+def rank_convolutions(folder: str | Path, frames: Sequence[Any]) -> dict[str, float]:
+    """
+    What each convolution of a student's model.onnx does to the answer when it alone is quantised, the worst first:
+    Σ|p' − p| / Σp over the probabilities of some of the calibration frames.
+    """
+    folder, probes = Path(folder), frames[:: max(1, len(frames) // PROBES)]
+    student = OnnxStudent.from_pretrained(folder)
+    expected = [student.probabilities(frame) for frame in probes]
+    mass = sum(float(p.sum()) for p in expected)
+    names = [node.name for node in onnx.load(folder / MODEL_FILE).graph.node if node.op_type == "Conv"]
+    changes = {}
+    with whole_or_not_at_all(folder) as work:
+        for name in names:
+            path = work / INT8_FILE
+            _quantize(folder, path, probes, op_types_to_quantize=["Conv"], nodes_to_quantize=[name])
+            quantized = OnnxStudent(path, student.config)
+            path.unlink()
+            answers = (quantized.probabilities(frame) for frame in probes)
+            changes[name] = sum(float(np.abs(a - p).sum()) for a, p in zip(answers, expected, strict=True)) / mass
+    return dict(sorted(changes.items(), key=lambda item: -item[1]))
+
+
+def _quantize(folder: Path, path: Path, frames: Sequence[Any], **nodes: Any) -> None:
+    config = RuntimeConfig.read(folder / CONFIG_FILE)
+    with redirect_stdout(io.StringIO()):  # onnxruntime prints the progress of its histograms
+        prepared = path.with_suffix(".prepared.onnx")
+        quant_pre_process(folder / MODEL_FILE, prepared, skip_optimization=True, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            path,
+            _Crops(OnnxStudent(folder / MODEL_FILE, config), frames),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.Percentile,
+            extra_options={"CalibPercentile": PERCENTILE},
+            **nodes,
+        )
+        prepared.unlink()
+
+
+class _Crops(CalibrationDataReader):
+    """Squares of one size, which the histograms need, around the brightest pixel of each frame."""
+
+    def __init__(self, student: OnnxStudent, frames: Sequence[Any]):
+        arrays = [read_frame(frame) for frame in frames]
+        if not arrays:
+            raise ValueError("there is no frame to calibrate on")
+        side = min(CROP, *(min(array.shape) for array in arrays))
+        self.feeds: Iterator[dict[str, np.ndarray]] = (
+            {"frames": student.graph_input(_crop(array, side))} for array in arrays
+        )
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.feeds, None)
+
+
+def _crop(frame: np.ndarray, side: int) -> np.ndarray:
+    peak = np.unravel_index(np.argmax(frame), frame.shape)
+    row, column = (int(np.clip(p - side // 2, 0, n - side)) for p, n in zip(peak, frame.shape, strict=True))
+    return frame[row : row + side, column : column + side]

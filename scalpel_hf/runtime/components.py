@@ -1,0 +1,70 @@
+"""From a probability map to boxes: 8-connected components, in NumPy."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Detections(NamedTuple):
+    """
+    What was found in a frame, in the order of the components' first pixels, row by row.
+
+    Args:
+        boxes: `(N, 4)` float32, (x0, y0, x1, y1) in pixels: a single pixel in row 3, column 5 is (5, 3, 6, 4).
+        scores: `(N,)` float32, the mean probability inside each component.
+        mask: `(H, W)` bool, where the probability exceeds the threshold.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    mask: np.ndarray
+
+
+def find_detections(probability: np.ndarray, threshold: float) -> Detections:
+    """The 8-connected components of `probability > threshold`, a map `(H, W)`, as boxes with scores."""
+    mask = probability > threshold
+    rows, starts, stops = _runs(mask)
+    labels = _label_runs(rows, starts, stops)
+    count = labels.max(initial=-1) + 1
+    boxes = np.empty((count, 4), np.float32)
+    boxes[:, :2] = np.inf
+    boxes[:, 2:] = -np.inf
+    for column, values in enumerate((starts, rows, stops, rows + 1)):
+        (np.minimum if column < 2 else np.maximum).at(boxes[:, column], labels, values.astype(np.float32))
+    sums = np.concatenate([[0.0], np.cumsum(probability[mask], dtype=np.float64)])  # over the mask's pixels in order
+    ends = np.cumsum(stops - starts)
+    totals = np.bincount(labels, sums[ends] - sums[ends - (stops - starts)], count)
+    areas = np.bincount(labels, stops - starts, count)
+    return Detections(boxes, (totals / areas).astype(np.float32), mask)
+
+
+def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, first column and column past the last of every run of true pixels, row by row."""
+    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).view(np.int8), axis=1)
+    rows, starts = np.nonzero(edges == 1)
+    return rows, starts, np.nonzero(edges == -1)[1]
+
+
+def _label_runs(rows: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """
+    Component of every run, numbered from 0 in the order of their first runs.
+
+    Two runs touch where they lie in neighbouring rows and overlap once each is widened by one pixel on one side. Every
+    run then takes the smallest number among those that touch it, and follows that run's own, until nothing changes.
+    """
+    stride = int(stops.max(initial=0)) + 2
+    keys = rows * stride
+    # For each run, the range of runs in the next row that it touches: those are neighbours in the list.
+    first = np.searchsorted(keys + stops, keys + stride + starts, side="left")
+    last = np.searchsorted(keys + starts, keys + stride + stops, side="right")
+    touching = np.maximum(last - first, 0)
+    above = np.repeat(np.arange(len(rows)), touching)
+    below = np.arange(touching.sum()) - np.repeat(np.cumsum(touching) - touching, touching) + np.repeat(first, touching)
+    labels = np.arange(len(rows))
+    while True:
+        lowest = np.minimum(labels[above], labels[below])
+        if (labels[above] == labels[below]).all():
+            return np.unique(labels, return_inverse=True)[1].reshape(-1)
+        np.minimum.at(labels, labels[above], lowest)
+        np.minimum.at(labels, labels[below], lowest)
+        labels = labels[labels]

@@ -1,0 +1,166 @@
+"""What each part of the teacher is worth: every variant of a recipe at every seed, and one table of them all.
+
+    python scripts/ablate.py --config recipes/nuaa_sirst/ablation.yaml --runs runs/ablation --out runs/ablation.md
+
+A cell, one variant at one seed, is a run of recipes/distill.py in RUNS/<variant>-<seed>, measured on the test split
+plain and with mirror images. Run again after a kill to go on: finished cells are kept, a broken-off one is resumed. All
+cells share one cache of the frozen prefix. The table is written anew after every cell.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import safe_open
+
+from scalpel_hf import Teacher
+from scalpel_hf.data import load_split
+from scalpel_hf.evaluation import evaluate_probabilities
+
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "recipes" / "distill.py"
+FIGURES = "figures.json"  # written last: a cell that has it is finished
+COLUMNS = {"iou": ("IoU", 100.0), "niou": ("nIoU", 100.0), "pd": ("Pd", 100.0), "fa": ("Fa", 1.0)}
+VIEWS = {"plain": False, "flips": True}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The file's `common`, `seeds` and `variants`, checked."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"can't read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(config, dict) or set(config) != {"common", "seeds", "variants"}:
+        raise ValueError(f"{path} must have `common`, `seeds` and `variants`, and nothing else")
+    for name, variant in config["variants"].items():
+        if taken := {"seed", "output_dir", "cache_dir", "eval_split"} & (set(variant) | set(config["common"])):
+            raise ValueError(f"{path}: {', '.join(sorted(taken))} of {name!r} is set by this program")
+    return config
+
+
+def settings(config: dict[str, Any], variant: str, seed: int, runs: Path) -> dict[str, Any]:
+    """All fields of recipes/distill.py for a cell."""
+    return {
+        **config["common"],
+        **config["variants"][variant],
+        "seed": seed,
+        "output_dir": str(runs / f"{variant}-{seed}"),
+        "cache_dir": str(runs / "prefix"),
+        "eval_split": "",
+    }
+
+
+def run_cell(values: dict[str, Any], split: str) -> dict[str, Any]:
+    """Train and measure a cell, or read what was measured before."""
+    folder = Path(values["output_dir"])
+    if (folder / FIGURES).exists():
+        record = json.loads((folder / FIGURES).read_text())
+        if (record["settings"], record["split"]) != (values, split):
+            raise ValueError(f"{folder} is of other settings: remove it, or give another --runs")
+        return record
+    train(values, folder)
+    record = {"settings": values, "split": split, **measure(values, folder, split)}
+    write(folder / FIGURES, json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def train(values: dict[str, Any], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / "cell.yaml", yaml.safe_dump(values, sort_keys=False))
+    with open(folder / "log.txt", "w") as log:
+        command = [sys.executable, str(RECIPE), "--config", str(folder / "cell.yaml")]
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        lines = (folder / "log.txt").read_text().replace("\r", "\n").strip().splitlines()
+        raise ValueError(f"{folder.name} ended with status {done.returncode}: {lines[-1] if lines else 'no output'}")
+
+
+def measure(values: dict[str, Any], folder: Path, split: str) -> dict[str, Any]:
+    rows = load_split(values["dataset"], split)
+    figures = {}
+    for view, flips in VIEWS.items():
+        teacher = Teacher.from_pretrained(
+            folder,
+            values["base_model"],
+            flips=flips,
+            cache_dir=values["cache_dir"],
+            cache_dtype=values.get("cache_dtype", "float16"),
+        )
+        figures[view] = evaluate_probabilities(teacher.probabilities, rows)
+    run = json.loads((folder / "metrics.json").read_text())
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        weights = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 - not a dict
+    return {"figures": figures, "weights": weights, "seconds": run["training"]["seconds"], "machine": run["machine"]}
+
+
+def table(records: dict[str, list[dict[str, Any]]], command: str) -> str:
+    """Markdown: a row a variant, the best plain IoU first."""
+    columns = [f"{name}{suffix}" for suffix in ("", ", flips") for name, _ in COLUMNS.values()]
+    lines = [
+        f"`{command}`",
+        "",
+        "Mean ± standard deviation over the seeds. IoU, nIoU and Pd in %, Fa in 1e-6 of all pixels, at threshold 0.5. "
+        "*Flips*: the answers for a frame and its three mirror images averaged.",
+        "",
+        f"| variant | seeds | weights | {' | '.join(columns)} |",
+        "|---|---|---|" + "---|" * len(columns),
+    ]
+
+    def values(variant: str, view: str, column: str) -> list[float]:
+        return [COLUMNS[column][1] * record["figures"][view][column] for record in records[variant]]
+
+    for variant in sorted(records, key=lambda v: -statistics.mean(values(v, "plain", "iou"))):
+        cells = [spread(values(variant, view, column)) for view in VIEWS for column in COLUMNS]
+        weights = records[variant][0]["weights"]
+        lines.append(f"| {variant} | {len(records[variant])} | {weights / 1000:.0f} k | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: list[float]) -> str:
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="YAML with `common`, `seeds` and `variants`")
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="folder of the cells")
+    parser.add_argument("--out", type=Path, required=True, help="Markdown file for the table")
+    parser.add_argument("--split", default="test", help="split to measure on (default: %(default)s)")
+    parser.add_argument("--variants", nargs="+", help="only these variants")
+    parser.add_argument("--seeds", nargs="+", type=int, help="these seeds in place of the file's")
+    args = parser.parse_args(argv)
+    config = read_config(args.config)
+    variants = args.variants or list(config["variants"])
+    if unknown := [v for v in variants if v not in config["variants"]]:
+        raise ValueError(f"{args.config} has no variant {', '.join(unknown)}, only {', '.join(config['variants'])}")
+    command = f"python scripts/ablate.py --config {args.config}"
+    records: dict[str, list[dict[str, Any]]] = {}
+    for seed in args.seeds or config["seeds"]:  # seed by seed: an unfinished table compares like with like
+        for variant in variants:
+            record = run_cell(settings(config, variant, seed, args.runs), args.split)
+            records.setdefault(variant, []).append(record)
+            plain = record["figures"]["plain"]
+            print(f"{variant}-{seed}: IoU {100 * plain['iou']:.1f}, nIoU {100 * plain['niou']:.1f}", flush=True)
+            write(args.out, table(records, command))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")

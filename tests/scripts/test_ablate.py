@@ -1,0 +1,155 @@
+"""The ablation program on tiny data: two steps a cell."""
+
+import importlib.util
+import json
+import statistics
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import datasets
+import pytest
+import yaml
+from accelerate.state import AcceleratorState, GradientState
+
+from scalpel_hf import SyntheticInfrared, apply_label_budget
+from scalpel_hf.adapter.low_rank import lora_of_equal_size
+from tests.adapter.adapted import adapted, small_config
+from tests.small_models import small_mobile_sam, small_sam
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem + "_ablated", ROOT / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look up their types
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def ablate() -> ModuleType:
+    return load("scripts/ablate.py")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("ablation")
+    camera = SyntheticInfrared(size=(40, 56), n_targets=(1, 2), extent=(2, 5), seed=3)
+    splits = {"train": apply_label_budget(camera.to_dataset(4), 0.5), "test": camera.to_dataset(2, start=4)}
+    datasets.DatasetDict(splits).save_to_disk(str(root / "data"))
+    small_mobile_sam().save_pretrained(str(root / "base"))
+    common = {"dataset": str(root / "data"), "base_model": str(root / "base"), "image_size": 64, "views": 1}
+    common |= {"max_steps": 2, "batch_size": 2, "crop_size": 32, "cache_dtype": "float32"}
+    variants = {"full": {}, "no-mask-level": {"levels": ["token"]}, "lora": {"adapter": "lora"}}
+    path = root / "ablation.yaml"
+    path.write_text(yaml.safe_dump({"common": common, "seeds": [0, 1], "variants": variants}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(ablate: ModuleType, config: Path) -> Path:
+    """All variants at one seed, in this process; then one of them at two, the second as the program does it."""
+    runs, out, recipe = config.parent / "runs", config.parent / "table.md", load("recipes/distill.py")
+
+    def train(values: dict, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "cell.yaml").write_text(yaml.safe_dump(values))
+        recipe.main(["--config", str(folder / "cell.yaml")])
+        AcceleratorState._reset_state(True)
+        GradientState._reset_state()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablate, "train", train)
+        ablate.main([*map(str, ("--config", config, "--runs", runs, "--out", out)), "--seeds", "0"])
+    ablate.main([*map(str, ("--config", config, "--runs", runs, "--out", out)), "--variants", "full"])
+    return runs
+
+
+def test_cells_are_measured_and_kept(ablate: ModuleType, config: Path, done: Path, monkeypatch) -> None:
+    assert sorted(f.name for f in done.iterdir()) == ["full-0", "full-1", "lora-0", "no-mask-level-0", "prefix"]
+    record = json.loads((done / "full-1" / "figures.json").read_text())
+    assert record["settings"]["seed"] == 1 and set(record["figures"]) == {"plain", "flips"}
+    assert all(0 <= record["figures"][view]["iou"] <= 1 for view in ("plain", "flips"))
+    assert list(yaml.safe_load((done / "full-1" / "cell.yaml").read_text())) == list(record["settings"])
+    monkeypatch.setattr(ablate, "train", lambda *_: pytest.fail("a finished cell was run again"))
+    out = config.parent / "again.md"
+    ablate.main([*map(str, ("--config", config, "--runs", done, "--out", out)), "--seeds", "0"])
+    assert out.read_text().count("\n| ") == 4  # the header and three variants
+    changed = yaml.safe_load(config.read_text())
+    changed["common"]["learning_rate"] = 1e-4
+    other = config.with_name("other.yaml")
+    other.write_text(yaml.safe_dump(changed))
+    with pytest.raises(ValueError, match="full-0 is of other settings"):
+        ablate.main([*map(str, ("--config", other, "--runs", done, "--out", out))])
+
+
+def test_the_table_has_means_and_spreads(ablate: ModuleType, config: Path, done: Path) -> None:
+    text = (config.parent / "table.md").read_text()
+    ious = [
+        100 * json.loads((done / f"full-{s}" / "figures.json").read_text())["figures"]["plain"]["iou"] for s in (0, 1)
+    ]
+    expected = f"| full | 2 | {statistics.mean(ious):.1f} ± {statistics.stdev(ious):.1f} |"
+    row = next(line for line in text.splitlines() if line.startswith("| full"))
+    assert expected == " | ".join([*row.split(" | ")[:2], row.split(" | ")[3]]) + " |"
+
+    def record(iou: float) -> dict:
+        figures = {"iou": iou, "niou": iou / 2, "pd": 1.0, "fa": 12.34}
+        return {"figures": {"plain": figures, "flips": figures}, "weights": 2600}
+
+    lines = ablate.table({"worse": [record(0.3)], "better": [record(0.5), record(0.7)]}, "command").splitlines()
+    assert lines[-2].startswith("| better | 2 | 3 k | 60.0 ± 14.1 | 30.0 ± 7.1 | 100.0 ± 0.0 | 12.3 ± 0.0 | 60.0")
+    assert lines[-1].startswith("| worse | 1 | 3 k | 30.0 | 15.0 | 100.0 | 12.3 | 30.0")
+
+
+def test_a_cell_that_fails_is_named(ablate: ModuleType, config: Path) -> None:
+    broken = yaml.safe_load(config.read_text()) | {"variants": {"broken": {"operators": ["sobel"]}}}
+    path = config.with_name("broken.yaml")
+    path.write_text(yaml.safe_dump(broken))
+    out = config.parent / "broken.md"
+    with pytest.raises(ValueError, match=r"broken-0 ended with status 1: error: unknown operators"):
+        ablate.main([*map(str, ("--config", path, "--runs", config.parent / "broken", "--out", out))])
+    assert not out.exists() and not (config.parent / "broken" / "broken-0" / "figures.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"variants": None}, "must have `common`, `seeds` and `variants`"),
+        ({"variants": {"a": {"seed": 3}}}, "seed of 'a' is set by this program"),
+        ({"common": {"output_dir": "x"}}, "output_dir of 'full' is set by this program"),
+    ],
+)
+def test_a_wrong_file_is_a_clear_error(ablate: ModuleType, config: Path, change: dict, message: str) -> None:
+    values = {k: v for k, v in (yaml.safe_load(config.read_text()) | change).items() if v is not None}
+    path = config.with_name("wrong.yaml")
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(ValueError, match=message):
+        ablate.main(["--config", str(path), "--out", "x.md"])
+    with pytest.raises(ValueError, match="has no variant none-such"):
+        ablate.main(["--config", str(config), "--out", "x.md", "--variants", "none-such"])
+
+
+def test_the_recipes_variants_are_configurations(ablate: ModuleType) -> None:
+    config = ablate.read_config(ROOT / "recipes" / "nuaa_sirst" / "ablation.yaml")
+    assert len(config["seeds"]) >= 3 and config["variants"]["full"] == {}
+    operators = {"local_contrast", "top_hat", "matched_filter", "anisotropic_diffusion"}
+    left_out = [operators - set(v["operators"]) for v in config["variants"].values() if v.get("operators")]
+    assert sorted(map(tuple, left_out)) == sorted((name,) for name in operators)
+
+
+@pytest.mark.parametrize("make", [small_sam, small_mobile_sam])
+def test_lora_is_as_large_as_the_adapter(make) -> None:
+    base, config = make(), small_config(blocks=1)
+    own = set(dict(base.named_modules()))
+    lora = lora_of_equal_size(base, config)
+    assert set(dict(base.named_modules())) == own
+    block = "vision_encoder.layers.2." if make is small_sam else "vision_encoder.layers.3.blocks.1."
+    assert all(name.startswith((block, "mask_decoder.")) for name in lora.target_modules)
+    assert any("attn.qkv" in n for n in lora.target_modules) and any("hypernetworks" in n for n in lora.target_modules)
+    wanted, _ = adapted(make(), blocks=1).get_nb_trainable_parameters()
+    base.add_adapter(lora)
+    weights = sum(p.numel() for p in base.parameters() if p.requires_grad)
+    assert abs(weights - wanted) <= 0.5 * weights / lora.r

@@ -55,7 +55,10 @@ def main(argv: list[str] | None = None) -> None:
     rows = load_split(args.dataset, args.split)
     figures: dict[str, Any]
     if args.pseudo_labels:
-        figures = evaluate_pseudo_labels(load_split(args.pseudo_labels, args.split), rows)
+        labelled = load_split(args.pseudo_labels, args.split)
+        if "pseudo_mask" not in labelled.column_names:
+            raise ValueError(f"{args.pseudo_labels!r} holds no pseudo labels: make them with scripts/pseudo_label.py")
+        figures = evaluate_pseudo_labels(labelled, rows)
     elif is_adapter(args.model):
         teacher = Teacher.from_pretrained(args.model, args.base_model, flips=args.flips)
         figures = evaluate_probabilities(teacher.probabilities, rows, args.threshold)

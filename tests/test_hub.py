@@ -81,7 +81,7 @@ for loaded in (by_peft, model):
 
 
 def test_the_snippets_of_all_cards_answer_as_the_models_here(hub: HubServer, client: HfApi, tmp_path: Path) -> None:
-    here, code, alone_code = [], "import torch\nresult = []\n", "result = []\n"
+    here, code, alone_code = [], "import torch\nresult = []\n", ""
     for index, base in enumerate((small_mobile_sam(), small_sam())):
         folder, base_id = tmp_path / str(index), f"{BASE}-{index}"
         teacher = make_teacher(folder, base)
@@ -111,7 +111,7 @@ def test_the_snippets_of_all_cards_answer_as_the_models_here(hub: HubServer, cli
     trusting = re.sub(r"from_pretrained\((.*?)\)", r"from_pretrained(\1, trust_remote_code=True)", alone_code)
     for text, without_package, expected in (
         (code + alone_code, False, here),
-        (trusting.replace("import scalpel_hf", "#"), True, here[-2:]),
+        ("result = []\n" + trusting.replace("import scalpel_hf", "#"), True, here[-2:]),
     ):
         run_elsewhere(hub, text + save, tmp_path, without_package=without_package)
         found = np.load(tmp_path / "result.npz")

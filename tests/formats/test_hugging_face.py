@@ -29,6 +29,16 @@ def test_imagefolder(tmp_path: Path) -> None:
     assert [entry["name"] for entry in streamed] == dataset["name"][:]
 
 
+def test_imagefolder_with_the_mask_before_the_image(tmp_path: Path) -> None:
+    dataset = tiny()
+    dataset = dataset.select_columns(
+        ["mask", "image", *(c for c in dataset.column_names if c not in ("mask", "image"))]
+    )
+    write_imagefolder(dataset, tmp_path / "out")
+    loaded = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "out"), split="train")
+    assert contents(loaded) == contents(dataset)
+
+
 def test_imagefolder_whose_first_rows_lack_a_mask(tmp_path: Path) -> None:
     rows = [row(f"n{i}", None, "none") for i in range(300)] + [row("h", draw((3, 4)), "human")]
     dataset = labelled(*rows)

@@ -48,12 +48,12 @@ def test_encoder_and_decoder_answer_as_the_teacher(exported: tuple[Teacher, Path
         for answer, one in zip(logits, frames, strict=True):
             expected = teacher.probabilities(one)
             assert expected.std() > 0.01 and 0.01 < expected.mean() < 0.99
-            np.testing.assert_allclose(1 / (1 + np.exp(-answer[0])), expected, atol=1e-5)
+            np.testing.assert_allclose(1 / (1 + np.exp(-answer[0])), expected, atol=1e-4)
 
 
 def test_the_check_compares_with_torch(exported: tuple[Teacher, Path]) -> None:
     teacher, folder = exported
-    assert check_teacher(teacher, folder, [frame((40, 48)), frame((100, 30))]) < 1e-5
+    assert check_teacher(teacher, folder, [frame((40, 48)), frame((100, 30))]) < 1e-4
     parameter = next(
         p for name, p in teacher.model.named_parameters() if name.endswith("head.default.bias") or "head.bias" in name
     )
@@ -72,7 +72,7 @@ def test_the_check_compares_with_torch(exported: tuple[Teacher, Path]) -> None:
 def test_masks_on_sams_own_grid(tmp_path: Path) -> None:
     teacher = small_teacher(small_mobile_sam(), mask_grid="base")
     export_teacher(teacher, tmp_path)
-    assert check_teacher(teacher, tmp_path, [frame((40, 48)), frame((33, 70))]) < 1e-5
+    assert check_teacher(teacher, tmp_path, [frame((40, 48)), frame((33, 70))]) < 1e-4
 
 
 def test_the_configuration_has_what_preprocessing_needs(exported: tuple[Teacher, Path]) -> None:

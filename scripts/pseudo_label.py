@@ -30,7 +30,7 @@ from accelerate import PartialState
 from scalpel_hf.data import load_split
 from scalpel_hf.hub import push_dataset
 from scalpel_hf.pseudo_labels import Calibration, LabelRun, Rules
-from scalpel_hf.pseudo_labels.output import write_json
+from scalpel_hf.pseudo_labels.output import Labelled, write_json
 from scalpel_hf.pseudo_labels.quality import compare_with_truth
 from scalpel_hf.pseudo_labels.report import write_report
 from scalpel_hf.pseudo_labels.thresholds import ThresholdChoice, choose_threshold
@@ -157,17 +157,20 @@ def choose(rows: Any, teacher: Teacher, batch_size: int) -> ThresholdChoice:
 
 
 def finish(args: argparse.Namespace, run: LabelRun, choice: ThresholdChoice | None) -> None:
-    labelled = run.finish()
-    summary = json.loads((args.out / "summary.json").read_text())
     truth = load_split(args.truth, args.split) if args.truth else None
-    if truth is not None:
-        summary["quality"] = compare_with_truth(labelled, truth)
-    if choice is not None:
-        summary["threshold"] = asdict(choice)
-    write_json(args.out / "summary.json", summary)
-    report = write_report(args.out, labelled, truth, summary.get("quality"), choice)
-    print(json.dumps(summary, indent=2))
-    print(f"report: {report / 'README.md'}")
+
+    def complete(folder: Path, labelled: Labelled) -> None:
+        summary = json.loads((folder / "summary.json").read_text())
+        if truth is not None:
+            summary["quality"] = compare_with_truth(labelled, truth)
+        if choice is not None:
+            summary["threshold"] = asdict(choice)
+        write_json(folder / "summary.json", summary)
+        write_report(folder, labelled, truth, summary.get("quality"), choice)
+
+    run.finish(complete)
+    print((args.out / "summary.json").read_text())
+    print(f"report: {args.out / 'report' / 'README.md'}")
     if args.push_to_hub:
         labelled = load_split(args.out, args.split)  # a stream's result, from its files
         print(push_dataset(labelled, args.push_to_hub, args.split, args.license, run=args.out))

@@ -94,7 +94,8 @@ model:
 
 {teacher}
 
-What its card shows on frames that it was not trained on, truth in green, answers in red:
+What its card shows on frames that it was not trained on, truth in green, answers in red; so few frames and steps make
+no good teacher:
 
 ![The teacher's picture grid]({pictures}teacher.png)
 
@@ -160,7 +161,7 @@ class Session:
 def _wrapped(command: str) -> str:
     """A command over several lines of at most 110 characters."""
     lines = [""]
-    for word in re.split(r" (?=--|[^-])", command):
+    for word in re.split(r" (?=--)", command):
         if len(lines[-1]) + len(word) > 110:
             lines[-1] += " \\"
             lines.append("   ")

@@ -28,12 +28,12 @@ def write_arrow(decide: Decide, count: int, folder: Path, fingerprint: str) -> N
     write_json(folder / "state.json", state)
 
 
-def write_parquet(decide: Decide, count: int, folder: Path) -> None:
+def write_parquet(decide: Decide, count: int, folder: Path, split: str) -> None:
     """A folder that `load_dataset` loads, with a file a shard."""
     (folder / "data").mkdir()
     for index in range(count):
         cache_file = folder / "shard.arrow"
-        decide(index, cache_file).to_parquet(str(folder / "data" / f"train-{index:05d}-of-{count:05d}.parquet"))
+        decide(index, cache_file).to_parquet(str(folder / "data" / f"{split}-{index:05d}-of-{count:05d}.parquet"))
         cache_file.unlink()
 
 

@@ -127,8 +127,11 @@ class LabelRun:
         self, rows: datasets.Dataset, step: Callable, path: Path, features: datasets.Features, fingerprint: str
     ) -> datasets.Dataset:
         """`Dataset.map` into a file that is there whole or not at all."""
+        temporary = path.with_suffix(".tmp")  # a folder, since `map` leaves what it has written when it fails
+        shutil.rmtree(temporary, ignore_errors=True)
         try:
-            return undecoded(rows).map(
+            temporary.mkdir()
+            undecoded(rows).map(
                 step,
                 batched=True,
                 batch_size=self.batch_size,
@@ -136,23 +139,33 @@ class LabelRun:
                 remove_columns=[name for name in rows.column_names if name not in features],
                 features=features,
                 new_fingerprint=fingerprint,
-                cache_file_name=str(path),
+                cache_file_name=str(temporary / path.name),
                 load_from_cache_file=False,
             )
+            os.replace(temporary / path.name, path)
         except OSError as error:
             raise OSError(
                 f"{path} can't be written ({error}): make room, then run the same command again; what is finished stays"
             ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return datasets.Dataset.from_file(str(path))
 
-    def finish(self) -> Labelled:
+    def finish(self, complete: Callable[[Path, Labelled], None] | None = None) -> Labelled:
         """
         Make the labels of all answers, put them at `out` and return them.
+
+        Args:
+            complete: called with the folder and the data set, to add what else belongs there, before it is put in its
+                place; and with `out` where that is finished already.
 
         Raises `ValueError` where shards are missing, and where the teacher found nothing in any frame.
         """
         if self.is_finished():
             self.report(f"{self.out} has these pseudo labels already")
             shutil.rmtree(self.partial, ignore_errors=True)
+            if complete is not None:
+                complete(self.out, load_output(self.out))
             return load_output(self.out)
         paths = self._finished_shards()
         calibration = self._calibrate(paths)
@@ -167,12 +180,14 @@ class LabelRun:
             return self._map(answers, step, to, features, f"{self.key}-{index}")
 
         if self.streamed:
-            write_parquet(decide, len(paths), final)
+            write_parquet(decide, len(paths), final, str(self.source.split or "train"))
         else:
             write_arrow(decide, len(paths), final, self.key)
         calibration.save(final / "calibration.json")
         write_json(final / "summary.json", self._summary(load_output(final), paths))
         write_json(final / KEY_FILE, {"key": self.key, "teacher": self.provenance, "rules": asdict(self.rules)})
+        if complete is not None:
+            complete(final, load_output(final))
         if self.out.exists():
             shutil.rmtree(old, ignore_errors=True)
             os.replace(self.out, old)

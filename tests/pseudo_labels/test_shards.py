@@ -144,6 +144,26 @@ def test_a_finished_folder_is_not_made_again(dataset: datasets.Dataset, tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
+def test_what_completes_a_run_is_there_when_the_run_is(dataset: datasets.Dataset, tmp_path: Path) -> None:
+    def complete(folder: Path, labelled: datasets.Dataset) -> None:
+        assert folder.exists() and len(labelled) == 10
+        if (tmp_path / "out").exists():
+            assert folder == tmp_path / "out"
+        (folder / "quality.json").write_text("{}")
+
+    def fails(folder: Path, labelled: datasets.Dataset) -> None:
+        raise RuntimeError("no truth")
+
+    run = LabelRun(dataset, FakeTeacher(), tmp_path / "out", **SILENT)
+    run.answer()
+    with pytest.raises(RuntimeError, match="no truth"):
+        run.finish(fails)
+    assert not (tmp_path / "out").exists()
+    run.finish(complete)
+    assert (tmp_path / "out" / "quality.json").exists()
+    run.finish(complete)  # once more, where it is
+
+
 def test_a_folder_of_something_else_is_left_alone(dataset: datasets.Dataset, tmp_path: Path) -> None:
     for name in ("thesis", "prepared"):
         (tmp_path / name).mkdir()
@@ -225,6 +245,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
     assert full.returncode == 1
     assert "00002.arrow can't be written" in full.stderr and "make room, then run the same command again" in full.stderr
     assert answered(out) == [0, 1] and not out.exists()
+    assert sorted(p.name for p in out.with_name("out.partial").glob("*/*")) == ["00000.arrow", "00001.arrow"]
     teacher = FakeTeacher()
     label_in_shards(rows, teacher, out, shard_size=2, **SILENT)
     assert teacher.calls == 2 and len(raw(datasets.load_from_disk(str(out)), "pseudo_mask")) == 6

@@ -71,6 +71,7 @@ def test_frames_without_names_or_labels(tmp_path: Path) -> None:
     stream = datasets.IterableDataset.from_generator(make, features=features)
     label_in_shards(stream, FakeTeacher(), tmp_path / "out", shard_size=2, **SILENT)
     again = loaded(tmp_path / "out", tmp_path)
+    assert (tmp_path / "out" / "data" / "train-00000-of-00003.parquet").exists()
     assert set(again.column_names) == {"name", "label_source", "image", "camera", *PSEUDO_FEATURES}
     assert again["name"][:] == [f"00000{i}" for i in range(5)] and set(again["label_source"]) == {"pseudo"}
     for row, frame in zip(again, frames, strict=True):

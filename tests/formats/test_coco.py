@@ -1,4 +1,5 @@
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -179,3 +180,10 @@ def test_no_warning_without_loss(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         write_coco(tiny(), tmp_path / "out")
+
+
+def test_without_pycocotools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(ImportError, match=r"pip install 'scalpel-hf\[formats\]'"):
+        write_coco(tiny(), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

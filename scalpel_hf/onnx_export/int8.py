@@ -1,7 +1,8 @@
 """An exported student in 8 bits, by onnxruntime's static quantisation."""
 
 import io
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from scalpel_hf.modeling.frame_reading import read_frame
-from scalpel_hf.runtime.student import CONFIG_FILE, INT8_FILE, MODEL_FILE, OnnxStudent, RuntimeConfig
+from scalpel_hf.runtime.student import INT8_FILE, MODEL_FILE, OnnxStudent
 
 from .files import whole_or_not_at_all
 
@@ -35,10 +36,12 @@ def quantize_student(folder: str | Path, frames: Sequence[Any], float_convs: int
 
     Returns the quantised student as the runtime loads it.
     """
-    folder = Path(folder)
+    folder, student = Path(folder), OnnxStudent.from_pretrained(folder)
+    if not len(frames):
+        raise ValueError("there is no frame to calibrate on")
     kept = list(rank_convolutions(folder, frames))[:float_convs] if float_convs else []
     with whole_or_not_at_all(folder) as work:
-        _quantize(folder, work / INT8_FILE, frames, op_types_to_quantize=QUANTIZED, nodes_to_exclude=kept)
+        quantize(folder / MODEL_FILE, work / INT8_FILE, _feeds(student, frames), nodes_to_exclude=kept)
     return OnnxStudent.from_pretrained(folder, INT8_FILE)
 
 
@@ -53,54 +56,56 @@ def rank_convolutions(folder: str | Path, frames: Sequence[Any]) -> dict[str, fl
     mass = sum(float(p.sum()) for p in expected)
     names = [node.name for node in onnx.load(folder / MODEL_FILE).graph.node if node.op_type == "Conv"]
     changes = {}
-    with whole_or_not_at_all(folder) as work:
+    with tempfile.TemporaryDirectory() as work:
         for name in names:
-            path = work / INT8_FILE
-            _quantize(folder, path, probes, op_types_to_quantize=["Conv"], nodes_to_quantize=[name])
+            path = Path(work) / f"{name}.onnx"
+            feeds = _feeds(student, probes)
+            quantize(folder / MODEL_FILE, path, feeds, op_types_to_quantize=["Conv"], nodes_to_quantize=[name])
             quantized = OnnxStudent(path, student.config)
-            path.unlink()
             answers = (quantized.probabilities(frame) for frame in probes)
             changes[name] = sum(float(np.abs(a - p).sum()) for a, p in zip(answers, expected, strict=True)) / mass
     return dict(sorted(changes.items(), key=lambda item: -item[1]))
 
 
-def _quantize(folder: Path, path: Path, frames: Sequence[Any], **nodes: Any) -> None:
-    config = RuntimeConfig.read(folder / CONFIG_FILE)
+def quantize(model: Path, out: Path, feeds: Iterable[dict[str, np.ndarray]], **nodes: Any) -> None:
+    """
+    Write an ONNX file in 8 bits.
+
+    Args:
+        feeds: inputs to calibrate on, all of one shape.
+        nodes: which to quantise, as `onnxruntime.quantization.quantize_static` takes it; all of [`QUANTIZED`] if empty.
+    """
+    prepared = out.with_suffix(".prepared.onnx")
     with redirect_stdout(io.StringIO()):  # onnxruntime prints the progress of its histograms
-        prepared = path.with_suffix(".prepared.onnx")
-        quant_pre_process(folder / MODEL_FILE, prepared, skip_optimization=True, skip_symbolic_shape=True)
+        quant_pre_process(model, prepared, skip_optimization=True, skip_symbolic_shape=True)
         quantize_static(
             prepared,
-            path,
-            _Crops(OnnxStudent(folder / MODEL_FILE, config), frames),
+            out,
+            _Reader(feeds),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.Percentile,
             extra_options={"CalibPercentile": PERCENTILE},
-            **nodes,
+            **{"op_types_to_quantize": QUANTIZED, **nodes},
         )
-        prepared.unlink()
+    prepared.unlink()
 
 
-class _Crops(CalibrationDataReader):
-    """Squares of one size, which the histograms need, around the brightest pixel of each frame."""
-
-    def __init__(self, student: OnnxStudent, frames: Sequence[Any]):
-        arrays = [read_frame(frame) for frame in frames]
-        if not arrays:
-            raise ValueError("there is no frame to calibrate on")
-        side = min(CROP, *(min(array.shape) for array in arrays))
-        self.feeds: Iterator[dict[str, np.ndarray]] = (
-            {"frames": student.graph_input(_crop(array, side))} for array in arrays
-        )
+class _Reader(CalibrationDataReader):
+    def __init__(self, feeds: Iterable[dict[str, np.ndarray]]):
+        self.feeds = iter(feeds)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self.feeds, None)
 
 
-def _crop(frame: np.ndarray, side: int) -> np.ndarray:
-    peak = np.unravel_index(np.argmax(frame), frame.shape)
-    row, column = (int(np.clip(p - side // 2, 0, n - side)) for p, n in zip(peak, frame.shape, strict=True))
-    return frame[row : row + side, column : column + side]
+def _feeds(student: OnnxStudent, frames: Sequence[Any]) -> Iterator[dict[str, np.ndarray]]:
+    """Squares of one size, which the histograms need, around the brightest pixel of each frame."""
+    arrays = [read_frame(frame) for frame in frames]
+    side = min(CROP, *(min(array.shape) for array in arrays))
+    for array in arrays:
+        peak = np.unravel_index(np.argmax(array), array.shape)
+        row, column = (int(np.clip(p - side // 2, 0, n - side)) for p, n in zip(peak, array.shape, strict=True))
+        yield {"frames": student.graph_input(array[row : row + side, column : column + side])}

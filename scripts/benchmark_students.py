@@ -1,0 +1,198 @@
+"""Parameters, FLOPs, latency and memory of the students beside SegFormer-B0 and a plain U-Net, as a Markdown table.
+
+    python scripts/benchmark_students.py
+    python scripts/benchmark_students.py --models small unet --sizes 256x256 --backends eager ONNX
+
+Weights are random: what is measured does not depend on them. Every model takes normalised frames (1, 1, H, W) and gives
+logits at full size. Models and backends take turns, so that a busy machine disturbs all alike. A cell is the median in
+milliseconds, the 10th to 90th percentile, and the least. With one thread the clock is that thread's CPU time, to which
+waiting for a core does not count; with more it is the wall's. Memory is what a fresh process holds at most with one
+thread at the last size, in MiB, above what it held before it loaded the model.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from plain_unet import PlainUNet
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+from scalpel_hf import InfraredImageProcessor, Student
+from scalpel_hf.onnx_export.int8 import quantize
+from scalpel_hf.onnx_export.student import StudentGraph, to_proto
+from scalpel_hf.student import new_student
+
+MODELS = ["nano", "small", "base", "unet", "segformer-b0"]
+BACKENDS = ["eager", "compiled", "ONNX", "INT8"]
+WARM_UP = 3
+MEMORY = """
+import sys
+import numpy as np
+{prepare}
+def held(name):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1]) / 1024
+before = held("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
+{load}
+for _ in range(3):
+    run(np.zeros((1, 1, {height}, {width}), np.float32))
+print(held("VmHWM") - before)
+"""
+EAGER = """
+sys.path.insert(0, {scripts!r})
+import benchmark_students, torch
+torch.set_num_threads(1)
+torch.conv2d(torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 3, 3))  # with what the first of all brings with it
+"""
+
+
+def build(name: str) -> nn.Module:
+    """A model from normalised frames (B, 1, H, W) to logits of that shape."""
+    torch.manual_seed(0)
+    model: nn.Module
+    if name == "unet":
+        model = PlainUNet()
+    elif name == "segformer-b0":
+        config = SegformerConfig(id2label={0: "background", 1: "target"}, label2id={"background": 0, "target": 1})
+        processor = InfraredImageProcessor(num_channels=3, size_divisor=32)
+        model = StudentGraph(Student(SegformerForSemanticSegmentation(config), processor), False, None)
+    else:
+        student = new_student("segmentation", size=name)
+        assert isinstance(student, Student)
+        model = StudentGraph(student, normalize=False, threshold=None)
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def torch_runner(model: Callable[[torch.Tensor], Any]) -> Callable[[np.ndarray], Any]:
+    return lambda frames: model(torch.from_numpy(frames))
+
+
+def onnx_runner(path: Path, threads: int) -> Callable[[np.ndarray], Any]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Its threads would wait for work by spinning, at the cost of whoever's turn is next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda frames: session.run(None, {"frames": frames})
+
+
+def runner(backend: str, model: nn.Module, files: dict[str, Path], threads: int) -> Callable[[np.ndarray], Any]:
+    if backend == "eager":
+        return torch_runner(model)
+    if backend == "compiled":
+        return torch_runner(torch.compile(model, dynamic=False))
+    return onnx_runner(files[backend], threads)
+
+
+def write_files(model: nn.Module, folder: Path, name: str) -> dict[str, Path]:
+    files = {"ONNX": folder / f"{name}.onnx", "INT8": folder / f"{name}-int8.onnx"}
+    onnx.save(to_proto(model, ["logits"]), files["ONNX"])
+    rng = np.random.default_rng(0)
+    feeds = [{"frames": rng.standard_normal((1, 1, 128, 128)).astype(np.float32)} for _ in range(4)]
+    quantize(files["ONNX"], files["INT8"], feeds)
+    return files
+
+
+def milliseconds(runs: dict[Any, Callable[[], Any]], threads: int, repeats: int) -> dict[Any, str]:
+    """Every run in turn, after a warm-up of each."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    times: dict[Any, list[float]] = {key: [] for key in runs}
+    for _ in range(WARM_UP + repeats):
+        for key, run in runs.items():
+            start = clock()
+            run()
+            times[key].append(1e3 * (clock() - start))
+    cells = {}
+    for key, values in times.items():
+        low, median, high = np.percentile(values[WARM_UP:], [10, 50, 90])
+        cells[key] = f"{median:.1f} ({low:.1f}–{high:.1f}), {min(values[WARM_UP:]):.1f}"
+    return cells
+
+
+def flops(model: nn.Module, side: int = 256) -> int:
+    """Of one square frame, a multiplication and an addition counted as two."""
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 1, side, side))
+    return counter.get_total_flops()
+
+
+def memory(name: str, backend: str, files: dict[str, Path], size: tuple[int, int]) -> str:
+    if backend == "compiled" or not Path("/proc/self/clear_refs").exists():
+        return ""
+    if backend == "eager":
+        prepare = EAGER.format(scripts=str(Path(__file__).parent))
+        load = f"run = benchmark_students.torch_runner(benchmark_students.build({name!r}))"
+    else:
+        prepare = "import onnxruntime\noptions = onnxruntime.SessionOptions()\noptions.intra_op_num_threads = 1"
+        load = f"session = onnxruntime.InferenceSession({str(files[backend])!r}, options)\n"
+        load += "run = lambda frames: session.run(None, {'frames': frames})"
+    code = MEMORY.format(prepare=prepare, load=load, height=size[1], width=size[0])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return f"{float(done.stdout):.0f}"
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    width, height = text.split("x")
+    return int(width), int(height)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
+    sizes = [(256, 256), (512, 512), (640, 512)]
+    parser.add_argument("--sizes", nargs="+", type=parse_size, default=sizes, help="width x height, such as 640x512")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=50, help="(default: %(default)s)")
+    args = parser.parse_args(argv)
+    if "compiled" in args.backends and not shutil.which("g++"):
+        raise ValueError("torch.compile needs a C++ compiler on a CPU: install g++, or name other `--backends`")
+
+    models = {name: build(name) for name in args.models}
+    rows = list(product(args.models, args.backends))
+    cells: dict[tuple[str, str], list[str]] = {row: [] for row in rows}
+    with tempfile.TemporaryDirectory() as work, torch.no_grad():
+        files = {name: write_files(model, Path(work), name) for name, model in models.items()}
+        for name, backend in rows:
+            cells[name, backend].append(memory(name, backend, files[name], args.sizes[-1]))
+        for (width, height), threads in product(args.sizes, args.threads):
+            torch.set_num_threads(threads)
+            frames = np.random.default_rng(0).standard_normal((1, 1, height, width)).astype(np.float32)
+            runs: dict[Any, Callable[[], Any]] = {}
+            for name, backend in rows:
+                run = runner(backend, models[name], files[name], threads)
+                runs[name, backend] = lambda run=run, frames=frames: run(frames)
+            for row, cell in milliseconds(runs, threads, args.repeats).items():
+                cells[row].append(cell)
+            print(f"{width} x {height}, {threads} threads: done", file=sys.stderr)
+
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnxruntime", "transformers"))
+    print(f"{versions}; {torch.backends.cpu.get_cpu_capability()}; one frame, {args.repeats} repeats.\n")
+    columns = [f"{w} × {h}, {t} thread{'s' * (t > 1)}" for (w, h), t in product(args.sizes, args.threads)]
+    print("| " + " | ".join(["model", "parameters, M", "GFLOP at 256²", "backend", "memory", *columns]) + " |")
+    print("|---" * (5 + len(columns)) + "|")
+    for name, backend in rows:
+        size = f"{sum(p.numel() for p in models[name].parameters()) / 1e6:.3f}"
+        facts = [name, size, f"{flops(models[name]) / 1e9:.2f}"] if backend == args.backends[0] else [""] * 3
+        print("| " + " | ".join([*facts, backend, *cells[name, backend]]) + " |")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")

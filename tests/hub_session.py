@@ -216,9 +216,9 @@ def collect_pictures(hub: HubServer, folder: Path, pictures: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, help="mobile_sam.pt")
-    parser.add_argument("--frames", type=int, default=40)
+    parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--size", type=int, default=256, help="side of SAM's input in pixels")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder with hub.md, for it and its pictures")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

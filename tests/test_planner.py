@@ -179,7 +179,7 @@ def test_padding_is_not_part_of_a_frame(sam: torch.nn.Module) -> None:
 
 
 def test_masks_change_nothing(frames: datasets.Dataset, sam: torch.nn.Module) -> None:
-    rng = np.random.default_rng(0)
+    frames, rng = frames.select(range(10)), np.random.default_rng(0)
     shuffled = frames.select_columns(["mask", "objects"]).select(rng.permutation(len(frames)))
     broken = [{"bytes": b"no image", "path": None}] * len(frames)
     rest = frames.remove_columns(["mask", "objects"])
@@ -193,7 +193,7 @@ def test_masks_change_nothing(frames: datasets.Dataset, sam: torch.nn.Module) ->
     for dataset in (frames, *variants):
         rows = candidates(dataset)
         np.testing.assert_array_equal(describe_frames(rows, sam), described)
-        plans.append(plan_labels(rows, described, 12, teacher_uncertainty(rows, FakeTeacher())))
+        plans.append(plan_labels(rows, described, 8, teacher_uncertainty(rows, FakeTeacher())))
     assert all(plan == plans[0] for plan in plans)
 
 

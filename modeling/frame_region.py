@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def sample_region(features: Tensor, boxes: Tensor, input_size: int, size: Sequence[int]) -> Tensor:
+def sample_region(
+    features: Tensor,
+    boxes: Tensor,
+    input_size: int,
+    size: Sequence[int],
+    stride: int = 1,
+    frame_size: Sequence[int] | None = None,
+) -> Tensor:
     """
     Bilinear samples of a feature map at the pixel centres of a frame that covers a region of SAM's input.
 
@@ -16,13 +23,16 @@ def sample_region(features: Tensor, boxes: Tensor, input_size: int, size: Sequen
         features: `(B, C, h, w)`, a map over the whole input.
         boxes: `(B, 4)`, the region (x0, y0, x1, y1) in input pixels.
         input_size: side of SAM's input in pixels.
-        size: `(H, W)` of the frame.
+        size: `(H, W)` of the samples.
+        stride: side in the frame's pixels of the cell that a sample is the centre of.
+        frame_size: of the frame in pixels, where that isn't `size`; cells may reach beyond it.
 
     Returns `(B, C, H, W)`. For the full region this is `F.interpolate(..., mode="bilinear")`.
     """
     height, width = size
-    u = (torch.arange(width, device=boxes.device) + 0.5) / width
-    v = (torch.arange(height, device=boxes.device) + 0.5) / height
+    frame_height, frame_width = frame_size or size
+    u = (torch.arange(width, device=boxes.device) + 0.5) * stride / frame_width
+    v = (torch.arange(height, device=boxes.device) + 0.5) * stride / frame_height
     x = boxes[:, None, 0] + u * (boxes[:, None, 2] - boxes[:, None, 0])  # (B, W)
     y = boxes[:, None, 1] + v * (boxes[:, None, 3] - boxes[:, None, 1])  # (B, H)
     grid = torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], -1)

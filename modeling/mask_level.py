@@ -3,10 +3,11 @@
 Notable:
 - everything here is addressed by `frame_boxes`: the region of SAM's input that a frame covers, in input pixels. A
   whole frame, a crop of it and a padded one are the same case, and masks come out at the frame's own resolution.
-- the branch is a small U-Net on the frame; SAM's up-scaled embedding enters at half, its image embedding at a quarter
-  of the resolution; the routed experts enter at full resolution.
+- a residual U-Net reads the frame and the routed experts; SAM's up-scaled embedding enters at a quarter of the
+  resolution, its image embedding at an eighth.
 - the last layer is zero at initialisation and SAM's own logit keeps the weight 1, so that a fresh adapter's masks are
   SAM's masks.
+- its batch norms use the batch in training only: in evaluation an image's answer is the same alone.
 """
 
 import torch
@@ -15,69 +16,31 @@ from torch import Tensor, nn
 
 from .frame_region import sample_region
 from .moe import ImageRouter, PositionRouter, PriorPyramid, symlog, uniform_weights, zero_
+from .residual_unet import decode, decoder_levels, encoder_levels, pad_to_multiple
+
+HEAD_SCALE = 10.0  # the head starts at zero and has thousands of steps less than SAM had to reach SAM's logits
 
 
-class ResidualBlock(nn.Module):
-    """Two 3 × 3 convolutions with group normalisation (per image, never per batch) around an identity."""
+class FeatureEntry(nn.Sequential):
+    """SAM's features on their way into a level of the network: projected and brought to its spread."""
 
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm1 = nn.GroupNorm(channels // 8, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(channels // 8, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.norm2(self.conv2(F.silu(self.norm1(self.conv1(x)))))
-
-
-class DetailBranch(nn.Module):
-    """
-    A U-Net of four resolutions on the frame that takes SAM's features in on the way down.
-
-    Shape: frame features `(B, C, H, W)`, SAM's up-scaled embedding and image embedding, boxes → `(B, C, H, W)`.
-    """
-
-    def __init__(self, channels: int, upscaled_dim: int, embedding_dim: int):
-        super().__init__()
-        c1, c2, c3 = channels, 2 * channels, 4 * channels
-        self.enc1, self.enc2, self.enc3, self.enc4 = (ResidualBlock(c) for c in (c1, c2, c3, c3))
-        self.down1 = nn.Conv2d(c1, c2, 3, stride=2, padding=1)
-        self.down2 = nn.Conv2d(c2, c3, 3, stride=2, padding=1)
-        self.down3 = nn.Conv2d(c3, c3, 3, stride=2, padding=1)
-        self.upscaled_proj = nn.Conv2d(upscaled_dim, c2, 1)
-        self.embedding_proj = nn.Conv2d(embedding_dim, c3, 1)
-        self.up3, self.up2, self.up1 = nn.Conv2d(c3, c3, 1), nn.Conv2d(c3, c2, 1), nn.Conv2d(c2, c1, 1)
-        self.dec3, self.dec2, self.dec1 = ResidualBlock(c3), ResidualBlock(c2), ResidualBlock(c1)
-
-    def forward(self, x: Tensor, upscaled: Tensor, embedding: Tensor, boxes: Tensor, input_size: int) -> Tensor:
-        e1 = self.enc1(x)
-        e2 = self.down1(e1)
-        e2 = e2 + sample_region(self.upscaled_proj(upscaled), boxes, input_size, e2.shape[-2:])
-        e2 = self.enc2(e2)
-        e3 = self.down2(e2)
-        e3 = e3 + sample_region(self.embedding_proj(embedding), boxes, input_size, e3.shape[-2:])
-        e3 = self.enc3(e3)
-        e4 = self.enc4(self.down3(e3))
-        d3 = self.dec3(e3 + _resize(self.up3(e4), e3))
-        d2 = self.dec2(e2 + _resize(self.up2(d3), e2))
-        return self.dec1(e1 + _resize(self.up1(d2), e1))
-
-
-def _resize(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
 
 
 class MaskLevel(nn.Module):
-    """
+    r"""
     Mask logits on the frame's grid from SAM's logits, SAM's features, and the routed prior pyramid.
 
-    `logits = keep · SAM's logits + head(branch(stem(frame) + Σ_e w_e · expert_e(maps_e), SAM's features))`
+    \(\text{logits} = k \cdot \text{SAM's logits} + \text{head}(\text{U-Net}(f, \log f, E w_1 m_1, \dots, E w_E m_E))\)
+
+    with the frame f, the maps \(m_e\) of expert e, its routed weights \(w_e\) at every position, and SAM's features
+    let in on the way down.
 
     Args:
         scales: for each operator its scales in frame pixels; an empty dict leaves the operators out.
         upscaled_dim, embedding_dim: channels of SAM's up-scaled and image embedding.
-        channels: width of the branch at full resolution.
+        channels: width of the network at half resolution; two, three and four times as wide at the coarser ones.
         routers: off, every expert has the same weight everywhere.
         sam_features: off, SAM's logits and embeddings count as zero: the answer is the frame's alone.
     """
@@ -87,7 +50,7 @@ class MaskLevel(nn.Module):
         scales: dict[str, list[float]],
         upscaled_dim: int,
         embedding_dim: int,
-        channels: int = 16,
+        channels: int = 24,
         top_k: int = 4,
         temperature: float = 1.0,
         routers: bool = True,
@@ -95,22 +58,20 @@ class MaskLevel(nn.Module):
     ):
         super().__init__()
         self.routers, self.sam_features = routers, sam_features
-        self.stem = nn.Conv2d(1, channels, 3, padding=1)
-        self.branch = DetailBranch(channels, upscaled_dim, embedding_dim)
-        self.head = nn.Conv2d(channels, 1, 1)
+        self.pyramid = PriorPyramid(scales) if scales else None
+        counts = list(self.pyramid.num_maps.values()) if self.pyramid is not None else []
+        if counts and routers:
+            self.image_router = ImageRouter(sum(counts), len(counts))
+            self.position_router = PositionRouter(1 + sum(counts), len(counts), 16, top_k, temperature, stride=2)
+        self.scale_weights = nn.ParameterList(nn.Parameter(torch.full((n,), 1.0 / n)) for n in counts)
+        sizes = [channels, 2 * channels, 3 * channels, 4 * channels]  # strides 2, 4, 8, 16
+        self.encoder = encoder_levels(2 + sum(counts), sizes, (1, 1, 1, 1))
+        self.upscaled_entry = FeatureEntry(upscaled_dim, sizes[0])
+        self.embedding_entry = FeatureEntry(embedding_dim, sizes[1])
+        self.decoder = decoder_levels(sizes)
+        self.head = nn.Conv2d(channels, 4, 3, padding=1)  # the four pixels of a cell
         self.keep = nn.Parameter(torch.ones(()))
         zero_(self.head)
-        self.pyramid = PriorPyramid(scales) if scales else None
-        if self.pyramid is not None:
-            counts = list(self.pyramid.num_maps.values())
-            if routers:
-                self.image_router = ImageRouter(sum(counts), len(counts))
-                self.position_router = PositionRouter(1 + sum(counts), len(counts), channels, top_k, temperature)
-            self.experts = nn.ModuleList(
-                nn.Sequential(nn.Conv2d(n, channels, 3, padding=1), nn.SiLU(), nn.Conv2d(channels, channels, 1))
-                for n in counts
-            )
-            self.scale_weights = nn.ParameterList(nn.Parameter(torch.full((n,), 1.0 / n)) for n in counts)
 
     def forward(
         self, frame: Tensor, boxes: Tensor, sam_logits: Tensor, upscaled: Tensor, embedding: Tensor, input_size: int
@@ -125,30 +86,58 @@ class MaskLevel(nn.Module):
         """
         if not self.sam_features:
             sam_logits, upscaled, embedding = (torch.zeros_like(x) for x in (sam_logits, upscaled, embedding))
-        compressed = symlog(frame)
-        x = self.stem(compressed)
+        inputs = [frame, symlog(frame)]
         outputs: dict[str, Tensor] = {}
         if self.pyramid is not None:
-            maps, statistics = self.pyramid(frame)
-            prior_maps = torch.cat(maps, 1)
-            if self.routers:
-                image_weights = self.image_router(statistics)
-                weights = self.position_router(torch.cat([compressed, prior_maps], 1), image_weights)
-            else:
-                weights = uniform_weights(frame, len(maps))
-                image_weights = weights.mean((-2, -1)).log()
-            x = x + sum(weights[:, e : e + 1] * expert(maps[e]) for e, expert in enumerate(self.experts))
-            prior = sum(
-                weights[:, e : e + 1] * (maps[e] * w[:, None, None]).sum(1, keepdim=True)
-                for e, w in enumerate(self.scale_weights)
-            )
-            outputs = {
-                "router_weights": weights,
-                "image_weights": image_weights.exp(),
-                "prior_maps": prior_maps,
-                "prior": prior,
-            }
-        x = self.branch(x, upscaled, embedding, boxes, input_size)
+            outputs, routed = self._route(self.pyramid, frame)
+            inputs += routed
+        residual = self._network(torch.cat(inputs, 1), boxes, upscaled, embedding, input_size)
         base = sample_region(sam_logits, boxes, input_size, frame.shape[-2:])
-        outputs["logits"] = self.keep * base + self.head(x)
+        outputs["logits"] = self.keep * base + residual
         return outputs
+
+    def _route(self, pyramid: PriorPyramid, frame: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """What people look at, and each expert's maps `(B, S, H, W)` times its weight, 1 where all are alike."""
+        maps, statistics = pyramid(frame)
+        prior_maps = torch.cat(maps, 1)
+        if self.routers:
+            image_weights = self.image_router(statistics)
+            weights = self.position_router(torch.cat([symlog(frame), prior_maps], 1), image_weights)
+        else:
+            weights = uniform_weights(frame, len(maps))
+            image_weights = weights.mean((-2, -1)).log()
+        routed = [weights[:, e : e + 1] * expert for e, expert in enumerate(maps)]
+        prior = sum(
+            (expert * w[:, None, None]).sum(1, keepdim=True)
+            for expert, w in zip(routed, self.scale_weights, strict=True)
+        )
+        outputs = {
+            "router_weights": weights,
+            "image_weights": image_weights.exp(),
+            "prior_maps": prior_maps,
+            "prior": prior,
+        }
+        return outputs, [len(maps) * expert for expert in routed]
+
+    def _network(self, x: Tensor, boxes: Tensor, upscaled: Tensor, embedding: Tensor, input_size: int) -> Tensor:
+        """`(B, 1, H, W)`, what is added to SAM's logits."""
+        height, width = x.shape[-2:]
+        x = pad_to_multiple(x, 2 ** len(self.encoder))
+        entries = {1: (self.upscaled_entry, upscaled), 2: (self.embedding_entry, embedding)}
+        levels: list[Tensor] = []
+        for index, level in enumerate(self.encoder):
+            x = F.max_pool2d(x, 2) if levels else x
+            if index in entries:
+                entry, features = entries[index]
+                x = x + sample_region(
+                    entry(features),
+                    boxes,
+                    input_size,
+                    x.shape[-2:],
+                    stride=2 ** (index + 1),
+                    frame_size=(height, width),
+                )
+            x = level(x)
+            levels.append(x)
+        residual = F.pixel_shuffle(HEAD_SCALE * self.head(decode(self.decoder, levels)), 2)
+        return residual[:, :, :height, :width]

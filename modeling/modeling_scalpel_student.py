@@ -1,15 +1,9 @@
 """The students' network, a small residual U-Net, and the segmentation student, with logits at native resolution.
 
-- No layer runs at full resolution. Every 2 x 2 cell of the frame becomes one position whose channels hold its four
-  pixels, and at the end gives its four logits back (sub-pixel convolution, Shi et al., "Real-Time Single Image and
-  Video Super-Resolution", 2016). Against 8 channels at full resolution, 16 at half take as many multiplications, half
-  the memory traffic and, on a CPU, half the time.
-- Max pooling carries the peak of a one-pixel target down; all levels are centred on the same pixels.
-- Nothing looks at a whole frame at once, so tiles that overlap enough give what the whole frame gives.
+Nothing looks at a whole frame at once, so tiles that overlap enough give what the whole frame gives.
 """
 
 import math
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -20,46 +14,10 @@ from transformers.utils import can_return_tuple
 
 from .configuration_scalpel_student import ScalpelStudentConfig
 from .losses import soft_iou_loss, weighted_bce
+from .residual_unet import decode, decoder_levels, encoder_levels, pad_to_multiple
 
 IGNORE_INDEX = 255
 BCE_WEIGHT = 10.0  # large targets dominate the soft IoU: with 1, a one-pixel target takes twice the steps
-
-
-class ConvLayer(nn.Sequential):
-    """Convolution, batch norm, ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> None:
-        padding = (kernel_size - stride) // 2
-        super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
-        )
-
-
-class ResidualBlock(nn.Module):
-    """relu(x + norm(conv(relu(norm(conv(x)))))), the basic block of He et al., "Deep Residual Learning" (2016)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = ConvLayer(channels, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(channels)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(x + self.norm(self.conv2(self.conv1(x))))
-
-
-class DecoderLevel(nn.Module):
-    """Coarse features, projected and doubled in size, added to the finer level's, and convolved."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.projection = nn.Conv2d(in_channels, out_channels, 1)
-        self.conv = ConvLayer(out_channels, out_channels)
-
-    def forward(self, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
-        return self.conv(fine + F.interpolate(self.projection(coarse), scale_factor=2, mode="nearest"))
 
 
 class Classifier(nn.Conv2d):
@@ -104,14 +62,8 @@ class ScalpelStudentBackbone(ScalpelStudentPreTrainedModel):
 
     def __init__(self, config: ScalpelStudentConfig) -> None:
         super().__init__(config)
-        sizes = list(config.hidden_sizes)
-        stem = ConvLayer(config.num_channels, sizes[0], kernel_size=6, stride=2)  # 3 x 3 cells of 2 x 2 pixels
-        entries = [stem, *(ConvLayer(fine, coarse) for fine, coarse in pairwise(sizes))]
-        self.encoder = nn.ModuleList(
-            nn.Sequential(entry, *(ResidualBlock(size) for _ in range(depth)))
-            for entry, size, depth in zip(entries, sizes, config.depths, strict=True)
-        )
-        self.decoder = nn.ModuleList(DecoderLevel(coarse, fine) for fine, coarse in pairwise(sizes))
+        self.encoder = encoder_levels(config.num_channels, config.hidden_sizes, config.depths)
+        self.decoder = decoder_levels(config.hidden_sizes)
 
     def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(B, C, H'/2, W'/2) of frames (B, 1, H, W), with H' and W' the next multiples of the coarsest stride: frames
@@ -122,17 +74,12 @@ class ScalpelStudentBackbone(ScalpelStudentPreTrainedModel):
         num_channels = self.config.num_channels
         if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
             raise ValueError(f"`pixel_values` have shape (B, {num_channels}, H, W), got {tuple(pixel_values.shape)}.")
-        height, width = pixel_values.shape[2:]
-        multiple = 2 ** len(self.encoder)
-        right, bottom = ((multiple - side % multiple) % multiple for side in (width, height))
-        x = F.pad(pixel_values, (0, right, 0, bottom), mode="replicate")
+        x = pad_to_multiple(pixel_values, 2 ** len(self.encoder))
         levels: list[torch.Tensor] = []  # strides 2, 4, 8, ...
         for level in self.encoder:
             x = level(F.max_pool2d(x, 2) if levels else x)
             levels.append(x)
-        for level, fine in zip(reversed(self.decoder), reversed(levels[:-1]), strict=True):
-            x = level(x, fine)
-        return x
+        return decode(self.decoder, levels)
 
 
 class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):

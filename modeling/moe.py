@@ -94,18 +94,30 @@ class PositionRouter(nn.Module):
     experts therefore sum to at most 1. With `top_k` only the k strongest experts of a position keep their weight;
     equals stay together, so that a fresh router, to which all are equal, leaves no expert without a gradient.
 
+    With `stride` the logits are decided on a grid so much coarser and resized bilinearly.
+
     Shape: `(B, C, H, W)` and `(B, E)` → `(B, E, H, W)`.
     """
 
-    def __init__(self, in_channels: int, num_experts: int, hidden: int = 16, top_k: int = 4, temperature: float = 1.0):
+    def __init__(
+        self,
+        in_channels: int,
+        num_experts: int,
+        hidden: int = 16,
+        top_k: int = 4,
+        temperature: float = 1.0,
+        stride: int = 1,
+    ):
         super().__init__()
         self.top_k, self.temperature = top_k, temperature
-        self.hidden = nn.Conv2d(in_channels, hidden, 3, padding=1)
+        self.hidden = nn.Conv2d(in_channels, hidden, 3, stride, padding=1)
         self.proj = nn.Conv2d(hidden, num_experts + 1, 1)
         zero_(self.proj)
 
     def forward(self, features: Tensor, image_weights: Tensor) -> Tensor:
         logits = self.proj(F.gelu(self.hidden(features)))  # (B, E + 1, H, W)
+        if logits.shape[-2:] != features.shape[-2:]:
+            logits = F.interpolate(logits, size=features.shape[-2:], mode="bilinear", align_corners=False)
         experts, none = logits.split([logits.shape[1] - 1, 1], 1)
         experts = experts + image_weights[:, :, None, None]
         if self.top_k < experts.shape[1]:

@@ -42,7 +42,7 @@ class DistillArguments(LoopArguments):
     levels: list[str] = option(list(LEVELS), "Levels of the adapter: some of pixel, token, mask.")
     operators: list[str] = option(list(OPERATOR_SCALES), "Experts of the adapter.")
     blocks: int = option(2, "How many of the encoder's last blocks get a token adapter.")
-    channels: int = option(16, "Width of the adapter's mask level.")
+    channels: int = option(24, "Width of the adapter's mask level.")
     top_k: int = option(4, "How many experts keep their weight at a position.")
     routers: bool = option(True, "Off, every expert has the same weight everywhere.")
     sam_features: bool = option(True, "Off, the mask level sees the frame alone.")

@@ -77,9 +77,19 @@ def random_inputs(batch: int = 2, seed: int = 1) -> dict[str, torch.Tensor]:
 
 
 def perturb(model: torch.nn.Module) -> None:
-    """Move every trainable weight, so that zero-initialised outputs are not zero and no comparison is empty."""
+    """Move every trainable weight and every running statistic, so that zero-initialised outputs are not zero and no
+    comparison is empty; by little enough that a dozen layers keep their outputs within a few orders of magnitude."""
     generator = torch.Generator().manual_seed(2)
+
+    def noise(tensor: torch.Tensor) -> torch.Tensor:
+        fan_in = tensor[0].numel() if tensor.ndim > 1 else 25
+        return fan_in**-0.5 * torch.randn(tensor.shape, generator=generator)
+
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+                parameter.add_(noise(parameter))
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d) and module.weight.requires_grad:
+                module.running_mean.add_(noise(module.running_mean))
+                module.running_var.mul_(noise(module.running_var).exp())

@@ -33,7 +33,7 @@ class ScalpelMoeConfig(PeftConfig):
             their MLPs (`"layers.11"`), or a regular expression over the MLPs' full names
             (`r"vision_encoder\.layers\.\d\.mlp"`).
         bottleneck: width of the token adapters.
-        channels: width of the mask level at full resolution, a multiple of 8.
+        channels: width of the mask level at half resolution, a multiple of 8.
         top_k: how many experts keep their weight at a position.
         temperature: of the position routers' softmax.
         routers: off, every expert has the same weight everywhere.
@@ -48,7 +48,7 @@ class ScalpelMoeConfig(PeftConfig):
     levels: list[str] = field(default_factory=lambda: list(LEVELS))
     blocks: int | list[str] | str = 2
     bottleneck: int = 16
-    channels: int = 16
+    channels: int = 24
     top_k: int = 4
     temperature: float = 1.0
     routers: bool = True

@@ -146,7 +146,8 @@ def _layer_class(name: str) -> type[ScalpelMoeLayer]:
 
 def refuse_surplus_keys(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
     """Hook of a base model: an adapter's weights that it has no place for are an error, also when not `strict`."""
-    own = {prefix + name for name, _ in model.named_parameters() if ".scalpel_moe_" in name}
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    own = {prefix + name for name, _ in tensors if ".scalpel_moe_" in name}
     surplus = sorted(k for k in state_dict if k.startswith(prefix) and ".scalpel_moe_" in k and k not in own)
     if surplus:
         errors = args[-1]

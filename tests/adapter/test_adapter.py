@@ -11,7 +11,7 @@ from torch import nn
 
 from scalpel_hf import link_frames, record_router
 from scalpel_hf.adapter import link
-from tests.adapter.adapted import BASES, adapted, assert_close, masks, operations
+from tests.adapter.adapted import BASES, SCALES, adapted, assert_close, masks, operations
 from tests.small_models import SIZE, perturb, random_inputs, small_mobile_sam, small_sam
 
 
@@ -105,9 +105,11 @@ def test_with_top_k_exactly_the_chosen_experts_learn(top_k: int) -> None:
         masks(model, **random_inputs())
     chosen = records[0]["router_weights"].amax((0, 2, 3)) > 0
     asleep = backward(model, random_inputs())
-    for expert in range(4):
-        assert any(f".experts.{expert}." in name for name in asleep) != chosen[expert]
-    assert all(".experts." in name or "scale_weights" in name or "pyramid" in name for name in asleep)
+    stem = model.get_submodule("base_model.model.mask_decoder.scalpel_moe_mask.default.encoder.0.0.0")
+    by_expert = stem.weight.grad[:, 2:].split([len(scales) for scales in SCALES.values()], 1)  # after the frame, twice
+    assert [bool(part.any()) for part in by_expert] == chosen.tolist()
+    assert [int(name.rsplit(".")[-1]) for name in asleep] == (~chosen).nonzero().flatten().tolist()
+    assert all(".scale_weights." in name for name in asleep)
 
 
 def test_a_fresh_adapter_learns_everywhere_within_a_few_steps(base: nn.Module) -> None:

@@ -41,7 +41,10 @@ def test_save_and_load_under_another_name(base: nn.Module, tmp_path: Path) -> No
     with safe_open(tmp_path / WEIGHTS, "pt") as file:
         keys = set(file.keys())
     trained = sum(p.requires_grad for p in model.parameters())
-    assert len(keys) == trained and not any("default" in k or "vision_encoder.patch_embed" in k for k in keys)
+    statistics = sum(".scalpel_moe_" in name for name, _ in model.named_buffers())
+    assert len(keys) == trained + statistics and not any(
+        "default" in k or "vision_encoder.patch_embed" in k for k in keys
+    )
     fresh = model.unload()
     again = PeftModel.from_pretrained(fresh, str(tmp_path), adapter_name="night").eval()
     with safe_open(tmp_path / WEIGHTS, "pt") as file:
@@ -251,7 +254,7 @@ def test_adapters_in_transformers(base: nn.Module, tmp_path: Path) -> None:
     inputs = random_inputs()
     own = base(inputs["pixel_values"]).pred_masks
     base.add_adapter(small_config(), "day")
-    perturb(base)
+    perturb(base.eval())
     expected = masks(base, **inputs)
     base.save_pretrained(str(tmp_path))
     assert sorted(f.name for f in tmp_path.iterdir()) == ["adapter_config.json", WEIGHTS]
@@ -285,7 +288,7 @@ def test_lora_and_the_adapter_work_together(first: str, tmp_path: Path) -> None:
         config = lora() if kind == "lora" else small_config()
         model.add_adapter(config, "low-rank" if kind == "lora" else "experts")
     model.set_adapter("experts")
-    perturb(model)
+    perturb(model.eval())
     experts = masks(model, **inputs)
     low_rank = lora_answers(model)
     for names in (["low-rank", "experts"], ["experts", "low-rank"]):

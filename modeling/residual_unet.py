@@ -1,12 +1,12 @@
-"""The parts of a residual U-Net whose levels are centred on the same pixels, which the students and the mask level share.
+"""The parts of a residual U-Net with all levels centred on the same pixels, which students and mask level share.
 
 - No layer runs at full resolution. Every 2 x 2 cell of the frame becomes one position whose channels hold its four
   pixels, and at the end gives its four logits back (sub-pixel convolution, Shi et al., "Real-Time Single Image and
   Video Super-Resolution", 2016). Against 8 channels at full resolution, 16 at half take as many multiplications, half
   the memory traffic and, on a CPU, half the time.
 - Max pooling carries the peak of a one-pixel target down.
-- Batch norms keep the amplitude that tells a faint target from noise; norms over a position's channels or over groups of
-  them remove it (docs/log.md).
+- Batch norms keep the amplitude that tells a faint target from noise; norms over a position's channels, or over groups
+  of them, remove it (docs/log.md).
 """
 
 from collections.abc import Sequence

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .operators import AnisotropicDiffusion, LocalContrast, MatchedFilter, TopHat, WhiteBoxOperator
+from .residual_unet import pad_to_multiple
 
 OPERATORS: dict[str, type[nn.Module]] = {
     "local_contrast": LocalContrast,
@@ -39,8 +40,10 @@ class PriorPyramid(nn.Module):
     r"""
     Prior maps of a frame: one per operator and scale.
 
-    Each map is divided by its own mean magnitude over the frame and compressed, `symlog(m / mean |m|)`: the operators'
-    units differ (intensity, intensity squared), and one shared normalisation would let the loudest drown the others.
+    Each map is divided by its own spread and compressed, `symlog(m / spread)`: the operators' units differ (intensity,
+    intensity squared), and one shared normalisation would let the loudest drown the others. The spread at a position is
+    half the mean magnitude over the frame and half that of its surroundings of 72 pixels: clutter raises the bar where
+    it is, as in a detector of constant false-alarm rate, and a crop is measured much as its frame would be.
 
     Args:
         scales: for each operator the list of its scales in frame pixels.
@@ -59,7 +62,7 @@ class PriorPyramid(nn.Module):
             response = operator(frame).squeeze(1)  # (B, S, H, W)
             magnitude = response.abs()
             spread = magnitude.mean((-2, -1), keepdim=True) + 1e-6
-            maps.append(symlog(response / spread))
+            maps.append(symlog(response / (0.5 * spread + 0.5 * _surroundings(magnitude))))
             peak = magnitude.amax((-2, -1), keepdim=True) / spread  # how far the strongest point stands out
             statistics.append(torch.cat([spread.log(), (1 + peak).log()], -1).squeeze(-2))
         return maps, torch.cat(statistics, 1)
@@ -67,6 +70,14 @@ class PriorPyramid(nn.Module):
     def describe(self) -> dict[str, object]:
         """The operators' learned parameters in their own units."""
         return {name: cast(WhiteBoxOperator, operator).describe() for name, operator in self.operators.items()}
+
+
+def _surroundings(x: Tensor, cell: int = 8, reach: int = 4) -> Tensor:
+    """Means over windows of (2 · reach + 1) · cell pixels, decided on a grid of cells: `(B, S, H, W)` → the same."""
+    cells = F.avg_pool2d(pad_to_multiple(x, cell), cell)
+    means = F.avg_pool2d(F.pad(cells, (reach, reach, reach, reach), mode="replicate"), 2 * reach + 1, stride=1)
+    grown = F.interpolate(means, scale_factor=cell, mode="bilinear", align_corners=False)
+    return grown[..., : x.shape[-2], : x.shape[-1]]
 
 
 class ImageRouter(nn.Module):

@@ -18,6 +18,7 @@ from .calibration import Calibration
 from .columns import PSEUDO_FEATURES, png
 from .evidence import CANDIDATE_FEATURES, weigh_candidates
 from .rules import Rules, decide
+from .summary import summarize
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ def add_pseudo_labels(
         batch_size: frames that the teacher is given at a time.
         keep_in_memory: as of `Dataset.map`; otherwise the result is cached beside the data set's files.
 
-    Raises `ValueError` naming the row where a frame can't be read or the teacher's answer isn't probabilities.
+    Raises `ValueError` naming the row where a frame can't be read or the teacher's answer isn't probabilities, and
+    where no frame that it was asked about gets an object.
     """
     rules = rules or Rules(threshold)
     if rules.threshold != threshold:
@@ -77,7 +79,7 @@ def add_pseudo_labels(
         return decide_rows({**answers, "label_source": batch["label_source"]}, rules, calibration, provenance)
 
     # Decoded here, row by row, so that an error can name its row; a human's rows are not decoded at all.
-    return dataset.cast_column("image", datasets.Image(decode=False)).map(
+    labelled = dataset.cast_column("image", datasets.Image(decode=False)).map(
         label,
         batched=True,
         batch_size=batch_size,
@@ -86,6 +88,11 @@ def add_pseudo_labels(
         keep_in_memory=keep_in_memory,
         desc="pseudo labels",
     )
+    summary = summarize(labelled)
+    asked = summary["pseudo"] + summary["unsure"]
+    if asked and not summary["objects"]:
+        raise ValueError(f"all {asked} pseudo labels are empty: the teacher finds nothing that is accepted by {rules}")
+    return labelled
 
 
 def check_columns(dataset: datasets.Dataset) -> None:
@@ -119,20 +126,23 @@ def answer_rows(
     no answer.
     """
     columns: dict[str, list] = {name: [None] * len(batch["name"]) for name in ANSWER_FEATURES}
-    frames: dict[int, np.ndarray] = {}
+    pairs: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}  # frame and, where a human labelled it, mask
     for i, source in enumerate(batch["label_source"]):
         if source != "human" or humans_too:
+            wanted = ["name", "image", "label_source", *(["mask"] if source == "human" else [])]
             try:
-                frames[i] = read_frame(batch["image"][i])
-            except (OSError, ValueError) as error:
-                columns["problem"][i] = f"can't label {batch['name'][i]}: {error}"
-    for i, answer in zip(frames, ask(teacher, list(frames.values())), strict=True):
-        columns["problem"][i] = _what_is_wrong(answer.probability, frames[i], batch["name"][i])
-        if columns["problem"][i] is None:
-            truth = read_mask(batch["mask"][i]) > 0 if batch["label_source"][i] == "human" else None
-            confidence = np.rint(answer.probability * 255).astype(np.uint8)
-            columns["pseudo_confidence"][i] = png(confidence)
-            columns["candidates"][i] = weigh_candidates(frames[i], confidence, answer, threshold, truth)
+                pairs[i] = read_pair({column: batch[column][i] for column in wanted})
+            except ValueError as error:
+                columns["problem"][i] = str(error)
+    for i, answer in zip(pairs, ask(teacher, [frame for frame, _ in pairs.values()]), strict=True):
+        frame, truth = pairs[i]
+        try:
+            confidence = confidence_of(answer, frame, batch["name"][i])
+        except ValueError as error:
+            columns["problem"][i] = str(error)
+            continue
+        columns["pseudo_confidence"][i] = png(confidence)
+        columns["candidates"][i] = weigh_candidates(frame, confidence, answer, threshold, truth)
     for problem in filter(None, columns["problem"]):
         if not skip_broken:
             raise ValueError(problem)
@@ -146,12 +156,30 @@ def ask(teacher: Any, frames: Sequence[np.ndarray]) -> list[Answer]:
     return [Answer(teacher.probabilities(frame)) for frame in frames]
 
 
-def _what_is_wrong(probability: np.ndarray, frame: np.ndarray, name: str) -> str | None:
+def read_pair(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
+    """A row's frame `(H, W)` and, where a human labelled it, its target, boolean, of the same size; `ValueError` naming
+    the row where either can't be read."""
+    try:
+        frame, truth = read_frame(row["image"]), None
+        if row["label_source"] == "human":
+            if row["mask"] is None:
+                raise ValueError("`label_source` is human, but there is no mask")
+            truth = read_mask(row["mask"]) > 0
+            if truth.shape != frame.shape:
+                raise ValueError(f"the mask is {truth.shape}, the frame {frame.shape}")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"can't label {row['name']}: {error}") from error
+    return frame, truth
+
+
+def confidence_of(answer: Answer, frame: np.ndarray, name: str) -> np.ndarray:
+    """The probability in 8 bits; `ValueError` naming the row where it isn't one for each pixel of the frame."""
+    probability = answer.probability
     if probability.shape != frame.shape:
-        return f"the teacher's answer for {name} is {probability.shape}, the frame {frame.shape}"
+        raise ValueError(f"the teacher's answer for {name} is {probability.shape}, the frame {frame.shape}")
     if not ((probability >= 0) & (probability <= 1)).all():  # false for NaN too
-        return f"the teacher's answer for {name} has values that are no probabilities: check its weights"
-    return None
+        raise ValueError(f"the teacher's answer for {name} has values that are no probabilities: check its weights")
+    return np.rint(probability * 255).astype(np.uint8)
 
 
 def decide_rows(

@@ -15,6 +15,7 @@ from scalpel_hf.visualization import GREEN, RED, gray
 
 from .columns import is_above
 from .output import Labelled
+from .streams import undecoded
 
 YELLOW = (250, 210, 40)
 
@@ -47,7 +48,7 @@ def _rows_named(labelled: Labelled, names: set[str]) -> Iterable[dict[str, Any]]
     if isinstance(labelled, datasets.Dataset):
         indices = [i for i, name in enumerate(labelled["name"]) if name in names]
         return (labelled[i] for i in indices)
-    return (row for row in labelled if row["name"] in names)
+    return (row for row in undecoded(labelled) if row["name"] in names)
 
 
 def picture_grid(pictures: Sequence[Image.Image], gap: int = 4) -> Image.Image:

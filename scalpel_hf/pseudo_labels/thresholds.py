@@ -6,11 +6,9 @@ from typing import Any
 import datasets
 import numpy as np
 
-from scalpel_hf.data.objects import read_mask
-from scalpel_hf.modeling.image_processing_infrared import read_frame
-
 from .columns import is_above
-from .labelling import ask
+from .labelling import ask, confidence_of, read_pair
+from .streams import undecoded
 
 THRESHOLDS = tuple(round(0.1 + 0.05 * i, 2) for i in range(17))  # 0.1 to 0.9
 
@@ -37,16 +35,19 @@ def choose_threshold(labelled: datasets.Dataset, teacher: Any, batch_size: int =
     where its IoU peaks, not how high.
 
     Args:
-        labelled: rows with `image` and `mask`.
+        labelled: rows with `name`, `image`, `mask`, and `label_source` human.
+
+    Raises `ValueError` without rows, and naming the row that can't be read or whose answer isn't probabilities.
     """
     if not len(labelled):
         raise ValueError("no frame has a human's label to choose a threshold on: give one")
     counts = []  # of each frame and threshold, pixels in the intersection and in the union
+    labelled = undecoded(labelled)
     for start in range(0, len(labelled), batch_size):
         rows = list(labelled.select(range(start, min(start + batch_size, len(labelled)))))
-        answers = ask(teacher, [read_frame(row["image"]) for row in rows])
-        for row, answer in zip(rows, answers, strict=True):
-            truth, confidence = read_mask(row["mask"]) > 0, np.rint(answer.probability * 255)
+        pairs = [read_pair(row) for row in rows]
+        for row, (frame, truth), answer in zip(rows, pairs, ask(teacher, [f for f, _ in pairs]), strict=True):
+            confidence = confidence_of(answer, frame, row["name"])
             found = [is_above(confidence, threshold) for threshold in THRESHOLDS]
             counts.append([(np.count_nonzero(f & truth), np.count_nonzero(f | truth)) for f in found])
     table = np.array(counts)  # (frames, thresholds, 2)

@@ -113,6 +113,16 @@ def test_answers_that_are_no_probabilities_name_the_row(dataset: datasets.Datase
         add_pseudo_labels(dataset, FakeTeacher(gain))
 
 
+def test_all_empty_is_an_error(dataset: datasets.Dataset) -> None:
+    teacher = FakeTeacher(0.4)
+    for _ in range(2):  # the second time the labels come from the cache
+        with pytest.raises(ValueError, match=r"all 7 pseudo labels are empty: .* accepted by Rules\(threshold=0\.5"):
+            add_pseudo_labels(dataset, teacher)
+    assert teacher.calls == 7
+    human = dataset.filter(lambda s: s == "human", input_columns="label_source", keep_in_memory=True)
+    assert len(add_pseudo_labels(human, teacher)) == 3  # nothing was asked, so nothing is missing
+
+
 def test_an_answer_of_another_size_names_the_row(dataset: datasets.Dataset) -> None:
     class Small(FakeTeacher):
         def probabilities(self, frame: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from scalpel_hf.pseudo_labels.quality import compare_with_truth
 from scalpel_hf.pseudo_labels.report import write_report
 from scalpel_hf.pseudo_labels.thresholds import THRESHOLDS, choose_threshold
 from scalpel_hf.training.transfer import labelled_sample
-from tests.pseudo_labels.helpers import FakeTeacher, budgeted, camera, frames_dataset, png, tree
+from tests.pseudo_labels.helpers import FakeTeacher, budgeted, camera, frames_dataset, png, tree, with_image
 
 
 class Says(FakeTeacher):
@@ -90,8 +90,8 @@ def test_a_frame_is_empty_only_where_the_teacher_is_sure() -> None:
         p[5:7, 5:7] = value
         return p, None
 
-    teacher = Says([at(0.01), at(0.15), at(0.3), at(0.45), at(0.6)])
-    rows = frames_dataset(numbered(5))
+    teacher = Says([at(0.01), at(0.15), at(0.3), at(0.45), at(0.6), at(0.99)])
+    rows = frames_dataset(numbered(6))
 
     def sources(**rules: Any) -> str:
         kwargs = {"calibration": rules.pop("calibration", None)}
@@ -103,13 +103,13 @@ def test_a_frame_is_empty_only_where_the_teacher_is_sure() -> None:
                 assert training_mask(row) is None
         return "".join(source[0] for source in labelled["label_source"])
 
-    assert sources() == "ppnnp"  # pseudo, pseudo, none, none, pseudo
-    assert sources(min_empty=0.5) == "ppppp"
-    assert sources(min_empty=0.99) == "pnnnp"
-    assert sources(min_score=0.7) == "ppnnn"  # seen, not believed: not a label of an empty frame either
+    assert sources() == "ppnnpp"  # pseudo, pseudo, none, none, pseudo, pseudo
+    assert sources(min_empty=0.5) == "pppppp"
+    assert sources(min_empty=0.99) == "pnnnpp"
+    assert sources(min_score=0.7) == "ppnnnp"  # seen, not believed: not a label of an empty frame either
     untrusted = Calibration(frames=4, empty_wrong=0, empty_right=0)
-    assert sources(calibration=untrusted) == "nnnnp"
-    assert sources(calibration=Calibration(frames=12, empty_right=10)) == "pnnnp"
+    assert sources(calibration=untrusted) == "nnnnpp"
+    assert sources(calibration=Calibration(frames=12, empty_right=10)) == "pnnnpp"
 
 
 @pytest.mark.parametrize(
@@ -153,6 +153,19 @@ def test_a_threshold_is_chosen_where_the_overlap_is_best() -> None:
     assert choice.left_out_iou == pytest.approx(choice.iou[THRESHOLDS.index(0.6)])
     with pytest.raises(ValueError, match="no frame has a human's label"):
         choose_threshold(with_masks(truth).select([]), FakeTeacher())
+
+
+def test_what_a_threshold_cannot_be_chosen_on_names_the_row() -> None:
+    mask = np.zeros((32, 40), bool)
+    mask[5:9, 5:9] = True
+    good = Says([(mask.astype(np.float32), None)] * 2)
+    with pytest.raises(ValueError, match="answer for f1 has values that are no probabilities"):
+        choose_threshold(with_masks([mask] * 2), Says([good.given[0], (np.full((32, 40), np.nan), None)]))
+    with pytest.raises(ValueError, match=r"can't label f1: the mask is \(31, 40\), the frame \(32, 40\)"):
+        choose_threshold(with_masks([mask, mask[1:]]), good)
+    broken = with_image(with_masks([mask] * 2), 1, b"no image")
+    with pytest.raises(ValueError, match=r"can't label f1: .*not an image"):
+        choose_threshold(broken, good)
 
 
 def test_a_frame_left_out_is_measured_at_the_others_threshold() -> None:
@@ -201,6 +214,7 @@ def test_quality_against_the_truth(judged: tuple[datasets.Dataset, datasets.Data
 
 def test_the_report(tmp_path: Path) -> None:
     truth = camera().to_dataset(20)
+    human = budgeted(20).filter(lambda source: source == "human", input_columns="label_source", keep_in_memory=True)
     out = tmp_path / "out"
     labelled = label_in_shards(
         budgeted(20),
@@ -214,7 +228,7 @@ def test_the_report(tmp_path: Path) -> None:
     )
     quality = compare_with_truth(labelled, truth)
     before = tree(out)
-    write_report(out, labelled, truth, quality, choose_threshold(truth, FakeTeacher()), cases=3)
+    write_report(out, labelled, truth, quality, choose_threshold(human, FakeTeacher()), cases=3)
     text = (out / "report" / "README.md").read_text()
     assert {k: v for k, v in tree(out).items() if not k.startswith("report/")} == before
 
@@ -251,7 +265,7 @@ def test_the_report(tmp_path: Path) -> None:
         assert picture.size == (3 * 40 + 2 * 4, 32)
 
     again = tree(out / "report")
-    write_report(out, labelled, truth, quality, choose_threshold(truth, FakeTeacher()), cases=3)
+    write_report(out, labelled, truth, quality, choose_threshold(human, FakeTeacher()), cases=3)
     assert tree(out / "report") == again
     write_report(out, labelled)
     assert "hidden" not in (out / "report" / "README.md").read_text()

@@ -18,7 +18,17 @@ import pytest
 
 from scalpel_hf import add_pseudo_labels
 from scalpel_hf.pseudo_labels import LabelRun, Rules, label_in_shards
-from tests.pseudo_labels.helpers import FakeTeacher, budgeted, frames_dataset, on_disk, raw, raw_equal, tree, with_image
+from tests.pseudo_labels.helpers import (
+    FakeTeacher,
+    budgeted,
+    frames_dataset,
+    on_disk,
+    png,
+    raw,
+    raw_equal,
+    tree,
+    with_image,
+)
 
 ROOT = Path(__file__).parents[2]
 SILENT: dict[str, Any] = {"report": lambda _: None}
@@ -232,6 +242,29 @@ def test_broken_rows_stop_the_run_or_are_counted(dataset: datasets.Dataset, tmp_
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert list(summary["skipped"]) == [name] and "not an image" in summary["skipped"][name]
     assert (summary["pseudo"], summary["none"], summary["unsure"]) == (6, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"no mask", "not an image"),
+        (png(np.zeros((31, 40), np.uint8)), r"the mask is \(31, 40\), the frame \(32, 40\)"),
+        (None, "`label_source` is human, but there is no mask"),
+    ],
+)
+def test_a_humans_mask_that_scores_cannot_be_learnt_from_names_the_row(
+    dataset: datasets.Dataset, tmp_path: Path, content: bytes | None, match: str
+) -> None:
+    index = dataset["label_source"][:].index("human")
+    cells, name = raw(dataset, "mask"), dataset[index]["name"]
+    cells[index] = content and {"bytes": content, "path": None}
+    rows = dataset.remove_columns("mask").add_column("mask", cells, feature=datasets.Image())
+    with pytest.raises(ValueError, match=f"can't label {name}: .*{match}"):
+        label_in_shards(rows, FakeTeacher(), tmp_path / "out", calibration="labelled", **SILENT)
+    settings: dict[str, Any] = {"calibration": "labelled", "skip_broken": True, **SILENT}
+    labelled = label_in_shards(rows, FakeTeacher(), tmp_path / "out", **settings)
+    assert raw(labelled, "mask") == cells and labelled["label_source"][index] == "human"
+    assert list(json.loads((tmp_path / "out" / "summary.json").read_text())["skipped"]) == [name]
 
 
 def test_a_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:

@@ -82,7 +82,8 @@ class Teacher:
         config = PeftConfig.from_pretrained(str(name_or_path), revision=revision)
         processor = InfraredImageProcessor.from_pretrained(str(name_or_path), revision=revision or "main")
         sam = load_sam(base or config.base_model_name_or_path, processor.sam_size)
-        return cls(PeftModel.from_pretrained(sam, str(name_or_path), revision=revision), processor, **kwargs)
+        model = PeftModel.from_pretrained(sam, str(name_or_path), revision=revision)
+        return cls(model.to(memory_format=torch.channels_last), processor, **kwargs)  # a tenth faster on a CPU
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the adapter (safetensors) and the processor; not the base model."""
@@ -101,17 +102,26 @@ class Teacher:
     @torch.no_grad()
     def answers(self, frames: Sequence[Any]) -> list[Answer]:
         """What the teacher says about frames, whatever the processor takes. Those of one size go through the model
-        together, one pass of the encoder a frame and mirror image."""
+        together (see `at_a_time`), one pass of the encoder a frame and mirror image."""
         arrays = [read_frame(frame) for frame in frames]
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for index, array in enumerate(arrays):
             by_shape.setdefault(array.shape, []).append(index)
         answers: dict[int, Answer] = {}
         for shape, indices in by_shape.items():
-            same = [arrays[i] for i in indices]
-            found = [self._in_tiles(a) for a in same] if max(shape) > self.tile_size else self._whole(same)
-            answers |= zip(indices, found, strict=True)
+            if max(shape) > self.tile_size:
+                answers |= {i: self._in_tiles(arrays[i]) for i in indices}
+                continue
+            for start in range(0, len(indices), self.at_a_time):
+                same = indices[start : start + self.at_a_time]
+                answers |= zip(same, self._whole([arrays[i] for i in same]), strict=True)
         return [answers[index] for index in range(len(arrays))]
+
+    @property
+    def at_a_time(self) -> int:
+        """Most frames that go through the model together: on a CPU 1, because the activations of one stay in its cache
+        and those of eight take half as long again for each frame (MobileSAM at 512 pixels)."""
+        return 1 if self.device.type == "cpu" else 64
 
     def _whole(self, frames: list[np.ndarray]) -> list[Answer]:
         inputs, embeddings = self._encode(frames)

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from peft import get_peft_model
 
-from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, Teacher
-from scalpel_hf.tiling import blend_tiles
+from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, Teacher, add_pseudo_labels
+from scalpel_hf.tiling import blend_tiles, tile_starts
+from tests.pseudo_labels.helpers import frames_dataset
 from tests.small_models import SIZE, perturb, small_mobile_sam, small_sam
 
 RNG = np.random.default_rng(0)
@@ -66,19 +67,27 @@ def test_flips_and_scales_are_the_mean_and_spread_of_their_views(model: torch.nn
     assert np.std(views, 0).max() > 0.05
 
 
-def test_one_pass_of_the_encoder_a_frame_and_mirror_image(model: torch.nn.Module) -> None:
+@pytest.mark.parametrize(("at_a_time", "passes"), [(1, [1, 1]), (8, [2])])
+def test_one_pass_of_the_encoder_a_frame_and_mirror_image(
+    model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, at_a_time: int, passes: list[int]
+) -> None:
+    monkeypatch.setattr(Teacher, "at_a_time", at_a_time)
     teacher = make(model, scales=(0.75, 1, 1.5))
     calls = encoder_calls(teacher)
     first, second = teacher.answers([FRAME, FRAME // 2])
     assert first.predicted_iou is not None and second.predicted_iou is not None
     first.predicted_iou(np.array([[3.0, 4, 5, 6]]))
     second.predicted_iou(np.array([[3.0, 4, 5, 6]] * 40))
-    assert calls == [2]
+    assert calls == passes
     make(model, flips=True).answers([FRAME])
     assert sum(calls) == 2 + 4
 
 
-def test_a_frame_gets_the_same_answer_in_any_company(model: torch.nn.Module) -> None:
+@pytest.mark.parametrize("at_a_time", [1, 2, 8])
+def test_a_frame_gets_the_same_answer_in_any_company(
+    model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, at_a_time: int
+) -> None:
+    monkeypatch.setattr(Teacher, "at_a_time", at_a_time)
     others = [RNG.normal(100, 9, shape) for shape in ((40, 56), (33, 41), (40, 56), (100, 90))]
     frames = [others[0], others[1], FRAME, others[2], others[3]]
     teacher = make(model, flips=True)
@@ -135,6 +144,47 @@ def test_a_cache_that_may_not_grow_is_read(model: torch.nn.Module, tmp_path: Pat
     reader.probabilities(FRAME // 3)
     assert calls == [1] and sorted(tmp_path.iterdir()) == entries
     np.testing.assert_array_equal(reader.probabilities(FRAME // 3), filled.probabilities(FRAME // 3))
+
+
+def test_every_target_on_a_seam_is_labelled_once_and_whole(
+    model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher's own tiles, with a detector in them that, as networks do, is blind at the edge of what it sees."""
+
+    def detector(teacher: Teacher, frames: list[np.ndarray]) -> torch.Tensor:
+        seen = np.zeros(frames[0].shape, np.float32)
+        seen[2:-2, 2:-2] = (frames[0] > 100)[2:-2, 2:-2] * 0.95
+        return torch.from_numpy(np.stack([seen, seen**2]))[:, None]
+
+    monkeypatch.setattr(Teacher, "_encode", lambda self, frames: ())
+    monkeypatch.setattr(Teacher, "_moments", detector)
+    tile, overlap = SIZE, SIZE // 8
+    sides = (3 * tile + 5, 2 * tile + 30)
+    seams = [sorted({e for s in tile_starts(side, tile, overlap) for e in (s, s + tile)} - {0, side}) for side in sides]
+    for shift in range(-overlap, overlap + 1):  # targets of 3 x 3 pixels before, on and behind the tiles' edges
+        frame = np.zeros(sides, np.uint8)
+        boxes = []
+        for y in seams[0][::2]:
+            for x in seams[1][::2]:
+                y0, x0 = y + shift - 1, x + shift - 1
+                frame[y0 : y0 + 3, x0 : x0 + 3] = 200
+                boxes.append([x0, y0, 3, 3])
+        found = add_pseudo_labels(frames_dataset([frame]), make(model), keep_in_memory=True)[0]
+        assert sorted(found["pseudo_objects"]["bbox"]) == sorted(boxes) and len(boxes) >= 6
+        np.testing.assert_array_equal(np.asarray(found["pseudo_mask"]) > 0, frame > 0)
+
+
+def test_the_fingerprint_is_that_of_weights_and_processor(model: torch.nn.Module) -> None:
+    before = make(model).fingerprint()
+    stretched = InfraredImageProcessor(sam_size=SIZE, normalization="percentile")
+    assert Teacher(model, stretched).fingerprint() != before
+    for parameter in (next(model.parameters()), [p for p in model.parameters() if p.requires_grad][-1]):
+        with torch.no_grad():
+            value = parameter.flatten()[0].item()
+            parameter.view(-1)[0] += 0.5
+            assert make(model).fingerprint() != before  # of the base, and of the adapter
+            parameter.view(-1)[0] = value
+    assert make(model).fingerprint() == before
 
 
 def test_the_fingerprint_knows_the_views(model: torch.nn.Module) -> None:

@@ -4,10 +4,12 @@
         --base-model models/mobile-sam --out runs/plans
 
 Plans: `random` (`LabelBudget.draw`, as scripts/prepare.py does it), `coverage` (as scripts/plan_labels.py plans without
-a teacher) and `uncertainty` (the same, at each budget with the teacher of the one before). Every plan, budget and seed
-is a run of recipes/distill.py with the same configuration; flags that this program doesn't know go to the recipe, such
-as `--max_steps 1200`. Run again after a kill to go on: finished runs are kept, the broken one goes on from its last
-checkpoint. Writes OUT/results.json and OUT/results.md. The test split chooses nothing.
+a teacher) and `uncertainty` (the same, at each budget with the teacher of the one before; at the first there is none,
+so its run is that of `coverage`). Every plan, budget and seed is a run of recipes/distill.py with the same
+configuration; flags that this program doesn't know go to the recipe, such as `--max_steps 1200`. Run again after a kill
+to go on: finished runs are kept, the broken one goes on from its last checkpoint. All runs share OUT/prefix, the
+encoder's activations, so that test frames and whole training frames pass the frozen encoder once. Writes
+OUT/results.json and OUT/results.md. The test split chooses nothing.
 """
 
 import argparse
@@ -60,8 +62,10 @@ def draw_budget(
     features: dict[str, np.ndarray],
     before: Path | None,
     base_model: str,
+    prefix: Path,
 ) -> LabelBudget:
-    """The frames that a plan labels: `count` of them. `before`: the run with the next smaller budget, if any."""
+    """The frames that a plan labels: `count` of them. `before`: the run with the next smaller budget, if any; `prefix`:
+    where the frozen prefix is kept."""
     if plan == "random":
         return LabelBudget.draw(frames["name"][:], count / len(frames), seed)
     known = set(LabelBudget.load(before / "label_budget.json").names) if before is not None else set()
@@ -69,15 +73,17 @@ def draw_budget(
     rows = candidates(frames.select_columns(["name", "image"]).add_column("label_source", sources), seed)
     unsure = None
     if plan == "uncertainty" and before is not None:
-        teacher = Teacher.from_pretrained(before / "teacher", base_model)
+        teacher = Teacher.from_pretrained(before / "teacher", base_model, cache_dir=prefix)
         teacher.model.to(device())
         unsure = teacher_uncertainty(rows, teacher)
     described = np.stack([features[name] for name in rows["name"]])
     return plan_labels(rows, described, count, unsure, seed, len(frames)).budget
 
 
-def train(run: Path, splits: datasets.DatasetDict, budget: LabelBudget, seed: int, flags: list[str]) -> None:
-    """One run of the recipe in `run`; what it needs no more is removed in the end."""
+def train(
+    run: Path, splits: datasets.DatasetDict, budget: LabelBudget, seed: int, flags: list[str], prefix: Path
+) -> None:
+    """One run of the recipe in `run`; its data are removed in the end."""
     data, teacher = run / "data", run / "teacher"
     if not (data / "dataset_dict.json").exists():
         hidden = datasets.DatasetDict({**splits, "train": apply_label_budget(splits["train"], budget=budget)})
@@ -87,10 +93,10 @@ def train(run: Path, splits: datasets.DatasetDict, budget: LabelBudget, seed: in
         os.replace(run / "data.part", data)
     command = [sys.executable, str(ROOT / "recipes" / "distill.py"), *flags]
     command += ["--dataset", str(data), "--output_dir", str(teacher), "--seed", str(seed), "--eval_split", "test"]
+    command += ["--cache_dir", str(prefix)]
     if subprocess.run(command, check=False).returncode:
         raise ValueError(f"the training in {run} failed: run this again to go on from there")
     shutil.rmtree(data)
-    shutil.rmtree(teacher / "prefix", ignore_errors=True)
 
 
 def device() -> str:
@@ -136,6 +142,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         write_whole(args.out / "settings.json", json.dumps(settings))
     features = frame_features(frames, args.base_model, args.image_size, args.out / "features.npz")
+    prefix = args.out / "prefix"
 
     counts = sorted({max(1, round(share * len(frames))) for share in args.budgets})
     results = []
@@ -143,14 +150,15 @@ def main(argv: list[str] | None = None) -> None:
         for plan in args.plans:
             before = None
             for count in counts:
-                run = args.out / plan / f"labels{count}-seed{seed}"
+                planned_alike = plan == "uncertainty" and before is None
+                run = args.out / ("coverage" if planned_alike else plan) / f"labels{count}-seed{seed}"
                 if not (run / "label_budget.json").exists():
-                    budget = draw_budget(plan, count, seed, frames, features, before, args.base_model)
+                    budget = draw_budget(plan, count, seed, frames, features, before, args.base_model, prefix)
                     run.mkdir(parents=True, exist_ok=True)
                     budget.save(run / "label_budget.json")
                 if not (run / "teacher" / "metrics.json").exists():
-                    print(f"== {plan}, {count} labels, seed {seed}", flush=True)
-                    train(run, splits, LabelBudget.load(run / "label_budget.json"), seed, flags)
+                    print(f"== {run.parent.name}, {count} labels, seed {seed}", flush=True)
+                    train(run, splits, LabelBudget.load(run / "label_budget.json"), seed, flags, prefix)
                 figures = json.loads((run / "teacher" / "metrics.json").read_text())["metrics"]["test"]
                 results.append({"plan": plan, "labels": count, "seed": seed, "test": figures})
                 ordered = sorted(results, key=lambda r: (r["labels"], PLANS.index(r["plan"]), r["seed"]))

@@ -290,12 +290,12 @@ def test_the_comparison_goes_on_where_it_was(
     program = runpy.run_path(str(SCRIPTS / "compare_plans.py"))
     main, trained = program["main"], []
 
-    def train(run: Path, splits: Any, budget: LabelBudget, seed: int, flags: list[str]) -> None:
+    def train(run: Path, splits: Any, budget: LabelBudget, seed: int, flags: list[str], prefix: Path) -> None:
         if len(trained) == 3:
             trained.append("killed")
             raise KeyboardInterrupt
         trained.append((run.parent.name, len(budget.names), seed))
-        assert flags[-2:] == ["--max_steps", "2"]
+        assert flags[-2:] == ["--max_steps", "2"] and prefix == tmp_path / "out" / "prefix"
         figures = {"iou": len(budget.names) / 10 + seed / 100, "niou": 0.5, "pd": 1.0, "fa": 12.0}
         (run / "teacher").mkdir()
         (run / "teacher" / "metrics.json").write_text(json.dumps({"metrics": {"test": figures}}))
@@ -303,7 +303,13 @@ def test_the_comparison_goes_on_where_it_was(
     main.__globals__["train"] = train
     asked = []
     main.__globals__["teacher_uncertainty"] = lambda rows, teacher: asked.append(teacher) or np.ones(len(rows))
-    main.__globals__["Teacher"] = type("Stub", (), {"from_pretrained": lambda *a: type("T", (), {"model": sam})})
+    caches = []
+
+    def load_teacher(*args: Any, cache_dir: Path) -> Any:
+        caches.append(cache_dir)
+        return type("T", (), {"model": sam})
+
+    main.__globals__["Teacher"] = type("Stub", (), {"from_pretrained": load_teacher})
     arguments = ["--dataset", tmp_path / "data", "--config", "x.yaml", "--base-model", tmp_path / "sam"]
     arguments += ["--image-size", 64, "--budgets", 0.05, 0.2, "--seeds", 0, 1, "--out", tmp_path / "out"]
     arguments = [str(argument) for argument in arguments]
@@ -312,13 +318,19 @@ def test_the_comparison_goes_on_where_it_was(
     first = trained[:3]
     main([*arguments, "--max_steps", "2"])
     runs = [run for run in trained if run != "killed"]
-    assert runs[:3] == first and len(runs) == len(set(runs)) == 12
-    assert set(runs) == {(p, n, s) for p in ("random", "coverage", "uncertainty") for n in (1, 4) for s in (0, 1)}
-    assert len(asked) == 2  # at the second budget of each seed
+    assert runs[:3] == first and len(runs) == len(set(runs)) == 10
+    plans = {(p, n, s) for p in ("random", "coverage", "uncertainty") for n in (1, 4) for s in (0, 1)}
+    assert set(runs) == plans - {("uncertainty", 1, 0), ("uncertainty", 1, 1)}  # without a teacher that is coverage
+    assert len(asked) == 2 and set(caches) == {tmp_path / "out" / "prefix"}  # at the second budget of each seed
     budgets = {path.parent: LabelBudget.load(path).names for path in (tmp_path / "out").rglob("label_budget.json")}
     for folder, names in budgets.items():
         if "labels1-" in folder.name:
-            assert set(names) <= set(budgets[folder.with_name(folder.name.replace("labels1-", "labels4-"))])
+            larger = folder.name.replace("labels1-", "labels4-")
+            assert set(names) <= set(budgets[folder.with_name(larger)])
+            if folder.parent.name == "coverage":
+                assert set(names) <= set(budgets[tmp_path / "out" / "uncertainty" / larger])
+    table = (tmp_path / "out" / "results.md").read_text()
+    assert "| uncertainty | 1 | 2 | 10.5 ± 0.7 |" in table and table.count("| 1 | 2 | 10.5 ± 0.7 |") == 3
     assert "| coverage | 4 | 2 | 40.5 ± 0.7 | 50.0 ± 0.0 | 100.0 ± 0.0 | 12.0 ± 0.0 |" in capsys.readouterr().out
     with pytest.raises(ValueError, match="holds runs with other settings"):
         main([*arguments, "--max_steps", "3"])

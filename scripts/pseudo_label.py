@@ -30,6 +30,7 @@ from accelerate import PartialState
 from scalpel_hf.data import load_split
 from scalpel_hf.hub import push_dataset
 from scalpel_hf.pseudo_labels import Calibration, LabelRun, Rules
+from scalpel_hf.pseudo_labels.labelling import key_of
 from scalpel_hf.pseudo_labels.output import Labelled, write_json
 from scalpel_hf.pseudo_labels.quality import compare_with_truth
 from scalpel_hf.pseudo_labels.report import write_report
@@ -46,14 +47,17 @@ def main(argv: list[str] | None = None) -> None:
         args.base_model,
         args.revision,
         cache_dir=args.cache_dir,
-        cache_bytes=0,
+        cache_bytes=int(args.cache_gb * 1e9),
         flips=args.flips,
         scales=args.scales,
         tile_size=args.tile_size,
     )
     teacher.model.to(state.device)
     rows = stream(args.dataset, args.split) if args.streaming else load_split(args.dataset, args.split)
-    choice = choose(rows, teacher, args.batch_size) if args.threshold == "auto" else None
+    choice = None
+    if args.threshold == "auto":
+        with state.main_process_first():  # the others read what it has chosen
+            choice = choose(rows, teacher, args)
     rules = Rules(
         choice.threshold if choice else args.threshold,
         args.min_score,
@@ -105,7 +109,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     model.add_argument(
         "--tile-size", type=int, help="side of a large frame's tiles (default: the teacher's input size)"
     )
-    model.add_argument("--cache-dir", type=Path, help="where the teacher's training kept its frozen prefix; only read")
+    model.add_argument("--cache-dir", type=Path, help="where the teacher's training kept its frozen prefix")
+    model.add_argument(
+        "--cache-gb", type=float, default=0.0, help="let it grow to so many GB, for other teachers on the same base"
+    )
     rules = parser.add_argument_group("what becomes a label")
     rules.add_argument(
         "--threshold", type=threshold, default=0.5, help="probability of a target, or `auto`: chosen on labelled frames"
@@ -149,11 +156,19 @@ def stream(name: str, split: str) -> datasets.IterableDataset:
     return datasets.load_dataset(name, split=split, streaming=True)
 
 
-def choose(rows: Any, teacher: Teacher, batch_size: int) -> ThresholdChoice:
+def choose(rows: Any, teacher: Teacher, args: argparse.Namespace) -> ThresholdChoice:
+    """The threshold for these frames and this teacher: as an earlier start of the run chose it, or chosen now."""
     if isinstance(rows, datasets.IterableDataset):
         raise ValueError("a threshold is chosen before a stream is read: give one")
-    human = [i for i, source in enumerate(rows["label_source"]) if source == "human"]
-    return choose_threshold(rows.select(human), teacher, batch_size)
+    human = rows.select([i for i, source in enumerate(rows["label_source"]) if source == "human"])
+    key = key_of([rows._fingerprint, teacher.fingerprint()])
+    kept = args.out.with_name(args.out.name + ".partial") / f"threshold-{key}.json"  # goes when the run is finished
+    if kept.exists():
+        return ThresholdChoice.load(kept)
+    choice = choose_threshold(human, teacher, args.batch_size)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_json(kept, asdict(choice))
+    return choice
 
 
 def finish(args: argparse.Namespace, run: LabelRun, choice: ThresholdChoice | None) -> None:

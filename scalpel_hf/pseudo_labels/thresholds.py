@@ -1,6 +1,8 @@
 """The threshold of a probability, chosen on frames that people labelled and on no others."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -25,6 +27,12 @@ class ThresholdChoice:
     threshold: float
     iou: tuple[float, ...]
     left_out_iou: float
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ThresholdChoice":
+        """Read what was written as JSON."""
+        content = json.loads(Path(path).read_text())
+        return cls(content["threshold"], tuple(content["iou"]), content["left_out_iou"])
 
 
 def choose_threshold(labelled: datasets.Dataset, teacher: Any, batch_size: int = 8) -> ThresholdChoice:

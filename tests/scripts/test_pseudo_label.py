@@ -111,6 +111,40 @@ def test_a_threshold_and_scores_from_the_labelled_frames(work: SimpleNamespace, 
     assert json.loads((tmp_path / "again" / "calibration.json").read_text()) == fitted
 
 
+def test_a_run_that_goes_on_asks_about_no_labelled_frame_again(
+    work: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after its threshold was chosen and its shards were answered, before they became labels."""
+    asked: list[int] = []
+    encode = Teacher._encode
+    monkeypatch.setattr(Teacher, "_encode", lambda self, frames: asked.append(len(frames)) or encode(self, frames))
+    argv = ["--teacher", work.root / "teacher", "--base-model", work.root / "base", *work.data, "--threshold", "auto"]
+    argv = [str(a) for a in [*argv, "--min-score", 0, "--min-empty", 0, "--no-calibration"]]
+    pseudo_label.main([*argv, "--out", str(tmp_path / "unbroken")])
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(pseudo_label, "finish", killed)
+        pseudo_label.main([*argv, "--out", str(tmp_path / "out")])
+    asked.clear()
+    pseudo_label.main([*argv, "--out", str(tmp_path / "out")])
+    assert not asked and tree(tmp_path / "out") == tree(tmp_path / "unbroken")
+
+
+def test_a_cache_that_may_grow_serves_the_next_teacher(work: SimpleNamespace, tmp_path: Path) -> None:
+    argv = [*work.argv, *work.data, "--flips", "--cache-dir", str(tmp_path / "cache")]
+    pseudo_label.main([*argv, "--out", str(tmp_path / "read")])
+    assert not list((tmp_path / "cache").iterdir())
+    pseudo_label.main([*argv, "--out", str(tmp_path / "kept"), "--cache-gb", "1"])
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    pseudo_label.main([*argv, "--out", str(tmp_path / "again"), "--cache-gb", "1"])
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == kept
+    assert len(kept) >= 4 * 6  # six frames in one piece and a hidden or labelled large one in tiles, four views of each
+    assert tree(tmp_path / "read") == tree(tmp_path / "kept") == tree(tmp_path / "again")
+
+
 def test_a_stream(work: SimpleNamespace, tmp_path: Path) -> None:
     argv = [*work.argv, "--dataset", str(work.root / "stream"), "--streaming", "--out", str(tmp_path / "out")]
     pseudo_label.main([*argv, "--truth", str(work.root / "full")])

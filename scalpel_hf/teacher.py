@@ -83,7 +83,7 @@ class Teacher:
         processor = InfraredImageProcessor.from_pretrained(str(name_or_path), revision=revision or "main")
         sam = load_sam(base or config.base_model_name_or_path, processor.sam_size)
         model = PeftModel.from_pretrained(sam, str(name_or_path), revision=revision)
-        return cls(model.to(memory_format=torch.channels_last), processor, **kwargs)  # a tenth faster on a CPU
+        return cls(model.to(memory_format=torch.channels_last), processor, **kwargs)  # 7 % faster on a CPU
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the adapter (safetensors) and the processor; not the base model."""

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from .frame_reading import ImageLike, read_frame
 
-NORMALIZATIONS = ("zscore", "percentile")
+NORMALIZATIONS = ("zscore", "percentile", "range")
+RANGE = 8.0  # brings frames to about the spread that z-scores have
 SAM_MEAN = (123.675, 116.28, 103.53)  # of SAM's training images, on a scale of 0 to 255
 SAM_STD = (58.395, 57.12, 57.375)
 
@@ -20,12 +21,13 @@ def normalize_frame(
 
     `"zscore"`: (x - mean) / std, with the population's standard deviation. `"percentile"`: (x - p_lo) / (p_hi - p_lo),
     percentiles interpolated linearly; should the two coincide, as on a black sky with one star, the frame's range
-    takes the place of p_hi - p_lo. A constant frame gives zeros.
+    takes the place of p_hi - p_lo. `"range"`: 8 (x - mean) / (max - min), which says how bright a place is beside the
+    frame's brightest, where a z-score blows the texture of an even frame up. A constant frame gives zeros.
 
     Args:
         frame: (H, W), floating point.
-        normalization: `"zscore"` or `"percentile"`.
-        percentiles: (lo, hi) in percent.
+        normalization: `"zscore"`, `"percentile"` or `"range"`.
+        percentiles: (lo, hi) in percent, for `"percentile"`.
 
     Returns:
         (H, W) of the same dtype.
@@ -36,6 +38,8 @@ def normalize_frame(
     elif normalization == "percentile":
         low, high = (_percentile(frame, q) for q in percentiles)
         offset, scale = low, torch.where(high > low, high - low, frame.max())
+    elif normalization == "range":
+        offset, scale = frame.mean(), frame.max() / RANGE
     else:
         raise ValueError(f"`normalization` is one of {NORMALIZATIONS}, got {normalization!r}.")
     return (frame - offset) / torch.where(scale > 0, scale, 1)

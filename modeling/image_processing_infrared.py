@@ -30,7 +30,7 @@ class InfraredImageProcessor(BaseImageProcessor):
     Each frame is normalised by its own statistics ([`normalize_frame`]) at its native resolution and never clipped.
 
     Args:
-        normalization: `"zscore"` or `"percentile"`.
+        normalization: `"zscore"`, `"percentile"` or `"range"`, see [`normalize_frame`].
         percentiles: (lo, hi) in percent, for `"percentile"`.
         sam_size: side of SAM's square input in pixels; set it for a teacher, leave it out for a student.
         do_pad: pad frames of different sizes to a common one, by repeating the bottom and right edge. Off by default:

@@ -37,7 +37,7 @@ class DistillArguments(LoopArguments):
     base_model: str = option("", "Segment Anything model: a folder or a repository on the Hub.")
     base_model_id: str = option("", "Hub id of the base, for `push_to_hub`, where base_model is a folder.")
     image_size: int = option(512, "Side of SAM's input in pixels.")
-    normalization: str = option("zscore", "How frames are normalised: `zscore` or `percentile`.")
+    normalization: str = option("range", "How frames are normalised: `zscore`, `percentile` or `range`.")
     adapter: str = option("scalpel_moe", "`scalpel_moe`, or `lora` of the same size to compare with.")
     levels: list[str] = option(list(LEVELS), "Levels of the adapter: some of pixel, token, mask.")
     operators: list[str] = option(list(OPERATOR_SCALES), "Experts of the adapter.")

@@ -35,7 +35,7 @@ class TransferArguments(LoopArguments):
     task: str = option("segmentation", "What the student does: `segmentation` or `detection`.")
     student: str = option("", "Any model of transformers for that task, a folder or a Hub id; empty for our own.")
     size: str = option("small", "Our own student: nano, small or base.")
-    normalization: str = option("zscore", "How frames are normalised: `zscore` or `percentile`.")
+    normalization: str = option("zscore", "How frames are normalised: `zscore`, `percentile` or `range`.")
     crop_size: int = option(256, "Side of the training crops in pixels.")
     human_share: float = option(0.5, "Least share of the crops that come from frames with a human's mask.")
     pseudo_weight: float = option(1.0, "Weight of pseudo-labelled pixels beside human ones, times their confidence.")

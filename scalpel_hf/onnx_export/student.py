@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scalpel_hf.modeling.frames import RANGE
 from scalpel_hf.modeling.modeling_scalpel_student import ScalpelStudentBackbone
 from scalpel_hf.runtime.student import CONFIG_FILE, MODEL_FILE, OnnxStudent, RuntimeConfig
 from scalpel_hf.student import Student
@@ -61,6 +62,8 @@ def normalize_frames(frames: Tensor, normalization: str, percentiles: Sequence[f
     if normalization == "zscore":
         offset = x.mean((-2, -1), keepdim=True)
         scale = (x - offset).square().mean((-2, -1), keepdim=True).sqrt()
+    elif normalization == "range":
+        offset, scale = x.mean((-2, -1), keepdim=True), x.amax((-2, -1), keepdim=True) / RANGE
     else:
         offset, high = (_percentile(x, percent) for percent in percentiles)
         scale = torch.where(high > offset, high - offset, x.amax((-2, -1), keepdim=True))

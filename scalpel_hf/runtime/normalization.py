@@ -12,12 +12,12 @@ def normalize_frame(
     The frame as a student sees it: what `scalpel_hf.modeling.normalize_frame` computes, in double precision.
 
     `"zscore"`: (x - mean) / std. `"percentile"`: (x - p_lo) / (p_hi - p_lo), or over the frame's range where the two
-    coincide. Nothing is clipped; a constant frame gives zeros.
+    coincide. `"range"`: 8 (x - mean) / (max - min). Nothing is clipped; a constant frame gives zeros.
 
     Args:
         frame: `(H, W)`, of any numeric type.
-        normalization: `"zscore"` or `"percentile"`.
-        percentiles: (lo, hi) in percent.
+        normalization: `"zscore"`, `"percentile"` or `"range"`.
+        percentiles: (lo, hi) in percent, for `"percentile"`.
 
     Returns `(H, W)` float32.
     """
@@ -27,8 +27,10 @@ def normalize_frame(
     elif normalization == "percentile":
         offset, high = np.percentile(x, percentiles)
         scale = high - offset if high > offset else x.max()
+    elif normalization == "range":
+        offset, scale = x.mean(), x.max() / 8
     else:
-        raise ValueError(f"`normalization` is `zscore` or `percentile`, got {normalization!r}")
+        raise ValueError(f"`normalization` is `zscore`, `percentile` or `range`, got {normalization!r}")
     return ((x - offset) / (scale if scale > 0 else 1.0)).astype(np.float32)
 
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, PretrainedConfig
 
+from scalpel_hf.modeling.frames import NORMALIZATIONS
 from scalpel_hf.modeling.image_processing_infrared import (
     InfraredImageProcessor,
     normalize_frame,
@@ -131,7 +132,7 @@ def test_one_bit_images() -> None:
     np.testing.assert_array_equal(read_frame(mask), mask * np.uint8(255))
 
 
-@pytest.mark.parametrize("normalization", ["zscore", "percentile"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_constant_frames_are_zeros(normalization: str) -> None:
     for frame in (np.full((6, 7), 14321, np.uint16), np.full((6, 7), 0.1), np.zeros((1, 1), np.uint8)):
         assert not pixels(frame, normalization=normalization).any()
@@ -151,11 +152,13 @@ def test_normalize_frame_in_float32_keeps_the_digits(thermal: np.ndarray) -> Non
         low, high = np.percentile(thermal, percentiles)
         values = normalize_frame(frame, "percentile", percentiles)
         np.testing.assert_allclose(values, (thermal - low) / (high - low), atol=1e-5)
+    expected = 8 * (thermal - thermal.mean()) / float(thermal.max() - thermal.min())
+    np.testing.assert_allclose(normalize_frame(frame, "range"), expected, atol=1e-5)
 
 
 def test_linear_changes_of_the_sensor_change_nothing(thermal: np.ndarray) -> None:
     frame = torch.from_numpy(thermal.astype(np.float64))
-    for normalization in ("zscore", "percentile"):
+    for normalization in NORMALIZATIONS:
         torch.testing.assert_close(
             normalize_frame(frame * 0.037 - 400, normalization), normalize_frame(frame, normalization)
         )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from scalpel_hf.modeling.frames import NORMALIZATIONS
 from scalpel_hf.modeling.frames import normalize_frame as by_torch
 from scalpel_hf.runtime.normalization import normalize_frame as by_numpy
 
@@ -27,7 +28,7 @@ def frames() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("percentiles", [(1.0, 99.0), (0.0, 100.0), (0.5, 50.0), (60.0, 99.9)])
-@pytest.mark.parametrize("normalization", ["zscore", "percentile"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("name", frames())
 def test_numpy_torch_and_the_graph_agree(name: str, normalization: str, percentiles: tuple[float, float]) -> None:
     from scalpel_hf.onnx_export.student import normalize_frames as in_graph

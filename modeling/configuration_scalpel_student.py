@@ -1,5 +1,6 @@
 """Configurations of the students."""
 
+from copy import deepcopy
 from dataclasses import field
 from typing import Any
 
@@ -11,6 +12,10 @@ SIZES: dict[str, dict[str, Any]] = {
     "small": {"hidden_sizes": (16, 32, 40, 48)},
     "base": {"hidden_sizes": (24, 40, 64, 80)},
 }
+FRONT_ENDS = ("none", "frozen", "learned")
+OPERATORS = ("local_contrast", "top_hat", "matched_filter", "anisotropic_diffusion")
+# The maps that see most by themselves, docs/operators.md.
+SCALES = {"local_contrast": [5.0], "top_hat": [2.0, 4.0], "matched_filter": [1.0, 2.0], "anisotropic_diffusion": [4.0]}
 
 
 @strict
@@ -22,6 +27,9 @@ class ScalpelStudentConfig(PreTrainedConfig):
         hidden_sizes: channels at strides 2, 4, 8, ...: one level each.
         depths: residual blocks of each level on the way down, besides the convolution that enters it.
         initial_probability: foreground probability that a fresh model gives on average.
+        front_end: whether the four white-box operators' maps of a frame join it as input, and if so whether their
+            parameters are trained: `"none"`, `"frozen"` or `"learned"`.
+        front_end_scales: for each of the front end's operators its scales in pixels.
     """
 
     model_type = "scalpel_student"
@@ -30,6 +38,8 @@ class ScalpelStudentConfig(PreTrainedConfig):
     hidden_sizes: list[int] | tuple[int, ...] = SIZES["small"]["hidden_sizes"]
     depths: list[int] | tuple[int, ...] = (1, 1, 1, 1)
     initial_probability: float = 0.01
+    front_end: str = "none"
+    front_end_scales: dict[str, list[float | int]] = field(default_factory=lambda: deepcopy(SCALES))
     id2label: dict[int, str] | dict[str, str] | None = field(default_factory=lambda: {0: "background", 1: "target"})
     label2id: dict[str, int] | dict[str, str] | None = field(default_factory=lambda: {"background": 0, "target": 1})
 
@@ -44,6 +54,17 @@ class ScalpelStudentConfig(PreTrainedConfig):
         """A probability that has a logit."""
         if not 0 < self.initial_probability < 1:
             raise ValueError(f"`initial_probability` lies between 0 and 1, got {self.initial_probability}.")
+
+    def validate_front_end(self) -> None:
+        """A known kind, of one channel, with scales of known operators."""
+        if self.front_end not in FRONT_ENDS:
+            raise ValueError(f"`front_end` is one of {', '.join(FRONT_ENDS)}, got {self.front_end!r}.")
+        if self.front_end == "none":
+            return
+        if self.num_channels != 1:
+            raise ValueError(f"A `front_end` takes frames of one channel, got {self.num_channels} `num_channels`.")
+        if not self.front_end_scales or not set(self.front_end_scales) <= set(OPERATORS):
+            raise ValueError(f"`front_end_scales` are of {', '.join(OPERATORS)}, got {self.front_end_scales}.")
 
     @classmethod
     def from_size(cls, size: str, **kwargs: Any) -> "ScalpelStudentConfig":

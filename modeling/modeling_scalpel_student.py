@@ -1,6 +1,7 @@
 """The students' network, a small residual U-Net, and the segmentation student, with logits at native resolution.
 
-Nothing looks at a whole frame at once, so tiles that overlap enough give what the whole frame gives.
+Nothing looks at a whole frame at once, so tiles that overlap enough give what the whole frame gives; but for the
+optional front end, whose maps are measured by their spread over the frame.
 """
 
 import math
@@ -13,7 +14,9 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_scalpel_student import ScalpelStudentConfig
+from .front_end import FrontEnd
 from .losses import soft_iou_loss, weighted_bce
+from .operators import WhiteBoxOperator
 from .residual_unet import decode, decoder_levels, encoder_levels, pad_to_multiple
 
 IGNORE_INDEX = 255
@@ -48,6 +51,9 @@ class ScalpelStudentPreTrainedModel(PreTrainedModel):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, WhiteBoxOperator):
+            for parameter in module.parameters(recurse=False):
+                nn.init.zeros_(parameter)  # the classical operator
         else:
             super()._init_weights(module)
         if isinstance(module, Classifier):
@@ -62,7 +68,11 @@ class ScalpelStudentBackbone(ScalpelStudentPreTrainedModel):
 
     def __init__(self, config: ScalpelStudentConfig) -> None:
         super().__init__(config)
-        self.encoder = encoder_levels(config.num_channels, config.hidden_sizes, config.depths)
+        num_channels, self.front_end = config.num_channels, None
+        if config.front_end != "none":
+            self.front_end = FrontEnd(config.front_end_scales, learned=config.front_end == "learned")
+            num_channels += sum(map(len, config.front_end_scales.values()))
+        self.encoder = encoder_levels(num_channels, config.hidden_sizes, config.depths)
         self.decoder = decoder_levels(config.hidden_sizes)
 
     def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -74,7 +84,8 @@ class ScalpelStudentBackbone(ScalpelStudentPreTrainedModel):
         num_channels = self.config.num_channels
         if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
             raise ValueError(f"`pixel_values` have shape (B, {num_channels}, H, W), got {tuple(pixel_values.shape)}.")
-        x = pad_to_multiple(pixel_values, 2 ** len(self.encoder))
+        x = pixel_values if self.front_end is None else self.front_end(pixel_values)
+        x = pad_to_multiple(x, 2 ** len(self.encoder))
         levels: list[torch.Tensor] = []  # strides 2, 4, 8, ...
         for level in self.encoder:
             x = level(F.max_pool2d(x, 2) if levels else x)

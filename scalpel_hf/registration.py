@@ -3,7 +3,6 @@
 from .after_import import AfterImport
 
 AUTO = "transformers.models.auto"
-SAM = "transformers.models.sam"
 
 
 def register_all() -> None:
@@ -15,7 +14,8 @@ def register_all() -> None:
         f"{AUTO}.processing_auto": register_processors,
         "transformers.pipelines": register_pipelines,
     }
-    AfterImport(functions, guards=[f"{SAM}.configuration_sam", f"{SAM}.modeling_sam", f"{__package__}."]).install()
+    # Any model of transformers may be the first that is imported, and need modules that ours need too.
+    AfterImport(functions, guards=["transformers.", f"{__package__}."]).install()
 
 
 def register_peft_method() -> None:

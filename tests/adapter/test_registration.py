@@ -45,6 +45,7 @@ def test_what_is_overridden_exists() -> None:
 def test_importing_the_package_is_light_and_registers_in_either_order() -> None:
     light = "import sys, scalpel_hf; assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
     check = "assert 'SCALPEL_MOE' in peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING"
+    student = "from transformers import AutoModel; AutoModel.from_config(scalpel_hf.ScalpelStudentConfig())"
     for code in (
         light,
         f"import scalpel_hf, peft; {check}",
@@ -53,6 +54,9 @@ def test_importing_the_package_is_light_and_registers_in_either_order() -> None:
         f"import scalpel_hf.adapter.config, peft; {check}",
         "import scalpel_hf; from transformers import AutoConfig; AutoConfig.for_model('mobile_sam')",
         "from transformers import AutoConfig; import scalpel_hf; AutoConfig.for_model('scalpel_student')",
+        f"import scalpel_hf; from transformers import SegformerForSemanticSegmentation; {student}",
+        f"import scalpel_hf; from transformers import YolosForObjectDetection, SamModel; {student}",
+        f"import scalpel_hf; from transformers import PreTrainedModel; {student}",
     ):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{code}\n{done.stderr}"

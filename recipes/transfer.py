@@ -35,15 +35,22 @@ class TransferArguments(LoopArguments):
     task: str = option("segmentation", "What the student does: `segmentation` or `detection`.")
     student: str = option("", "Any model of transformers for that task, a folder or a Hub id; empty for our own.")
     size: str = option("small", "Our own student: nano, small or base.")
+    front_end: str = option("none", "White-box maps as input of our own student: none, frozen or learned.")
     normalization: str = option("zscore", "How frames are normalised: `zscore`, `percentile` or `range`.")
     crop_size: int = option(256, "Side of the training crops in pixels.")
     human_share: float = option(0.5, "Least share of the crops that come from frames with a human's mask.")
     pseudo_weight: float = option(1.0, "Weight of pseudo-labelled pixels beside human ones, times their confidence.")
     pseudo_warmup_ratio: float = option(0.1, "Share of the steps over which that weight rises from 0.")
+    pseudo_strength: float = option(1.0, "Strength of noise, blur and response curve on pseudo-labelled frames.")
+    consistency_weight: float = option(
+        0.0, "Weight of agreeing on those frames with the student's answer without noise, blur and response curve."
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(TransferArguments, "Train a small student on human and pseudo labels.", argv)
+    if args.consistency_weight and args.task == "detection":
+        raise ValueError("`consistency_weight` is for segmentation: boxes of two views don't pair")
     accelerator = make_accelerator(args)
 
     # Data
@@ -55,21 +62,24 @@ def main(argv: list[str] | None = None) -> None:
     rows = datasets.concatenate_datasets([human, others])
 
     # Model
-    student = new_student(args.task, args.student, args.size, args.normalization)
+    student = new_student(args.task, args.student, args.size, args.normalization, args.front_end)
     model = student.model.to(accelerator.device, memory_format=torch.channels_last)
     accelerator.print(f"student of {model.num_parameters():,} parameters")
 
     # Train
     warmup_steps = round(args.pseudo_warmup_ratio * args.max_steps)
     samples = DetectionSamples if isinstance(student, Detector) else StudentSamples
-    dataset = samples(rows, student.processor, args.crop_size, args.seed, args.human_share)
+    weak_views = args.consistency_weight > 0
+    dataset = samples(
+        rows, student.processor, args.crop_size, args.seed, args.human_share, args.pseudo_strength, weak_views
+    )
     if isinstance(student, Detector):
         weigh_pixels = isinstance(model, ScalpelStudentForObjectDetection)
         loss = detection_loss(args.pseudo_weight, warmup_steps, weigh_pixels)
         best_metric, collate = "ap50", DetectionSamples.collate
         coco_classes()  # if they are missing, say so now and not after the training
     else:
-        loss = transfer_loss(args.pseudo_weight, warmup_steps)
+        loss = transfer_loss(args.pseudo_weight, warmup_steps, args.consistency_weight)
         best_metric, collate = "iou", None
     accelerator.print(f"{len(dataset.indices)} frames to train on, {len(dataset.human)} with a human's mask")
     evaluate = (lambda _: evaluate_student(student, held_out)) if len(held_out) else None

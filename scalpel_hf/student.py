@@ -81,7 +81,11 @@ def load_student(name_or_path: str | Path, **kwargs: Any) -> Student | Detector:
 
 
 def new_student(
-    task: str, name_or_path: str | Path = "", size: str = "small", normalization: str = "zscore"
+    task: str,
+    name_or_path: str | Path = "",
+    size: str = "small",
+    normalization: str = "zscore",
+    front_end: str = "none",
 ) -> Student | Detector:
     """
     A student to train.
@@ -94,19 +98,24 @@ def new_student(
         size: of this project's own, see [`ScalpelStudentConfig.from_size`].
         normalization: of its [`InfraredImageProcessor`], which other models get too in place of their own: those cut
             16-bit frames to 8 bits and resize all frames to one size.
+        front_end: of this project's own, see [`ScalpelStudentConfig`].
 
-    Raises `ValueError` for an unknown task or size, and where there is no such model or none for the task.
+    Raises `ValueError` for an unknown task, size or front end, for a front end before another model, and where there is
+    no such model or none for the task.
     """
     if task not in LABELS:
         raise ValueError(f"`task` is one of {', '.join(LABELS)}, got {task!r}")
     kind = Student if task == "segmentation" else Detector
     model: Any
     if name_or_path:
+        if front_end != "none":
+            raise ValueError(f"a `front_end` belongs to this project's own students, not to {str(name_or_path)!r}")
         model = _any_model(kind.auto_class, str(name_or_path), LABELS[task])
     elif task == "segmentation":
-        model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size(size))
+        model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size(size, front_end=front_end))
     else:
-        model = ScalpelStudentForObjectDetection(ScalpelStudentDetectionConfig.from_size(size))
+        detection = ScalpelStudentDetectionConfig.from_size(size, front_end=front_end)
+        model = ScalpelStudentForObjectDetection(detection)
     own = isinstance(model, ScalpelStudentBackbone)
     processor = InfraredImageProcessor(
         normalization=normalization,

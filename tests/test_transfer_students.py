@@ -78,6 +78,16 @@ def test_the_detection_student(work: SimpleNamespace, tmp_path: Path, labels: st
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
+def test_front_end_strong_and_weak_views_together(work: SimpleNamespace, tmp_path: Path) -> None:
+    """From the flags to the saved student: its operators have learned, and it was asked to be consistent."""
+    options = {"front_end": "learned", "pseudo_strength": 2.0, "consistency_weight": 1.0, "ema_decay": 0.0}
+    transfer.main(flags(**work.common, **options, pseudo_labels=work.root / "pseudo", output_dir=tmp_path))
+    record = assert_trained(tmp_path, work, Student)
+    assert record["training"]["last"]["consistency"] > 0
+    front_end = load_student(tmp_path).model.front_end
+    assert all(parameter.any() for parameter in front_end.parameters())
+
+
 def test_held_out_frames_choose_the_best_step_of_a_detector(work: SimpleNamespace, tmp_path: Path) -> None:
     options = {"validation_fraction": 0.34, "eval_steps": 1, "eval_split": ""}
     transfer.main(flags(**work.common, **options, task="detection", output_dir=tmp_path))
@@ -129,6 +139,8 @@ def test_weights_move(work: SimpleNamespace, tmp_path: Path) -> None:
     [
         ({"task": "tracking"}, "`task` is one of segmentation, detection"),
         ({"student": "/absent/model"}, "'/absent/model' is neither a folder with a model nor"),
+        ({"student": "/absent/model", "front_end": "frozen"}, "a `front_end` belongs to this project's own students"),
+        ({"task": "detection", "consistency_weight": 1.0}, "`consistency_weight` is for segmentation"),
     ],
 )
 def test_wrong_values_are_clear_errors(work: SimpleNamespace, tmp_path: Path, changes: dict, message: str) -> None:

@@ -111,21 +111,23 @@ def _has_spread(frame: Array) -> bool:
     return float(np.ptp(frame)) > 1e-6 * float(np.abs(frame).max())
 
 
-def photometric(frame: Array, rng: np.random.Generator) -> Array:
+def photometric(frame: Array, rng: np.random.Generator, strength: float = 1.0) -> Array:
     """
-    What a camera does to a scene, each with its own chance: a gamma of the response curve, sensor noise, blur by
-    defocus, column fixed-pattern noise. Gain and offset are left to the normalisation, which removes them.
+    What a camera does to a scene, each with its own chance: a gamma of the response curve, blur by defocus, sensor
+    noise, column fixed-pattern noise. Gain and offset are left to the normalisation, which removes them.
+
+    `strength` multiplies every chance, the logarithm of the gamma, the width of the blur and the spread of the noises.
     """
     spread = float(frame.std()) + 1e-6
     low, high = float(frame.min()), float(frame.max())
-    if rng.random() < 0.5 and high > low:
-        frame = low + (high - low) * ((frame - low) / (high - low)) ** rng.uniform(0.7, 1.4)
-    if rng.random() < 0.2:
-        frame = ndimage.gaussian_filter(frame, rng.uniform(0.3, 0.8))
-    if rng.random() < 0.5:
-        frame = frame + rng.normal(0, rng.uniform(0, 0.08) * spread, frame.shape)
-    if rng.random() < 0.2:
-        frame = frame + rng.normal(0, rng.uniform(0, 0.05) * spread, (1, frame.shape[1]))
+    if rng.random() < 0.5 * strength and high > low:
+        frame = low + (high - low) * ((frame - low) / (high - low)) ** (rng.uniform(0.7, 1.4) ** strength)
+    if rng.random() < 0.2 * strength:
+        frame = ndimage.gaussian_filter(frame, rng.uniform(0.3, 0.8) * strength)
+    if rng.random() < 0.5 * strength:
+        frame = frame + rng.normal(0, rng.uniform(0, 0.08) * strength * spread, frame.shape)
+    if rng.random() < 0.2 * strength:
+        frame = frame + rng.normal(0, rng.uniform(0, 0.05) * strength * spread, (1, frame.shape[1]))
     return frame.astype(np.float32)
 
 

@@ -23,6 +23,7 @@ AT_LEAST = {
     **dict.fromkeys(("eval_steps", "checkpoint_steps", "logging_steps"), 1),
     **dict.fromkeys(("seed", "learning_rate", "weight_decay", "warmup_ratio", "max_grad_norm", "num_workers"), 0),
     **dict.fromkeys(("supervised_weight", "prior_weight", "balance_weight", "pseudo_weight"), 0),
+    **dict.fromkeys(("pseudo_strength", "consistency_weight"), 0),
     "crop_size": 16,
 }
 

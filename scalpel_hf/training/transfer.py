@@ -1,5 +1,6 @@
 """Stage 2, deployment-oriented transfer: what a student is shown and what it is asked for."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,8 @@ class StudentSamples(Dataset):
         dataset: rows with `image` and either human masks or pseudo labels; others are left out.
         crop_size: side of the crops in pixels.
         human_share: between 0 and 1.
+        pseudo_strength: of noise, blur and response curve on pseudo-labelled frames, see [`photometric`].
+        weak_views: whether a sample has `weak_pixel_values` too: the same crop without noise, blur and response curve.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class StudentSamples(Dataset):
         crop_size: int,
         seed: int,
         human_share: float = 0.5,
+        pseudo_strength: float = 1.0,
+        weak_views: bool = False,
     ):
         if not 0 <= human_share <= 1:
             raise ValueError(f"`human_share` must be between 0 and 1, got {human_share}")
@@ -60,6 +65,7 @@ class StudentSamples(Dataset):
         if not self.indices:
             raise ValueError("no frame of the data set has a label: every `label_source` is 'none'")
         self.dataset, self.processor, self.crop_size, self.seed = dataset, processor, crop_size, seed
+        self.pseudo_strength, self.weak_views = pseudo_strength, weak_views
         share = max(human_share, len(self.human) / len(self.indices)) if self.human else 0.0
         self.share = share if self.pseudo else 1.0
 
@@ -84,15 +90,25 @@ class StudentSamples(Dataset):
             donors = self.human or self.pseudo  # a pasted target counts in full: it should be a true one
             donor = self._sample(donors[int(rng.integers(len(donors)))])
             sample = paste_targets(sample, donor, rng, count=int(rng.integers(1, 4)))
-        frame = torch.from_numpy(photometric(sample.frame, rng))
-        frame = normalize_frame(frame, self.processor.normalization, self.processor.percentiles)
-        sample, _ = crop(Sample(frame.numpy(), sample.target, sample.weight), self.crop_size, rng)
-        return {
-            "pixel_values": torch.from_numpy(sample.frame).repeat(self.processor.num_channels, 1, 1),
-            "labels": torch.from_numpy(sample.target),
-            "weights": torch.from_numpy(sample.weight),
-            "human": torch.tensor(float(index in self.human_set)),
+        is_human = index in self.human_set
+        frame = photometric(sample.frame, rng, 1.0 if is_human else self.pseudo_strength)
+        same_window = copy.deepcopy(rng)
+        pixel_values, shown = self._crop(frame, sample, rng)
+        result = {
+            "pixel_values": pixel_values,
+            "labels": torch.from_numpy(shown.target),
+            "weights": torch.from_numpy(shown.weight),
+            "human": torch.tensor(float(is_human)),
         }
+        if self.weak_views:
+            result["weak_pixel_values"], _ = self._crop(sample.frame, sample, same_window)
+        return result
+
+    def _crop(self, frame: np.ndarray, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, Sample]:
+        """A view of a sample's frame as the model takes it, (C, S, S), and what the sample is in the same window."""
+        normalized = normalize_frame(torch.from_numpy(frame), self.processor.normalization, self.processor.percentiles)
+        window, _ = crop(Sample(normalized.numpy(), sample.target, sample.weight), self.crop_size, rng)
+        return torch.from_numpy(window.frame).repeat(self.processor.num_channels, 1, 1), window
 
 
 class DetectionSamples(StudentSamples):
@@ -129,12 +145,16 @@ def boxes_of_target(target: np.ndarray) -> np.ndarray:
 LossFunction = Callable[[nn.Module, dict[str, Any], int], tuple[Tensor, dict[str, float]]]
 
 
-def transfer_loss(pseudo_weight: float, warmup_steps: int) -> LossFunction:
+def transfer_loss(pseudo_weight: float, warmup_steps: int, consistency_weight: float = 0.0) -> LossFunction:
     """
     The student's loss as a function of (model, batch, step): `10 · BCE + soft IoU`, each pixel weighted.
 
     A pseudo-labelled pixel weighs its confidence times `pseudo_weight`, which rises from 0 over `warmup_steps`. Coarser
     logits are resized to the labels' size.
+
+    With `consistency_weight`, which rises alike, the student's own answer to the weak view of each pseudo-labelled
+    frame is what it should give for the strong one: `10 · BCE` against that probability, at every pixel, those that the
+    pseudo label leaves out among them. No gradient reaches the weak view's answer.
     """
 
     def loss_function(model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, float]]:
@@ -142,9 +162,26 @@ def transfer_loss(pseudo_weight: float, warmup_steps: int) -> LossFunction:
         target, weight = batch["labels"][:, None], batch["weights"][:, None] * share[:, None, None, None]
         logits = foreground_logits(model(pixel_values=batch["pixel_values"]).logits, target.shape[2:])
         bce, iou = weighted_bce(logits, target, weight), soft_iou_loss(logits, target, weight)
-        return 10 * bce + iou, {"bce": bce.item(), "soft_iou": iou.item()}
+        loss, figures = 10 * bce + iou, {"bce": bce.item(), "soft_iou": iou.item()}
+        if not consistency_weight:
+            return loss, figures
+        consistency = _consistency(model, logits, batch)
+        ramp = _ramp(consistency_weight, step, warmup_steps)
+        return loss + 10 * ramp * consistency, {**figures, "consistency": consistency.item()}
 
     return loss_function
+
+
+def _consistency(model: nn.Module, logits: Tensor, batch: dict[str, Any]) -> Tensor:
+    """BCE of the pseudo-labelled frames' logits (B, 1, H, W) against what the model says to their weak views; 0 where
+    there are none."""
+    pseudo = (batch["human"] == 0).nonzero()[:, 0]
+    if not len(pseudo):
+        return logits.new_zeros(())
+    with torch.no_grad():
+        weak = model(pixel_values=batch["weak_pixel_values"][pseudo]).logits
+        target = foreground_logits(weak, logits.shape[2:]).sigmoid()
+    return weighted_bce(logits[pseudo], target)
 
 
 def foreground_logits(logits: Tensor, size: torch.Size) -> Tensor:
@@ -183,5 +220,8 @@ def detection_loss(pseudo_weight: float, warmup_steps: int, weigh_pixels: bool) 
 
 def _share(human: Tensor, pseudo_weight: float, step: int, warmup_steps: int) -> Tensor:
     """Weight (B,) of each frame at a step."""
-    ramp = pseudo_weight * min(1.0, (step + 1) / max(1, warmup_steps))
-    return human + (1 - human) * ramp
+    return human + (1 - human) * _ramp(pseudo_weight, step, warmup_steps)
+
+
+def _ramp(weight: float, step: int, warmup_steps: int) -> float:
+    return weight * min(1.0, (step + 1) / max(1, warmup_steps))

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from scalpel_hf.data import SyntheticInfrared
 from scalpel_hf.data.transforms import Sample, crop, dihedral, paste_targets, photometric, teacher_view, zoom
+from scalpel_hf.modeling import normalize_frame
 
 SHAPE = (40, 56)
 
@@ -154,6 +156,48 @@ def test_photometric_keeps_targets_brightest() -> None:
         changed += not np.array_equal(frame, sample.frame)
         assert sample.target[np.unravel_index(frame.argmax(), SHAPE)] == 1
     assert changed > 20
+
+
+def only(part: int) -> np.random.Generator:
+    """A generator of which `photometric` hears *yes* to one of its four parts alone."""
+    rng = np.random.default_rng(0)
+    answers = iter(0.0 if index == part else 1.0 for index in range(4))
+
+    class Chosen:
+        random = staticmethod(lambda: next(answers))
+        uniform = staticmethod(lambda low, high: high)
+        normal = staticmethod(rng.normal)
+
+    return Chosen()  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0, 2.0])
+def test_each_part_of_photometric_by_its_definition(strength: float) -> None:
+    frame = bright_target().frame
+    low, high, spread = frame.min(), frame.max(), frame.std()
+    curved = photometric(frame, only(0), strength)
+    expected = ((frame - low) / (high - low)) ** (1.4**strength)
+    np.testing.assert_allclose((curved - low) / (high - low), expected, atol=1e-5)
+    blurred = photometric(frame, only(1), strength)
+    np.testing.assert_allclose(blurred, ndimage.gaussian_filter(frame, 0.8 * strength), atol=1e-4)
+    noise = photometric(frame, only(2), strength) - frame
+    assert noise.std() == pytest.approx(0.08 * strength * spread, rel=0.1)
+    assert np.abs(np.corrcoef(noise[:-1].ravel(), noise[1:].ravel())[0, 1]) < 0.1
+    pattern = photometric(frame, only(3), strength) - frame
+    assert np.ptp(pattern, axis=0).max() < 1e-4 < 0.02 * strength * spread < pattern[0].std()
+    np.testing.assert_array_equal(photometric(frame, only(4), strength), frame)
+
+
+def test_without_strength_nothing_changes() -> None:
+    frame = bright_target().frame
+    for seed in range(10):
+        np.testing.assert_array_equal(photometric(frame, np.random.default_rng(seed), 0), frame)
+
+
+def test_gain_and_offset_make_no_difference_after_the_normalisation() -> None:
+    frame = bright_target().frame
+    normalized = [normalize_frame(torch.from_numpy(f)) for f in (frame, 7.5 * frame + 12000)]
+    torch.testing.assert_close(*normalized, atol=2e-3, rtol=0)  # 12000 leaves float32 three digits of the noise
 
 
 def test_constant_frames_stay_finite() -> None:

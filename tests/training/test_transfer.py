@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
-from scalpel_hf import InfraredImageProcessor, SyntheticInfrared
+from scalpel_hf import InfraredImageProcessor, SyntheticInfrared, add_pseudo_labels, apply_label_budget
 from scalpel_hf.data import objects_from_mask
 from scalpel_hf.data.transforms import Sample, zoom
 from scalpel_hf.modeling import ScalpelStudentForSemanticSegmentation, soft_iou_loss, weighted_bce
@@ -192,3 +192,123 @@ def test_a_model_of_one_channel_gets_one(tmp_path: Any) -> None:
     student = new_student("segmentation", tmp_path)
     assert student.processor.num_channels == 1
     assert student.model.eval() is not None and student.probabilities(np.eye(40, 50)).shape == (40, 50)
+
+
+class Bright:
+    """A teacher that finds whatever is bright."""
+
+    def probabilities(self, frame: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-(frame - frame.mean()) / frame.std() + 4))
+
+    def fingerprint(self) -> str:
+        return "bright"
+
+
+def mixed_rows() -> datasets.Dataset:
+    """Two frames with a human's mask and two with pseudo labels."""
+    dataset = SyntheticInfrared(size=(40, 56), n_targets=(1, 3), extent=(1, 4), seed=1).to_dataset(4)
+    return add_pseudo_labels(apply_label_budget(dataset, 0.5), Bright(), keep_in_memory=True)
+
+
+def samples(**options: Any) -> list[dict[str, Any]]:
+    dataset = StudentSamples(mixed_rows(), InfraredImageProcessor(), 32, 5, **options)
+    return [dataset[i] for i in range(24)]
+
+
+def test_weak_views_are_the_same_crops_without_what_the_camera_does() -> None:
+    """At strength 0 that is the strong view itself."""
+    plain, both, still = samples(), samples(weak_views=True), samples(weak_views=True, pseudo_strength=0)
+    differing = 0
+    for without, with_weak, calm in zip(plain, both, still, strict=True):
+        assert "weak_pixel_values" not in without
+        for name in without:
+            assert torch.equal(without[name], with_weak[name])  # the option changes nothing else
+        strong, weak = with_weak["pixel_values"], with_weak["weak_pixel_values"]
+        assert np.corrcoef(strong.flatten(), weak.flatten())[0, 1] > 0.8
+        differing += not torch.equal(strong, weak)
+        if not calm["human"]:
+            assert torch.equal(calm["pixel_values"], calm["weak_pixel_values"])
+    assert differing > 12
+
+
+def test_only_pseudo_labelled_frames_are_changed_more() -> None:
+    changes: dict[float, list[float]] = {}
+    for strength in (1.0, 3.0):
+        made = samples(weak_views=True, pseudo_strength=strength)
+        for kind in (0.0, 1.0):
+            views = [(s["pixel_values"], s["weak_pixel_values"]) for s in made if s["human"] == kind]
+            assert len(views) == 12
+            changes.setdefault(kind, []).append(float(np.mean([(a - b).abs().mean() for a, b in views])))
+    assert changes[1.0][0] == changes[1.0][1] > 0
+    assert changes[0.0][1] > 2 * changes[0.0][0]
+
+
+class Pixelwise(nn.Module):
+    """A student of two weights, and the inputs it was asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain, self.bias = nn.Parameter(torch.tensor(1.5)), nn.Parameter(torch.tensor(-1.0))
+        self.asked: list[torch.Tensor] = []
+
+    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        self.asked.append(pixel_values)
+        return SimpleNamespace(logits=self.gain * pixel_values + self.bias)
+
+
+def segmentation_batch(kinds: list[float]) -> dict[str, Any]:
+    batch = batch_of(kinds)
+    return {
+        **batch,
+        "labels": (torch.rand(len(kinds), 32, 32) > 0.9).float(),
+        "weak_pixel_values": torch.randn(len(kinds), 1, 32, 32),
+    }
+
+
+@pytest.mark.parametrize(("step", "ramp"), [(0, 0.05), (4, 0.25), (9, 0.5), (50, 0.5)])
+def test_pseudo_labelled_pixels_weigh_their_confidence_and_less_at_first(step: int, ramp: float) -> None:
+    batch, model = segmentation_batch([1.0, 0.0, 0.0]), Pixelwise()
+    batch["weights"][:, :5] = 0  # ignored: whatever the label says
+    loss, _ = transfer_loss(0.5, 10)(model, batch, step)
+    other = {**batch, "labels": torch.cat([1 - batch["labels"][:, :5], batch["labels"][:, 5:]], 1)}
+    assert torch.equal(transfer_loss(0.5, 10)(model, other, step)[0], loss)
+    weights = (batch["weights"] * torch.tensor([1, ramp, ramp])[:, None, None])[:, None]
+    logits, target = model(batch["pixel_values"]).logits, batch["labels"][:, None]
+    expected = 10 * weighted_bce(logits, target, weights) + soft_iou_loss(logits, target, weights)
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize(("step", "ramp"), [(0, 0.2), (4, 1.0), (20, 1.0)])
+def test_consistency_by_its_formula(step: int, ramp: float) -> None:
+    """Of pseudo-labelled frames alone; what the weak view is said to be is a constant."""
+    batch = segmentation_batch([0.0, 1.0, 0.0])
+    plain, model = Pixelwise(), Pixelwise()
+    base, _ = transfer_loss(1.0, 5)(plain, batch, step)
+    loss, figures = transfer_loss(1.0, 5, consistency_weight=0.7)(model, batch, step)
+    assert torch.equal(model.asked[1], batch["weak_pixel_values"][[0, 2]])
+    target = (1.5 * batch["weak_pixel_values"][[0, 2]] - 1).sigmoid()
+    logits = plain(batch["pixel_values"][[0, 2]]).logits
+    expected = -(target * F.logsigmoid(logits) + (1 - target) * F.logsigmoid(-logits)).mean()
+    total = base + 10 * 0.7 * ramp * expected
+    torch.testing.assert_close(loss, total)
+    assert figures["consistency"] == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    total.backward()
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_without_pseudo_labelled_frames_there_is_nothing_to_agree_on() -> None:
+    batch, model = segmentation_batch([1.0, 1.0]), Pixelwise()
+    loss, figures = transfer_loss(1.0, 0, consistency_weight=1.0)(model, batch, 3)
+    assert torch.equal(loss, transfer_loss(1.0, 0)(model, batch, 3)[0]) and figures["consistency"] == 0
+
+
+def test_a_front_end_is_our_own_students() -> None:
+    student = new_student("segmentation", size="nano", front_end="learned")
+    assert student.model.config.front_end == "learned"
+    assert new_student("detection", size="nano", front_end="frozen").model.config.front_end == "frozen"
+    with pytest.raises(Exception, match="none, frozen, learned, got 'thawed'"):
+        new_student("segmentation", front_end="thawed")
+    with pytest.raises(ValueError, match="belongs to this project's own students, not to 'org/other'"):
+        new_student("segmentation", "org/other", front_end="frozen")

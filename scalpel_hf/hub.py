@@ -28,6 +28,7 @@ __all__ = ["base_on_hub", "push_dataset", "push_folder", "push_metric", "push_ru
 FILES = {
     "model": (
         *("adapter_model.safetensors", "model*.safetensors", "model.safetensors.index.json", "*config.json"),
+        *("onnx/*.onnx", "onnx/*.json"),  # what scripts/export_onnx.py adds, for machines without torch
         METRICS_FILE,
     ),
     "dataset": ("data/*.parquet", BUDGET_FILE, "summary.json"),
@@ -83,9 +84,10 @@ def push_folder(
     """
     Push a folder's weights, configurations and figures, with the card as README.md, in one commit.
 
-    Checkpoints, caches and whatever else lies there stay behind, and so do the paths of this machine. An adapter's
-    `base_model_name_or_path` is published as the card's `base_model`, with the commit it has now. Models and processors
-    of this project get the code that `trust_remote_code=True` loads them with. The folder itself is not changed.
+    So is the folder `onnx` that a model was exported to. Checkpoints, caches and whatever else lies there stay behind,
+    and so do the paths of this machine. An adapter's `base_model_name_or_path` is published as the card's `base_model`,
+    with the commit it has now. Models and processors of this project get the code that `trust_remote_code=True` loads
+    them with. The folder itself is not changed.
 
     Until the commit, which comes last, the repository stays as it was, so an interrupted push is simply repeated. A
     data set's files that are no longer there are removed.

@@ -138,9 +138,16 @@ def test_a_push_is_one_commit_of_what_belongs_there(hub: HubServer, client: HfAp
 
     save_standalone(tmp_path / "teacher", tmp_path / "alone")
     make_student(tmp_path / "student")
+    (tmp_path / "student" / "onnx").mkdir()
+    for file in ("model.onnx", "runtime.json", "notes.txt"):
+        (tmp_path / "student" / "onnx" / file).write_text("{}")
     for name, folder, own in (
         (ALONE, "alone", {"config.json", "model.safetensors", "processor_config.json"}),
-        (STUDENT, "student", {"config.json", "model.safetensors", "preprocessor_config.json"}),
+        (
+            STUDENT,
+            "student",
+            {"config.json", "model.safetensors", "preprocessor_config.json", "onnx/model.onnx", "onnx/runtime.json"},
+        ),
     ):
         before = {path: path.read_bytes() for path in (tmp_path / folder).iterdir() if path.is_file()}
         push_run(tmp_path / folder, name, BASE)

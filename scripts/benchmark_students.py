@@ -1,22 +1,27 @@
 """Parameters, FLOPs, latency and memory of the students beside SegFormer-B0 and a plain U-Net, as a Markdown table.
 
-    python scripts/benchmark_students.py
+    python scripts/benchmark_students.py --out docs/benchmark.md
     python scripts/benchmark_students.py --models small unet --sizes 256x256 --backends eager ONNX
 
 Weights are random: what is measured does not depend on them. Every model takes normalised frames (1, 1, H, W) and gives
 logits at full size. Models and backends take turns, so that a busy machine disturbs all alike. A cell is the median in
 milliseconds, the 10th to 90th percentile, and the least. With one thread the clock is that thread's CPU time, to which
 waiting for a core does not count; with more it is the wall's. Memory is what a fresh process holds at most with one
-thread at the last size, in MiB, above what it held before it loaded the model.
+thread at the last size, in MiB, above what it held before it loaded the model; of compiled models it isn't measured,
+whose compiler would count too. `small, operators` is the student with the white-box front end.
 """
 
 import argparse
+import os
+import platform
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -36,9 +41,17 @@ from scalpel_hf.onnx_export.int8 import quantize
 from scalpel_hf.onnx_export.student import StudentGraph, to_proto
 from scalpel_hf.student import new_student
 
-MODELS = ["nano", "small", "base", "unet", "segformer-b0"]
+MODELS = ["nano", "small", "base", "small, operators", "unet", "segformer-b0"]
 BACKENDS = ["eager", "compiled", "ONNX", "INT8"]
 WARM_UP = 3
+NOTES = """\
+Weights are random, frames normalised, logits at the frame's size. A cell is the median in milliseconds, the 10th to
+90th percentile, and the least; models take turns. With one thread the clock is that thread's CPU time, with more the
+wall's. Memory is a fresh process's peak with one thread at the last size, above what it held before the model was
+loaded; of compiled models it is not measured. GFLOP counts a multiplication and an addition as two. `small, operators`
+has the white-box front end, whose arithmetic other than matrix products isn't counted; `unet` is
+`scripts/plain_unet.py`, of ACM's size; `segformer-b0` answers at a quarter of the resolution, and is resized.
+"""
 MEMORY = """
 import sys
 import numpy as np
@@ -71,7 +84,8 @@ def build(name: str) -> nn.Module:
         processor = InfraredImageProcessor(num_channels=3, size_divisor=32)
         model = StudentGraph(Student(SegformerForSemanticSegmentation(config), processor), False, None)
     else:
-        student = new_student("segmentation", size=name)
+        size, _, operators = name.partition(", ")
+        student = new_student("segmentation", size=size, front_end="frozen" if operators else "none")
         assert isinstance(student, Student)
         model = StudentGraph(student, normalize=False, threshold=None)
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -158,6 +172,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sizes", nargs="+", type=parse_size, default=sizes, help="width x height, such as 640x512")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--repeats", type=int, default=50, help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="Markdown file to write (default: standard output)")
     args = parser.parse_args(argv)
     if "compiled" in args.backends and not shutil.which("g++"):
         raise ValueError("torch.compile needs a C++ compiler on a CPU: install g++, or name other `--backends`")
@@ -166,7 +181,9 @@ def main(argv: list[str] | None = None) -> None:
     rows = list(product(args.models, args.backends))
     cells: dict[tuple[str, str], list[str]] = {row: [] for row in rows}
     with tempfile.TemporaryDirectory() as work, torch.no_grad():
-        files = {name: write_files(model, Path(work), name) for name, model in models.items()}
+        files: dict[str, dict[str, Path]] = {name: {} for name in models}
+        if {"ONNX", "INT8"} & set(args.backends):
+            files = {name: write_files(model, Path(work), name.replace(", ", "-")) for name, model in models.items()}
         for name, backend in rows:
             cells[name, backend].append(memory(name, backend, files[name], args.sizes[-1]))
         for (width, height), threads in product(args.sizes, args.threads):
@@ -180,15 +197,48 @@ def main(argv: list[str] | None = None) -> None:
                 cells[row].append(cell)
             print(f"{width} x {height}, {threads} threads: done", file=sys.stderr)
 
+    lines = table({name: facts(name, model) for name, model in models.items()}, cells, args)
+    text = "\n".join([*heading(sys.argv[1:] if argv is None else argv, args.repeats), *lines, ""])
+    if args.out is None:
+        print(text)
+    else:
+        args.out.write_text(text)
+
+
+def heading(argv: list[str], repeats: int) -> list[str]:
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnxruntime", "transformers"))
-    print(f"{versions}; {torch.backends.cpu.get_cpu_capability()}; one frame, {args.repeats} repeats.\n")
+    return [
+        "# Benchmark of the students",
+        "",
+        f"`{shlex.join(['python', 'scripts/benchmark_students.py', *argv])}`",
+        "",
+        f"{processor()}, {torch.backends.cpu.get_cpu_capability()}; {versions}; one frame, {repeats} repeats.",
+        "",
+        NOTES,
+    ]
+
+
+def processor() -> str:
+    """The machine's processor by name, where Linux knows it."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    return f"{os.cpu_count()} cores, {names[0] if names else platform.machine()}"
+
+
+def facts(name: str, model: nn.Module) -> list[str]:
+    """Name, parameters and FLOPs, as the table has them."""
+    return [name, f"{sum(p.numel() for p in model.parameters()) / 1e6:.3f}", f"{flops(model) / 1e9:.2f}"]
+
+
+def table(
+    about: dict[str, list[str]], cells: dict[tuple[str, str], list[str]], args: argparse.Namespace
+) -> Iterator[str]:
     columns = [f"{w} × {h}, {t} thread{'s' * (t > 1)}" for (w, h), t in product(args.sizes, args.threads)]
-    print("| " + " | ".join(["model", "parameters, M", "GFLOP at 256²", "backend", "memory", *columns]) + " |")
-    print("|---" * (5 + len(columns)) + "|")
-    for name, backend in rows:
-        size = f"{sum(p.numel() for p in models[name].parameters()) / 1e6:.3f}"
-        facts = [name, size, f"{flops(models[name]) / 1e9:.2f}"] if backend == args.backends[0] else [""] * 3
-        print("| " + " | ".join([*facts, backend, *cells[name, backend]]) + " |")
+    yield "| " + " | ".join(["model", "parameters, M", "GFLOP at 256²", "backend", "memory, MiB", *columns]) + " |"
+    yield "|---" * (5 + len(columns)) + "|"
+    for name, backend in cells:
+        known = about[name] if backend == args.backends[0] else [""] * 3
+        yield "| " + " | ".join([*known, backend, *cells[name, backend]]) + " |"
 
 
 if __name__ == "__main__":

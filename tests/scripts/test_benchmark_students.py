@@ -1,0 +1,60 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("onnxscript")
+from tests.test_recipes import ROOT, load
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "scripts"))  # where a script finds its neighbours
+        return load("scripts/benchmark_students.py")
+
+
+def test_one_table_for_all_models_and_backends(benchmark: SimpleNamespace, tmp_path: Path) -> None:
+    out = tmp_path / "benchmark.md"
+    options = ["--models", "nano", "unet", "--backends", "eager", "ONNX", "INT8", "--sizes", "64x48", "--threads", "1"]
+    benchmark.main([*options, "--repeats", "3", "--out", str(out)])
+    text = out.read_text()
+    assert "--models nano unet --backends eager ONNX INT8" in text and str(ROOT) not in text
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    assert rows[0] == ["model", "parameters, M", "GFLOP at 256²", "backend", "memory, MiB", "64 × 48, 1 thread"]
+    assert [row[0] for row in rows[2:]] == ["nano", "", "", "unet", "", ""]
+    assert [row[3] for row in rows[2:]] == ["eager", "ONNX", "INT8"] * 2
+    assert float(rows[5][1]) == pytest.approx(0.40, abs=0.005)  # ACM's 0.398 million
+    for row in rows[2:]:
+        assert 0 < float(row[4]) < 2000
+        median, rest = row[5].split(" (")
+        spread, least = rest.split("), ")
+        low, high = spread.split("–")
+        assert 0 <= float(least) <= float(low) <= float(median) <= float(high)
+
+
+def test_flops_are_two_for_each_multiplication(benchmark: SimpleNamespace) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 4, 1, stride=2))
+    assert benchmark.flops(model, side=32) == 2 * (32 * 32 * 8 * 9 + 16 * 16 * 4 * 8)
+
+
+@pytest.mark.parametrize("name", ["nano", "small, operators", "unet", "segformer-b0"])
+def test_every_model_takes_frames_and_gives_logits_of_their_size(benchmark: SimpleNamespace, name: str) -> None:
+    with torch.no_grad():
+        assert benchmark.build(name)(torch.randn(1, 1, 64, 96)).shape == (1, 1, 64, 96)
+
+
+def test_models_take_turns_and_the_warm_up_does_not_count(benchmark: SimpleNamespace, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    clock, calls = [0.0], []
+
+    def run(name: str, seconds: float) -> None:
+        calls.append(name)
+        clock[0] += seconds * (100 if len(calls) <= 2 * benchmark.WARM_UP else 1)
+
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: clock[0])
+    runs = {"a": lambda: run("a", 0.001), "b": lambda: run("b", 0.004)}
+    cells = benchmark.milliseconds(runs, threads=2, repeats=5)
+    assert cells == {"a": "1.0 (1.0–1.0), 1.0", "b": "4.0 (4.0–4.0), 4.0"}
+    assert calls == ["a", "b"] * (benchmark.WARM_UP + 5)

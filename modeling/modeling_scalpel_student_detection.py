@@ -105,9 +105,12 @@ class ScalpelStudentForObjectDetection(ScalpelStudentBackbone):
         height, width = maps.shape[2:]
         heat = maps[:, :1]
         peaks = heat.masked_fill(heat < F.max_pool2d(heat, 3, stride=1, padding=1), torch.finfo(heat.dtype).min)
-        logits, index = peaks.flatten(1).topk(min(self.config.num_queries, height * width))  # (B, Q)
-        offset, log_size = maps[:, 1:].flatten(2).gather(2, index[:, None].expand(-1, 4, -1)).split(2, dim=1)
-        pixel = torch.stack([index % width, index // width], 1) + 0.5
+        logits, index = peaks.flatten(1).topk(torch.sym_min(self.config.num_queries, height * width))  # (B, Q)
+        columns = torch.arange(width, device=maps.device, dtype=maps.dtype).expand(height, width)
+        rows = torch.arange(height, device=maps.device, dtype=maps.dtype)[:, None].expand(height, width)
+        centres = torch.stack([columns, rows])[None].expand(maps.shape[0], -1, -1, -1) + 0.5
+        values = torch.cat([maps[:, 1:], centres], 1).flatten(2)  # read at the index: ONNX has no remainder of it
+        offset, log_size, pixel = values.gather(2, index[:, None].expand(-1, 6, -1)).split(2, dim=1)
         frame = maps.new_tensor([width, height])[:, None]
         boxes = torch.cat([(pixel + offset) / frame, log_size.exp() / frame], 1).clamp(0, 1).mT
         repeated = _centre_inside(boxes).triu(1).any(1)  # (B, Q), in one of the boxes before

@@ -1,12 +1,13 @@
 """Measure a teacher, a student or a pseudo-labelled data set against human masks.
 
     python scripts/evaluate_model.py --dataset data/nuaa --model runs/nuaa/student
+    python scripts/evaluate_model.py --dataset data/nuaa --model runs/nuaa/student/onnx/model_int8.onnx
     python scripts/evaluate_model.py --dataset data/nuaa --model runs/nuaa/teacher --base-model models/mobile-sam
     python scripts/evaluate_model.py --dataset data/nuaa --split train --pseudo-labels runs/nuaa/pseudo
 
 Prints IoU, nIoU, Pd, Fa and F1 at the frames' own size (of a detector AP, precision, recall and F1) as JSON, with the
-threshold and the matching radius. The kind of model is told by its files: an adapter is a teacher, anything else a
-student.
+threshold and the matching radius. The kind of model is told by its files: an adapter is a teacher, a file that ends in
+.onnx an exported student, with its runtime.json beside it, anything else a student.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dataset", required=True, help="with all masks of the split: a folder or a Hub repository")
     parser.add_argument("--split", default="test", help="split to measure on (default: %(default)s)")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--model", help="teacher or student: a folder or a Hub repository")
+    what.add_argument("--model", help="teacher or student: a folder, a Hub repository or an ONNX file")
     what.add_argument("--pseudo-labels", help="output of scripts/pseudo_label.py")
     parser.add_argument("--base-model", help="a teacher's base, if it isn't where the adapter says")
     parser.add_argument("--flips", action="store_true", help="a teacher's answers averaged over mirror images")
@@ -59,6 +60,12 @@ def main(argv: list[str] | None = None) -> None:
         if "pseudo_mask" not in labelled.column_names:
             raise ValueError(f"{args.pseudo_labels!r} holds no pseudo labels: make them with scripts/pseudo_label.py")
         figures = evaluate_pseudo_labels(labelled, rows)
+    elif args.model.endswith(".onnx"):
+        from scalpel_hf.onnx_export import evaluate_exported  # needs the extra `onnx`
+        from scalpel_hf.runtime import load_exported
+
+        student = load_exported(Path(args.model).parent, Path(args.model).name)
+        figures = evaluate_exported(student, rows, args.threshold)
     elif is_adapter(args.model):
         teacher = Teacher.from_pretrained(args.model, args.base_model, flips=args.flips)
         figures = evaluate_probabilities(teacher.probabilities, rows, args.threshold)
@@ -70,5 +77,5 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")

@@ -4,10 +4,11 @@
     python scripts/export_onnx.py runs/nuaa/student --dataset data/nuaa --int8 --evaluate
     python scripts/export_onnx.py runs/nuaa/teacher --base-model models/mobile-sam --dataset data/nuaa
 
-A student gives model.onnx and runtime.json, in the folder `onnx` within its own unless `--out` says otherwise: all that
-`scalpel_hf.runtime` needs. With `--int8` there is model_int8.onnx too, calibrated on frames of the data set's training
-split. A teacher gives encoder.onnx, decoder.onnx and teacher.json. Graphs are compared with torch on frames of the test
-split, or on generated ones without `--dataset`, and a difference above 1e-4 is an error.
+A student, one that segments or this project's own that detects, gives model.onnx and runtime.json, in the folder `onnx`
+within its own unless `--out` says otherwise: all that `scalpel_hf.runtime` needs. With `--int8` there is
+model_int8.onnx too, calibrated on frames of the data set's training split. A teacher gives encoder.onnx, decoder.onnx
+and teacher.json. Graphs are compared with torch on frames of the test split, or on generated ones without `--dataset`,
+and a difference above 1e-4 is an error.
 """
 
 import argparse
@@ -18,12 +19,21 @@ from typing import Any
 import numpy as np
 from huggingface_hub import file_exists
 
-from scalpel_hf import Student, SyntheticInfrared, Teacher, load_student
+from scalpel_hf import Detector, Student, SyntheticInfrared, Teacher, load_student
 from scalpel_hf.data import load_split
-from scalpel_hf.evaluation import evaluate_probabilities
+from scalpel_hf.evaluation import evaluate_student
 from scalpel_hf.modeling.frames import read_frame
-from scalpel_hf.onnx_export import check_student, check_teacher, export_student, export_teacher, quantize_student
-from scalpel_hf.runtime.student import FOLDER, OnnxStudent
+from scalpel_hf.onnx_export import (
+    check_detector,
+    check_student,
+    check_teacher,
+    evaluate_exported,
+    export_detector,
+    export_student,
+    export_teacher,
+    quantize_student,
+)
+from scalpel_hf.runtime.student import FOLDER, OnnxDetector, OnnxStudent
 
 FRAMES = 8  # to compare on
 GENERATED = [((256, 256), 8), ((240, 321), 16), ((97, 60), 16)]  # size, bits
@@ -61,17 +71,21 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{out}: within {check_teacher(teacher, out, frames):.1g} of torch on {len(frames)} frames")
         return
     model = load_student(args.model)
-    if not isinstance(model, Student):
-        raise ValueError(f"{args.model} detects objects: only students that segment can be exported")
-    inside = {"normalize": args.normalization == "inside", "apply_threshold": args.thresholding == "inside"}
-    exported = export_student(model, out, threshold=args.threshold, **inside)
-    print(f"{out}: within {check_student(model, exported, frames):.1g} of torch on {len(frames)} frames")
-    models: dict[str, Student | OnnxStudent] = {"torch": model, "ONNX": exported}
+    normalize, threshold = args.normalization == "inside", args.threshold
+    exported: OnnxStudent | OnnxDetector
+    if isinstance(model, Student):
+        exported = export_student(model, out, normalize, args.thresholding == "inside", threshold)
+        worst = check_student(model, exported, frames)
+    else:
+        exported = export_detector(model, out, normalize, threshold)
+        worst = check_detector(model, exported, frames)
+    print(f"{out}: opset {exported.config.opset}, within {worst:.1g} of torch on {len(frames)} frames")
+    models: dict[str, Student | Detector | OnnxStudent | OnnxDetector] = {"torch": model, "ONNX": exported}
     if args.int8:
         calibration = spread(load_split(args.dataset, args.calibration_split), args.calibration_frames)
         models["ONNX, INT8"] = quantize_student(out, calibration, args.float_convs)
     if args.evaluate:
-        print_table(models, rows, args.threshold)
+        print_table(models, rows, threshold)
 
 
 def is_adapter(name: str) -> bool:
@@ -90,16 +104,27 @@ def generated_frames() -> list[np.ndarray]:
     return [SyntheticInfrared(size=size, bit_depth=bits).frame(0)["image"] for size, bits in GENERATED]
 
 
-def print_table(models: dict[str, Student | OnnxStudent], rows: Any, threshold: float) -> None:
-    print("\n| | IoU % | nIoU % | Pd % | Fa 1e-6 |\n|---|---|---|---|---|")
+SEGMENTATION = {"IoU %": "iou", "nIoU %": "niou", "Pd %": "pd", "Fa 1e-6": "fa"}
+DETECTION = {"AP50 %": "ap50", "AP50-95 %": "ap50_95", "precision %": "precision", "recall %": "recall", "F1 %": "f1"}
+
+
+def print_table(
+    models: dict[str, Student | Detector | OnnxStudent | OnnxDetector], rows: Any, threshold: float
+) -> None:
+    columns = SEGMENTATION if isinstance(models["torch"], Student) else DETECTION
+    print("\n| | " + " | ".join(columns) + " |")
+    print("|---" * (1 + len(columns)) + "|")
     for name, model in models.items():
-        figures = evaluate_probabilities(model.probabilities, rows, threshold)
-        percents = " | ".join(f"{100 * figures[key]:.1f}" for key in ("iou", "niou", "pd"))
-        print(f"| {name} | {percents} | {figures['fa']:.1f} |")
+        if isinstance(model, Student | Detector):
+            figures = evaluate_student(model, rows, threshold)
+        else:
+            figures = evaluate_exported(model, rows, threshold)
+        cells = [f"{figures[key] * (100 if '%' in title else 1):.1f}" for title, key in columns.items()]
+        print(f"| {name} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")

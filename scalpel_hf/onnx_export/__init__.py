@@ -3,16 +3,22 @@
 What runs an exported student, [`scalpel_hf.runtime`], needs the ONNX file and the runtime.json beside it.
 """
 
+from .detector import DetectorGraph, check_detector, export_detector
+from .figures import evaluate_exported
 from .int8 import quantize_student, rank_convolutions
 from .student import StudentGraph, check_student, export_student
 from .teacher import TeacherDecoder, TeacherEncoder, check_teacher, export_teacher
 
 __all__ = [
+    "DetectorGraph",
     "StudentGraph",
     "TeacherDecoder",
     "TeacherEncoder",
+    "check_detector",
     "check_student",
     "check_teacher",
+    "evaluate_exported",
+    "export_detector",
     "export_student",
     "export_teacher",
     "quantize_student",

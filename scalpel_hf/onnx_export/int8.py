@@ -13,17 +13,17 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from scalpel_hf.modeling.frame_reading import read_frame
-from scalpel_hf.runtime.student import INT8_FILE, MODEL_FILE, OnnxStudent
+from scalpel_hf.runtime.student import INT8_FILE, MODEL_FILE, OnnxDetector, OnnxStudent, load_exported
 
 from .files import whole_or_not_at_all
 
-QUANTIZED = ["Conv", "Relu", "Add", "MaxPool", "Resize", "MatMul", "Gemm"]  # not the normalisation, nor the sigmoid
+QUANTIZED = ["Conv", "Relu", "Add", "MaxPool", "Resize", "MatMul", "Gemm"]  # not the sigmoid
 CROP = 256
 PERCENTILE = 99.99
 PROBES = 8  # calibration frames on which single convolutions are tried
 
 
-def quantize_student(folder: str | Path, frames: Sequence[Any], float_convs: int = 0) -> OnnxStudent:
+def quantize_student(folder: str | Path, frames: Sequence[Any], float_convs: int = 0) -> OnnxStudent | OnnxDetector:
     """
     Write model_int8.onnx beside a student's model.onnx.
 
@@ -32,17 +32,18 @@ def quantize_student(folder: str | Path, frames: Sequence[Any], float_convs: int
 
     Args:
         frames: to calibrate on, a few dozen of those the student was trained on; whatever `read_frame` takes.
-        float_convs: so many convolutions stay in floating point; see [`rank_convolutions`].
+        float_convs: so many convolutions of a student that segments stay in floating point; see
+            [`rank_convolutions`].
 
     Returns the quantised student as the runtime loads it.
     """
-    folder, student = Path(folder), OnnxStudent.from_pretrained(folder)
+    folder, student = Path(folder), load_exported(folder)
     if not len(frames):
         raise ValueError("there is no frame to calibrate on")
     kept = list(rank_convolutions(folder, frames))[:float_convs] if float_convs else []
     with whole_or_not_at_all(folder) as work:
         quantize(folder / MODEL_FILE, work / INT8_FILE, _feeds(student, frames), nodes_to_exclude=kept)
-    return OnnxStudent.from_pretrained(folder, INT8_FILE)
+    return load_exported(folder, INT8_FILE)
 
 
 def rank_convolutions(folder: str | Path, frames: Sequence[Any]) -> dict[str, float]:
@@ -74,7 +75,9 @@ def quantize(model: Path, out: Path, feeds: Iterable[dict[str, np.ndarray]], **n
     Args:
         feeds: inputs to calibrate on, all of one shape.
         nodes: which to quantise, as `onnxruntime.quantization.quantize_static` takes it; all of [`QUANTIZED`] if empty.
+            What comes before the first convolution, normalisation and white-box operators, never is.
     """
+    excluded = [*nodes.pop("nodes_to_exclude", []), *_before_the_first_convolution(model)]
     prepared = out.with_suffix(".prepared.onnx")
     with redirect_stdout(io.StringIO()):  # onnxruntime prints the progress of its histograms
         quant_pre_process(model, prepared, skip_optimization=True, skip_symbolic_shape=True)
@@ -88,9 +91,16 @@ def quantize(model: Path, out: Path, feeds: Iterable[dict[str, np.ndarray]], **n
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.Percentile,
             extra_options={"CalibPercentile": PERCENTILE},
-            **{"op_types_to_quantize": QUANTIZED, **nodes},
+            **{"op_types_to_quantize": QUANTIZED, "nodes_to_exclude": excluded, **nodes},
         )
     prepared.unlink()
+
+
+def _before_the_first_convolution(model: Path) -> list[str]:
+    """Names of nodes; a graph lists each after those that it reads."""
+    nodes = onnx.load(model).graph.node
+    first = next(index for index, node in enumerate(nodes) if node.op_type == "Conv")
+    return [node.name for node in nodes[:first]]
 
 
 class _Reader(CalibrationDataReader):
@@ -101,7 +111,7 @@ class _Reader(CalibrationDataReader):
         return next(self.feeds, None)
 
 
-def _feeds(student: OnnxStudent, frames: Sequence[Any]) -> Iterator[dict[str, np.ndarray]]:
+def _feeds(student: OnnxStudent | OnnxDetector, frames: Sequence[Any]) -> Iterator[dict[str, np.ndarray]]:
     """Squares of one size, which the histograms need, around the brightest pixel of each frame."""
     arrays = [read_frame(frame) for frame in frames]
     side = min(CROP, *(min(array.shape) for array in arrays))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scalpel_hf.modeling.frames import RANGE
 from scalpel_hf.modeling.modeling_scalpel_student import ScalpelStudentBackbone
 from scalpel_hf.runtime.student import CONFIG_FILE, MODEL_FILE, OnnxStudent, RuntimeConfig
-from scalpel_hf.student import Student
+from scalpel_hf.student import Detector, Student
 
 from .files import OPSET, checked, difference, whole_or_not_at_all
 
@@ -97,27 +97,36 @@ def export_student(
 
     Returns the student as the runtime loads it.
     """
-    if not 0 < threshold < 1:
-        raise ValueError(f"the threshold is a probability between 0 and 1, got {threshold}")
+    config = runtime_config(student, normalize, threshold, apply_threshold, task="segmentation")
     graph = StudentGraph(student, normalize, threshold if apply_threshold else None)
     with whole_or_not_at_all(Path(folder)) as work:
         onnx.save(to_proto(graph, ["probabilities", "mask"] if apply_threshold else ["logits"]), work / MODEL_FILE)
-        config = RuntimeConfig(
-            normalization=student.processor.normalization,
-            percentiles=student.processor.percentiles,
-            normalization_inside=normalize,
-            threshold=threshold,
-            threshold_inside=apply_threshold,
-            opset=OPSET,
-            id2label={str(key): label for key, label in student.model.config.id2label.items()},
-        )
         (work / CONFIG_FILE).write_text(config.to_json())
     return OnnxStudent.from_pretrained(folder)
 
 
+def runtime_config(
+    student: Student | Detector, normalize: bool, threshold: float, threshold_inside: bool, task: str
+) -> RuntimeConfig:
+    """What runtime.json says of a student; `ValueError` for a threshold that is no probability."""
+    if not 0 < threshold < 1:
+        raise ValueError(f"the threshold is a probability between 0 and 1, got {threshold}")
+    return RuntimeConfig(
+        normalization=student.processor.normalization,
+        percentiles=student.processor.percentiles,
+        normalization_inside=normalize,
+        threshold=threshold,
+        threshold_inside=threshold_inside,
+        opset=OPSET,
+        id2label={str(key): label for key, label in student.model.config.id2label.items()},
+        task=task,
+    )
+
+
 @torch.no_grad()
 def to_proto(graph: nn.Module, outputs: Sequence[str]) -> onnx.ModelProto:
-    """A module from `frames` (B, 1, H, W) to outputs alike, as an ONNX graph for any batch, height and width."""
+    """A module from `frames` (B, 1, H, W) to outputs alike, or to as many numbers for each frame, as an ONNX graph for
+    any batch, height and width."""
     names = {0: "batch", 2: "height", 3: "width"}
     program = torch.onnx.export(
         graph,
@@ -135,8 +144,12 @@ def to_proto(graph: nn.Module, outputs: Sequence[str]) -> onnx.ModelProto:
     for item in [*model.graph.node, *values]:
         item.ClearField("metadata_props")  # stack traces, with this machine's paths
     for output in model.graph.output:
-        for axis, name in names.items():  # in place of the expressions that padding and cropping make of them
-            output.type.tensor_type.shape.dim[axis].dim_param = name
+        dims = output.type.tensor_type.shape.dim
+        dims[0].dim_param = "batch"
+        if len(dims) == 4:  # in place of the expressions that padding and cropping make of them
+            dims[2].dim_param, dims[3].dim_param = "height", "width"
+        else:
+            dims[1].dim_param = "boxes"
     return model
 
 

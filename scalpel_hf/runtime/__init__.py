@@ -8,9 +8,18 @@ Example:
 `python -m scalpel_hf.runtime` does the same for folders, multi-page TIFFs, videos and cameras.
 """
 
-from .components import Detections, find_detections
+from .components import Detections, find_detections, snap_boxes
 from .normalization import normalize_frame
 from .sources import read_stream
-from .student import OnnxStudent
+from .student import OnnxDetector, OnnxStudent, load_exported
 
-__all__ = ["Detections", "OnnxStudent", "find_detections", "normalize_frame", "read_stream"]
+__all__ = [
+    "Detections",
+    "OnnxDetector",
+    "OnnxStudent",
+    "find_detections",
+    "load_exported",
+    "normalize_frame",
+    "read_stream",
+    "snap_boxes",
+]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TextIO
 
 from .sources import read_stream
-from .student import MODEL_FILE, OnnxStudent
+from .student import MODEL_FILE, load_exported
 
 REPORT_SECONDS = 1.0
 
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="threads that compute one frame (default: all cores)")
     args = parser.parse_args(argv)
 
-    student = OnnxStudent.from_pretrained(args.model, args.file, threads=args.threads)
+    student = load_exported(args.model, args.file, threads=args.threads)
     with _lines(args.out) as file:
         meter = _Meter()
         try:

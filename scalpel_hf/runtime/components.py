@@ -1,4 +1,4 @@
-"""From a probability map to boxes: 8-connected components, in NumPy."""
+"""From a student's answer to boxes, in NumPy: the 8-connected components of a map, and boxes on the pixels' grid."""
 
 from typing import NamedTuple
 
@@ -7,21 +7,22 @@ import numpy as np
 
 class Detections(NamedTuple):
     """
-    What was found in a frame, in the order of the components' first pixels, row by row.
+    What was found in a frame.
 
     Args:
         boxes: `(N, 4)` float32, (x0, y0, x1, y1) in pixels: a single pixel in row 3, column 5 is (5, 3, 6, 4).
-        scores: `(N,)` float32, the mean probability inside each component.
-        mask: `(H, W)` bool, where the probability exceeds the threshold.
+        scores: `(N,)` float32: of a component the mean probability inside it.
+        mask: `(H, W)` bool, where the probability exceeds the threshold; `None` of a student that detects.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
-    mask: np.ndarray
+    mask: np.ndarray | None
 
 
 def find_detections(probability: np.ndarray, threshold: float) -> Detections:
-    """The 8-connected components of `probability > threshold`, a map `(H, W)`, as boxes with scores."""
+    """The 8-connected components of `probability > threshold`, a map `(H, W)`, as boxes with scores, in the order of
+    their first pixels, row by row."""
     mask = probability > threshold
     rows, starts, stops = _runs(mask)
     labels = _label_runs(rows, starts, stops)
@@ -36,6 +37,18 @@ def find_detections(probability: np.ndarray, threshold: float) -> Detections:
     totals = np.bincount(labels, sums[ends] - sums[ends - (stops - starts)], count)
     areas = np.bincount(labels, stops - starts, count)
     return Detections(boxes, (totals / areas).astype(np.float32), mask)
+
+
+def snap_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Boxes (N, 4), (x0, y0, x1, y1), on the grid of a frame's pixels: on edges between them, at least one apart, as
+    `InfraredImageProcessor.post_process_object_detection` moves them."""
+    sides = np.array([width, height], np.float32)
+    low, high = np.rint(boxes[:, :2]), np.rint(boxes[:, 2:])
+    centres = np.floor(boxes[:, :2] / 2 + boxes[:, 2:] / 2)
+    low = np.where(high <= low, centres, low)  # both edges nearest to one: the pixel that the centre lies in
+    low = np.minimum(np.maximum(low, 0), sides - 1)
+    high = np.minimum(np.maximum(high, low + 1), sides)
+    return np.concatenate([low, high], 1).astype(np.float32)
 
 
 def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

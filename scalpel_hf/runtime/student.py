@@ -1,17 +1,17 @@
-"""A student that was exported to ONNX, as an object that finds targets in frames."""
+"""Students that were exported to ONNX, as objects that find targets in frames."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime
 
 from scalpel_hf.modeling.frame_reading import ImageLike, read_frame
 
-from .components import Detections, find_detections
+from .components import Detections, find_detections, snap_boxes
 from .normalization import centred, normalize_frame
 
 CONFIG_FILE = "runtime.json"
@@ -33,6 +33,7 @@ class RuntimeConfig:
         opset: of the ONNX graph.
         id2label: names of the classes.
         size_multiple: heights and widths that the graph takes are multiples of it.
+        task: `segmentation`, or `detection` of a graph that gives `scores` and `boxes`.
     """
 
     normalization: str
@@ -43,6 +44,7 @@ class RuntimeConfig:
     opset: int
     id2label: dict[str, str]
     size_multiple: int = 1
+    task: str = "segmentation"
 
     @classmethod
     def read(cls, path: Path) -> "RuntimeConfig":
@@ -55,9 +57,12 @@ class RuntimeConfig:
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
-class OnnxStudent:
+S = TypeVar("S", bound="_Exported")
+
+
+class _Exported:
     """
-    An exported student.
+    An exported student, whatever it answers with.
 
     Args:
         model: its ONNX file.
@@ -65,6 +70,8 @@ class OnnxStudent:
         threads: that onnxruntime computes one frame with; its own choice by default.
         providers: onnxruntime's execution providers, in order of preference.
     """
+
+    task: str
 
     def __init__(
         self,
@@ -80,8 +87,8 @@ class OnnxStudent:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, file: str = MODEL_FILE, revision: str | None = None, **kwargs: Any
-    ) -> "OnnxStudent":
+        cls: type[S], name_or_path: str | Path, file: str = MODEL_FILE, revision: str | None = None, **kwargs: Any
+    ) -> S:
         """
         Load an exported student from a folder or the Hub: from there, or from the folder `onnx` within it.
 
@@ -92,25 +99,12 @@ class OnnxStudent:
 
         Raises:
             FileNotFoundError: where there is no such file in the folder or repository.
-            ValueError: where runtime.json is not one.
+            ValueError: where runtime.json is not one, or one of a student for another task.
         """
-        folder = Path(name_or_path)
-        if not folder.is_dir():
-            folder = _download(str(name_or_path), file, revision)
-        for place in (folder, folder / FOLDER):
-            if (place / file).is_file() and (place / CONFIG_FILE).is_file():
-                return cls(place / file, RuntimeConfig.read(place / CONFIG_FILE), **kwargs)
-        raise FileNotFoundError(
-            f"{name_or_path} has no {file} with a {CONFIG_FILE} beside it: export the student with "
-            "scripts/export_onnx.py"
-        )
-
-    def probabilities(self, frame: ImageLike) -> np.ndarray:
-        """Target probability of each pixel, `(H, W)` float32, at the frame's own size. `frame`: a path, PIL image or
-        array; see `scalpel_hf.modeling.read_frame`."""
-        name = "probabilities" if self.config.threshold_inside else "logits"
-        answer = self.session.run([name], {"frames": self.graph_input(frame)})[0][0, 0]
-        return answer if self.config.threshold_inside else _sigmoid(answer)
+        path, config = _find(name_or_path, file, revision)
+        if config.task != cls.task:
+            raise ValueError(f"{name_or_path} was exported for {config.task}, not for {cls.task}")
+        return cls(path, config, **kwargs)
 
     def graph_input(self, frame: ImageLike) -> np.ndarray:
         """What the graph takes as `frames` for one frame: `(1, 1, H, W)` float32."""
@@ -121,9 +115,61 @@ class OnnxStudent:
             x = normalize_frame(pixels, self.config.normalization, self.config.percentiles)
         return x[None, None]
 
+
+class OnnxStudent(_Exported):
+    """An exported student that segments. Args: see the base class."""
+
+    task = "segmentation"
+
+    def probabilities(self, frame: ImageLike) -> np.ndarray:
+        """Target probability of each pixel, `(H, W)` float32, at the frame's own size. `frame`: a path, PIL image or
+        array; see `scalpel_hf.modeling.read_frame`."""
+        name = "probabilities" if self.config.threshold_inside else "logits"
+        answer = self.session.run([name], {"frames": self.graph_input(frame)})[0][0, 0]
+        return answer if self.config.threshold_inside else _sigmoid(answer)
+
     def detect(self, frame: ImageLike, threshold: float | None = None) -> Detections:
         """Boxes, scores and mask of the targets in a frame; `threshold` is the configuration's unless given."""
         return find_detections(self.probabilities(frame), self.config.threshold if threshold is None else threshold)
+
+
+class OnnxDetector(_Exported):
+    """An exported student that detects. Args: see the base class."""
+
+    task = "detection"
+
+    def detect(self, frame: ImageLike, threshold: float | None = None) -> Detections:
+        """
+        Boxes and scores of the targets in a frame, best first, without a mask.
+
+        Edges are moved to the nearest edges between pixels, at least one apart. `threshold`, which scores exceed, is
+        the configuration's unless given.
+        """
+        x = self.graph_input(frame)
+        scores, boxes = (answer[0] for answer in self.session.run(["scores", "boxes"], {"frames": x}))
+        kept = scores > (self.config.threshold if threshold is None else threshold)
+        return Detections(snap_boxes(boxes[kept], *x.shape[2:]), scores[kept], None)
+
+
+def load_exported(
+    name_or_path: str | Path, file: str = MODEL_FILE, revision: str | None = None, **kwargs: Any
+) -> OnnxStudent | OnnxDetector:
+    """The exported student in a folder or repository, of the kind that its configuration says; arguments and errors as
+    of `from_pretrained`."""
+    path, config = _find(name_or_path, file, revision)
+    return (OnnxDetector if config.task == "detection" else OnnxStudent)(path, config, **kwargs)
+
+
+def _find(name_or_path: str | Path, file: str, revision: str | None) -> tuple[Path, RuntimeConfig]:
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        folder = _download(str(name_or_path), file, revision)
+    for place in (folder, folder / FOLDER):
+        if (place / file).is_file() and (place / CONFIG_FILE).is_file():
+            return place / file, RuntimeConfig.read(place / CONFIG_FILE)
+    raise FileNotFoundError(
+        f"{name_or_path} has no {file} with a {CONFIG_FILE} beside it: export the student with scripts/export_onnx.py"
+    )
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:

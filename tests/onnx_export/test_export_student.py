@@ -152,6 +152,39 @@ def test_int8_is_close_and_smaller(inside: OnnxStudent, tmp_path: Path) -> None:
         quantize_student(folder, [])
 
 
+def student_with_front_end(scales: dict[str, list[float]]) -> Student:
+    torch.manual_seed(0)
+    config = ScalpelStudentConfig(hidden_sizes=(8, 8), depths=(1, 0), front_end="learned", front_end_scales=scales)
+    model = ScalpelStudentForSemanticSegmentation(config)
+    with torch.no_grad():
+        model.classifier.weight.normal_(std=0.3)
+        for parameter in model.front_end.parameters():
+            parameter.fill_(0.2)
+    return Student(model.eval(), InfraredImageProcessor())
+
+
+@pytest.mark.parametrize(
+    "scales",
+    [
+        {"top_hat": [1.0], "matched_filter": [1.5]},
+        pytest.param(ScalpelStudentConfig().front_end_scales, marks=pytest.mark.slow),
+    ],
+    ids=["two", "all"],
+)
+def test_a_front_end_travels_in_the_graph(tmp_path: Path, scales: dict[str, list[float]]) -> None:
+    """Its operators stay in floating point where the convolutions have 8 bits."""
+    student = student_with_front_end(scales)
+    exported = export_student(student, tmp_path)
+    test = frame((50, 81), 9)
+    assert check_student(student, exported, [test, frame((33, 21)), frame((64, 48))]) < 1e-4
+    assert exported.probabilities(test).std() > 0.05
+    quantized = quantize_student(tmp_path, [frame((64, 64), seed) for seed in range(6)])
+    assert np.abs(quantized.probabilities(test) - exported.probabilities(test)).mean() < 0.1
+    nodes = onnx.load(tmp_path / "model_int8.onnx").graph.node
+    kinds = [node.op_type for node in nodes]
+    assert "MatMul" in kinds[: kinds.index("QuantizeLinear")]  # the matched filter's cosine transform
+
+
 def test_int8_scales_are_per_channel(inside: OnnxStudent) -> None:
     folder = Path(inside.session._model_path).parent
     quantize_student(folder, [frame((64, 64))])

@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from scalpel_hf.runtime.components import find_detections
+from scalpel_hf.modeling.image_processing_infrared import _snap
+from scalpel_hf.runtime.components import find_detections, snap_boxes
 
 
 def check_against_scipy(probability: np.ndarray, threshold: float) -> None:
@@ -55,3 +57,13 @@ def test_single_pixels_touch_at_corners_and_not_across_a_gap() -> None:
     found = find_detections(probability, 0.5)
     assert found.boxes.tolist() == [[0, 0, 2, 2], [5, 3, 6, 4], [7, 3, 8, 4]]
     np.testing.assert_allclose(found.scores, [0.8, 0.6, 0.9])
+
+
+def test_boxes_lie_on_the_grid_as_the_image_processor_has_them() -> None:
+    rng = np.random.default_rng(0)
+    low = rng.uniform(-4, 42, (500, 2))
+    boxes = np.concatenate([low, low + rng.choice([0.1, 0.6, 1.4, 7], (500, 2))], 1).astype(np.float32)
+    boxes[:50] = np.rint(2 * boxes[:50]) / 2  # between two edges, both are as near
+    expected = _snap(torch.from_numpy(boxes), 30, 40).numpy()
+    np.testing.assert_array_equal(snap_boxes(boxes, 30, 40), expected)
+    assert snap_boxes(boxes[:0], 30, 40).shape == (0, 4)

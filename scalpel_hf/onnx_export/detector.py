@@ -1,0 +1,87 @@
+"""A student that detects as one ONNX graph for frames of any size and number."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from scalpel_hf.modeling.modeling_scalpel_student_detection import ScalpelStudentForObjectDetection
+from scalpel_hf.runtime.student import CONFIG_FILE, MODEL_FILE, OnnxDetector
+from scalpel_hf.student import Detector
+
+from .files import checked, whole_or_not_at_all
+from .student import normalize_frames, runtime_config, to_proto
+
+
+class DetectorGraph(nn.Module):
+    """
+    What is exported of a detector: `frames` (B, 1, H, W) float32 → `scores` (B, Q), best first, and `boxes` (B, Q, 4),
+    (x0, y0, x1, y1) in pixels.
+
+    `normalize`: whether `frames` are as they were read; otherwise they are normalised already.
+    """
+
+    def __init__(self, detector: Detector, normalize: bool = True):
+        super().__init__()
+        self.model, self.processor, self.normalize = detector.model, detector.processor, normalize
+        self.eval()
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        processor, (height, width) = self.processor, frames.shape[-2:]
+        x = normalize_frames(frames, processor.normalization, processor.percentiles) if self.normalize else frames
+        outputs = self.model(pixel_values=x)
+        centre, sides = outputs.pred_boxes.split(2, dim=-1)
+        boxes = torch.cat([centre - sides / 2, centre + sides / 2], -1) * frames.new_tensor([width, height] * 2)
+        return outputs.logits[..., 0].sigmoid(), boxes
+
+
+def export_detector(
+    detector: Detector, folder: str | Path, normalize: bool = True, threshold: float = 0.5
+) -> OnnxDetector:
+    """
+    Write model.onnx and runtime.json of this project's own detection student to a folder.
+
+    Args:
+        normalize: whether the graph normalises frames.
+        threshold: score that boxes exceed, applied by the runtime: a graph has as many boxes for every frame.
+
+    Returns the detector as the runtime loads it. Raises `ValueError` for another model.
+    """
+    if not isinstance(detector.model, ScalpelStudentForObjectDetection):
+        raise ValueError(f"of detectors only this project's own is exported, not {type(detector.model).__name__}")
+    config = runtime_config(detector, normalize, threshold, threshold_inside=False, task="detection")
+    with whole_or_not_at_all(Path(folder)) as work:
+        onnx.save(to_proto(DetectorGraph(detector, normalize), ["scores", "boxes"]), work / MODEL_FILE)
+        (work / CONFIG_FILE).write_text(config.to_json())
+    return OnnxDetector.from_pretrained(folder)
+
+
+@torch.no_grad()
+def check_detector(detector: Detector, exported: OnnxDetector, frames: Iterable[Any]) -> float:
+    """
+    Largest difference between the answers of an exported detector and of torch over frames, scores and boxes, these as
+    shares of the frame. Each box counts with the most similar one of the other answer: of two with nearly the same
+    score either may come first.
+
+    Raises `ValueError` where it exceeds 1e-4, and without any frame.
+    """
+    graph = DetectorGraph(detector, exported.config.normalization_inside)
+    differences = []
+    for frame in frames:
+        x = exported.graph_input(frame)
+        sides = np.array([x.shape[3], x.shape[2]] * 2)
+        answer = _rows(*exported.session.run(["scores", "boxes"], {"frames": x}), sides)
+        expected = _rows(*(tensor.numpy() for tensor in graph(torch.from_numpy(x))), sides)
+        gaps = np.abs(answer[:, None] - expected).max(-1)
+        differences.append(float(max(gaps.min(0).max(), gaps.min(1).max())))
+    return checked(differences)
+
+
+def _rows(scores: np.ndarray, boxes: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """Score and box as shares, (Q, 5), of one frame; the boxes of what scores nothing are left out of it."""
+    rows = np.concatenate([scores[0, :, None], boxes[0] / sides], 1)
+    return rows * (rows[:, :1] > 1e-4)

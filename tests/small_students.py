@@ -1,5 +1,6 @@
-"""Small configurations of transformers' own models, such as a user may have in a folder."""
+"""Small students of this project's own, and small configurations of transformers' models, such as a user may have."""
 
+import torch
 from transformers import (
     DFineConfig,
     HGNetV2Config,
@@ -9,6 +10,16 @@ from transformers import (
     SegformerConfig,
     YolosConfig,
 )
+
+from scalpel_hf import (
+    Detector,
+    InfraredImageProcessor,
+    ScalpelStudentConfig,
+    ScalpelStudentForObjectDetection,
+    ScalpelStudentForSemanticSegmentation,
+    Student,
+)
+from scalpel_hf.modeling.configuration_scalpel_student import ScalpelStudentDetectionConfig
 
 STAGES = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 OUT = ["stage2", "stage3", "stage4"]
@@ -68,3 +79,27 @@ def d_fine() -> PreTrainedConfig:
 
 SEGMENTERS = {"segformer": segformer}
 DETECTORS = {"yolos": yolos, "rt_detr_v2": rt_detr_v2, "d_fine": d_fine}
+
+
+def small_student(normalization: str = "zscore") -> Student:
+    """Its logits vary over the frame; a fresh student's hardly do."""
+    torch.manual_seed(0)
+    model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig(hidden_sizes=(8, 8), depths=(1, 0)))
+    with torch.no_grad():
+        model.classifier.weight.normal_(std=0.5)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d) and module.running_mean is not None:
+                module.running_mean.normal_(std=0.3)
+                module.bias.normal_(std=0.3)
+    return Student(model.eval(), InfraredImageProcessor(normalization=normalization))
+
+
+def small_detector(bias: float = 0.0) -> Detector:
+    """Its maps vary over the frame; `bias` is that of the heat-map."""
+    torch.manual_seed(0)
+    config = ScalpelStudentDetectionConfig(hidden_sizes=(8, 8), depths=(1, 0), num_queries=20)
+    model = ScalpelStudentForObjectDetection(config)
+    with torch.no_grad():
+        model.head[1].weight.normal_(std=0.3)
+        model.head[1].bias[:4] = bias
+    return Detector(model.eval(), InfraredImageProcessor())

@@ -14,9 +14,8 @@ import pytest
 pytest.importorskip("onnxscript")
 pytest.importorskip("av")
 from scalpel_hf import SyntheticInfrared
-from tests.onnx_export.test_export_detector import small_detector
-from tests.onnx_export.test_export_student import small_student
 from tests.runtime.made_by_hand import write_video
+from tests.small_students import small_detector, small_student
 from tests.test_recipes import ROOT
 
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)

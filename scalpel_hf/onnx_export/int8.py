@@ -75,9 +75,10 @@ def quantize(model: Path, out: Path, feeds: Iterable[dict[str, np.ndarray]], **n
     Args:
         feeds: inputs to calibrate on, all of one shape.
         nodes: which to quantise, as `onnxruntime.quantization.quantize_static` takes it; all of [`QUANTIZED`] if empty.
-            What comes before the first convolution, normalisation and white-box operators, never is.
+            What comes before the first convolution, normalisation and white-box operators, never is, nor what comes
+            after the last, such as the coordinates of boxes.
     """
-    excluded = [*nodes.pop("nodes_to_exclude", []), *_before_the_first_convolution(model)]
+    excluded = [*nodes.pop("nodes_to_exclude", []), *_outside_the_convolutions(model)]
     prepared = out.with_suffix(".prepared.onnx")
     with redirect_stdout(io.StringIO()):  # onnxruntime prints the progress of its histograms
         quant_pre_process(model, prepared, skip_optimization=True, skip_symbolic_shape=True)
@@ -96,11 +97,11 @@ def quantize(model: Path, out: Path, feeds: Iterable[dict[str, np.ndarray]], **n
     prepared.unlink()
 
 
-def _before_the_first_convolution(model: Path) -> list[str]:
-    """Names of nodes; a graph lists each after those that it reads."""
+def _outside_the_convolutions(model: Path) -> list[str]:
+    """Names of the nodes before the first and after the last; a graph lists each after those that it reads."""
     nodes = onnx.load(model).graph.node
-    first = next(index for index, node in enumerate(nodes) if node.op_type == "Conv")
-    return [node.name for node in nodes[:first]]
+    convolutions = [index for index, node in enumerate(nodes) if node.op_type == "Conv"]
+    return [node.name for node in [*nodes[: convolutions[0]], *nodes[convolutions[-1] + 1 :]]]
 
 
 class _Reader(CalibrationDataReader):

@@ -7,24 +7,12 @@ import torch
 from transformers import YolosForObjectDetection
 
 pytest.importorskip("onnxscript")
-from scalpel_hf import Detector, InfraredImageProcessor, ScalpelStudentForObjectDetection
-from scalpel_hf.modeling.configuration_scalpel_student import ScalpelStudentDetectionConfig
+from scalpel_hf import Detector, InfraredImageProcessor
 from scalpel_hf.onnx_export import check_detector, export_detector, quantize_student
 from scalpel_hf.runtime import OnnxDetector, OnnxStudent, load_exported
-from tests.small_students import yolos
+from tests.small_students import small_detector, yolos
 
 SHAPES = [(1, 1), (7, 13), (61, 33)]
-
-
-def small_detector(bias: float = 0.0) -> Detector:
-    """Its maps vary over the frame; a fresh detector's hardly do."""
-    torch.manual_seed(0)
-    config = ScalpelStudentDetectionConfig(hidden_sizes=(8, 8), depths=(1, 0), num_queries=20)
-    model = ScalpelStudentForObjectDetection(config)
-    with torch.no_grad():
-        model.head[1].weight.normal_(std=0.3)
-        model.head[1].bias[:4] = bias
-    return Detector(model.eval(), InfraredImageProcessor())
 
 
 def frame(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
@@ -93,6 +81,10 @@ def test_int8(exported: OnnxDetector) -> None:
     test = frame((61, 50), 9)
     answers = [model.session.run(["scores"], {"frames": model.graph_input(test)})[0] for model in (exported, quantized)]
     assert 0 < np.abs(answers[0] - answers[1]).max() < 0.2
+    nodes = onnx.load(folder / "model_int8.onnx").graph.node
+    last = max(index for index, node in enumerate(nodes) if node.op_type == "Conv")
+    after = [node.op_type for node in nodes[last + 1 :]]
+    assert "Add" in after and after.count("QuantizeLinear") <= 1  # of the convolution's own output, not of coordinates
 
 
 def test_other_detectors_are_refused(tmp_path: Path) -> None:

@@ -12,22 +12,9 @@ pytest.importorskip("onnxscript")
 from scalpel_hf import InfraredImageProcessor, ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation, Student
 from scalpel_hf.onnx_export import StudentGraph, check_student, export_student, quantize_student, rank_convolutions
 from scalpel_hf.runtime import OnnxStudent
-from tests.small_students import segformer
+from tests.small_students import segformer, small_student
 
 SHAPES = [(1, 1), (7, 13), (48, 64), (61, 33)]
-
-
-def small_student(normalization: str = "zscore") -> Student:
-    """Its logits vary over the frame; a fresh student's hardly do."""
-    torch.manual_seed(0)
-    model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig(hidden_sizes=(8, 8), depths=(1, 0)))
-    with torch.no_grad():
-        model.classifier.weight.normal_(std=0.5)
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d) and module.running_mean is not None:
-                module.running_mean.normal_(std=0.3)
-                module.bias.normal_(std=0.3)
-    return Student(model.eval(), InfraredImageProcessor(normalization=normalization))
 
 
 def frame(shape: tuple[int, int], seed: int = 0) -> np.ndarray:

@@ -14,8 +14,7 @@ from scalpel_hf.evaluation import evaluate_student
 from scalpel_hf.runtime import OnnxDetector, OnnxStudent, load_exported
 from scalpel_hf.runtime.__main__ import main as run
 from scalpel_hf.student import load_student
-from tests.onnx_export.test_export_detector import small_detector
-from tests.onnx_export.test_export_student import small_student
+from tests.small_students import small_detector, small_student
 from tests.test_recipes import load
 
 export_onnx, evaluate_model = load("scripts/export_onnx.py"), load("scripts/evaluate_model.py")

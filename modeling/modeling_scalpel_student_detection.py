@@ -111,7 +111,9 @@ class ScalpelStudentForObjectDetection(ScalpelStudentBackbone):
         centres = torch.stack([columns, rows])[None].expand(maps.shape[0], -1, -1, -1) + 0.5
         values = torch.cat([maps[:, 1:], centres], 1).flatten(2)  # read at the index: ONNX has no remainder of it
         offset, log_size, pixel = values.gather(2, index[:, None].expand(-1, 6, -1)).split(2, dim=1)
-        frame = maps.new_tensor([width, height])[:, None]
+        # Not `new_tensor`, which an exported graph would take for the constants that they were once.
+        sides = (torch.scalar_tensor(n, dtype=maps.dtype, device=maps.device) for n in (width, height))
+        frame = torch.stack(list(sides))[:, None]
         boxes = torch.cat([(pixel + offset) / frame, log_size.exp() / frame], 1).clamp(0, 1).mT
         repeated = _centre_inside(boxes).triu(1).any(1)  # (B, Q), in one of the boxes before
         return logits.masked_fill(repeated, torch.finfo(logits.dtype).min)[..., None], boxes

@@ -35,7 +35,8 @@ class DetectorGraph(nn.Module):
         x = normalize_frames(frames, processor.normalization, processor.percentiles) if self.normalize else frames
         outputs = self.model(pixel_values=x)
         centre, sides = outputs.pred_boxes.split(2, dim=-1)
-        boxes = torch.cat([centre - sides / 2, centre + sides / 2], -1) * frames.new_tensor([width, height] * 2)
+        frame = torch.stack([torch.scalar_tensor(n, dtype=torch.float32) for n in (width, height, width, height)])
+        boxes = torch.cat([centre - sides / 2, centre + sides / 2], -1) * frame
         return outputs.logits[..., 0].sigmoid(), boxes
 
 

@@ -68,7 +68,8 @@ class ScalpelStudentBackbone(ScalpelStudentPreTrainedModel):
 
     def __init__(self, config: ScalpelStudentConfig) -> None:
         super().__init__(config)
-        num_channels, self.front_end = config.num_channels, None
+        num_channels = config.num_channels
+        self.front_end: FrontEnd | None = None
         if config.front_end != "none":
             self.front_end = FrontEnd(config.front_end_scales, learned=config.front_end == "learned")
             num_channels += sum(map(len, config.front_end_scales.values()))

@@ -94,12 +94,12 @@ def small_student(normalization: str = "zscore") -> Student:
     return Student(model.eval(), InfraredImageProcessor(normalization=normalization))
 
 
-def small_detector(bias: float = 0.0) -> Detector:
+def small_detector(bias: float = -1.0) -> Detector:
     """Its maps vary over the frame; `bias` is that of the heat-map."""
     torch.manual_seed(0)
     config = ScalpelStudentDetectionConfig(hidden_sizes=(8, 8), depths=(1, 0), num_queries=20)
     model = ScalpelStudentForObjectDetection(config)
     with torch.no_grad():
-        model.head[1].weight.normal_(std=0.3)
+        model.head[1].weight.normal_(std=0.05)
         model.head[1].bias[:4] = bias
     return Detector(model.eval(), InfraredImageProcessor())

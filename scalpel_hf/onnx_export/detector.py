@@ -19,8 +19,8 @@ from .student import normalize_frames, runtime_config, to_proto
 
 class DetectorGraph(nn.Module):
     """
-    What is exported of a detector: `frames` (B, 1, H, W) float32 → `scores` (B, Q), best first but for those of 0, which
-    are no boxes, and `boxes` (B, Q, 4), (x0, y0, x1, y1) in pixels.
+    What is exported of a detector: `frames` (B, 1, H, W) float32 → `scores` (B, Q), best first but for those of 0,
+    which are no boxes, and `boxes` (B, Q, 4), (x0, y0, x1, y1) in pixels.
 
     `normalize`: whether `frames` are as they were read; otherwise they are normalised already.
     """

@@ -29,6 +29,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_mobile_sam import MobileSamConfig, MobileSamVisionConfig
+from .custom_code import TakesCodeAlong
 
 
 class MobileSamConvNorm(nn.Module):
@@ -217,7 +218,7 @@ class MobileSamNeck(SamVisionNeck):
         return super().forward(hidden_states.permute(0, 2, 3, 1))
 
 
-class MobileSamPreTrainedModel(SamPreTrainedModel):
+class MobileSamPreTrainedModel(TakesCodeAlong, SamPreTrainedModel):
     config: MobileSamConfig
     base_model_prefix = "mobile_sam"
     _no_split_modules = ["MobileSamConvBlock", "MobileSamBlock"]  # noqa: RUF012

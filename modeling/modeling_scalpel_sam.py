@@ -18,6 +18,7 @@ from transformers.models.sam.modeling_sam import SamPositionalEmbedding, SamPreT
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_scalpel_sam import ScalpelSamConfig
+from .custom_code import TakesCodeAlong
 from .frame_region import FrameRegion
 from .losses import soft_iou_loss, weighted_bce
 from .mask_level import MaskLevel
@@ -53,7 +54,7 @@ class ScalpelSamOutput(ModelOutput):
     prior: Tensor | None = None
 
 
-class ScalpelSamPreTrainedModel(DrawsExperts, SamPreTrainedModel):
+class ScalpelSamPreTrainedModel(TakesCodeAlong, DrawsExperts, SamPreTrainedModel):
     config: ScalpelSamConfig
     base_model_prefix = "scalpel_sam"
     _no_split_modules = ["SamVisionLayer", "MobileSamConvBlock", "MobileSamBlock"]  # noqa: RUF012

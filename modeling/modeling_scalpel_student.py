@@ -14,6 +14,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_scalpel_student import ScalpelStudentConfig
+from .custom_code import TakesCodeAlong
 from .front_end import FrontEnd
 from .losses import soft_iou_loss, weighted_bce
 from .operators import WhiteBoxOperator
@@ -38,7 +39,7 @@ class Classifier(nn.Conv2d):
         return F.pixel_shuffle(super().forward(x), 2)
 
 
-class ScalpelStudentPreTrainedModel(PreTrainedModel):
+class ScalpelStudentPreTrainedModel(TakesCodeAlong, PreTrainedModel):
     """Loading, saving and weight initialisation of students."""
 
     config_class = ScalpelStudentConfig

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
 from .components import label_components
+from .custom_code import TakesCodeAlong
 from .frames import ImageLike
 from .image_processing_infrared import InfraredImageProcessor
 
@@ -18,7 +19,7 @@ MASK_LOGIT = 10.0  # of a pixel that a mask prompt is sure of
 Sizes = Sequence[tuple[int, int]] | Tensor
 
 
-class ScalpelSamProcessor(ProcessorMixin):
+class ScalpelSamProcessor(TakesCodeAlong, ProcessorMixin):
     """
     Holds an [`InfraredImageProcessor`] with `sam_size`, and takes prompts and answers to and from a frame's own pixels.
 

@@ -17,9 +17,9 @@ from .cards import standalone_card, student_card, teacher_card
 from .data import LabelBudget
 from .dataset_card import dataset_card
 from .examples import example_pictures
+from .modeling.custom_code import IMAGE_PROCESSOR_FILE, code_files, published_configs
 from .provenance import BUDGET_FILE, base_on_hub, read_record, trace
 from .pseudo_labels.output import read_grid, read_run
-from .remote_code import code_files, with_auto_map
 from .standalone import save_standalone
 from .training.report import METRICS_FILE, without_local_paths
 
@@ -34,6 +34,8 @@ FILES = {
     "dataset": ("data/*.parquet", BUDGET_FILE, "summary.json"),
     "space": ("*.py", "requirements.txt"),
 }
+# What an earlier push may have left that would be read beside what is pushed.
+STALE = {"dataset": "data/*.parquet", "model": IMAGE_PROCESSOR_FILE}
 ROWS = 5000  # of a data set in one parquet file
 METRIC = Path(__file__).parent / "metrics" / "irstd"
 METRIC_APP = """import evaluate
@@ -89,8 +91,8 @@ def push_folder(
     with the commit it has now. Models and processors of this project get the code that `trust_remote_code=True` loads
     them with. The folder itself is not changed.
 
-    Until the commit, which comes last, the repository stays as it was, so an interrupted push is simply repeated. A
-    data set's files that are no longer there are removed.
+    Until the commit, which comes last, the repository stays as it was, so an interrupted push is simply repeated. Data
+    files and processors of an earlier push that are no longer there are removed.
 
     Args:
         folder: output of a recipe, or one with `data/*.parquet`, or of a metric.
@@ -111,7 +113,7 @@ def push_folder(
     if "adapter_config.json" in contents:
         contents["adapter_config.json"] = _published_adapter(api, folder, card)
     elif repo_type == "model":
-        contents |= _with_code(folder, contents)
+        contents = _with_code(folder, contents)
     if METRICS_FILE in contents:
         contents[METRICS_FILE] = _json(without_local_paths(json.loads((folder / METRICS_FILE).read_text())))
     contents |= {"README.md": str(_with_known_datasets(api, card)).encode(), **(extra or {})}
@@ -123,8 +125,8 @@ def push_folder(
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(path, content) for path, content in contents.items()
     ]
-    if repo_type == "dataset":
-        stale = [path for path in fnmatch.filter(there, "data/*.parquet") if path not in contents]
+    if repo_type in STALE:
+        stale = [path for path in fnmatch.filter(there, STALE[repo_type]) if path not in contents]
         operations += [CommitOperationDelete(path) for path in stale]
     # `upload_folder` may spread its files over several commits; `create_commit` never does.
     message = f"Push {repo_type} with scalpel-hf"
@@ -222,11 +224,11 @@ def _published_adapter(api: HfApi, folder: Path, card: RepoCard) -> bytes:
 
 
 def _with_code(folder: Path, contents: dict[str, str | bytes]) -> dict[str, str | bytes]:
-    """The configurations with their `auto_map`, and the code that they name."""
-    names = [name for name in contents if name.endswith("config.json")]
-    configs = {name: with_auto_map(json.loads((folder / name).read_text())) for name in names}
-    code = {path.name: str(path) for path in code_files(list(configs.values()))}
-    return {**{name: _json(config) for name, config in configs.items()}, **code}
+    """The same with configurations that say where their classes are, and the code of these."""
+    configs = {name: json.loads((folder / name).read_text()) for name in contents if name.endswith("config.json")}
+    others = {name: content for name, content in contents.items() if name not in configs}
+    published = {name: _json(config) for name, config in published_configs(configs).items()}
+    return {**others, **published, **{path.name: str(path) for path in code_files(configs.values())}}
 
 
 def _check_one_kind(repo_id: str, contents: dict[str, str | bytes], there: list[str]) -> None:

@@ -11,8 +11,8 @@ import torch
 from huggingface_hub import HfApi
 
 from scalpel_hf.hub import push_folder, push_run, save_standalone
+from scalpel_hf.modeling.custom_code import MODULES
 from scalpel_hf.modeling.modeling_scalpel_sam import ScalpelSamModel
-from scalpel_hf.remote_code import MODULES
 from tests.hub_models import FRAME, make_detector, make_student, make_teacher, push_base
 from tests.hub_server import HubServer
 from tests.small_models import perturb, small_mobile_sam, small_sam

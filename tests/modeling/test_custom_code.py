@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scalpel_hf.remote_code import MODELS, MODULES, PROCESSORS, code_files, with_auto_map
+from scalpel_hf.modeling.custom_code import MODELS, MODULES, PROCESSORS, code_files, with_auto_map
 
 ALLOWED = {"torch", "transformers", "numpy", "PIL", "huggingface_hub"}
 FILES = sorted(MODULES.glob("*.py"))

@@ -4,13 +4,15 @@ A repository then holds the files of `modeling/` that its classes need, and its 
 class of which file is meant. Where scalpel_hf is imported, its own classes are used instead.
 """
 
+import json
 import re
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from . import modeling
-
-MODULES = Path(modeling.__path__[0])
+MODULES = Path(__file__).parent
+IMAGE_PROCESSOR_FILE, PROCESSOR_FILE = "preprocessor_config.json", "processor_config.json"
 
 # By `model_type`: the class of each Auto class that takes it.
 MODELS: dict[str, dict[str, str]] = {
@@ -42,8 +44,42 @@ PROCESSORS: dict[str, dict[str, str]] = {
 }
 
 
+class TakesCodeAlong:
+    """Mixin of models and processors whose `push_to_hub` pushes the code that `trust_remote_code=True` runs, too."""
+
+    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
+        # What `push_to_hub` and `save_pretrained(..., push_to_hub=True)` of transformers call last, on what was saved.
+        add_code(Path(working_dir))
+        return super()._upload_modified_files(working_dir, *args, **kwargs)  # type: ignore[misc]
+
+
+def add_code(folder: Path) -> None:
+    """Make a folder with saved configurations one that loads with `trust_remote_code=True`."""
+    configs = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*config.json")}
+    published = published_configs(configs)
+    for name in configs.keys() - published.keys():
+        (folder / name).unlink()
+    for name, config in published.items():
+        (folder / name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    for path in code_files(configs.values()):
+        shutil.copy(path, folder)
+
+
+def published_configs(configs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """
+    Configurations, by the names of their files, as a repository with code has them.
+
+    An image processor's goes into a processor_config.json: of a preprocessor_config.json with an `auto_map`,
+    transformers' pipelines believe that it has a video processor as well, whose code they ask leave to run.
+    """
+    published = {name: with_auto_map(config) for name, config in configs.items()}
+    if "auto_map" in published.get(IMAGE_PROCESSOR_FILE, {}) and PROCESSOR_FILE not in published:
+        published[PROCESSOR_FILE] = {"image_processor": published.pop(IMAGE_PROCESSOR_FILE)}
+    return published
+
+
 def with_auto_map(config: dict[str, Any]) -> dict[str, Any]:
-    """A config.json, preprocessor_config.json or processor_config.json that says where its classes are."""
+    """A model's or a processor's configuration that says where its classes are."""
     found = {
         **MODELS.get(config.get("model_type", ""), {}),
         **PROCESSORS.get(config.get("image_processor_type", ""), {}),
@@ -55,11 +91,12 @@ def with_auto_map(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def code_files(configs: list[dict[str, Any]]) -> list[Path]:
-    """The files of `modeling/` that the classes in the configurations' `auto_map` need, directly and through others."""
+def code_files(configs: Iterable[dict[str, Any]]) -> list[Path]:
+    """The files of this folder that the configurations' classes need, directly and through others."""
     modules: set[str] = set()
     for config in configs:
-        for part in (config, config.get("image_processor") or {}):
+        found = with_auto_map(config)
+        for part in (found, found.get("image_processor") or {}):
             modules |= {reference.split(".")[0] for reference in part.get("auto_map", {}).values()}
     waiting = list(modules)
     while waiting:

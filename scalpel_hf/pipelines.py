@@ -20,28 +20,25 @@ from .modeling.image_processing_infrared import InfraredImageProcessor
 from .modeling.processing_scalpel_sam import ScalpelSamProcessor
 
 TASK = "infrared-small-target-detection"
+HUB_ARGUMENTS = ("revision", "subfolder", "cache_dir", "token", "local_files_only")
 
 
 class InfraredModel:
     """Loads whatever the pipeline runs, and its image processor as `model.image_processor`."""
 
     @classmethod
-    def from_pretrained(
-        cls, name_or_path: str, revision: str | None = None, dtype: Any = None, **kwargs: Any
-    ) -> torch.nn.Module:
+    def from_pretrained(cls, name_or_path: str, dtype: Any = None, **kwargs: Any) -> torch.nn.Module:
         """A teacher's adapter with its base, a stand-alone teacher or a segmentation student; see `from_pretrained` of
         transformers for the arguments."""
-        from .teacher import Teacher  # which needs peft
+        from .teacher import load_adapted  # which needs peft
 
-        hub = {name: kwargs[name] for name in ("token", "local_files_only") if kwargs.get(name) is not None}
-        # A plain string: `pipeline` hands on a revision that carries the commit of an adapter's base.
-        revision = None if revision is None else str(revision)
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        if "revision" in hub:  # `pipeline` hands on one that carries the commit of an adapter's base
+            hub["revision"] = str(hub["revision"])
         model: Any
-        if find_adapter_config_file(name_or_path, revision=revision, **hub) is not None:
-            teacher = Teacher.from_pretrained(name_or_path, revision=revision)
-            model, processor = teacher.model, teacher.processor
+        if find_adapter_config_file(name_or_path, **hub) is not None:
+            model, processor = load_adapted(name_or_path, **hub)
         else:
-            hub["revision"] = revision or "main"
             config = AutoConfig.from_pretrained(name_or_path, **hub)
             segments = type(config) in AutoModelForSemanticSegmentation._model_mapping
             auto_class = AutoModelForSemanticSegmentation if segments else AutoModel
@@ -68,7 +65,8 @@ class InfraredSmallTargetPipeline(Pipeline):
     A model that is loaded already comes with its processor: `pipeline(task, model=model, image_processor=processor)`.
     """
 
-    _load_tokenizer = _load_feature_extractor = _load_processor = _load_image_processor = False
+    _load_tokenizer = _load_feature_extractor = _load_processor = False
+    _load_image_processor = _load_video_processor = False
 
     def __init__(self, model: Any, image_processor: Any = None, **kwargs: Any) -> None:
         image_processor = image_processor or getattr(model, "image_processor", None)

@@ -79,10 +79,8 @@ class Teacher:
             base: where the base model is, if not at the adapter's `base_model_name_or_path`.
             kwargs: `cache_dir`, `flips`, `scales` and so on, see the class.
         """
-        config = PeftConfig.from_pretrained(str(name_or_path), revision=revision)
-        processor = InfraredImageProcessor.from_pretrained(str(name_or_path), revision=revision or "main")
-        sam = load_sam(base or config.base_model_name_or_path, processor.sam_size)
-        model = PeftModel.from_pretrained(sam, str(name_or_path), revision=revision)
+        hub = {"revision": revision} if revision else {}
+        model, processor = load_adapted(name_or_path, base, **hub)
         return cls(model.to(memory_format=torch.channels_last), processor, **kwargs)  # 7 % faster on a CPU
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -210,6 +208,25 @@ class Teacher:
             digest.update(name.encode())
             digest.update(tensor.float().numpy(force=True).tobytes())
         return digest.hexdigest()[:32]
+
+
+def load_adapted(
+    name_or_path: str | Path, base: str | Path | None = None, **hub: Any
+) -> tuple[PeftModel, InfraredImageProcessor]:
+    """
+    A teacher's adapter on its base, at the size that the adapter was trained at, and its image processor.
+
+    Args:
+        base: where the base model is, if not at the adapter's `base_model_name_or_path` and the commit that it names.
+        hub: for the adapter `revision` and `subfolder`, for both `cache_dir`, `token` and `local_files_only`.
+    """
+    name, of_both = str(name_or_path), {key: hub[key] for key in hub if key not in ("revision", "subfolder")}
+    config = PeftConfig.from_pretrained(name, **hub)
+    processor = InfraredImageProcessor.from_pretrained(name, **hub)
+    if base is None and config.revision:
+        of_both["revision"] = config.revision
+    sam = load_sam(base or config.base_model_name_or_path, processor.sam_size, **of_both)
+    return PeftModel.from_pretrained(sam, name, **hub), processor
 
 
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -146,7 +146,8 @@ class HubServer:
             missing = "import importlib.util\nassert importlib.util.find_spec('scalpel_hf') is None"
             code, switches = f"import sys\nsys.path += {folders}\n{missing}\n{code}", ["-S", "-E"]
         command = [sys.executable, *switches, "-c", code]
-        done = subprocess.run(command, env={**self.env, **env}, cwd=cwd, capture_output=True, text=True, check=False)
+        settings: dict[str, Any] = {"env": {**self.env, **env}, "cwd": cwd, "input": ""}  # nobody answers questions
+        done = subprocess.run(command, **settings, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{code}\n{done.stderr}")
         return done.stdout

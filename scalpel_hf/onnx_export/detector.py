@@ -75,8 +75,10 @@ def check_detector(detector: Detector, exported: OnnxDetector, frames: Iterable[
     for frame in frames:
         x = exported.graph_input(frame)
         sides = np.array([x.shape[3], x.shape[2]] * 2)
-        answer = _rows(*exported.session.run(["scores", "boxes"], {"frames": x}), sides)
-        expected = _rows(*(tensor.numpy() for tensor in graph(torch.from_numpy(x))), sides)
+        scores, boxes = exported.session.run(["scores", "boxes"], {"frames": x})
+        answer = _rows(scores, boxes, sides)
+        scores, boxes = graph(torch.from_numpy(x))
+        expected = _rows(scores.numpy(), boxes.numpy(), sides)
         gaps = np.abs(answer[:, None] - expected).max(-1)
         differences.append(float(max(gaps.min(0).max(), gaps.min(1).max())))
     return checked(differences)

@@ -37,7 +37,11 @@ def metadata(record: dict[str, Any], provenance: Provenance, name: str, **kwargs
     """The front matter of a model's card."""
     arguments = record["arguments"]
     names = [n for n in (arguments.get("dataset"), arguments.get("pseudo_labels")) if is_hub_id(n)]
-    known = {"base_model_revision": provenance.base_revision, "label_budget": provenance.budget}
+    known = {
+        "base_model_revision": provenance.base_revision,
+        "dataset_revision": provenance.dataset_revision,
+        "label_budget": provenance.budget,
+    }
     kwargs |= {key: value for key, value in known.items() if value}
     return ModelCardData(
         license="apache-2.0",

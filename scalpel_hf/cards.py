@@ -54,6 +54,7 @@ teacher = Teacher.from_pretrained("{repo_id}")
 probabilities = teacher.probabilities(frame)  # (height, width), from 0 to 1
 ```
 
+{_pipeline_text(repo_id)}
 With PEFT, around a base that you load yourself:
 
 ```python
@@ -113,6 +114,7 @@ probabilities = processor.post_process_probabilities(outputs, inputs["original_s
 Without scalpel-hf, leave its import out and pass `trust_remote_code=True` to both `from_pretrained`: that runs the code
 in this repository, which needs torch and transformers alone. Read it first.
 
+{_pipeline_text(repo_id)}
 With a prompt, in pixels of the frame:
 
 ```python
@@ -178,10 +180,35 @@ with torch.no_grad():
 Without scalpel-hf, leave its import out and pass `trust_remote_code=True` to both `from_pretrained`: that runs the code
 in this repository, which needs torch and transformers alone. Read it first.
 
+{_pipeline_text(repo_id, detector)}
 {training_text(record, provenance, "recipes/transfer.py")}
 {figures_text(record)}
 {closing_text(record, "The weights: Apache-2.0.")}"""
     return as_card(data, text)
+
+
+def _pipeline_text(repo_id: str, detector: bool = False) -> str:
+    if detector:
+        return f"""As a pipeline of transformers, which takes 8-bit images:
+
+```python
+from scalpel_hf.pipelines import to_8_bits
+from transformers import pipeline
+
+find = pipeline("object-detection", model="{repo_id}")
+found = find(to_8_bits(frame), threshold=0.5)  # a list of targets: score, label and box
+```
+"""
+    return f"""As a pipeline, for frames of 8 or 16 bits, one or many:
+
+```python
+import scalpel_hf  # makes the pipeline known
+from transformers import pipeline
+
+find = pipeline("infrared-small-target-detection", model="{repo_id}")
+found = find(frame, threshold=0.5)  # a list of targets: score, label, box and mask
+```
+"""
 
 
 def _auto_model_text(repo_id: str, size: int, provenance: Provenance, mobile: bool) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import datasets
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from .card_parts import PICTURE, PROJECT_TAGS, USE_TEXT
+from .card_parts import PICTURE, PROJECT_TAGS
 from .data import LabelBudget
 from .provenance import shown_name
 from .pseudo_labels import summarize
@@ -66,7 +66,10 @@ frame, mask = row["image"], row["mask"]
 
 {_teachers_text(labelled)}{_run_text(run, picture)}## Limits, intended use and misuse
 
-{PSEUDO_LIMITS if labelled else ""}{USE_TEXT.split(". ", 1)[1]}
+{PSEUDO_LIMITS if labelled else ""}Meant for research on small targets in single infrared frames: to train detectors,
+and to compare them. Not meant for decisions about people or property without a person's
+eyes on them, nor for aiming weapons. What these frames don't show, other sensors, wavelengths, target sizes or
+backgrounds, nothing that is trained or measured on them can be expected to know.
 
 ## Licences
 

@@ -12,6 +12,7 @@ to be on the Hub. The last line pushes the metric, for `evaluate.load("org/irstd
 """
 
 import argparse
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -44,8 +45,14 @@ def push(args: argparse.Namespace) -> str:
             save_standalone(folder, alone, args.base_model)
             return push_run(alone, args.repo, args.base_model_id, private, not args.no_pictures)
     if not (folder / "metrics.json").exists() and (folder / "README.md").exists():
-        return push_folder(folder, args.repo, ModelCard.load(folder / "README.md"), private=private)
+        return push_folder(folder, args.repo, own_card(folder, args.repo), private=private)
     return push_run(folder, args.repo, args.base_model_id, private, not args.no_pictures)
+
+
+def own_card(folder: Path, repo: str) -> ModelCard:
+    """The card that lies in a base's folder; its snippets load from the repository."""
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    return ModelCard(re.sub(r'from_pretrained\("[^"/]*"', f'from_pretrained("{repo}"', text))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -80,6 +80,13 @@ for loaded in (by_peft, model):
 """
 
 
+# What the pipeline of the card `found`, against the `probabilities` of its other way.
+SAME_TARGETS = """
+assert found and all(set(target) == {"score", "label", "box", "mask"} for target in found)
+assert sum(np.asarray(target["mask"], int) for target in found).sum() == 255 * (probabilities > 0.5).sum()
+"""
+
+
 def test_the_snippets_of_all_cards_answer_as_the_models_here(hub: HubServer, client: HfApi, tmp_path: Path) -> None:
     here, code, alone_code = [], "import torch\nresult = []\n", ""
     for index, base in enumerate((small_mobile_sam(), small_sam())):
@@ -87,8 +94,9 @@ def test_the_snippets_of_all_cards_answer_as_the_models_here(hub: HubServer, cli
         teacher = make_teacher(folder, base)
         push_base(client, folder, base_id)
         push_run(folder / "teacher", f"{TEACHER}-{index}", base_id)
-        own, by_peft, by_auto = snippets(client, f"{TEACHER}-{index}", tmp_path)
-        code += f"{on_own_frame(own)}\nresult.append(probabilities)\n{by_peft}\nby_peft = model\n{by_auto}"
+        own, piped, by_peft, by_auto = snippets(client, f"{TEACHER}-{index}", tmp_path)
+        code += f"{on_own_frame(own)}\nresult.append(probabilities)\n{piped}\n{SAME_TARGETS}"
+        code += f"{by_peft}\nby_peft = model\n{by_auto}"
         code += TEACHER_WAYS.format(repo=f"{TEACHER}-{index}")
         here += [teacher.probabilities(FRAME)] * 3
     save_standalone(folder / "teacher", folder / "alone")
@@ -96,12 +104,17 @@ def test_the_snippets_of_all_cards_answer_as_the_models_here(hub: HubServer, cli
     student, detector = make_student(tmp_path / "student"), make_detector(tmp_path / "detector")
     push_run(tmp_path / "student", STUDENT)
     push_run(tmp_path / "detector", DETECTOR)
-    (whole, prompted), (of_student,) = snippets(client, ALONE, tmp_path), snippets(client, STUDENT, tmp_path)
-    for snippet in (whole, of_student):
-        alone_code += f"{on_own_frame(snippet)}\nresult.append(probabilities.numpy())\n"
+    whole, piped, prompted = snippets(client, ALONE, tmp_path)
+    of_student, student_piped = snippets(client, STUDENT, tmp_path)
+    pipes = ""
+    for snippet, pipe in ((whole, piped), (of_student, student_piped)):
+        alone_code += f"{on_own_frame(snippet)}\nprobabilities = probabilities.numpy()\nresult.append(probabilities)\n"
         alone_code += f"{prompted}\nassert masks.shape == (1, 3, *frame.shape)\n" if snippet is whole else ""
-    (of_detector,) = snippets(client, DETECTOR, tmp_path)
+        pipes += f"probabilities = result[{-2 if snippet is whole else -1}]\n{pipe}\n{SAME_TARGETS}"
+    of_detector, detector_piped = snippets(client, DETECTOR, tmp_path)
     alone_code += on_own_frame(of_detector).replace("outputs, 0.5,", "outputs, 0.0,")
+    pipes += detector_piped.replace("threshold=0.5", "threshold=0.0")
+    pipes += "\nassert len(found) == len(targets['boxes']) and set(found[0]) == {'score', 'label', 'box'}\n"
     here += [here[-1], student.probabilities(FRAME)]
     assert all(answer.std() > 1e-3 for answer in here)
     scores, boxes = detector.detect(FRAME, 0.0)
@@ -110,7 +123,7 @@ def test_the_snippets_of_all_cards_answer_as_the_models_here(hub: HubServer, cli
     # as the cards say: without the package's import, and with trust in the code
     trusting = re.sub(r"from_pretrained\((.*?)\)", r"from_pretrained(\1, trust_remote_code=True)", alone_code)
     for text, without_package, expected in (
-        (code + alone_code, False, here),
+        (code + alone_code + pipes, False, here),
         ("result = []\n" + trusting.replace("import scalpel_hf", "#"), True, here[-2:]),
     ):
         run_elsewhere(hub, text + save, tmp_path, without_package=without_package)
@@ -146,7 +159,7 @@ def test_a_push_is_one_commit_of_what_belongs_there(hub: HubServer, client: HfAp
         (
             STUDENT,
             "student",
-            {"config.json", "model.safetensors", "preprocessor_config.json", "onnx/model.onnx", "onnx/runtime.json"},
+            {"config.json", "model.safetensors", "processor_config.json", "onnx/model.onnx", "onnx/runtime.json"},
         ),
     ):
         before = {path: path.read_bytes() for path in (tmp_path / folder).iterdir() if path.is_file()}
@@ -191,7 +204,7 @@ def test_a_card_says_what_the_model_was_made_of(
     assert data.base_model == BASE and data.base_model_relation == "adapter" and data.library_name == "peft"
     assert data.base_model_revision == client.model_info(BASE).sha
     assert data.datasets == ([dataset] if where == "hub" else None)
-    assert data.train_split == "train"
+    assert data.train_split == "train" and data.dataset_revision == revision
     assert data.label_budget == {"fraction": 0.5, "seed": 0, "total": 6, "labelled": 3}
     figures = json.loads((tmp_path / "teacher/metrics.json").read_text())["metrics"]["test"]
     results = {result.metric_type: result for result in data.eval_results}
@@ -378,6 +391,7 @@ def test_a_prepared_data_set_keeps_its_splits_and_its_budget(hub: HubServer, cli
         and card.data.label_budget["fraction"] == 0.5
         and "pseudo-labels" not in card.data.tags
     )
+    assert "Meant for research" in card.text and "aiming weapons" in card.text and "Licences" in card.text
     assert "3 of 6 training frames" in card.text and "| train | `none` | 3 |" in card.text and "| test |" in card.text
     assert LabelBudget.load(download(client, DATASET, "label_budget.json", tmp_path, "dataset")) == budget
     code = "from scalpel_hf.data import load_split\nfor split in ('train', 'test'):\n    "
@@ -397,7 +411,7 @@ def test_a_pushed_metric_needs_nothing_of_this_project(hub: HubServer, client: H
         *(".gitattributes", "README.md", "app.py", "irstd.py", "irstd_metrics.py", "requirements.txt"),
     }
     card = download(client, METRIC, "README.md", tmp_path, "space").read_text()
-    assert "sdk: gradio" in card and "scalpel_hf/metrics" not in card
+    assert "sdk: gradio" in card and "license: apache-2.0" in card and "scalpel_hf/metrics" not in card
     assert commits(client, METRIC, "space") == 1
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     np.savez(tmp_path / "frames.npz", prob=np.random.default_rng(0).random((3, 9, 11)), mask=np.eye(9, 11) > 0)

@@ -6,11 +6,14 @@ from types import ModuleType
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import SamProcessor
 
 from scalpel_hf.modeling.modeling_mobile_sam import MobileSamModel
+from scripts import push
+from tests.hub_server import HubServer
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_mobile_sam.py"
 
@@ -88,6 +91,23 @@ def test_card(
     assert names["masks"][0].shape == (1, 1, 160, 200)
     exec(snippets[1], names)
     assert names["model"].config.image_size == names["processor"].target_size == 512
+
+
+def test_pushed_its_card_loads_it_from_there(converted: Path, client: HfApi, hub: HubServer, tmp_path: Path) -> None:
+    push.main([str(converted), "org/mobile-sam"])
+    card = Path(client.hf_hub_download("org/mobile-sam", "README.md", cache_dir=tmp_path / "cache")).read_text()
+    assert "Intended use and misuse" in card and "## Licence" in card
+    Image.effect_noise((200, 160), 40).save(tmp_path / "image.png")
+    snippets = [part.split("```")[0] for part in card.split("```python\n")[1:]]
+    end = "assert masks[0].shape == (1, 1, 160, 200) and model.config.image_size == processor.target_size == 512"
+    hub.run("\n".join([*snippets, end]), tmp_path)
+    code = """
+from transformers import AutoModelForMaskGeneration, AutoProcessor
+
+model = AutoModelForMaskGeneration.from_pretrained("org/mobile-sam", trust_remote_code=True)
+print(type(model).__name__, type(AutoProcessor.from_pretrained("org/mobile-sam", trust_remote_code=True)).__name__)
+"""
+    assert hub.run(code, tmp_path, without_package=True).split() == ["MobileSamModel", "SamProcessor"]
 
 
 def test_checksum_is_shown_and_another_one_is_a_warning(

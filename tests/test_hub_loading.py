@@ -101,6 +101,8 @@ import os
 cached = {{f"models--{{name.replace('/', '--')}}" for name in [*names, "{BASE}", "{OTHER_BASE}"]}}
 assert cached <= set(os.listdir("elsewhere"))
 
+teacher = scalpel_hf.Teacher.from_pretrained("{TEACHER}", revision="v1")
+through_pipeline("6 teacher revision", teacher.model, image_processor=teacher.processor)
 old("revision", revision="v1")
 old("subfolder", subfolder="old")
 """
@@ -257,7 +259,7 @@ def test_the_old_and_the_new_answer_differently(pushed: Pushed) -> None:
 def test_with_the_package_imported(pushed: Pushed) -> None:
     printed = pushed.hub.run(LOADING + OPTIONS + SAVE.format(name="imported"), pushed.folder)
     assert "custom code" not in printed  # nobody was asked whether it may be run
-    assert len(np.load(pushed.folder / "imported.npz").files) == 3 * 14 + 2 * 7 + 1
+    assert len(np.load(pushed.folder / "imported.npz").files) == 3 * 14 + 2 * 7 + 2
     assert_answers(pushed, "imported")
 
 

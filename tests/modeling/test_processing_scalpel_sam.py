@@ -33,7 +33,11 @@ def test_every_kind_of_frame(processor: ScalpelSamProcessor, tmp_path: Path) -> 
     Image.fromarray(frame()).save(tmp_path / "b.png")
     kinds: dict[str, list[Any]] = {
         "8 bits": [values, values[..., None], np.stack([values] * 3, -1), Image.fromarray(values), tmp_path / "a.png"],
-        "16 bits": [frame(), torch.from_numpy(frame().astype(np.int32)), str(tmp_path / "b.png"), frame() / 7.0],
+        "16 bits": [
+            *(frame(), frame()[..., None], np.stack([frame()] * 3, -1), frame()[None], frame() / 7.0),
+            *(Image.fromarray(frame()), str(tmp_path / "b.png")),
+            *(torch.from_numpy(frame().astype(np.int32)), torch.from_numpy(frame().astype(np.float32))[None]),
+        ],
     }
     for images in kinds.values():
         expected = InfraredImageProcessor(sam_size=SIZE)(images[0], return_tensors="pt")

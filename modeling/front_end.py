@@ -11,7 +11,7 @@ from .moe import OPERATORS, PriorPyramid
 class FrontEnd(nn.Module):
     """
     A frame and its prior maps, see [`PriorPyramid`]: what the operators see at their initial parameters is the
-    classical detectors' answer, each map in its own spread over the frame.
+    classical detectors' answer, each map in its own spread.
 
     Args:
         scales: for each operator its scales in frame pixels.

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 from torch import Tensor, nn
 
 from scalpel_hf.modeling.mask_level import MaskLevel
@@ -16,6 +15,7 @@ from scalpel_hf.modeling.moe import (
     symlog,
     uniform_weights,
 )
+from tests.classical_operators import surroundings
 
 SCALES: dict[str, list[float]] = {
     "local_contrast": [3, 5],
@@ -48,16 +48,6 @@ def test_symlog_is_odd_monotonic_and_the_identity_near_zero() -> None:
     small = torch.tensor([1e-4], dtype=torch.float64)
     torch.testing.assert_close(symlog(small), small, rtol=1e-4, atol=0)
     assert symlog(torch.tensor(np.e - 1)).item() == pytest.approx(1)
-
-
-def surroundings(x: np.ndarray) -> np.ndarray:
-    """Means over 9 x 9 cells of 8 x 8 pixels around each pixel, interpolated between the cells' centres."""
-    height, width = x.shape
-    cells = np.pad(x, ((0, -height % 8), (0, -width % 8)), mode="edge")
-    cells = cells.reshape(cells.shape[0] // 8, 8, cells.shape[1] // 8, 8).mean((1, 3))
-    means = ndimage.uniform_filter(cells, 9, mode="nearest")
-    places = np.meshgrid((np.arange(height) - 3.5) / 8, (np.arange(width) - 3.5) / 8, indexing="ij")
-    return ndimage.map_coordinates(means, places, order=1, mode="nearest")
 
 
 def test_each_prior_map_is_in_its_own_spread() -> None:

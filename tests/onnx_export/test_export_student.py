@@ -145,6 +145,7 @@ def student_with_front_end(scales: dict[str, list[float]]) -> Student:
     model = ScalpelStudentForSemanticSegmentation(config)
     with torch.no_grad():
         model.classifier.weight.normal_(std=0.3)
+        model.classifier.bias.zero_()  # answers around one half, where a difference shows
         for parameter in model.front_end.parameters():
             parameter.fill_(0.2)
     return Student(model.eval(), InfraredImageProcessor())

@@ -130,7 +130,8 @@ def test_the_saved_teacher_answers_as_the_trained_one(runs: SimpleNamespace) -> 
     assert len({t.fingerprint() for t in (teacher, cached, with_flips(runs), with_top_k(runs))}) == 4
     means = load_file(runs.root / "teacher" / f"checkpoint-{STEPS}" / "ema.safetensors")
     saved = load_file(runs.root / "teacher" / "adapter_model.safetensors")
-    assert sorted(v.sum().item() for v in means.values()) == sorted(v.sum().item() for v in saved.values())
+    floats = [v for v in saved.values() if v.is_floating_point()]  # a batch norm's count of batches has no mean
+    assert sorted(v.sum().item() for v in means.values()) == sorted(v.sum().item() for v in floats)
 
 
 def with_flips(runs: SimpleNamespace) -> Teacher:

@@ -42,7 +42,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         for name, parameter in model.named_parameters():
             if ".head." in name or name.endswith(".keep"):
                 parameter.mul_(0.05)
-    teacher = Teacher(model, InfraredImageProcessor(sam_size=SIZE))
+    teacher = Teacher(model, InfraredImageProcessor(sam_size=SIZE), scales=(1, 1.5))  # as the command below
     teacher.save_pretrained(root / "teacher")
     maps = [teacher.probabilities(row["image"]) for row in full]
     threshold = float(np.quantile(np.concatenate([m.ravel() for m in maps]), 0.95))

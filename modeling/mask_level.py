@@ -79,9 +79,10 @@ class MaskLevel(nn.Module):
         """
         Args:
             frame: `(B, 1, H, W)`, normalised. boxes: `(B, 4)`, see `sample_region`.
-            sam_logits: `(B, 1, h, w)`; upscaled: `(B, 32, h, w)`; embedding: `(B, 256, h/4, w/4)`.
+            sam_logits: `(B, M, H, W)`, on the frame's grid. upscaled: `(B, 32, h, w)`; embedding:
+                `(B, 256, h/4, w/4)`, over the whole input.
 
-        Returns `logits` `(B, 1, H, W)` and, where there are operators, `router_weights` `(B, E, H, W)`,
+        Returns `logits` `(B, M, H, W)` and, where there are operators, `router_weights` `(B, E, H, W)`,
         `image_weights` `(B, E)`, `prior_maps` `(B, M, H, W)` and `prior` `(B, 1, H, W)`, their routed mixture.
         """
         if not self.sam_features:
@@ -92,8 +93,7 @@ class MaskLevel(nn.Module):
             outputs, routed = self._route(self.pyramid, frame)
             inputs += routed
         residual = self._network(torch.cat(inputs, 1), boxes, upscaled, embedding, input_size)
-        base = sample_region(sam_logits, boxes, input_size, frame.shape[-2:])
-        outputs["logits"] = self.keep * base + residual
+        outputs["logits"] = self.keep * sam_logits + residual
         return outputs
 
     def _route(self, pyramid: PriorPyramid, frame: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:

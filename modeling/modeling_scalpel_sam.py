@@ -210,8 +210,8 @@ def _prompt_free(
 ) -> dict[str, Tensor]:
     dtype = level.head.weight.dtype
     frames, boxes = region.frames.to(dtype), region.boxes.to(dtype)
-    maps = (tensor.to(dtype) for tensor in (masks.flatten(1, 2), upscaled, embeddings))
-    return level(frames, boxes, *maps, region.input_size)
+    logits = region.sample(masks.to(dtype)).flatten(1, 2)
+    return level(frames, boxes, logits, upscaled.to(dtype), embeddings.to(dtype), region.input_size)
 
 
 def _name_here(key: str, adapter: str, blocks: list[str]) -> str | None:

@@ -183,7 +183,7 @@ class MaskLevelLayer(ScalpelMoeLayer):
         outputs = adapter(
             region.frames.to(dtype),
             region.boxes.to(dtype),
-            masks.flatten(1, 2).to(dtype),
+            region.sample(masks.to(dtype)).flatten(1, 2),
             activation(upscaled).to(dtype),
             embeddings.to(dtype),
             region.input_size,

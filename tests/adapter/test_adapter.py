@@ -11,6 +11,9 @@ from torch import nn
 
 from scalpel_hf import link_frames, record_router
 from scalpel_hf.adapter import link
+from scalpel_hf.modeling.frame_region import FrameRegion
+from scalpel_hf.modeling.mask_level import MaskLevel
+from scalpel_hf.sam import resize_sam
 from tests.adapter.adapted import BASES, SCALES, adapted, assert_close, masks, operations
 from tests.small_models import SIZE, perturb, random_inputs, small_mobile_sam, small_sam
 
@@ -34,6 +37,13 @@ def test_fresh_adapter_on_the_frames_grid_is_the_bases_masks_resized(base: nn.Mo
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_identity_is_bitwise_on_a_grid_that_is_no_power_of_two() -> None:
+    base, pixel_values = resize_sam(small_sam(), 96).eval(), torch.randn(2, 3, 96, 96)
+    expected = base(pixel_values).pred_masks
+    assert torch.equal(adapted(base, moved=False, mask_grid="base")(pixel_values).pred_masks, expected)
+
+
 def test_a_frame_that_covers_part_of_the_input_gets_that_part_of_the_masks() -> None:
     model = adapted(small_mobile_sam(), moved=False)
     inputs = random_inputs(1)
@@ -43,6 +53,16 @@ def test_a_frame_that_covers_part_of_the_input_gets_that_part_of_the_masks() -> 
         boxes = torch.tensor([[8.0, 16.0, 28.0, 40.0]])
         part = masks(model, pixel_values=inputs["pixel_values"], frames=frames, frame_boxes=boxes)[:, 0]
     torch.testing.assert_close(part, whole[..., 16:40, 8:28], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_frame_as_large_as_sams_masks_gets_its_part_when_prompted() -> None:
+    model, pixel_values = adapted(small_mobile_sam()), random_inputs(1)["pixel_values"]
+    inputs = {"pixel_values": pixel_values, "input_points": torch.tensor([[[[20.0, 24.0]]]])}
+    whole = masks(model, **inputs)
+    box = torch.tensor([[16.0, 24.0, 32.0, 40.0]])
+    part = masks(model, **inputs, frames=torch.randn(1, 1, 16, 16), frame_boxes=box)
+    torch.testing.assert_close(part, whole[..., 24:40, 16:32], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -94,8 +114,13 @@ def backward(model: nn.Module, inputs: dict[str, torch.Tensor]) -> list[str]:
     return [n for n, p in trainable if p.grad is None or not p.grad.any()]
 
 
-def test_every_trainable_tensor_gets_a_gradient(base: nn.Module) -> None:
-    assert not backward(adapted(base), random_inputs())
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_every_trainable_tensor_gets_a_gradient(base: nn.Module, training: bool) -> None:
+    model = adapted(base)
+    for module in model.modules():
+        if isinstance(module, MaskLevel):
+            module.train(training)
+    assert not backward(model, random_inputs())
 
 
 @pytest.mark.parametrize("top_k", [1, 2, 3])
@@ -163,6 +188,22 @@ def test_a_half_precision_base(name: str, dtype: torch.dtype) -> None:
     assert output.dtype == dtype
     assert F.cosine_similarity(output.float().flatten(), expected.flatten(), dim=0) > 0.95
     assert not backward(model, half)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@torch.no_grad()
+def test_prompts_to_a_half_precision_base(base: nn.Module, dtype: torch.dtype) -> None:
+    """SAM's own masks, put on the frame's grid with no position rounded."""
+    model, inputs = adapted(base.to(dtype), levels=["pixel", "mask"]), random_inputs()
+    prompt = {
+        "pixel_values": inputs["pixel_values"].to(dtype),
+        "input_points": torch.tensor([[[[20.0, 24.0]]]], dtype=dtype).expand(2, 1, 1, 2),
+    }
+    prompted = masks(model, **prompt, frames=inputs["frames"], frame_boxes=inputs["frame_boxes"])
+    with model.disable_adapter():
+        own = masks(model, **prompt)
+    region = FrameRegion(inputs["frames"], inputs["frame_boxes"], SIZE)
+    assert prompted.dtype == dtype and torch.equal(prompted, region.sample(own.float()).to(dtype))
 
 
 def test_embeddings_first_and_prompts_later() -> None:

@@ -113,7 +113,7 @@ def test_an_image_never_sees_its_neighbours() -> None:
     level = randomised(MaskLevel(SCALES, upscaled_dim=4, embedding_dim=8, channels=8, top_k=2)).eval()
     frame = noise(3, 1, 16, 20).requires_grad_()
     boxes = torch.tensor([0.0, 0.0, 64.0, 51.2]).expand(3, 4)
-    outputs = level(frame, boxes, noise(3, 1, 16, 16), noise(3, 4, 16, 16), noise(3, 8, 4, 4), 64)
+    outputs = level(frame, boxes, noise(3, 1, 16, 20), noise(3, 4, 16, 16), noise(3, 8, 4, 4), 64)
     for name in ("logits", "router_weights", "image_weights", "prior"):
         (gradient,) = torch.autograd.grad(outputs[name][1].square().sum(), frame, retain_graph=True)
         assert gradient[1].any() and not gradient[0].any() and not gradient[2].any()
@@ -121,6 +121,56 @@ def test_an_image_never_sees_its_neighbours() -> None:
     tokens = noise(3, 4, 5, 12).requires_grad_()
     (gradient,) = torch.autograd.grad(adapter(tokens)[1].square().sum(), tokens)
     assert gradient[1].any() and not gradient[0].any() and not gradient[2].any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (7, 3), (16, 17), (41, 64)], ids=str)
+@torch.no_grad()
+def test_the_mask_level_takes_frames_of_any_size(size: tuple[int, int]) -> None:
+    level = randomised(MaskLevel(SCALES, upscaled_dim=4, embedding_dim=8, channels=8))
+    frame, boxes = noise(2, 1, *size), torch.tensor([0.0, 0.0, 64.0, 64.0]).expand(2, 4)
+    logits = noise(2, 3, *size)
+    outputs = level(frame, boxes, logits, noise(2, 4, 16, 16), noise(2, 8, 4, 4), 64)
+    assert outputs["logits"].shape == (2, 3, *size) and outputs["router_weights"].shape == (2, 4, *size)
+    assert all(value.isfinite().all() for value in outputs.values())
+    added = outputs["logits"] - level.keep * logits
+    assert added.any() and torch.allclose(added[:, :1].expand_as(added), added, atol=1e-4)  # one residual, three masks
+
+
+@torch.no_grad()
+def test_sams_features_stay_with_the_frame_whatever_is_cut_from_it() -> None:
+    """Another frame that begins on the network's grid and covers its own part of SAM's input: the same answer there."""
+    level = randomised(MaskLevel({}, upscaled_dim=4, embedding_dim=8, channels=8)).double()
+    features = noise(1, 4, 128, 128).double(), noise(1, 8, 32, 32).double()
+
+    def answer(x: int, y: int, width: int, height: int) -> Tensor:
+        nothing = torch.zeros(1, 1, height, width, dtype=torch.float64)
+        box = torch.tensor([[x, y, x + width, y + height]], dtype=torch.float64)
+        return level(nothing, box, nothing, *features, 512)["logits"][0, 0]
+
+    whole = answer(10, 20, 368, 352)
+    part = answer(10 + 32, 20 + 16, 331, 315)  # sides that are no multiples of anything
+    centre = slice(140, 170)  # farther from every border than the network sees
+    expected = whole[16:, 32:][centre, centre]
+    assert expected.std() > 0.01 * whole.std()
+    torch.testing.assert_close(part[centre, centre], expected, rtol=0, atol=1e-9 * whole.abs().max().item())
+
+
+def test_batch_norms_use_the_batch_in_training_alone() -> None:
+    level = randomised(MaskLevel(SCALES, upscaled_dim=4, embedding_dim=8, channels=8))
+    boxes = torch.tensor([0.0, 0.0, 64.0, 64.0]).expand(3, 4)
+    inputs = noise(3, 1, 32, 32), boxes, noise(3, 1, 32, 32), noise(3, 4, 16, 16), noise(3, 8, 4, 4)
+
+    def answer(count: int) -> Tensor:
+        return level(*(x[:count] for x in inputs), 64)["logits"][0]
+
+    statistics = {name: value.clone() for name, value in level.named_buffers()}
+    expected = answer(3)
+    torch.testing.assert_close(answer(1), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    assert all(torch.equal(value, statistics[name]) for name, value in level.named_buffers())
+    level.train()
+    assert not torch.allclose(answer(1), answer(3), rtol=1e-2, atol=1e-2)
+    moved = {name for name, value in level.named_buffers() if not torch.equal(value, statistics[name])}
+    assert moved == set(statistics) and len(moved) > 20
 
 
 def test_load_balance() -> None:

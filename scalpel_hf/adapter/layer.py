@@ -3,6 +3,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -59,9 +60,15 @@ class ScalpelMoeLayer(nn.Module, BaseTunerLayer):
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: ScalpelMoeConfig) -> None:
-        self._adapters[adapter_name] = self.build(config)
+        # A base that came from `from_pretrained` is in evaluation mode, and batch norms beside it are to be, too.
+        self._adapters[adapter_name] = self.build(config).train(self.get_base_layer().training)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(adapter_name, inference_mode=config.inference_mode)
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        # The base class looks for `.weight`, which a whole MLP or mask decoder lacks, and would leave it on the CPU.
+        device = next(self.get_base_layer().parameters()).device if device is None else device
+        super()._move_adapter_to_device_of_base_layer(adapter_name, device)
 
     def build(self, config: ScalpelMoeConfig) -> nn.Module:
         raise NotImplementedError(f"{type(self).__name__} must say which module it adds")

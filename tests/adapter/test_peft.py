@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_loading_by_the_auto_classes(make, tmp_path: Path) -> None:
         str(tmp_path / "adapter"), import_allowlist=["scalpel_hf", "transformers"]
     ).eval()
     assert torch.equal(masks(auto, **inputs), expected)
-    assert torch.equal(masks(AutoModel.from_pretrained(str(tmp_path / "adapter")).eval(), **inputs), expected)
+    assert torch.equal(masks(AutoModel.from_pretrained(str(tmp_path / "adapter")), **inputs), expected)
 
 
 def test_print_trainable_parameters(capsys: pytest.CaptureFixture) -> None:
@@ -94,6 +95,41 @@ def test_copies_and_pickles(base: nn.Module) -> None:
         with other.disable_adapter():
             assert not torch.equal(other(**inputs).pred_masks, expected)
         assert torch.equal(masks(model, **inputs), expected)
+
+
+def experts(model: nn.Module) -> list[nn.Module]:
+    return [module for name, module in model.named_modules() if re.search(r"\.scalpel_moe_\w+\.", name)]
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_a_new_adapter_is_in_the_mode_of_its_base(training: bool) -> None:
+    """Else its batch norms would use the batch, under a base that `from_pretrained` has put into evaluation mode."""
+    model = get_peft_model(small_sam().train(training), small_config())
+    model.add_adapter("second", small_config())
+    assert {module.training for module in experts(model)} == {training}
+    base = small_sam().train(training)
+    base.add_adapter(small_config())
+    assert {module.training for module in experts(base)} == {training}
+
+
+def test_an_adapter_is_where_its_base_is() -> None:
+    with torch.device("meta"):
+        base = SamModel(small_sam().config)
+    model = get_peft_model(base, small_config())
+    assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {"meta"}
+
+
+def test_a_saved_adapter_is_trained_further(saved: Path) -> None:
+    model, inputs = PeftModel.from_pretrained(small_sam(), str(saved), is_trainable=True), random_inputs()
+    assert torch.equal(masks(model.eval(), **inputs), masks(adapted(small_sam()), **inputs))
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trainable == {name for name, _ in model.named_parameters() if ".scalpel_moe_" in name}
+    with torch.enable_grad():
+        masks(model, **inputs).square().mean().backward()
+    assert any(p.grad is not None and p.grad.any() for p in model.parameters())
+    frozen = PeftModel.from_pretrained(small_sam(), str(saved))
+    assert not any(p.requires_grad for n, p in frozen.named_parameters() if ".scalpel_moe_" in n)
+    assert not any(module.training for module in frozen.modules())
 
 
 def test_unload_gives_the_base_back(base: nn.Module) -> None:

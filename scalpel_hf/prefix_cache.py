@@ -47,6 +47,7 @@ class FrozenPrefix:
         if self.length == 0 or (pos_embed is not None and pos_embed.requires_grad):
             raise ValueError("the encoder is trained from its first layer on, so no prefix of it is frozen")
         self.names = [name for name, _ in stages[: self.length]]
+        self.dtype = next(encoder.parameters()).dtype
         self._modules = [module for _, module in stages]
 
     def states(self, pixel_values: Tensor) -> Tensor:
@@ -54,11 +55,11 @@ class FrozenPrefix:
         if any(m.training and isinstance(m, nn.BatchNorm2d) for p in self._modules[: self.length] for m in p.modules()):
             raise ValueError("the prefix has batch norms in training mode, so it isn't frozen: call `model.eval()`")
         with torch.no_grad():
-            return self._run(pixel_values, 0, self.length)
+            return self._run(pixel_values.to(self.dtype), 0, self.length)
 
     def embeddings(self, states: Tensor, frames: Tensor, frame_boxes: Tensor) -> Tensor:
         """Image embeddings `(B, 256, S/16, S/16)` from the prefix's activations, linked to their frames."""
-        embeddings = self._run(states, self.length, len(self._modules))
+        embeddings = self._run(states.to(self.dtype), self.length, len(self._modules))
         # A whole encoder in the prefix gives back its input, which the caller may hold on to: link a tensor of our own.
         embeddings = embeddings.view_as(embeddings)
         link_frames(embeddings, frames, frame_boxes, self.input_size)
@@ -108,12 +109,11 @@ class PrefixCache:
         self.prefix, self.folder, self.dtype, self.max_bytes = prefix, Path(folder), dtype, max_bytes
         self.folder.mkdir(parents=True, exist_ok=True)
         self._prefix_key = prefix.fingerprint()
-        self._used = sum(f.stat().st_size for f in self.folder.glob("*.npy"))
 
     def key(self, pixel_values: Tensor) -> str:
         """Name of the entry of one input `(3, S, S)`."""
         digest = hashlib.sha256(f"{self._prefix_key} {self.dtype} {tuple(pixel_values.shape)}".encode())
-        digest.update(np.ascontiguousarray(pixel_values.numpy(force=True)).tobytes())
+        digest.update(np.ascontiguousarray(pixel_values.float().numpy(force=True)).tobytes())
         return digest.hexdigest()[:40]
 
     def path(self, key: str) -> Path:
@@ -130,13 +130,13 @@ class PrefixCache:
     def store(self, key: str, states: Tensor) -> None:
         """Write an entry, whole or not at all."""
         with np.errstate(over="ignore"):
-            array = states.numpy(force=True).astype(self.dtype)
+            array = states.float().numpy(force=True).astype(self.dtype)
         if not np.isfinite(array).all():
             raise ValueError(
                 f"the frozen prefix gives activations up to {states.abs().max():g}, which {self.dtype} can't hold: "
                 "keep them as float32 (`cache_dtype`), and check the weights if it is that already"
             )
-        if self.max_bytes is not None and self._used + array.nbytes + HEADER_BYTES > self.max_bytes:
+        if self.max_bytes is not None and self._used() + array.nbytes + HEADER_BYTES > self.max_bytes:
             return
         temporary = self.path(key).with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
         try:
@@ -145,7 +145,10 @@ class PrefixCache:
             os.replace(temporary, self.path(key))
         finally:
             temporary.unlink(missing_ok=True)
-        self._used += array.nbytes + HEADER_BYTES
+
+    def _used(self) -> int:
+        """Bytes in the folder, those of other processes too."""
+        return sum(file.stat().st_size for file in self.folder.glob("*.npy"))
 
     def get(self, pixel_values: Tensor) -> Tensor:
         """Activations of one input `(3, S, S)`: from disk, or computed and kept."""

@@ -1,7 +1,9 @@
 """The stand-alone teacher against the adapter on its base, whose answers it must give."""
 
+import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -179,6 +181,15 @@ def test_a_bfloat16_base_keeps_its_experts_in_float32(tmp_path: Path) -> None:
     for name, parameter in loaded.named_parameters():
         kept = name.startswith("mask_level.") or ".adapter." in name
         assert parameter.dtype == (torch.float32 if kept else torch.bfloat16), name
+    statistics = [name for name, _ in loaded.named_buffers() if ".running_" in name]
+    assert len(statistics) > 20
+    for name in statistics:
+        buffer, expected = loaded.get_buffer(name), peft_model.get_buffer(adapters_name(name))
+        assert buffer.dtype == torch.float32 and torch.equal(buffer, expected), name
+
+
+def adapters_name(name: str) -> str:
+    return name.replace("mask_level.", "base_model.model.mask_decoder.scalpel_moe_mask.default.")
 
 
 def test_embeddings_first_and_prompts_later() -> None:
@@ -265,6 +276,10 @@ def test_a_fresh_model_starts_as_a_fresh_adapter(base: str, tmp_path: Path) -> N
         "adapter.down.weight",
         "mask_level.keep",
         "mask_level.head.weight",
+        "mask_level.upscaled_entry.1.running_mean",
+        "mask_level.embedding_entry.1.running_var",
+        "mask_level.embedding_entry.1.num_batches_tracked",
+        "mask_level.encoder.3.1.norm.weight",
         "position_router.hidden.weight",
         "raw_sigma",
     )
@@ -274,8 +289,10 @@ def test_a_fresh_model_starts_as_a_fresh_adapter(base: str, tmp_path: Path) -> N
     for name, tensor in loaded.state_dict().items():
         if name in state:
             assert torch.equal(tensor, state[name]), name
-        elif name.endswith(("head.weight", "raw_sigma")):
+        elif name.endswith(("head.weight", "raw_sigma", "running_mean", "num_batches_tracked")):
             assert not tensor.any()
+        elif name.endswith(("running_var", "norm.weight")):
+            assert (tensor == 1).all()
         else:
             assert torch.isfinite(tensor).all() and 0 < tensor.abs().mean() <= 1, name
 
@@ -284,6 +301,63 @@ def n_adapted(name: str, model: ScalpelSamModel) -> bool:
     return any(
         name.startswith(f"{n}.mlp.") for n, m in model.named_modules() if hasattr(getattr(m, "mlp", None), "adapter")
     )
+
+
+class Answer(nn.Module):
+    """Tensors in, a tensor out."""
+
+    def __init__(self, model: ScalpelSamModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor, frames: torch.Tensor, frame_boxes: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values, frames=frames, frame_boxes=frame_boxes).pred_masks
+
+
+@pytest.fixture(params=["sam-global", "mobile-sam"])
+def answer(request: pytest.FixtureRequest) -> Answer:
+    return Answer(ScalpelSamModel.from_peft(adapted(BASES[request.param](), top_k=2))).eval()
+
+
+@torch.no_grad()
+def assert_answers(run: Callable[..., torch.Tensor], answer: Answer, **inputs: torch.Tensor) -> None:
+    expected = answer(**inputs)
+    assert expected.std() > 1e-3
+    actual = run(*inputs.values())
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+def test_torch_export(answer: Answer) -> None:
+    program = torch.export.export(answer, tuple(random_inputs().values()))
+    assert_answers(program.module(), answer, **random_inputs(seed=5))
+
+
+def test_onnx_at_other_sizes_of_frames(answer: Answer, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    names = list(random_inputs())
+    axes = {name: {0: "batch"} for name in names} | {"frames": {0: "batch", 2: "height", 3: "width"}}
+    inputs = tuple(x.contiguous() for x in random_inputs().values())
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the legacy exporter warns of itself and of every size it reads
+        path = str(tmp_path / "model.onnx")
+        torch.onnx.export(answer, inputs, path, dynamo=False, opset_version=18, input_names=names, dynamic_axes=axes)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(*tensors: torch.Tensor) -> torch.Tensor:
+        feed = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+        return torch.from_numpy(session.run(None, feed)[0])
+
+    for batch, size in ((2, (40, 48)), (1, (61, 33)), (3, (64, 80))):
+        inputs = random_inputs(batch, seed=5)
+        inputs["frames"] = torch.randn(batch, 1, *size, generator=torch.Generator().manual_seed(6))
+        assert_answers(run, answer, **inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+def test_torch_compile(answer: Answer) -> None:
+    compiled = torch.compile(answer)
+    assert_answers(compiled, answer, **random_inputs(seed=5))
 
 
 def test_gradient_checkpointing_gives_the_same_gradients() -> None:

@@ -133,7 +133,10 @@ def test_the_snippets_of_all_cards_answer_as_the_models_here(hub: HubServer, cli
         np.testing.assert_allclose(found["scores"], scores, **CLOSE)
 
 
-def test_a_push_is_one_commit_of_what_belongs_there(hub: HubServer, client: HfApi, tmp_path: Path) -> None:
+def test_a_push_is_one_commit_of_what_belongs_there(
+    hub: HubServer, client: HfApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the data set that the run names isn't, and no pictures can be made of it
     make_teacher(tmp_path, small_mobile_sam())
     push_base(client, tmp_path, BASE)
     url = push_run(tmp_path / "teacher", TEACHER, BASE)

@@ -83,26 +83,30 @@ class MaskLevel(nn.Module):
                 `(B, 256, h/4, w/4)`, over the whole input.
 
         Returns `logits` `(B, M, H, W)` and, where there are operators, `router_weights` `(B, E, H, W)`,
-        `image_weights` `(B, E)`, `prior_maps` `(B, M, H, W)` and `prior` `(B, 1, H, W)`, their routed mixture.
+        `image_weights` `(B, E)`, `prior_maps` `(B, S, H, W)`, one a scale, and `prior` `(B, 1, H, W)`, their routed
+        mixture.
         """
         if not self.sam_features:
             sam_logits, upscaled, embedding = (torch.zeros_like(x) for x in (sam_logits, upscaled, embedding))
-        inputs = [frame, symlog(frame)]
+        compressed = symlog(frame)
+        inputs = [frame, compressed]
         outputs: dict[str, Tensor] = {}
         if self.pyramid is not None:
-            outputs, routed = self._route(self.pyramid, frame)
+            outputs, routed = self._route(self.pyramid, frame, compressed)
             inputs += routed
         residual = self._network(torch.cat(inputs, 1), boxes, upscaled, embedding, input_size)
         outputs["logits"] = self.keep * sam_logits + residual
         return outputs
 
-    def _route(self, pyramid: PriorPyramid, frame: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+    def _route(
+        self, pyramid: PriorPyramid, frame: Tensor, compressed: Tensor
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """What people look at, and each expert's maps `(B, S, H, W)` times its weight, 1 where all are alike."""
         maps, statistics = pyramid(frame)
         prior_maps = torch.cat(maps, 1)
         if self.routers:
             image_weights = self.image_router(statistics)
-            weights = self.position_router(torch.cat([symlog(frame), prior_maps], 1), image_weights)
+            weights = self.position_router(torch.cat([compressed, prior_maps], 1), image_weights)
         else:
             weights = uniform_weights(frame, len(maps))
             image_weights = weights.mean((-2, -1)).log()

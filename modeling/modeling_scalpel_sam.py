@@ -107,7 +107,8 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
         weights = {}
         for key, value in sorted(base.state_dict().items(), key=lambda item: ".original_module." not in item[0]):
             if (key_here := _name_here(key, name, blocks)) is not None:
-                # What was trained besides comes after its original. Contiguous: saving takes memory as it lies.
+                # What was trained besides comes after its original. Contiguous, because transformers draws anew what it
+                # is given in another memory layout.
                 weights[key_here] = value.clone(memory_format=torch.contiguous_format)
         model, info = cls.from_pretrained(
             None, config=config, state_dict=weights, dtype=base.dtype, output_loading_info=True

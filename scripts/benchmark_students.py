@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -88,7 +89,7 @@ def build(name: str) -> nn.Module:
         student = new_student("segmentation", size=size, front_end="frozen" if operators else "none")
         assert isinstance(student, Student)
         model = StudentGraph(student, normalize=False, threshold=None)
-    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def torch_runner(model: Callable[[torch.Tensor], Any]) -> Callable[[np.ndarray], Any]:
@@ -192,7 +193,7 @@ def main(argv: list[str] | None = None) -> None:
             runs: dict[Any, Callable[[], Any]] = {}
             for name, backend in rows:
                 run = runner(backend, models[name], files[name], threads)
-                runs[name, backend] = lambda run=run, frames=frames: run(frames)
+                runs[name, backend] = partial(run, frames)
             for row, cell in milliseconds(runs, threads, args.repeats).items():
                 cells[row].append(cell)
             print(f"{width} x {height}, {threads} threads: done", file=sys.stderr)

@@ -110,6 +110,13 @@ def test_the_active_adapter_and_the_modules_trained_besides() -> None:
         assert_same(peft_model, ScalpelSamModel.from_peft(peft_model), **random_inputs(), multimask_output=False)
 
 
+def test_weights_in_another_memory_layout() -> None:
+    peft_model = adapted(small_mobile_sam())
+    expected = ScalpelSamModel.from_peft(peft_model).state_dict()
+    actual = ScalpelSamModel.from_peft(peft_model.to(memory_format=torch.channels_last)).state_dict()
+    assert actual.keys() == expected.keys() and all(torch.equal(actual[name], expected[name]) for name in expected)
+
+
 def test_weights_are_copied() -> None:
     peft_model, inputs = adapted(small_sam()), random_inputs()
     model = ScalpelSamModel.from_peft(peft_model)

@@ -9,8 +9,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/python scripts/demo.py --out demo
 
+# Two workers of one thread each: two that each use all cores slow each other down.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 quality: $(READY)
 	$(BIN)/ruff check .

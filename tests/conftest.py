@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import HfApi
 
 from tests.hub_server import HubServer
@@ -17,6 +18,14 @@ def shared_dir() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"real data and weights are not at {folder} (set SCALPEL_SHARED to where they are)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """A benchmark sets torch's threads, and results have other last bits then: put them back for the test after it."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

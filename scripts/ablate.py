@@ -2,9 +2,9 @@
 
     python scripts/ablate.py --config recipes/nuaa_sirst/ablation.yaml --runs runs/ablation --out runs/ablation.md
 
-A cell, one variant at one seed, is a run of recipes/distill.py in RUNS/<variant>-<seed>, measured on the test split
-plain and with mirror images. Run again after a kill to go on: finished cells are kept, a broken-off one is resumed. All
-cells share one cache of the frozen prefix. The table is written anew after every cell.
+A cell, one variant at one seed, is a run of recipes/distill.py in RUNS/<variant>-<seed>, measured on the test split.
+Run again after a kill to go on: finished cells are kept, a broken-off one is resumed. All cells share one cache of the
+frozen prefix. The table is written anew after every cell.
 """
 
 import argparse
@@ -27,7 +27,6 @@ ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "distill.py"
 FIGURES = "figures.json"  # written last: a cell that has it is finished
 COLUMNS = {"iou": ("IoU", 100.0), "niou": ("nIoU", 100.0), "pd": ("Pd", 100.0), "fa": ("Fa", 1.0)}
-VIEWS = {"plain": False, "flips": True}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -85,16 +84,13 @@ def train(values: dict[str, Any], folder: Path) -> None:
 
 def measure(values: dict[str, Any], folder: Path, split: str) -> dict[str, Any]:
     rows = load_split(values["dataset"], split)
-    figures = {}
-    for view, flips in VIEWS.items():
-        teacher = Teacher.from_pretrained(
-            folder,
-            values["base_model"],
-            flips=flips,
-            cache_dir=values["cache_dir"],
-            cache_dtype=values.get("cache_dtype", "float16"),
-        )
-        figures[view] = evaluate_probabilities(teacher.probabilities, rows)
+    teacher = Teacher.from_pretrained(
+        folder,
+        values["base_model"],
+        cache_dir=values["cache_dir"],
+        cache_dtype=values.get("cache_dtype", "float16"),
+    )
+    figures = evaluate_probabilities(teacher.probabilities, rows)
     run = json.loads((folder / "metrics.json").read_text())
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         weights = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 - not a dict
@@ -102,23 +98,22 @@ def measure(values: dict[str, Any], folder: Path, split: str) -> dict[str, Any]:
 
 
 def table(records: dict[str, list[dict[str, Any]]], command: str) -> str:
-    """Markdown: a row a variant, the best plain IoU first."""
-    columns = [f"{name}{suffix}" for suffix in ("", ", flips") for name, _ in COLUMNS.values()]
+    """Markdown: a row a variant, the best IoU first."""
+    columns = [name for name, _ in COLUMNS.values()]
     lines = [
         f"`{command}`",
         "",
-        "Mean ± standard deviation over the seeds. IoU, nIoU and Pd in %, Fa in 1e-6 of all pixels, at threshold 0.5. "
-        "*Flips*: the answers for a frame and its three mirror images averaged.",
+        "Mean ± standard deviation over the seeds. IoU, nIoU and Pd in %, Fa in 1e-6 of all pixels, at threshold 0.5.",
         "",
         f"| variant | seeds | weights | {' | '.join(columns)} |",
         "|---|---|---|" + "---|" * len(columns),
     ]
 
-    def values(variant: str, view: str, column: str) -> list[float]:
-        return [COLUMNS[column][1] * record["figures"][view][column] for record in records[variant]]
+    def values(variant: str, column: str) -> list[float]:
+        return [COLUMNS[column][1] * record["figures"][column] for record in records[variant]]
 
-    for variant in sorted(records, key=lambda v: -statistics.mean(values(v, "plain", "iou"))):
-        cells = [spread(values(variant, view, column)) for view in VIEWS for column in COLUMNS]
+    for variant in sorted(records, key=lambda v: -statistics.mean(values(v, "iou"))):
+        cells = [spread(values(variant, column)) for column in COLUMNS]
         weights = records[variant][0]["weights"]
         lines.append(f"| {variant} | {len(records[variant])} | {weights / 1000:.0f} k | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -154,8 +149,8 @@ def main(argv: list[str] | None = None) -> None:
         for variant in variants:
             record = run_cell(settings(config, variant, seed, args.runs), args.split)
             records.setdefault(variant, []).append(record)
-            plain = record["figures"]["plain"]
-            print(f"{variant}-{seed}: IoU {100 * plain['iou']:.1f}, nIoU {100 * plain['niou']:.1f}", flush=True)
+            figures = record["figures"]
+            print(f"{variant}-{seed}: IoU {100 * figures['iou']:.1f}, nIoU {100 * figures['niou']:.1f}", flush=True)
             write(args.out, table(records, command))
 
 

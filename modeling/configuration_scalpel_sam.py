@@ -31,7 +31,7 @@ class ScalpelSamConfig(PreTrainedConfig):
         blocks: names within the vision encoder of the MLPs that have a token adapter, such as `"layers.11.mlp"`; or a
             number, for so many of the last ones.
         bottleneck: width of the token adapters.
-        channels: width of the mask level at half resolution, a multiple of 8.
+        channels: width of the mask level at half resolution.
         top_k: how many experts keep their weight at a position.
         temperature: of the position routers' softmax.
         routers: off, every expert has the same weight everywhere.

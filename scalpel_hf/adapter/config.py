@@ -33,7 +33,7 @@ class ScalpelMoeConfig(PeftConfig):
             their MLPs (`"layers.11"`), or a regular expression over the MLPs' full names
             (`r"vision_encoder\.layers\.\d\.mlp"`).
         bottleneck: width of the token adapters.
-        channels: width of the mask level at half resolution, a multiple of 8.
+        channels: width of the mask level at half resolution.
         top_k: how many experts keep their weight at a position.
         temperature: of the position routers' softmax.
         routers: off, every expert has the same weight everywhere.
@@ -79,8 +79,6 @@ def _check(config: ScalpelMoeConfig) -> None:
     for name, value in (("bottleneck", config.bottleneck), ("channels", config.channels), ("top_k", config.top_k)):
         if not _is_whole(value) or value < 1:
             raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}")
-    if config.channels % 8:
-        raise ValueError(f"`channels` must be a multiple of 8, got {config.channels}")
     if config.top_k > len(OPERATORS):
         raise ValueError(f"`top_k` must be between 1 and {len(OPERATORS)}, got {config.top_k}")
     if not _is_number(config.temperature) or not 0 < config.temperature < math.inf:

@@ -7,18 +7,18 @@ from torch import nn
 from transformers import SamModel
 
 from .config import ScalpelMoeConfig
+from .model import encoder_mlps
 
 
 def lora_of_equal_size(base: SamModel, config: ScalpelMoeConfig) -> LoraConfig:
     """
-    LoRA on every linear layer of the encoder's last blocks and of the mask decoder, with as many weights as an adapter.
+    LoRA on every linear layer of the adapter's encoder blocks and of the mask decoder, with as many weights as it has.
 
     Args:
         base: not adapted yet; left alone.
-        config: of the adapter to compare with. `blocks` says how many of the last blocks.
+        config: of the adapter to compare with. Its `blocks` count without the `token` level too.
     """
-    mlps = [name for name, _ in base.vision_encoder.named_modules() if name.endswith(".mlp")]
-    blocks = [f"vision_encoder.{name.removesuffix('mlp')}" for name in mlps[-config.blocks :]]
+    blocks = [name.removesuffix("mlp") for name in encoder_mlps(base, config.blocks)]
     parts = ("mask_decoder.", *blocks)
     layers = {n: m for n, m in base.named_modules() if isinstance(m, nn.Linear) and n.startswith(parts)}
     per_rank = sum(layer.in_features + layer.out_features for layer in layers.values())

@@ -9,6 +9,28 @@ from .config import ScalpelMoeConfig
 from .layer import MaskLevelLayer, ScalpelMoeLayer, TokenLevelLayer
 
 
+def encoder_mlps(model: nn.Module, blocks: int | list[str] | str) -> set[str]:
+    """
+    Full names of the MLPs of the encoder blocks that `ScalpelMoeConfig.blocks` stands for.
+
+    Raises:
+        ValueError: on more blocks than there are, and a name or expression that matches none.
+    """
+    names = [f"vision_encoder.{n}" for n, _ in model.vision_encoder.named_modules() if n.endswith(".mlp")]
+    if isinstance(blocks, int):
+        if blocks > len(names):
+            raise ValueError(f"`blocks` asks for the last {blocks} of {len(names)} encoder blocks")
+        return set(names[-blocks:])
+    if isinstance(blocks, str):
+        chosen = {blocks: {n for n in names if re.fullmatch(blocks, n)}}
+    else:
+        chosen = {b: {n for n in names if f".{n}".endswith((f".{b}", f".{b}.mlp"))} for b in blocks}
+    for block, matches in chosen.items():
+        if not matches:
+            raise ValueError(f"`blocks` {block!r} matches none of the encoder's MLPs: {names}")
+    return set().union(*chosen.values())
+
+
 class ScalpelMoeModel(BaseTuner):
     """
     Puts the hierarchical mixture-of-experts adapter into a Segment Anything model (`SamModel`, `MobileSamModel`).
@@ -61,21 +83,7 @@ class ScalpelMoeModel(BaseTuner):
 
     def _targets(self, config: ScalpelMoeConfig) -> set[str]:
         targets = {"mask_decoder"} if "mask" in config.levels else set()
-        if "token" not in config.levels:
-            return targets
-        names = [f"vision_encoder.{n}" for n, _ in self.model.vision_encoder.named_modules() if n.endswith(".mlp")]
-        if isinstance(config.blocks, int):
-            if config.blocks > len(names):
-                raise ValueError(f"`blocks` asks for the last {config.blocks} of {len(names)} encoder blocks")
-            return targets | set(names[-config.blocks :])
-        if isinstance(config.blocks, str):
-            chosen = {config.blocks: {n for n in names if re.fullmatch(config.blocks, n)}}
-        else:
-            chosen = {b: {n for n in names if f".{n}".endswith((f".{b}", f".{b}.mlp"))} for b in config.blocks}
-        for block, matches in chosen.items():
-            if not matches:
-                raise ValueError(f"`blocks` {block!r} matches none of the encoder's MLPs: {names}")
-        return targets.union(*chosen.values())
+        return targets | encoder_mlps(self.model, config.blocks) if "token" in config.levels else targets
 
     def _create_and_replace(
         self,

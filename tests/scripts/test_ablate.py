@@ -136,14 +136,15 @@ def test_the_recipes_variants_are_configurations(ablate: ModuleType) -> None:
     assert sorted(map(tuple, left_out)) == sorted((name,) for name in operators)
 
 
+@pytest.mark.parametrize("by_name", [False, True])
 @pytest.mark.parametrize("make", [small_sam, small_mobile_sam])
-def test_lora_is_as_large_as_the_adapter(make) -> None:
-    base, config = make(), small_config(blocks=1)
+def test_lora_is_as_large_as_the_adapter(make, by_name: bool) -> None:
+    last = "layers.2" if make is small_sam else "layers.3.blocks.1"
+    base, config = make(), small_config(blocks=[last] if by_name else 1)
     own = set(dict(base.named_modules()))
     lora = lora_of_equal_size(base, config)
     assert set(dict(base.named_modules())) == own
-    block = "vision_encoder.layers.2." if make is small_sam else "vision_encoder.layers.3.blocks.1."
-    assert all(name.startswith((block, "mask_decoder.")) for name in lora.target_modules)
+    assert all(name.startswith((f"vision_encoder.{last}.", "mask_decoder.")) for name in lora.target_modules)
     assert any("attn.qkv" in n for n in lora.target_modules) and any("hypernetworks" in n for n in lora.target_modules)
     wanted, _ = adapted(make(), blocks=1).get_nb_trainable_parameters()
     base.add_adapter(lora)

@@ -50,6 +50,9 @@ def main(argv: list[str] | None = None) -> None:
     what.add_argument("--pseudo-labels", help="output of scripts/pseudo_label.py")
     parser.add_argument("--base-model", help="a teacher's base, if it isn't where the adapter says")
     parser.add_argument("--flips", action="store_true", help="a teacher's answers averaged over mirror images")
+    parser.add_argument(
+        "--cache-dir", type=Path, help="where a teacher's frozen prefix is kept, for further teachers on the same base"
+    )
     parser.add_argument("--threshold", type=float, default=0.5, help="probability of a target (default: %(default)s)")
     args = parser.parse_args(argv)
 
@@ -67,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         student = load_exported(Path(args.model).parent, Path(args.model).name)
         figures = evaluate_exported(student, rows, args.threshold)
     elif is_adapter(args.model):
-        teacher = Teacher.from_pretrained(args.model, args.base_model, flips=args.flips)
+        teacher = Teacher.from_pretrained(args.model, args.base_model, cache_dir=args.cache_dir, flips=args.flips)
         figures = evaluate_probabilities(teacher.probabilities, rows, args.threshold)
     else:
         figures = evaluate_student(load_student(args.model), rows, args.threshold)

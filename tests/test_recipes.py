@@ -33,7 +33,7 @@ def load(path: str) -> ModuleType:
 
 
 distill, transfer = load("recipes/distill.py"), load("recipes/transfer.py")
-pseudo_label = load("scripts/pseudo_label.py")
+pseudo_label, evaluate_model = load("scripts/pseudo_label.py"), load("scripts/evaluate_model.py")
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +100,19 @@ def runs(work: SimpleNamespace) -> SimpleNamespace:
         AcceleratorState._reset_state(True)
     assert snapshot(root / "data") == data_before  # nothing is cached beside the data
     return SimpleNamespace(seen=seen, frame=frame, label=label, student=student, root=root, threshold=threshold)
+
+
+def test_a_teacher_measured_from_its_cache_is_the_same(
+    runs: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--dataset", str(runs.root / "full"), "--model", str(runs.root / "teacher")]
+    figures = []
+    for extra in ([], ["--cache-dir", str(tmp_path)], ["--cache-dir", str(tmp_path)]):
+        evaluate_model.main(options + extra)
+        figures.append(json.loads(capsys.readouterr().out))
+    assert figures[0] == json.loads((runs.root / "teacher" / "metrics.json").read_text())["metrics"]["test"]
+    assert figures[1] == figures[2] and figures[1]["iou"] == pytest.approx(figures[0]["iou"], abs=0.01)
+    assert len(list(tmp_path.glob("*.npy"))) == 3  # the frames
 
 
 def test_metrics_say_how_the_run_is_repeated(runs: SimpleNamespace) -> None:

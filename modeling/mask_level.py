@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .frame_region import sample_region
+from .frame_region import FrameRegion, sample_region
 from .moe import ImageRouter, PositionRouter, PriorPyramid, symlog, uniform_weights, zero_
 from .residual_unet import decode, decoder_levels, encoder_levels, pad_to_multiple
 
@@ -145,3 +145,13 @@ class MaskLevel(nn.Module):
             levels.append(x)
         residual = F.pixel_shuffle(HEAD_SCALE * self.head(decode(self.decoder, levels)), 2)
         return residual[:, :, :height, :width]
+
+
+def answer_without_prompts(
+    level: MaskLevel, region: FrameRegion, masks: Tensor, upscaled: Tensor, embeddings: Tensor
+) -> dict[str, Tensor]:
+    """What a mask level makes of SAM's masks `(B, P, M, h, w)`, in its own precision; `logits` are `(B, PM, H, W)`."""
+    dtype = level.head.weight.dtype
+    frames, boxes = region.frames.to(dtype), region.boxes.to(dtype)
+    logits = region.sample(masks.to(dtype)).flatten(1, 2)
+    return level(frames, boxes, logits, upscaled.to(dtype), embeddings.to(dtype), region.input_size)

@@ -21,7 +21,7 @@ from .configuration_scalpel_sam import ScalpelSamConfig
 from .custom_code import TakesCodeAlong
 from .frame_region import FrameRegion
 from .losses import soft_iou_loss, weighted_bce
-from .mask_level import MaskLevel
+from .mask_level import answer_without_prompts
 from .scalpel_sam_parts import DrawsExperts, ScalpelSamMaskDecoder, build_encoder, build_mask_level
 
 IGNORE_INDEX = 255
@@ -174,7 +174,7 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
         if self.mask_level is not None:
             region = self._region(pixel_values, frames, frame_boxes, masks.shape[-2:])
             if sparse is None:
-                seen = _prompt_free(self.mask_level, region, masks, upscaled, image_embeddings)
+                seen = answer_without_prompts(self.mask_level, region, masks, upscaled, image_embeddings)
                 masks = seen.pop("logits").unflatten(1, masks.shape[1:3]).to(masks.dtype)
             else:  # SAM's own answer, on the frames' grid
                 masks = region.sample(masks)
@@ -204,15 +204,6 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
         valid = (labels != IGNORE_INDEX).float()
         target = torch.where(valid > 0, labels, 0).float()
         return BCE_WEIGHT * weighted_bce(masks[:, :, 0], target, valid) + soft_iou_loss(masks[:, :, 0], target, valid)
-
-
-def _prompt_free(
-    level: MaskLevel, region: FrameRegion, masks: Tensor, upscaled: Tensor, embeddings: Tensor
-) -> dict[str, Tensor]:
-    dtype = level.head.weight.dtype
-    frames, boxes = region.frames.to(dtype), region.boxes.to(dtype)
-    logits = region.sample(masks.to(dtype)).flatten(1, 2)
-    return level(frames, boxes, logits, upscaled.to(dtype), embeddings.to(dtype), region.input_size)
 
 
 def _name_here(key: str, adapter: str, blocks: list[str]) -> str | None:

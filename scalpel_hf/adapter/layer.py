@@ -8,7 +8,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from scalpel_hf.modeling.frame_region import FrameRegion, sample_region
-from scalpel_hf.modeling.mask_level import MaskLevel
+from scalpel_hf.modeling.mask_level import MaskLevel, answer_without_prompts
 from scalpel_hf.modeling.moe import TokenAdapter
 
 from .config import ScalpelMoeConfig
@@ -185,16 +185,8 @@ class MaskLevelLayer(ScalpelMoeLayer):
     def _prompt_free(
         self, adapter: MaskLevel, masks: Tensor, upscaled: Tensor, embeddings: Tensor, region: FrameRegion
     ) -> Tensor:
-        dtype = adapter.head.weight.dtype
         activation = self.get_base_layer().activation
-        outputs = adapter(
-            region.frames.to(dtype),
-            region.boxes.to(dtype),
-            region.sample(masks.to(dtype)).flatten(1, 2),
-            activation(upscaled).to(dtype),
-            embeddings.to(dtype),
-            region.input_size,
-        )
+        outputs = answer_without_prompts(adapter, region, masks, activation(upscaled), embeddings)
         if (sink := _ROUTER_SINK.get()) is not None:
             sink.append(outputs)
         return outputs["logits"].unflatten(1, masks.shape[1:3]).to(masks.dtype)

@@ -39,7 +39,9 @@ class TransferArguments(LoopArguments):
     normalization: str = option("zscore", "How frames are normalised: `zscore`, `percentile` or `range`.")
     crop_size: int = option(256, "Side of the training crops in pixels.")
     human_share: float = option(0.5, "Least share of the crops that come from frames with a human's mask.")
-    pseudo_weight: float = option(1.0, "Weight of pseudo-labelled pixels beside human ones, times their confidence.")
+    pseudo_weight: float = option(1.0, "Weight of pseudo-labelled pixels beside human ones.")
+    confidence_weights: bool = option(True, "Weigh each pseudo-labelled pixel by the teacher's confidence besides.")
+    ignore_rejected: bool = option(True, "Leave out what the teacher found and quality control turned down.")
     pseudo_warmup_ratio: float = option(0.1, "Share of the steps over which that weight rises from 0.")
     pseudo_strength: float = option(1.0, "Strength of noise, blur and response curve on pseudo-labelled frames.")
     consistency_weight: float = option(
@@ -71,7 +73,15 @@ def main(argv: list[str] | None = None) -> None:
     samples = DetectionSamples if isinstance(student, Detector) else StudentSamples
     weak_views = args.consistency_weight > 0
     dataset = samples(
-        rows, student.processor, args.crop_size, args.seed, args.human_share, args.pseudo_strength, weak_views
+        rows,
+        student.processor,
+        args.crop_size,
+        args.seed,
+        human_share=args.human_share,
+        pseudo_strength=args.pseudo_strength,
+        weak_views=weak_views,
+        confidence_weights=args.confidence_weights,
+        ignore_rejected=args.ignore_rejected,
     )
     if isinstance(student, Detector):
         weigh_pixels = isinstance(model, ScalpelStudentForObjectDetection)

@@ -40,13 +40,19 @@ def png(array: np.ndarray) -> dict[str, Any]:
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def training_mask(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+def training_mask(
+    row: dict[str, Any], confidence_weights: bool = True, ignore_rejected: bool = True
+) -> tuple[np.ndarray, np.ndarray] | None:
     """
     The label of a row that counts, as target and weight `(H, W)` float32; `None` where there is none.
 
     A human's mask weighs 1 everywhere. A pseudo label's pixel weighs its confidence, |2p − 1|: a pixel about which the
     teacher is undecided is left out. So is, with weight 0, what the teacher took for target (`pseudo_confidence` above
     its threshold) and quality control did not (`pseudo_mask` is 0): it is neither target nor background.
+
+    Args:
+        confidence_weights: off, a pseudo label's pixels weigh 1 like a human's.
+        ignore_rejected: off, what quality control turned down is background.
     """
     if row["label_source"] == "human":
         if row["mask"] is None:
@@ -56,7 +62,8 @@ def training_mask(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
     if row["label_source"] == "pseudo":
         confidence = read_frame(row["pseudo_confidence"])
         target = (read_frame(row["pseudo_mask"]) > 127).astype(np.float32)
-        ignored = is_above(confidence, row["teacher"]["threshold"]) & (target == 0)
-        weight = np.abs(2 * (confidence.astype(np.float32) / 255) - 1)
-        return target, np.where(ignored, np.float32(0), weight)
+        weight = np.abs(2 * (confidence.astype(np.float32) / 255) - 1) if confidence_weights else np.ones_like(target)
+        if ignore_rejected:
+            weight[is_above(confidence, row["teacher"]["threshold"]) & (target == 0)] = 0
+        return target, weight
     return None

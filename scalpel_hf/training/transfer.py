@@ -19,9 +19,10 @@ from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
 from scalpel_hf.pseudo_labels import training_mask
 
 
-def labelled_sample(row: dict) -> Sample:
-    """A data set's row as frame, target and weight; an error naming the row where it has no label."""
-    label = training_mask(row)
+def labelled_sample(row: dict, confidence_weights: bool = True, ignore_rejected: bool = True) -> Sample:
+    """A data set's row as frame, target and weight, see [`training_mask`]; an error naming the row where it has no
+    label."""
+    label = training_mask(row, confidence_weights, ignore_rejected)
     if label is None:
         raise ValueError(f"{row['name']} has neither a human nor a pseudo label: `label_source` is 'none'")
     return Sample(read_frame(row["image"]).astype(np.float32), *label)
@@ -41,6 +42,7 @@ class StudentSamples(Dataset):
         human_share: between 0 and 1.
         pseudo_strength: of noise, blur and response curve on pseudo-labelled frames, see [`photometric`].
         weak_views: whether a sample has `weak_pixel_values` too: the same crop without noise, blur and response curve.
+        confidence_weights, ignore_rejected: what a pseudo label's pixels weigh, see [`training_mask`].
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class StudentSamples(Dataset):
         human_share: float = 0.5,
         pseudo_strength: float = 1.0,
         weak_views: bool = False,
+        confidence_weights: bool = True,
+        ignore_rejected: bool = True,
     ):
         if not 0 <= human_share <= 1:
             raise ValueError(f"`human_share` must be between 0 and 1, got {human_share}")
@@ -66,6 +70,7 @@ class StudentSamples(Dataset):
             raise ValueError("no frame of the data set has a label: every `label_source` is 'none'")
         self.dataset, self.processor, self.crop_size, self.seed = dataset, processor, crop_size, seed
         self.pseudo_strength, self.weak_views = pseudo_strength, weak_views
+        self.confidence_weights, self.ignore_rejected = confidence_weights, ignore_rejected
         share = max(human_share, len(self.human) / len(self.indices)) if self.human else 0.0
         self.share = share if self.pseudo else 1.0
 
@@ -78,7 +83,7 @@ class StudentSamples(Dataset):
         return rows[int(np.random.default_rng([self.seed, epoch]).permutation(len(rows))[position])]
 
     def _sample(self, index: int) -> Sample:
-        return labelled_sample(self.dataset[index])
+        return labelled_sample(self.dataset[index], self.confidence_weights, self.ignore_rejected)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         index = self._index(i)

@@ -16,6 +16,7 @@ from scalpel_hf import InfraredImageProcessor, SyntheticInfrared, add_pseudo_lab
 from scalpel_hf.data import objects_from_mask
 from scalpel_hf.data.transforms import Sample, zoom
 from scalpel_hf.modeling import ScalpelStudentForSemanticSegmentation, soft_iou_loss, weighted_bce
+from scalpel_hf.pseudo_labels.rules import Rules
 from scalpel_hf.student import new_student
 from scalpel_hf.training.transfer import (
     DetectionSamples,
@@ -241,6 +242,25 @@ def test_only_pseudo_labelled_frames_are_changed_more() -> None:
             changes.setdefault(kind, []).append(float(np.mean([(a - b).abs().mean() for a, b in views])))
     assert changes[1.0][0] == changes[1.0][1] > 0
     assert changes[0.0][1] > 2 * changes[0.0][0]
+
+
+def test_pseudo_labelled_pixels_weigh_like_human_ones_on_request() -> None:
+    """By confidence, and not at all where quality control turned a candidate down, unless it is told otherwise."""
+    dataset = apply_label_budget(SyntheticInfrared(size=(40, 56), n_targets=(1, 3), seed=1).to_dataset(4), 0.5)
+    nothing = Rules(min_area=10_000, min_empty=0.0)  # every candidate is turned down, every frame labelled
+    rows = add_pseudo_labels(dataset, Bright(), rules=nothing, keep_in_memory=True)
+
+    def weights(**options: bool) -> torch.Tensor:
+        samples = StudentSamples(rows, InfraredImageProcessor(), 32, 5, **options)
+        crops = [samples[i] for i in range(24)]
+        assert all((crop["weights"] == 1).all() for crop in crops if crop["human"])
+        return torch.stack([crop["weights"] for crop in crops if not crop["human"]])
+
+    weighted, unweighted = weights(), weights(confidence_weights=False)
+    assert ((weighted > 0) & (weighted < 1)).any()
+    assert ((weighted == 0) & (unweighted == 0)).any()
+    assert (unweighted == 1).float().mean() > 0.9
+    assert (weights(confidence_weights=False, ignore_rejected=False) == 1).all()
 
 
 class Pixelwise(nn.Module):

@@ -246,21 +246,23 @@ def test_only_pseudo_labelled_frames_are_changed_more() -> None:
 
 def test_pseudo_labelled_pixels_weigh_like_human_ones_on_request() -> None:
     """By confidence, and not at all where quality control turned a candidate down, unless it is told otherwise."""
-    dataset = apply_label_budget(SyntheticInfrared(size=(40, 56), n_targets=(1, 3), seed=1).to_dataset(4), 0.5)
-    nothing = Rules(min_area=10_000, min_empty=0.0)  # every candidate is turned down, every frame labelled
-    rows = add_pseudo_labels(dataset, Bright(), rules=nothing, keep_in_memory=True)
+    frames = SyntheticInfrared(size=(64, 80), n_targets=(4, 8), extent=(1, 4), seed=1)
+    dataset = apply_label_budget(frames.to_dataset(4), 0.5)
+    rows = add_pseudo_labels(dataset, Bright(), rules=Rules(min_area=8), keep_in_memory=True)
 
     def weights(**options: bool) -> torch.Tensor:
         samples = StudentSamples(rows, InfraredImageProcessor(), 32, 5, **options)
         crops = [samples[i] for i in range(24)]
-        assert all((crop["weights"] == 1).all() for crop in crops if crop["human"])
+        for crop in crops:  # a zoom resamples the weights, so that 1 is 1 up to rounding
+            assert not crop["human"] or torch.allclose(crop["weights"], torch.ones(32, 32))
         return torch.stack([crop["weights"] for crop in crops if not crop["human"]])
 
     weighted, unweighted = weights(), weights(confidence_weights=False)
-    assert ((weighted > 0) & (weighted < 1)).any()
+    assert ((weighted > 0.1) & (weighted < 0.9)).any()
     assert ((weighted == 0) & (unweighted == 0)).any()
-    assert (unweighted == 1).float().mean() > 0.9
-    assert (weights(confidence_weights=False, ignore_rejected=False) == 1).all()
+    assert (unweighted > 0.999).float().mean() > 0.9
+    everything = weights(confidence_weights=False, ignore_rejected=False)
+    assert torch.allclose(everything, torch.ones_like(everything))
 
 
 class Pixelwise(nn.Module):

@@ -18,6 +18,9 @@ from .frame_region import FrameRegion, sample_region
 from .moe import ImageRouter, PositionRouter, PriorPyramid, symlog, uniform_weights, zero_
 from .residual_unet import decode, decoder_levels, encoder_levels, pad_to_multiple
 
+# Of the frame's first weights, those of the maps: maps have the size of their spread, frames that of their range, and the
+# frame would be lost among them (docs/log.md).
+PRIOR_SCALE = 0.3
 HEAD_SCALE = 10.0  # the head starts at zero and has thousands of steps less than SAM had to reach SAM's logits
 
 
@@ -66,6 +69,7 @@ class MaskLevel(nn.Module):
         self.scale_weights = nn.ParameterList(nn.Parameter(torch.full((n,), 1.0 / n)) for n in counts)
         sizes = [channels, 2 * channels, 3 * channels, 4 * channels]  # strides 2, 4, 8, 16
         self.encoder = encoder_levels(2 + sum(counts), sizes, (1, 1, 1, 1))
+        _let_the_frame_lead(self.encoder[0][0][0], 2)
         self.upscaled_entry = FeatureEntry(upscaled_dim, sizes[0])
         self.embedding_entry = FeatureEntry(embedding_dim, sizes[1])
         self.decoder = decoder_levels(sizes)
@@ -145,6 +149,13 @@ class MaskLevel(nn.Module):
             levels.append(x)
         residual = F.pixel_shuffle(HEAD_SCALE * self.head(decode(self.decoder, levels)), 2)
         return residual[:, :, :height, :width]
+
+
+@torch.no_grad()
+def _let_the_frame_lead(stem: nn.Conv2d, channels: int) -> None:
+    """Give a first layer's weights of the frame, its first `channels`, the size that they have without maps."""
+    stem.weight *= (stem.in_channels / channels) ** 0.5
+    stem.weight[:, channels:] *= PRIOR_SCALE
 
 
 def answer_without_prompts(

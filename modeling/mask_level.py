@@ -18,8 +18,8 @@ from .frame_region import FrameRegion, sample_region
 from .moe import ImageRouter, PositionRouter, PriorPyramid, symlog, uniform_weights, zero_
 from .residual_unet import decode, decoder_levels, encoder_levels, pad_to_multiple
 
-# Of the frame's first weights, those of the maps: maps have the size of their spread, frames that of their range, and the
-# frame would be lost among them (docs/log.md).
+# First weights of the maps in the first layer, in those of the frame: maps have the size of their spread, frames that of
+# their range, and with 1 a flat frame would be lost among its maps (docs/log.md).
 PRIOR_SCALE = 0.3
 HEAD_SCALE = 10.0  # the head starts at zero and has thousands of steps less than SAM had to reach SAM's logits
 

@@ -137,6 +137,19 @@ def test_the_mask_level_takes_frames_of_any_size(size: tuple[int, int]) -> None:
 
 
 @torch.no_grad()
+def test_the_first_layer_starts_from_the_frame() -> None:
+    """The frame and its logarithm weigh what they do without operators, the maps 0.3 of it."""
+    torch.manual_seed(0)
+    alone, beside = (
+        MaskLevel(scales, upscaled_dim=4, embedding_dim=8, channels=64).encoder[0][0][0].weight.detach()
+        for scales in ({}, SCALES)
+    )
+    assert alone.shape[1] == 2 and beside.shape[1] == 9
+    assert alone.abs().max() == pytest.approx((2 * 36) ** -0.5, rel=1e-2)  # torch's own bound for 2 inputs of 6 x 6
+    assert beside[:, :2].std().item() == pytest.approx(alone.std().item(), rel=0.05)
+    assert beside[:, 2:].std().item() == pytest.approx(0.3 * alone.std().item(), rel=0.05)
+
+
 def test_sams_features_stay_with_the_frame_whatever_is_cut_from_it() -> None:
     """Another frame that begins on the network's grid and covers its own part of SAM's input: the same answer there."""
     level = randomised(MaskLevel({}, upscaled_dim=4, embedding_dim=8, channels=8)).double()

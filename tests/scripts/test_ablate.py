@@ -136,6 +136,15 @@ def test_the_recipes_variants_are_configurations(ablate: ModuleType) -> None:
     assert sorted(map(tuple, left_out)) == sorted((name,) for name in operators)
 
 
+@pytest.mark.parametrize("name", ["ablation", "budgets"])
+def test_every_cell_of_the_recipes_is_a_run_of_distill(ablate: ModuleType, name: str) -> None:
+    config = ablate.read_config(ROOT / "recipes" / "nuaa_sirst" / f"{name}.yaml")
+    arguments = load("recipes/distill.py").DistillArguments
+    for variant in config["variants"]:
+        values = ablate.settings(config, variant, 0, Path("runs"))
+        assert arguments(**values).max_steps == 160 and values["dataset"]
+
+
 @pytest.mark.parametrize("by_name", [False, True])
 @pytest.mark.parametrize("make", [small_sam, small_mobile_sam])
 def test_lora_is_as_large_as_the_adapter(make, by_name: bool) -> None:

@@ -18,8 +18,8 @@ from .frame_region import FrameRegion, sample_region
 from .moe import ImageRouter, PositionRouter, PriorPyramid, symlog, uniform_weights, zero_
 from .residual_unet import decode, decoder_levels, encoder_levels, pad_to_multiple
 
-# First weights of the maps in the first layer, in those of the frame: maps have the size of their spread, frames that of
-# their range, and with 1 a flat frame would be lost among its maps (docs/log.md).
+# First weights of the maps in the first layer, relative to the frame's. Maps are in units of their spread and frames in
+# units of their range: with 1, some frames would be all but lost among their maps (docs/log.md).
 PRIOR_SCALE = 0.3
 HEAD_SCALE = 10.0  # the head starts at zero and has thousands of steps less than SAM had to reach SAM's logits
 

@@ -25,6 +25,9 @@ OPERATORS: dict[str, type[nn.Module]] = {
 }
 
 
+NOISE_FLOOR = 1 / 256  # of a normalised frame's intensity: a grey level of 8 bits where frames go by their range
+
+
 def symlog(x: Tensor) -> Tensor:
     """`sign(x) · log(1 + |x|)`: the identity near 0, a logarithm for strong responses."""
     return torch.sign(x) * torch.log1p(x.abs())
@@ -43,7 +46,8 @@ class PriorPyramid(nn.Module):
     Each map is divided by its own spread and compressed, `symlog(m / spread)`: the operators' units differ (intensity,
     intensity squared), and one shared normalisation would let the loudest drown the others. The spread at a position is
     half the mean magnitude over the frame and half that of its surroundings of 72 pixels: clutter raises the bar where
-    it is, as in a detector of constant false-alarm rate, and a crop is measured much as its frame would be.
+    it is, as in a detector of constant false-alarm rate, and a crop is measured much as its frame would be. On top
+    comes `NOISE_FLOOR`, without which the rounding of an even sky would be as loud as clutter.
 
     Args:
         scales: for each operator the list of its scales in frame pixels.
@@ -62,7 +66,8 @@ class PriorPyramid(nn.Module):
             response = operator(frame).squeeze(1)  # (B, S, H, W)
             magnitude = response.abs()
             spread = magnitude.mean((-2, -1), keepdim=True) + 1e-6
-            maps.append(symlog(response / (0.5 * spread + 0.5 * _surroundings(magnitude))))
+            floor = NOISE_FLOOR ** cast(WhiteBoxOperator, operator).power
+            maps.append(symlog(response / (0.5 * spread + 0.5 * _surroundings(magnitude) + floor)))
             peak = magnitude.amax((-2, -1), keepdim=True) / spread  # how far the strongest point stands out
             statistics.append(torch.cat([spread.log(), (1 + peak).log()], -1).squeeze(-2))
         return maps, torch.cat(statistics, 1)

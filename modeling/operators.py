@@ -23,7 +23,12 @@ from .sliding_windows import opening, window_sum
 
 
 class WhiteBoxOperator(nn.Module):
-    """What the four operators share: checked scales, the working precision, and the table of learned values."""
+    """What the four operators share: checked scales, the working precision, and the table of learned values.
+
+    Attributes: `power`, that of the intensity which a response is in.
+    """
+
+    power = 1
 
     def __init__(self, scales: Sequence[float]):
         super().__init__()
@@ -84,6 +89,8 @@ class LocalContrast(WhiteBoxOperator):
     Args:
         scales: side of the cells in pixels, odd.
     """
+
+    power = 2
 
     def __init__(self, scales: Sequence[float]):
         super().__init__(scales)

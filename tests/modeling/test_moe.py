@@ -61,7 +61,8 @@ def test_each_prior_map_is_in_its_own_spread() -> None:
             for scale in range(len(SCALES[name])):
                 response = pyramid.operators[name](frame[image : image + 1])[0, 0, scale].detach().numpy()
                 spread = np.abs(response).mean() + 1e-6
-                bar = (spread + surroundings(np.abs(response))) / 2
+                floor = 1 / 256**2 if name == "local_contrast" else 1 / 256  # its response is in intensity squared
+                bar = (spread + surroundings(np.abs(response))) / 2 + floor
                 expected = np.sign(response) * np.log1p(np.abs(response) / bar)
                 np.testing.assert_allclose(own[image, scale].detach(), expected, atol=1e-5)
                 peak = np.abs(response).max() / spread
@@ -70,10 +71,16 @@ def test_each_prior_map_is_in_its_own_spread() -> None:
         index += len(SCALES[name])
 
 
-def test_prior_maps_ignore_offset_and_gain() -> None:
-    pyramid, frame = PriorPyramid(SCALES), noise(1, 1, 30, 40)
+def test_prior_maps_ignore_offset_and_above_the_floor_gain() -> None:
+    pyramid, frame = PriorPyramid(SCALES), 100 * noise(1, 1, 30, 40)
     for ours, theirs in zip(pyramid(frame)[0], pyramid(40 * frame + 7)[0], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_the_rounding_of_an_even_frame_is_no_clutter() -> None:
+    pyramid, even = PriorPyramid(SCALES), 0.3 + 3e-4 * noise(1, 1, 60, 80)  # of a frame by its range, 8 bits are 0.004
+    for quiet, loud in zip(pyramid(even)[0], pyramid(1000 * even)[0], strict=True):
+        assert (quiet.abs().amax((-2, -1)) < 0.4).all() and (loud.abs().amax((-2, -1)) > 1).all()
 
 
 def test_a_constant_frame_has_empty_priors_and_finite_gradients() -> None:

@@ -62,8 +62,6 @@ def test_an_encoder_that_trains_from_the_start_has_none() -> None:
 
 @pytest.mark.parametrize("kwargs", [{"blocks": 1}, {"blocks": 2}, {"levels": ["pixel", "mask"]}], ids=str)
 def test_embeddings_are_the_models_own(base: nn.Module, tmp_path: Path, kwargs: dict) -> None:
-    # A seed at which no activation lies within rounding of a ReLU's corner, where the gradient of a sum over all pixels
-    # jumps: at seed 1 by a tenth between one thread and two, or one memory layout and another, the masks being equal.
     model, inputs = adapted(base, **kwargs), random_inputs(seed=5)
     prefix = FrozenPrefix(model)
     cache = PrefixCache(prefix, tmp_path, "float32")
@@ -83,8 +81,6 @@ def test_embeddings_are_the_models_own(base: nn.Module, tmp_path: Path, kwargs: 
 def test_training_from_the_cache_is_training_without(
     base: nn.Module, tmp_path: Path, kwargs: dict, training: bool
 ) -> None:
-    # A seed at which no activation lies within rounding of a ReLU's corner, where the gradient of a sum over all pixels
-    # jumps: at seed 1 by a tenth between one thread and two, or one memory layout and another, the masks being equal.
     model, inputs = adapted(base, **kwargs), random_inputs(seed=5)
     for module in model.modules():
         if isinstance(module, MaskLevel):  # its batch norms use the batch, those of the prefix do not
@@ -100,11 +96,13 @@ def test_training_from_the_cache_is_training_without(
         return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
     expected = gradients(**inputs)
-    for p, own in zip(inputs["pixel_values"], prefix.states(inputs["pixel_values"]), strict=True):
-        # The batch's own activations: a convolution rounds a batch otherwise than its images (they are compared above),
-        # and where an activation lies within rounding of a ReLU's corner the gradient jumps.
-        cache.store(cache.key(p), own)
-    states = torch.stack([cache.load(cache.key(p)) for p in inputs["pixel_values"]])
+    # The batch's own activations in their own memory layout: a convolution rounds a batch otherwise than its images
+    # (they are compared above) and one layout otherwise than another, and where an activation lies within rounding of
+    # a ReLU's corner the gradient of a sum over all pixels jumps.
+    own = prefix.states(inputs["pixel_values"])
+    for pixels, image in zip(inputs["pixel_values"], own, strict=True):
+        cache.store(cache.key(pixels), image)
+    states = torch.empty_like(own).copy_(torch.stack([cache.load(cache.key(p)) for p in inputs["pixel_values"]]))
     actual = gradients(image_embeddings=prefix.embeddings(states, inputs["frames"], inputs["frame_boxes"]))
     assert expected.keys() == actual.keys() == {n for n, p in model.named_parameters() if p.requires_grad}
     for name, value in expected.items():

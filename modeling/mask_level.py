@@ -69,7 +69,7 @@ class MaskLevel(nn.Module):
         self.scale_weights = nn.ParameterList(nn.Parameter(torch.full((n,), 1.0 / n)) for n in counts)
         sizes = [channels, 2 * channels, 3 * channels, 4 * channels]  # strides 2, 4, 8, 16
         self.encoder = encoder_levels(2 + sum(counts), sizes, (1, 1, 1, 1))
-        _let_the_frame_lead(self.encoder[0][0][0], 2)
+        _let_the_frame_lead(next(m for m in self.encoder.modules() if isinstance(m, nn.Conv2d)), 2)
         self.upscaled_entry = FeatureEntry(upscaled_dim, sizes[0])
         self.embedding_entry = FeatureEntry(embedding_dim, sizes[1])
         self.decoder = decoder_levels(sizes)

@@ -143,7 +143,6 @@ def test_the_mask_level_takes_frames_of_any_size(size: tuple[int, int]) -> None:
     assert added.any() and torch.allclose(added[:, :1].expand_as(added), added, atol=1e-4)  # one residual, three masks
 
 
-@torch.no_grad()
 def test_the_first_layer_starts_from_the_frame() -> None:
     """The frame and its logarithm weigh what they do without operators, the maps 0.3 of it."""
     torch.manual_seed(0)
@@ -157,6 +156,7 @@ def test_the_first_layer_starts_from_the_frame() -> None:
     assert beside[:, 2:].std().item() == pytest.approx(0.3 * alone.std().item(), rel=0.05)
 
 
+@torch.no_grad()
 def test_sams_features_stay_with_the_frame_whatever_is_cut_from_it() -> None:
     """Another frame that begins on the network's grid and covers its own part of SAM's input: the same answer there."""
     level = randomised(MaskLevel({}, upscaled_dim=4, embedding_dim=8, channels=8)).double()

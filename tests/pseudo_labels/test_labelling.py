@@ -191,10 +191,10 @@ def test_training_mask() -> None:
     np.testing.assert_allclose(weight, [[1, 1, 0.6], [1 / 255, 0.2, 0.6]], atol=1e-6)
     assert weight.dtype == np.float32
     # What is above the threshold and not in the mask was turned down: neither target nor background.
-    _, weight = training_mask(pseudo | {"teacher": {"threshold": 0.5}})
+    turned_down = pseudo | {"teacher": {"threshold": 0.5}}
+    _, weight = training_mask(turned_down)
     np.testing.assert_allclose(weight, [[1, 1, 0.6], [0, 0.2, 0]], atol=1e-6)
     assert weight[1, 0] == weight[1, 2] == 0
-    turned_down = pseudo | {"teacher": {"threshold": 0.5}}
     _, weight = training_mask(turned_down, ignore_rejected=False)
     np.testing.assert_allclose(weight, [[1, 1, 0.6], [1 / 255, 0.2, 0.6]], atol=1e-6)
     _, weight = training_mask(turned_down, confidence_weights=False)

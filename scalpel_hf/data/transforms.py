@@ -7,7 +7,7 @@ A label travels as two arrays beside the frame: `target` in [0, 1] and `weight` 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, special
 
 Array = np.ndarray
 
@@ -106,6 +106,43 @@ def paste_targets(sample: Sample, donor: Sample, rng: np.random.Generator, count
     return Sample(frame, target, weight)
 
 
+def paste_streaks(sample: Sample, rng: np.random.Generator, count: int = 2) -> Sample:
+    """
+    Add bright lines that are no targets, as wave crests, poles and the edges of clouds are: long things are background.
+
+    Each is 20 to 120 pixels long and bent a little, its profile a Gaussian of 0.6 to 2 pixels, its brightness, half to
+    four times the frame's standard deviation, uneven along it. The label stays, and so does the frame within 3 pixels
+    of a target.
+    """
+    if not _has_spread(sample.frame):
+        return sample
+    frame, unit = sample.frame.copy(), sample.frame.std()
+    for _ in range(count):
+        window, streak = _streak(frame.shape, rng)
+        frame[window] += unit * streak
+    near_target = ndimage.maximum_filter(sample.target, 7) > 0
+    return Sample(np.where(near_target, sample.frame, frame), sample.target, sample.weight)
+
+
+def _streak(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[slice, slice], Array]:
+    """A streak in units of the frame's standard deviation, and the window of the frame that it lies in."""
+    angle, length, sigma = rng.uniform(0, np.pi), rng.uniform(20, 120), rng.uniform(0.6, 2)
+    center_y, center_x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
+    bend, softness = rng.uniform(-2, 2), rng.uniform(1, 6)
+    unevenness, period, phase = rng.uniform(0, 0.5), rng.uniform(8, 60), rng.uniform(0, 2 * np.pi)
+    reach = length / 2 + 5 * softness + 4 * sigma
+    window = tuple(
+        slice(int(max(center - reach, 0)), int(min(center + reach + 1, side)))
+        for center, side in zip((center_y, center_x), shape, strict=True)
+    )
+    y, x = (axis.astype(np.float32) for axis in np.ogrid[window])
+    along = (x - center_x) * np.cos(angle) + (y - center_y) * np.sin(angle)
+    across = (y - center_y) * np.cos(angle) - (x - center_x) * np.sin(angle) + bend * (2 * along / length) ** 2
+    ends = special.expit((length / 2 - np.abs(along)) / softness)
+    wave = 1 + unevenness * np.sin(2 * np.pi * along / period + phase)
+    return window, rng.uniform(0.5, 4) * ends * wave * np.exp(-((across / sigma) ** 2) / 2)  # type: ignore[return-value]
+
+
 def _has_spread(frame: Array) -> bool:
     """Whether a frame's values differ by more than resampling rounds them by."""
     return float(np.ptp(frame)) > 1e-6 * float(np.abs(frame).max())
@@ -133,9 +170,9 @@ def photometric(frame: Array, rng: np.random.Generator, strength: float = 1.0) -
 
 def teacher_view(sample: Sample, donors: list[Sample], view: int, seed: int) -> Sample:
     """
-    View number `view` of a labelled frame: 0 is the frame itself, the others are turned, zoomed by 0.75 to 1.4 and
-    with probability ½ given further targets. A function of (`seed`, `view`) alone, so that SAM's frozen prefix can be
-    computed once for each.
+    View number `view` of a labelled frame: 0 is the frame itself, the others are turned, zoomed by 0.75 to 1.4, with
+    probability ½ given further targets and with probability ½ streaks. A function of (`seed`, `view`) alone, so that
+    SAM's frozen prefix can be computed once for each.
     """
     if view == 0:
         return sample
@@ -145,4 +182,6 @@ def teacher_view(sample: Sample, donors: list[Sample], view: int, seed: int) -> 
     if donors and rng.random() < 0.5:
         donor = donors[int(rng.integers(len(donors)))]
         sample = paste_targets(sample, donor, rng, count=int(rng.integers(1, 4)))
+    if rng.random() < 0.5:
+        sample = paste_streaks(sample, rng, count=int(rng.integers(1, 4)))
     return sample

@@ -4,7 +4,16 @@ import torch
 from scipy import ndimage
 
 from scalpel_hf.data import SyntheticInfrared
-from scalpel_hf.data.transforms import Sample, crop, dihedral, paste_targets, photometric, teacher_view, zoom
+from scalpel_hf.data.transforms import (
+    Sample,
+    crop,
+    dihedral,
+    paste_streaks,
+    paste_targets,
+    photometric,
+    teacher_view,
+    zoom,
+)
 from scalpel_hf.modeling import normalize_frame
 
 SHAPE = (40, 56)
@@ -147,6 +156,47 @@ def test_the_least_spread_is_enough_to_paste() -> None:
     assert paste_targets(sample, bright_target(), np.random.default_rng(0)).target.any()
 
 
+def test_streaks_are_bright_long_and_background() -> None:
+    frame = np.random.default_rng(3).normal(10, 0.2, (300, 300)).astype(np.float32)
+    target = np.zeros_like(frame)
+    target[140:160, 140:160] = 1
+    sample = Sample(frame, target, np.full_like(frame, 0.3))
+    near_target = ndimage.distance_transform_cdt(target == 0, metric="chessboard") <= 3
+    whole = 0
+    for seed in range(60):
+        out = paste_streaks(sample, np.random.default_rng(seed), count=1)
+        assert out.frame.dtype == np.float32
+        np.testing.assert_array_equal(out.target, target)
+        np.testing.assert_array_equal(out.weight, sample.weight)
+        change = (out.frame - frame) / frame.std()
+        assert change.min() > -1e-3 and 0.3 < change.max() < 6
+        assert not change[near_target].any()
+        y, x = np.nonzero(change > 0.25 * change.max())
+        if min(y.min(), x.min()) > 0 and max(y.max(), x.max()) < 299 and not near_target[y.min() : y.max()].any():
+            whole += 1  # neither cut off by the border nor interrupted by the target
+            minor, major = np.sqrt(np.linalg.eigvalsh(np.cov(y, x)))
+            assert 15 < np.sqrt(12) * major < 150 and major > 2.5 * minor
+    assert whole > 10
+    assert frame.max() < 20 and not np.array_equal(out.frame, frame)  # the given sample is left as it was
+
+
+def test_streaks_fade_out_within_their_window() -> None:
+    frame = np.zeros((500, 500), np.float32)
+    frame[::2] = 1
+    sample = Sample(frame, np.zeros_like(frame), np.ones_like(frame))
+    for seed in range(40):
+        change = paste_streaks(sample, np.random.default_rng(seed), count=1).frame - frame
+        changed = change != 0
+        edge = changed & ndimage.binary_dilation(~changed)
+        assert edge.any() and np.abs(change[edge]).max() <= 0.02 * change.max()
+
+
+@pytest.mark.parametrize("level", [0.0, 14321.7])
+def test_a_constant_frame_gets_no_streak(level: float) -> None:
+    flat = Sample(np.full(SHAPE, level, np.float32), np.zeros(SHAPE, np.float32), np.ones(SHAPE, np.float32))
+    assert paste_streaks(flat, np.random.default_rng(0)) is flat
+
+
 def test_photometric_keeps_targets_brightest() -> None:
     sample = bright_target()
     changed = 0
@@ -231,6 +281,7 @@ def test_everything_is_a_function_of_the_seed() -> None:
     for function in (
         lambda rng: crop(sample, 24, rng)[0].frame,
         lambda rng: paste_targets(sample, donor, rng).frame,
+        lambda rng: paste_streaks(sample, rng).frame,
         lambda rng: photometric(sample.frame, rng),
     ):
         a, b, c = (function(np.random.default_rng(seed)) for seed in (4, 4, 5))

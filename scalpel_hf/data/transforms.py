@@ -168,11 +168,11 @@ def photometric(frame: Array, rng: np.random.Generator, strength: float = 1.0) -
     return frame.astype(np.float32)
 
 
-def teacher_view(sample: Sample, donors: list[Sample], view: int, seed: int) -> Sample:
+def teacher_view(sample: Sample, donors: list[Sample], view: int, seed: int, streaks: float = 0.0) -> Sample:
     """
     View number `view` of a labelled frame: 0 is the frame itself, the others are turned, zoomed by 0.75 to 1.4, with
-    probability ½ given further targets and with probability ½ streaks. A function of (`seed`, `view`) alone, so that
-    SAM's frozen prefix can be computed once for each.
+    probability ½ given further targets and with probability `streaks` one to three streaks. A function of (`seed`,
+    `view`) and `streaks` alone, so that SAM's frozen prefix can be computed once for each.
     """
     if view == 0:
         return sample
@@ -182,6 +182,6 @@ def teacher_view(sample: Sample, donors: list[Sample], view: int, seed: int) -> 
     if donors and rng.random() < 0.5:
         donor = donors[int(rng.integers(len(donors)))]
         sample = paste_targets(sample, donor, rng, count=int(rng.integers(1, 4)))
-    if rng.random() < 0.5:
+    if rng.random() < streaks:
         sample = paste_streaks(sample, rng, count=int(rng.integers(1, 4)))
     return sample

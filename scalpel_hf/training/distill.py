@@ -28,6 +28,7 @@ class TeacherSamples(Dataset):
         samples: the labelled frames, in sensor units.
         views: how many views of a frame there are; 1 is the frame alone.
         crop_size: side of the crops in pixels.
+        streaks: probability, 0 to 1, that a view other than the frame itself gets bright lines, which are background.
     """
 
     def __init__(
@@ -38,10 +39,13 @@ class TeacherSamples(Dataset):
         views: int,
         crop_size: int,
         seed: int,
+        streaks: float = 0.0,
     ):
+        if not 0 <= streaks <= 1:
+            raise ValueError(f"`streaks` must be between 0 and 1, got {streaks}")
         self.samples, self.processor, self.cache = samples, processor, cache
         self.sam_size = cache.prefix.input_size
-        self.views, self.crop_size, self.seed = views, crop_size, seed
+        self.views, self.crop_size, self.seed, self.streaks = views, crop_size, seed, streaks
         self._made: dict[tuple[int, int], tuple[Sample, str, Tensor]] = {}
 
     def fill(self, progress: bool = True) -> None:
@@ -54,7 +58,7 @@ class TeacherSamples(Dataset):
         """A view, the name of its cache entry, and the region (4,) that it covers of SAM's input."""
         if (index, view) not in self._made:
             donors = self.samples[:index] + self.samples[index + 1 :]
-            sample = teacher_view(self.samples[index], donors, view, self.seed * 100003 + index)
+            sample = teacher_view(self.samples[index], donors, view, self.seed * 100003 + index, self.streaks)
             pixel_values, box = to_sam_input(torch.from_numpy(sample.frame), self.sam_size)
             self.cache.get(pixel_values)
             self._made[index, view] = (sample, self.cache.key(pixel_values), box)

@@ -274,6 +274,10 @@ def test_teacher_views() -> None:
         assert 0.7**2 < scale < 1.45**2
     assert teacher_view(sample, donors, 1, 6).frame.tobytes() != views[0].frame.tobytes()
     assert teacher_view(sample, [], 3, 5).target.max() <= 1
+    streaked = teacher_view(sample, donors, 1, 5, streaks=1.0)  # the same view, and lines that are no targets
+    np.testing.assert_array_equal(streaked.target, views[0].target)
+    assert streaked.frame.shape == views[0].frame.shape and (streaked.frame > views[0].frame + 0.1).any()
+    assert teacher_view(sample, donors, 0, 5, streaks=1.0) is sample
 
 
 def test_everything_is_a_function_of_the_seed() -> None:

@@ -240,6 +240,7 @@ def test_a_student_of_all_masks_needs_no_budget(work: SimpleNamespace, tmp_path:
         (distill, {"blocks": 99}, "`blocks` asks for the last 99"),
         (distill, {"image_size": 70}, "multiple of 32"),
         (distill, {"cache_dtype": "int8"}, "not 'int8'"),
+        (distill, {"streaks": 1.5}, "`streaks` must be between 0 and 1, got 1.5"),
         (distill, {"validation_fraction": 0.99}, "leaves none to train on"),
         (transfer, {"dataset": ""}, "no data set given"),
         (transfer, {"pseudo_labels": "/absent/pseudo"}, "'/absent/pseudo' holds no data set"),

@@ -124,7 +124,7 @@ def paste_streaks(sample: Sample, rng: np.random.Generator, count: int = 2) -> S
     return Sample(np.where(near_target, sample.frame, frame), sample.target, sample.weight)
 
 
-def _streak(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[slice, slice], Array]:
+def _streak(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[slice, ...], Array]:
     """A streak in units of the frame's standard deviation, and the window of the frame that it lies in."""
     angle, length, sigma = rng.uniform(0, np.pi), rng.uniform(20, 120), rng.uniform(0.6, 2)
     center_y, center_x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
@@ -140,7 +140,7 @@ def _streak(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[sli
     across = (y - center_y) * np.cos(angle) - (x - center_x) * np.sin(angle) + bend * (2 * along / length) ** 2
     ends = special.expit((length / 2 - np.abs(along)) / softness)
     wave = 1 + unevenness * np.sin(2 * np.pi * along / period + phase)
-    return window, rng.uniform(0.5, 4) * ends * wave * np.exp(-((across / sigma) ** 2) / 2)  # type: ignore[return-value]
+    return window, rng.uniform(0.5, 4) * ends * wave * np.exp(-((across / sigma) ** 2) / 2)
 
 
 def _has_spread(frame: Array) -> bool:

@@ -1,6 +1,6 @@
 """Measure anything that gives probabilities against human masks."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import datasets
@@ -34,12 +34,26 @@ def evaluate_probabilities(
 
     Raises `ValueError` where a row's mask is hidden.
     """
-    metrics = IRSTDMetrics(threshold=threshold)
+    return evaluate_curve(probabilities, rows, [threshold])[0]
+
+
+def evaluate_curve(
+    probabilities: Callable[[Any], np.ndarray], rows: Iterable[dict[str, Any]], thresholds: Sequence[float]
+) -> list[dict[str, float]]:
+    """[`evaluate_probabilities`] at several thresholds, in their order: the points of a curve of Pd over Fa."""
+    points = [IRSTDMetrics(threshold=threshold) for threshold in thresholds]
     for row in tqdm(rows, desc="evaluation", leave=False, unit="frame"):
         if row["mask"] is None:
             raise ValueError(f"{row.get('name')} has no mask to measure against: evaluate on a split with all masks")
-        metrics.update(probabilities(row["image"]), read_frame(row["mask"]) > 127)
-    return metrics.compute()
+        predicted, truth = probabilities(row["image"]), read_frame(row["mask"]) > 127
+        for metrics in points:
+            metrics.update(predicted, truth)
+    return [metrics.compute() for metrics in points]
+
+
+def pd_at_fa(curve: Iterable[dict[str, float]], fa: float) -> float:
+    """The largest Pd among a curve's points of at most `fa` false alarms, in 1e-6; 0 where there is none."""
+    return max((point["pd"] for point in curve if point["fa"] <= fa), default=0.0)
 
 
 def evaluate_detections(

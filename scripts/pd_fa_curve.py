@@ -1,0 +1,74 @@
+"""Probability of detection at given false-alarm rates, for teachers and students side by side.
+
+    python scripts/pd_fa_curve.py --dataset data/nuaa --models runs/ablation/full-? runs/ablation/no-operators-?
+
+At one fixed threshold a model that is surer of itself has more of both, detections and false alarms. Here each model's
+threshold runs from 0.001 to 0.999, and a cell is the largest Pd with no more false alarms than its column allows.
+Folders that differ in a last "-NUMBER" alone are seeds of one model: a row has their mean and standard deviation.
+"""
+
+import argparse
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from scalpel_hf import Student, Teacher
+from scalpel_hf.data import load_split
+from scalpel_hf.evaluation import evaluate_curve, pd_at_fa
+
+LOGITS = np.linspace(-7, 7, 57)
+THRESHOLDS = [float(t) for t in 1 / (1 + np.exp(-LOGITS))]
+
+
+def load(folder: Path, base_model: str | None, cache_dir: Path | None) -> Teacher | Student:
+    if (folder / "adapter_config.json").exists():
+        return Teacher.from_pretrained(folder, base_model, cache_dir=cache_dir)
+    if (folder / "config.json").exists():
+        return Student.from_pretrained(folder)
+    raise ValueError(f"{folder} holds no model: name the output_dir of a finished recipes/distill.py or transfer.py")
+
+
+def name_of(folder: Path) -> str:
+    """The folder's name without its seed."""
+    name, _, seed = folder.name.rpartition("-")
+    return name if name and seed.isdecimal() else folder.name
+
+
+def spread(values: list[float]) -> str:
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="with all masks of the split: a folder or a Hub repository")
+    parser.add_argument("--split", default="test", help="split to measure on (default: %(default)s)")
+    parser.add_argument("--models", nargs="+", type=Path, required=True, help="folders of teachers or students")
+    parser.add_argument("--base-model", help="the teachers' base, if it isn't where their adapters say")
+    parser.add_argument("--cache-dir", type=Path, help="where the teachers' frozen prefix is kept")
+    parser.add_argument(
+        "--fa", nargs="+", type=float, default=[10.0, 20.0, 50.0, 100.0], help="in 1e-6 (default: 10 20 50 100)"
+    )
+    args = parser.parse_args(argv)
+
+    rows = load_split(args.dataset, args.split)
+    curves = defaultdict(list)
+    for folder in tqdm(args.models, desc="models"):
+        model = load(folder, args.base_model, args.cache_dir)
+        curves[name_of(folder)].append(evaluate_curve(model.probabilities, rows, THRESHOLDS))
+    print("| Pd in % at Fa, 1e-6, of at most | seeds | " + " | ".join(f"{fa:g}" for fa in args.fa) + " |")
+    print("|---|---|" + "---|" * len(args.fa))
+    for name, seeds in curves.items():
+        cells = [spread([pd_at_fa(curve, fa) for curve in seeds]) for fa in args.fa]
+        print(f"| {name} | {len(seeds)} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,95 @@
+"""Curves of Pd over Fa, and the program that compares models by them."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+
+from scalpel_hf import Student, SyntheticInfrared
+from scalpel_hf.evaluation import evaluate_curve, evaluate_probabilities, pd_at_fa
+from scalpel_hf.modeling import InfraredImageProcessor, ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation
+
+ROOT = Path(__file__).parents[2]
+CAMERA = SyntheticInfrared(size=(40, 50), n_targets=(1, 1), extent=(3, 5), seed=3)
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("pd_fa_curve", ROOT / "scripts" / "pd_fa_curve.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def rows() -> datasets.Dataset:
+    return CAMERA.to_dataset(4)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, rows: datasets.Dataset) -> str:
+    folder = tmp_path_factory.mktemp("curve") / "data"
+    datasets.DatasetDict({"test": rows}).save_to_disk(str(folder))
+    return str(folder)
+
+
+def model(rows: datasets.Dataset, certainties: list[float], false_alarm: float) -> SimpleNamespace:
+    """What is as sure of the target of frame i as `certainties[i]`, and of one corner pixel as `false_alarm`."""
+    answers = []
+    for row, certainty in zip(rows, certainties, strict=True):
+        answer = certainty * (np.asarray(row["mask"]) > 0).astype(np.float32)
+        answer[0, 0] = max(answer[0, 0], false_alarm)
+        answers.append(answer)
+    turn = iter(answers * 100)
+    return SimpleNamespace(probabilities=lambda image: next(turn))
+
+
+def test_a_curve_is_the_figures_at_each_threshold(rows: datasets.Dataset) -> None:
+    made = lambda: model(rows, [0.9, 0.8, 0.6, 0.3], 0.5).probabilities  # noqa: E731 - a fresh turn each time
+    thresholds = [0.7, 0.4, 0.85]
+    curve = evaluate_curve(made(), rows, thresholds)
+    assert curve == [evaluate_probabilities(made(), rows, threshold) for threshold in thresholds]
+    assert [point["pd"] for point in curve] == [0.5, 0.75, 0.25]
+    assert [point["fa"] for point in curve] == pytest.approx([0, 4e6 / (4 * 40 * 50), 0])  # a pixel a frame, or none
+
+
+def test_pd_at_fa_is_the_best_point_that_is_allowed() -> None:
+    curve = [{"pd": 0.9, "fa": 80.0}, {"pd": 0.7, "fa": 20.0}, {"pd": 0.75, "fa": 30.0}]
+    assert [pd_at_fa(curve, fa) for fa in (10, 20, 29.9, 30, 100)] == [0, 0.7, 0.7, 0.75, 0.9]
+
+
+def test_models_side_by_side_seeds_together(
+    program: ModuleType,
+    rows: datasets.Dataset,
+    data: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    models = {
+        "full-0": model(rows, [0.9, 0.9, 0.9, 0.4], 0.5),  # three of four before the false alarm
+        "full-1": model(rows, [0.9, 0.9, 0.9, 0.9], 0.5),
+        "plain": model(rows, [0.4, 0.4, 0.6, 0.4], 0.5),
+    }
+    monkeypatch.setattr(program, "load", lambda folder, *_: models[folder.name])
+    program.main(["--dataset", data, "--models", "runs/full-0", "runs/plain", "runs/full-1", "--fa", "0", "1000"])
+    assert capsys.readouterr().out.splitlines() == [
+        "| Pd in % at Fa, 1e-6, of at most | seeds | 0 | 1000 |",
+        "|---|---|---|---|",
+        "| full | 2 | 87.5 ± 17.7 | 100.0 ± 0.0 |",
+        "| plain | 1 | 25.0 | 100.0 |",
+    ]
+
+
+def test_a_student_on_disk_and_a_folder_that_holds_none(
+    program: ModuleType, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size("nano")).eval()
+    Student(student, InfraredImageProcessor()).save_pretrained(tmp_path / "student")
+    program.main(["--dataset", data, "--models", str(tmp_path / "student")])
+    assert capsys.readouterr().out.splitlines()[2].startswith("| student | 1 |")
+    with pytest.raises(ValueError, match="absent holds no model"):
+        program.main(["--dataset", data, "--models", str(tmp_path / "absent")])

@@ -86,7 +86,14 @@ def test_stopped_it_leaves_no_process_behind(tmp_path: Path, sent: signal.Signal
     recipes = {path: demo.digest(path) for path in demo.RECIPES.values()}
     (out / demo.MARKER).write_text(demo.json.dumps({"--frames": 5000, "--scale-steps": 1.0, **recipes}))
     command = [sys.executable, PROGRAM, "--out", str(out), "--frames", "5000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore it, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     while not process.stdout.readline().startswith("$ python scripts/prepare.py"):
         assert process.poll() is None

@@ -48,7 +48,7 @@ class DistillArguments(LoopArguments):
     sam_features: bool = option(True, "Off, the mask level sees the frame alone.")
     views: int = option(8, "Augmented views of each labelled frame that the frozen prefix is computed for.")
     crop_size: int = option(256, "Side of the training crops in frame pixels.")
-    streaks: float = option(0.0, "Share of the views that get bright lines which are background; for few labels.")
+    streaks: float = option(0.0, "Share of the views that get bright lines, which are background.")
     cache_dir: str = option("", "Where the frozen prefix is kept; output_dir/prefix when empty.")
     cache_dtype: str = option("float16", "Precision of the frozen prefix on disk: float16 or float32.")
     supervised_weight: float = option(1.0, "Weight of the supervised loss.")

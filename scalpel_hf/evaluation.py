@@ -1,5 +1,6 @@
 """Measure anything that gives probabilities against human masks."""
 
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -54,6 +55,12 @@ def evaluate_curve(
 def pd_at_fa(curve: Iterable[dict[str, float]], fa: float) -> float:
     """The largest Pd among a curve's points of at most `fa` false alarms, in 1e-6; 0 where there is none."""
     return max((point["pd"] for point in curve if point["fa"] <= fa), default=0.0)
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """`mean ± standard deviation` over seeds to one decimal; of a single value the value alone."""
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def evaluate_detections(

@@ -21,7 +21,7 @@ from safetensors import safe_open
 
 from scalpel_hf import Teacher
 from scalpel_hf.data import load_split
-from scalpel_hf.evaluation import evaluate_probabilities
+from scalpel_hf.evaluation import evaluate_probabilities, mean_and_deviation
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "distill.py"
@@ -113,15 +113,10 @@ def table(records: dict[str, list[dict[str, Any]]], command: str) -> str:
         return [COLUMNS[column][1] * record["figures"][column] for record in records[variant]]
 
     for variant in sorted(records, key=lambda v: -statistics.mean(values(v, "iou"))):
-        cells = [spread(values(variant, column)) for column in COLUMNS]
+        cells = [mean_and_deviation(values(variant, column)) for column in COLUMNS]
         weights = records[variant][0]["weights"]
         lines.append(f"| {variant} | {len(records[variant])} | {weights / 1000:.0f} k | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def spread(values: list[float]) -> str:
-    mean = f"{statistics.mean(values):.1f}"
-    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def write(path: Path, text: str) -> None:

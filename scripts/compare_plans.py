@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 
 from scalpel_hf.data import LabelBudget, apply_label_budget, load_prepared
+from scalpel_hf.evaluation import mean_and_deviation
 from scalpel_hf.planner import candidates, describe_frames, plan_labels, teacher_uncertainty
 from scalpel_hf.sam import load_sam
 from scalpel_hf.teacher import Teacher
@@ -111,8 +111,7 @@ def table(results: list[dict]) -> str:
         cells = []
         for figure in FIGURES:
             values = [run["test"][figure] * (1 if figure == "fa" else 100) for run in runs]
-            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.1f}{spread}")
+            cells.append(mean_and_deviation(values))
         lines.append(f"| {plan} | {count} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -8,7 +8,6 @@ Folders that differ in a last "-NUMBER" alone are seeds of one model: a row has 
 """
 
 import argparse
-import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from tqdm.auto import tqdm
 
 from scalpel_hf import Student, Teacher
 from scalpel_hf.data import load_split
-from scalpel_hf.evaluation import evaluate_curve, pd_at_fa
+from scalpel_hf.evaluation import evaluate_curve, mean_and_deviation, pd_at_fa
 
 LOGITS = np.linspace(-7, 7, 57)
 THRESHOLDS = [float(t) for t in 1 / (1 + np.exp(-LOGITS))]
@@ -36,11 +35,6 @@ def name_of(folder: Path) -> str:
     """The folder's name without its seed."""
     name, _, seed = folder.name.rpartition("-")
     return name if name and seed.isdecimal() else folder.name
-
-
-def spread(values: list[float]) -> str:
-    mean = f"{100 * statistics.mean(values):.1f}"
-    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -63,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     print("| Pd in % at Fa, 1e-6, of at most | seeds | " + " | ".join(f"{fa:g}" for fa in args.fa) + " |")
     print("|---|---|" + "---|" * len(args.fa))
     for name, seeds in curves.items():
-        cells = [spread([pd_at_fa(curve, fa) for curve in seeds]) for fa in args.fa]
+        cells = [mean_and_deviation([100 * pd_at_fa(curve, fa) for curve in seeds]) for fa in args.fa]
         print(f"| {name} | {len(seeds)} | " + " | ".join(cells) + " |")
 
 

@@ -284,7 +284,8 @@ def _divergence(u: Tensor, sharpness: Tensor, distance: int, dim: int) -> Tensor
     size = u.shape[dim]
     # No branch for sides that are no longer than the distance, of which nothing is left: an exported graph would take
     # one of the two for good.
-    difference = (u[..., distance:] - u[..., :-distance]) if dim == -1 else (u[..., distance:, :] - u[..., :-distance, :])
+    along_rows = dim == -1
+    difference = u[..., distance:] - u[..., :-distance] if along_rows else u[..., distance:, :] - u[..., :-distance, :]
     flux = difference * difference.square().mul_(sharpness).exp_()
-    flux = F.pad(flux, (distance, distance) if dim == -1 else (0, 0, distance, distance))
+    flux = F.pad(flux, (distance, distance) if along_rows else (0, 0, distance, distance))
     return flux.narrow(dim, distance, size) - flux.narrow(dim, 0, size)

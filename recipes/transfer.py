@@ -7,6 +7,7 @@ and its image processor to `output_dir`, with metrics.json: how the run is repea
 `--task detection` trains a detector of the targets' boxes, `--student` any model of transformers for the task.
 """
 
+import math
 import sys
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ from scalpel_hf.student import Detector, new_student
 from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
 from scalpel_hf.training.loop import make_accelerator, train
 from scalpel_hf.training.report import write_metrics
-from scalpel_hf.training.transfer import DetectionSamples, StudentSamples, detection_loss, transfer_loss
+from scalpel_hf.training.transfer import DetectionSamples, StudentSamples, detection_loss, prior_shift, transfer_loss
 from scalpel_hf.training.validation import hold_out
 
 
@@ -89,7 +90,9 @@ def main(argv: list[str] | None = None) -> None:
         best_metric, collate = "ap50", DetectionSamples.collate
         coco_classes()  # if they are missing, say so now and not after the training
     else:
-        loss = transfer_loss(args.pseudo_weight, warmup_steps, args.consistency_weight)
+        shift = prior_shift(dataset)
+        accelerator.print(f"target pixels are {math.exp(shift):.1f} times as likely in crops as in frames")
+        loss = transfer_loss(args.pseudo_weight, warmup_steps, args.consistency_weight, shift)
         best_metric, collate = "iou", None
     accelerator.print(f"{len(dataset.indices)} frames to train on, {len(dataset.human)} with a human's mask")
     evaluate = (lambda _: evaluate_student(student, held_out)) if len(held_out) else None

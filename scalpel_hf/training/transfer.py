@@ -82,6 +82,10 @@ class StudentSamples(Dataset):
         epoch, position = divmod(number, len(rows))
         return rows[int(np.random.default_rng([self.seed, epoch]).permutation(len(rows))[position])]
 
+    def labelled_frame(self, i: int) -> Sample:
+        """The whole frame that sample i is a view of, as it is labelled."""
+        return self._sample(self._index(i))
+
     def _sample(self, index: int) -> Sample:
         return labelled_sample(self.dataset[index], self.confidence_weights, self.ignore_rejected)
 
@@ -114,6 +118,23 @@ class StudentSamples(Dataset):
         normalized = normalize_frame(torch.from_numpy(frame), self.processor.normalization, self.processor.percentiles)
         window, _ = crop(Sample(normalized.numpy(), sample.target, sample.weight), self.crop_size, rng)
         return torch.from_numpy(window.frame).repeat(self.processor.num_channels, 1, 1), window
+
+
+def prior_shift(samples: StudentSamples, count: int = 256) -> float:
+    """
+    By how much the crops raise the log-odds of a target pixel over the frames that they are of: windows are centred on
+    targets, and further targets pasted. Over the first `count` samples, each pixel by its weight; 0 where either shows
+    no target, or nothing else.
+    """
+    odds = np.zeros((2, 2))  # crops and frames, target and background
+    for i in range(count):
+        crop, frame = samples[i], samples.labelled_frame(i)
+        pairs = (crop["labels"].numpy(), crop["weights"].numpy()), (frame.target, frame.weight)
+        odds += [[np.sum(weight * target), np.sum(weight * (1 - target))] for target, weight in pairs]
+    if not odds.all():
+        return 0.0
+    (target, background), (frame_target, frame_background) = odds
+    return float(np.log(target / background * frame_background / frame_target))
 
 
 class DetectionSamples(StudentSamples):
@@ -150,12 +171,17 @@ def boxes_of_target(target: np.ndarray) -> np.ndarray:
 LossFunction = Callable[[nn.Module, dict[str, Any], int], tuple[Tensor, dict[str, float]]]
 
 
-def transfer_loss(pseudo_weight: float, warmup_steps: int, consistency_weight: float = 0.0) -> LossFunction:
+def transfer_loss(
+    pseudo_weight: float, warmup_steps: int, consistency_weight: float = 0.0, prior_shift: float = 0.0
+) -> LossFunction:
     """
     The student's loss as a function of (model, batch, step): `10 · BCE + soft IoU`, each pixel weighted.
 
     A pseudo-labelled pixel weighs its confidence times `pseudo_weight`, which rises from 0 over `warmup_steps`. Coarser
     logits are resized to the labels' size.
+
+    `prior_shift` is added to the logits, so that they themselves are of frames where target pixels are rarer by that
+    much than in the batch: the logit adjustment of Menon et al. (arXiv 2007.07314). See [`prior_shift`].
 
     With `consistency_weight`, which rises alike, the student's own answer to the weak view of each pseudo-labelled
     frame is what it should give for the strong one: `10 · BCE` against that probability, at every pixel, those that the
@@ -166,7 +192,8 @@ def transfer_loss(pseudo_weight: float, warmup_steps: int, consistency_weight: f
         share = _share(batch["human"], pseudo_weight, step, warmup_steps)
         target, weight = batch["labels"][:, None], batch["weights"][:, None] * share[:, None, None, None]
         logits = foreground_logits(model(pixel_values=batch["pixel_values"]).logits, target.shape[2:])
-        bce, iou = weighted_bce(logits, target, weight), soft_iou_loss(logits, target, weight)
+        adjusted = logits + prior_shift
+        bce, iou = weighted_bce(adjusted, target, weight), soft_iou_loss(adjusted, target, weight)
         loss, figures = 10 * bce + iou, {"bce": bce.item(), "soft_iou": iou.item()}
         if not consistency_weight:
             return loss, figures

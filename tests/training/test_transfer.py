@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 from transformers import SegformerForSemanticSegmentation
 
@@ -24,6 +25,7 @@ from scalpel_hf.training.transfer import (
     boxes_of_target,
     detection_loss,
     foreground_logits,
+    prior_shift,
     transfer_loss,
 )
 from tests.small_students import segformer, yolos
@@ -318,6 +320,28 @@ def test_consistency_by_its_formula(step: int, ramp: float) -> None:
     total.backward()
     for one, other in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_the_prior_shift_is_taken_off_the_logits_that_the_loss_asks_for() -> None:
+    """The loss of logits x with a shift of s is that of x + s without one."""
+    batch, model, raised = segmentation_batch([1.0, 0.0]), Pixelwise(), Pixelwise()
+    raised.bias.data += 1.2
+    loss, _ = transfer_loss(1.0, 0, prior_shift=1.2)(model, batch, 3)
+    torch.testing.assert_close(loss, transfer_loss(1.0, 0)(raised, batch, 3)[0])
+    assert abs(loss - transfer_loss(1.0, 0)(model, batch, 3)[0]) > 0.1
+
+
+@pytest.mark.parametrize("side", [3, 0])
+def test_crops_show_more_targets_than_frames(side: int) -> None:
+    """At least 7 of 10 crops of 50 pixels hold the one target of a frame of 200, and at most 3 more are pasted: its
+    pixels are between 0.7 and 4 times 16 times as frequent."""
+    mask = np.zeros((200, 200), np.uint8)
+    mask[20 : 20 + side, 90 : 90 + side] = 255
+    frame = np.random.default_rng(0).integers(80, 120, mask.shape).astype(np.uint8) + mask // 4
+    row = {"image": Image.fromarray(frame), "mask": Image.fromarray(mask), "label_source": "human", "name": "one"}
+    samples = StudentSamples(datasets.Dataset.from_list([row]), InfraredImageProcessor(), 50, seed=0)
+    shift = prior_shift(samples)
+    assert math.log(0.7 * 16) < shift < math.log(4 * 16) if side else shift == 0
 
 
 def test_without_pseudo_labelled_frames_there_is_nothing_to_agree_on() -> None:

@@ -7,10 +7,11 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+# Multiples of 16 are what wide vector units are full with.
 SIZES: dict[str, dict[str, Any]] = {
-    "nano": {"hidden_sizes": (8, 16, 24, 32)},
-    "small": {"hidden_sizes": (16, 32, 40, 48)},
-    "base": {"hidden_sizes": (24, 40, 64, 80)},
+    "nano": {"hidden_sizes": (8, 16, 24, 32), "depths": (1, 1, 1, 1)},
+    "small": {"hidden_sizes": (16, 32, 48, 48), "depths": (0, 1, 1, 1)},
+    "base": {"hidden_sizes": (16, 48, 64, 80), "depths": (1, 1, 1, 1)},
 }
 FRONT_ENDS = ("none", "frozen", "learned")
 OPERATORS = ("local_contrast", "top_hat", "matched_filter", "anisotropic_diffusion")
@@ -36,7 +37,7 @@ class ScalpelStudentConfig(PreTrainedConfig):
 
     num_channels: int = 1
     hidden_sizes: list[int] | tuple[int, ...] = SIZES["small"]["hidden_sizes"]
-    depths: list[int] | tuple[int, ...] = (1, 1, 1, 1)
+    depths: list[int] | tuple[int, ...] = SIZES["small"]["depths"]
     initial_probability: float = 0.01
     front_end: str = "none"
     front_end_scales: dict[str, list[float | int]] = field(default_factory=lambda: deepcopy(SCALES))

@@ -138,6 +138,11 @@ class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
         loss = None if labels is None else self._loss(logits[:, 0], labels, label_weights)
         return SemanticSegmenterOutput(loss=loss, logits=logits)
 
+    @torch.no_grad()
+    def add_to_logits(self, amount: float) -> None:
+        """Add a constant to the logits, which multiplies the odds of a target at every pixel by its exponential."""
+        self.classifier.bias += amount
+
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor, label_weights: torch.Tensor | None) -> torch.Tensor:
         for name, value in (("labels", labels), ("label_weights", label_weights)):
             if value is not None and value.shape != logits.shape:

@@ -92,6 +92,8 @@ def main(argv: list[str] | None = None) -> None:
     else:
         shift = prior_shift(dataset)
         accelerator.print(f"target pixels are {math.exp(shift):.1f} times as likely in crops as in frames")
+        if not args.student:
+            model.add_to_logits(-shift)  # to the loss a fresh student is what it would be without the shift
         loss = transfer_loss(args.pseudo_weight, warmup_steps, args.consistency_weight, shift)
         best_metric, collate = "iou", None
     accelerator.print(f"{len(dataset.indices)} frames to train on, {len(dataset.human)} with a human's mask")

@@ -28,7 +28,7 @@ from scalpel_hf.training.transfer import (
     prior_shift,
     transfer_loss,
 )
-from tests.small_students import segformer, yolos
+from tests.small_students import segformer, small_student, yolos
 
 
 def rows(count: int = 4) -> datasets.Dataset:
@@ -322,12 +322,13 @@ def test_consistency_by_its_formula(step: int, ramp: float) -> None:
         torch.testing.assert_close(one.grad, other.grad)
 
 
-def test_the_prior_shift_is_taken_off_the_logits_that_the_loss_asks_for() -> None:
-    """The loss of logits x with a shift of s is that of x + s without one."""
-    batch, model, raised = segmentation_batch([1.0, 0.0]), Pixelwise(), Pixelwise()
-    raised.bias.data += 1.2
-    loss, _ = transfer_loss(1.0, 0, prior_shift=1.2)(model, batch, 3)
-    torch.testing.assert_close(loss, transfer_loss(1.0, 0)(raised, batch, 3)[0])
+def test_the_prior_shift_is_taken_off_the_logits() -> None:
+    """The loss of a student whose logits are lower by the shift is that of the student without one."""
+    batch, model = segmentation_batch([1.0, 0.0]), small_student().model
+    logits, loss = model(batch["pixel_values"]).logits, transfer_loss(1.0, 0)(model, batch, 3)[0]
+    model.add_to_logits(-1.2)
+    torch.testing.assert_close(model(batch["pixel_values"]).logits, logits - 1.2)
+    torch.testing.assert_close(transfer_loss(1.0, 0, prior_shift=1.2)(model, batch, 3)[0], loss)
     assert abs(loss - transfer_loss(1.0, 0)(model, batch, 3)[0]) > 0.1
 
 

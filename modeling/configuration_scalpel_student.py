@@ -69,7 +69,7 @@ class ScalpelStudentConfig(PreTrainedConfig):
 
     @classmethod
     def from_size(cls, size: str, **kwargs: Any) -> "ScalpelStudentConfig":
-        """Configuration by name: `"nano"`, `"small"` or `"base"`, about 0.05, 0.15 and 0.4 million parameters."""
+        """Configuration by name: `"nano"`, `"small"` or `"base"`, about 0.05, 0.18 and 0.4 million parameters."""
         if size not in SIZES:
             raise ValueError(f"A student's size is one of {', '.join(SIZES)}, got {size!r}.")
         return cls(**SIZES[size], **kwargs)

@@ -22,6 +22,7 @@ from scalpel_hf.hub import base_on_hub, push_run
 from scalpel_hf.sam import load_sam
 from scalpel_hf.teacher import Teacher
 from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
+from scalpel_hf.training.background import background_samples
 from scalpel_hf.training.distill import TeacherSamples, distillation_loss
 from scalpel_hf.training.loop import make_accelerator, train
 from scalpel_hf.training.report import write_metrics
@@ -49,6 +50,7 @@ class DistillArguments(LoopArguments):
     views: int = option(8, "Augmented views of each labelled frame that the frozen prefix is computed for.")
     crop_size: int = option(256, "Side of the training crops in frame pixels.")
     streaks: float = option(0.0, "Share of the views that get bright lines, which are background.")
+    background_frames: int = option(0, "Unlabelled frames that are background but for what the operators answer to.")
     cache_dir: str = option("", "Where the frozen prefix is kept; output_dir/prefix when empty.")
     cache_dtype: str = option("float16", "Precision of the frozen prefix on disk: float16 or float32.")
     supervised_weight: float = option(1.0, "Weight of the supervised loss.")
@@ -72,7 +74,9 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"no frame of {args.dataset!r} has a human's mask: every `label_source` is something else")
     train_rows, held_out = hold_out(train_rows, args.validation_fraction, args.seed)
     samples = [labelled_sample(row) for row in train_rows]
+    background = background_samples(rows, samples, args.background_frames, args.seed) if args.background_frames else []
     accelerator.print(f"{len(samples)} labelled frames to train on, {len(held_out)} held out")
+    accelerator.print(f"{len(background)} unlabelled frames as background")
 
     # Model
     base = load_sam(args.base_model, args.image_size)
@@ -95,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     cache_dir = args.cache_dir or Path(args.output_dir) / "prefix"
     model.to(accelerator.device)
     cache = PrefixCache(prefix, cache_dir, args.cache_dtype)
-    dataset = TeacherSamples(samples, processor, cache, args.views, args.crop_size, args.seed, args.streaks)
+    dataset = TeacherSamples(samples, processor, cache, args.views, args.crop_size, args.seed, args.streaks, background)
     with accelerator.main_process_first():
         dataset.fill(progress=accelerator.is_main_process)
 

@@ -210,6 +210,14 @@ def test_fewer_levels(work: SimpleNamespace, tmp_path: Path, levels: list[str]) 
     assert Teacher.from_pretrained(tmp_path).probabilities(np.eye(40, 56)).shape == (40, 56)
 
 
+def test_unlabelled_frames_are_background(work: SimpleNamespace, tmp_path: Path) -> None:
+    """Four labelled frames in two views each and three of the four others in one."""
+    distill.main(flags(**work.teacher, output_dir=tmp_path, eval_split="", background_frames=3))
+    assert len([*(tmp_path / "prefix").rglob("*.npy")]) == 4 * 2 + 3
+    with pytest.raises(ValueError, match="every row has one"):
+        distill.main(flags(**{**work.teacher, "dataset": work.root / "full"}, output_dir=tmp_path, background_frames=3))
+
+
 def test_held_out_frames_choose_the_best_step(work: SimpleNamespace, tmp_path: Path) -> None:
     held_out = {"validation_fraction": 0.25, "eval_steps": 2}
     distill.main(flags(**work.teacher, **held_out, output_dir=tmp_path / "teacher"))

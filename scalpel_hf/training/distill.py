@@ -1,6 +1,6 @@
 """Stage 1, prior-guided knowledge distillation: what a teacher is shown and what it is asked for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -22,13 +22,15 @@ class TeacherSamples(Dataset):
     """
     Crops of the labelled frames' views, with the frozen prefix's activations of the whole view.
 
-    Sample i is a pure function of (`seed`, i): every pass shows each frame once, in a new order and a random view.
+    Sample i is a pure function of (`seed`, i): every pass shows each frame once, in a new order and a random view. With
+    background, every other sample is of it, by its own passes, each of its frames in one view with targets added.
 
     Args:
         samples: the labelled frames, in sensor units.
         views: how many views of a frame there are; 1 is the frame alone.
         crop_size: side of the crops in pixels.
         streaks: probability, 0 to 1, that a view other than the frame itself gets bright lines, which are background.
+        background: unlabelled frames, see [`background_samples`].
     """
 
     def __init__(
@@ -40,10 +42,11 @@ class TeacherSamples(Dataset):
         crop_size: int,
         seed: int,
         streaks: float = 0.0,
+        background: Sequence[Sample] = (),
     ):
         if not 0 <= streaks <= 1:
             raise ValueError(f"`streaks` must be between 0 and 1, got {streaks}")
-        self.samples, self.processor, self.cache = samples, processor, cache
+        self.samples, self.background, self.processor, self.cache = samples, background, processor, cache
         self.sam_size = cache.prefix.input_size
         self.views, self.crop_size, self.seed, self.streaks = views, crop_size, seed, streaks
         self._made: dict[tuple[int, int], tuple[Sample, str, Tensor]] = {}
@@ -51,6 +54,7 @@ class TeacherSamples(Dataset):
     def fill(self, progress: bool = True) -> None:
         """Compute all activations that are not on disk yet."""
         pairs = [(i, v) for i in range(len(self.samples)) for v in range(self.views)]
+        pairs += [(len(self.samples) + i, 1) for i in range(len(self.background))]
         for index, view in tqdm(pairs, desc="frozen prefix", disable=not progress, unit="view"):
             self._view(index, view)
 
@@ -58,7 +62,8 @@ class TeacherSamples(Dataset):
         """A view, the name of its cache entry, and the region (4,) that it covers of SAM's input."""
         if (index, view) not in self._made:
             donors = self.samples[:index] + self.samples[index + 1 :]
-            sample = teacher_view(self.samples[index], donors, view, self.seed * 100003 + index, self.streaks)
+            frame = [*self.samples, *self.background][index]
+            sample = teacher_view(frame, donors, view, self.seed * 100003 + index, self.streaks)
             pixel_values, box = to_sam_input(torch.from_numpy(sample.frame), self.sam_size)
             self.cache.get(pixel_values)
             self._made[index, view] = (sample, self.cache.key(pixel_values), box)
@@ -70,11 +75,20 @@ class TeacherSamples(Dataset):
             states = self.cache.get(to_sam_input(torch.from_numpy(sample.frame), self.sam_size)[0])
         return states
 
+    def _shuffled(self, i: int, count: int) -> int:
+        """The i-th of endless passes over `count`, each in an order of its own."""
+        epoch, position = divmod(i, count)
+        return int(np.random.default_rng([self.seed, epoch]).permutation(count)[position])
+
     def __getitem__(self, i: int) -> dict[str, Tensor]:
-        epoch, position = divmod(i, len(self.samples))
-        index = int(np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))[position])
         rng = np.random.default_rng([self.seed, 1, i])
-        sample, key, box = self._view(index, int(rng.integers(self.views)))
+        if not self.background:
+            index, view = self._shuffled(i, len(self.samples)), int(rng.integers(self.views))
+        elif i % 2:
+            index, view = len(self.samples) + self._shuffled(i // 2, len(self.background)), 1
+        else:
+            index, view = self._shuffled(i // 2, len(self.samples)), int(rng.integers(self.views))
+        sample, key, box = self._view(index, view)
         states = self._states(sample, key)
         height, width = sample.frame.shape
         frame = torch.from_numpy(photometric(sample.frame, rng))

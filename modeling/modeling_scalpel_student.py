@@ -141,7 +141,7 @@ class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
     @torch.no_grad()
     def add_to_logits(self, amount: float) -> None:
         """Add a constant to the logits, which multiplies the odds of a target at every pixel by its exponential."""
-        self.classifier.bias += amount
+        self.classifier.bias.add_(amount)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor, label_weights: torch.Tensor | None) -> torch.Tensor:
         for name, value in (("labels", labels), ("label_weights", label_weights)):

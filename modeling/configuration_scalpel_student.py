@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-# Multiples of 16 are what wide vector units are full with.
+# Multiples of 16 fill wide vector units.
 SIZES: dict[str, dict[str, Any]] = {
     "nano": {"hidden_sizes": (8, 16, 24, 32), "depths": (1, 1, 1, 1)},
     "small": {"hidden_sizes": (16, 32, 48, 48), "depths": (0, 1, 1, 1)},

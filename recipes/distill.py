@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from peft import get_peft_model
 
@@ -50,7 +51,7 @@ class DistillArguments(LoopArguments):
     views: int = option(8, "Augmented views of each labelled frame that the frozen prefix is computed for.")
     crop_size: int = option(256, "Side of the training crops in frame pixels.")
     streaks: float = option(0.0, "Share of the views that get bright lines, which are background.")
-    background_frames: int = option(0, "Unlabelled frames that are background but for what the operators answer to.")
+    background_frames: int = option(0, "Unlabelled frames to train on as background, but for what operators answer to.")
     cache_dir: str = option("", "Where the frozen prefix is kept; output_dir/prefix when empty.")
     cache_dtype: str = option("float16", "Precision of the frozen prefix on disk: float16 or float32.")
     supervised_weight: float = option(1.0, "Weight of the supervised loss.")
@@ -76,7 +77,9 @@ def main(argv: list[str] | None = None) -> None:
     samples = [labelled_sample(row) for row in train_rows]
     background = background_samples(rows, samples, args.background_frames, args.seed) if args.background_frames else []
     accelerator.print(f"{len(samples)} labelled frames to train on, {len(held_out)} held out")
-    accelerator.print(f"{len(background)} unlabelled frames as background")
+    if background:
+        left_out = 1 - np.mean([sample.weight.mean() for sample in background])
+        accelerator.print(f"{len(background)} unlabelled frames as background, {left_out:.1%} of them left out")
 
     # Model
     base = load_sam(args.base_model, args.image_size)

@@ -18,7 +18,7 @@ from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_student
 from scalpel_hf.hub import push_run
 from scalpel_hf.metrics.detection import coco_classes
-from scalpel_hf.modeling import ScalpelStudentForObjectDetection
+from scalpel_hf.modeling import ScalpelStudentForObjectDetection, ScalpelStudentForSemanticSegmentation
 from scalpel_hf.student import Detector, new_student
 from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
 from scalpel_hf.training.loop import make_accelerator, train
@@ -90,10 +90,11 @@ def main(argv: list[str] | None = None) -> None:
         best_metric, collate = "ap50", DetectionSamples.collate
         coco_classes()  # if they are missing, say so now and not after the training
     else:
-        shift = prior_shift(dataset)
-        accelerator.print(f"target pixels are {math.exp(shift):.1f} times as likely in crops as in frames")
-        if not args.student:
-            model.add_to_logits(-shift)  # to the loss a fresh student is what it would be without the shift
+        shift = 0.0
+        if isinstance(model, ScalpelStudentForSemanticSegmentation):
+            shift = prior_shift(dataset)
+            model.add_to_logits(-shift)  # so that to the loss it is at first what it is without the shift
+            accelerator.print(f"target pixels are {math.exp(shift):.1f} times as likely in crops as in frames")
         loss = transfer_loss(args.pseudo_weight, warmup_steps, args.consistency_weight, shift)
         best_metric, collate = "iou", None
     accelerator.print(f"{len(dataset.indices)} frames to train on, {len(dataset.human)} with a human's mask")

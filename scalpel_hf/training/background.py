@@ -21,16 +21,18 @@ def background_samples(rows: datasets.Dataset, labelled: list[Sample], count: in
     """
     Up to `count` unlabelled frames, drawn with `seed`, as samples without a target.
 
-    Weight 0, and so no label at all, has what lies within `REACH` of a pixel where the operators' consensus is at least
-    half of what it is on the faintest labelled target: there may be a target. All other pixels are background. On
-    NUAA-SIRST's labelled frames that leaves out 1 to 2 % of the background.
+    Pixels within `REACH` of one where the operators' consensus is at least half of what it is on the faintest labelled
+    target get weight 0, that is no label: there may be a target. All others are background. On NUAA-SIRST that leaves
+    out 2 % of the background.
 
     Args:
         rows: with `label_source`; those of a human's or a pseudo label are passed over.
         labelled: frames with their targets, in sensor units.
 
-    Raises `ValueError` where no row is without a label, or no labelled frame has a target.
+    Raises `ValueError` where no row is without a label, or no labelled frame has a target that the operators see.
     """
+    if count < 1:
+        raise ValueError(f"`background_frames` must be at least 0, got {count}")
     unlabelled = [i for i, source in enumerate(rows["label_source"]) if source == "none"]
     if not unlabelled:
         raise ValueError("`background_frames` are frames without a label, and every row has one")
@@ -50,14 +52,18 @@ def consensus(frame: np.ndarray) -> np.ndarray:
 
 
 def half_of_the_faintest(labelled: list[Sample]) -> float:
-    """Half of the consensus at the peak of the labelled target where it is lowest, halved before it is compressed."""
+    """
+    Half of the lowest of the consensus' peaks on labelled targets, halved before compression.
+
+    Targets that no operator answers to, such as a mask on a constant frame, don't count.
+    """
     peaks: list[float] = []
     for sample in labelled:
         targets, n = ndimage.label(sample.target > 0.5, EIGHT_CONNECTED)
         peaks += [float(p) for p in ndimage.maximum(consensus(sample.frame), targets, range(1, n + 1))] if n else []
-    if not peaks:
-        raise ValueError("no labelled frame has a target, so that nothing says how faint one may be")
-    return math.log1p(math.expm1(max(min(peaks), 0.0)) / 2)
+    if not (seen := [peak for peak in peaks if peak > 0]):
+        raise ValueError("no labelled frame has a target that the operators see: nothing says how faint one may be")
+    return math.log1p(math.expm1(min(seen)) / 2)
 
 
 def may_be_target(frame: np.ndarray, bar: float) -> np.ndarray:

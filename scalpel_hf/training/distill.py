@@ -23,7 +23,7 @@ class TeacherSamples(Dataset):
     Crops of the labelled frames' views, with the frozen prefix's activations of the whole view.
 
     Sample i is a pure function of (`seed`, i): every pass shows each frame once, in a new order and a random view. With
-    background, every other sample is of it, by its own passes, each of its frames in one view with targets added.
+    background, every other sample is of it, by its own passes, and each of its frames has one view, number 1.
 
     Args:
         samples: the labelled frames, in sensor units.
@@ -62,7 +62,8 @@ class TeacherSamples(Dataset):
         """A view, the name of its cache entry, and the region (4,) that it covers of SAM's input."""
         if (index, view) not in self._made:
             donors = self.samples[:index] + self.samples[index + 1 :]
-            frame = [*self.samples, *self.background][index]
+            labelled = index < len(self.samples)
+            frame = self.samples[index] if labelled else self.background[index - len(self.samples)]
             sample = teacher_view(frame, donors, view, self.seed * 100003 + index, self.streaks)
             pixel_values, box = to_sam_input(torch.from_numpy(sample.frame), self.sam_size)
             self.cache.get(pixel_values)

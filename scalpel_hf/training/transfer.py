@@ -122,18 +122,18 @@ class StudentSamples(Dataset):
 
 def prior_shift(samples: StudentSamples, count: int = 256) -> float:
     """
-    By how much the crops raise the log-odds of a target pixel over the frames that they are of: windows are centred on
-    targets, and further targets pasted. Over the first `count` samples, each pixel by its weight; 0 where either shows
-    no target, or nothing else.
+    By how much the crops raise the log-odds of a target pixel over the frames that they are of: most are made to hold
+    a target, and many get further ones. Over the first `count` samples, each pixel by the weight of its label; 0 where
+    either shows no target, or nothing else.
     """
-    odds = np.zeros((2, 2))  # crops and frames, target and background
+    totals = np.zeros((2, 2))  # crops and frames, target and background
     for i in range(count):
-        crop, frame = samples[i], samples.labelled_frame(i)
-        pairs = (crop["labels"].numpy(), crop["weights"].numpy()), (frame.target, frame.weight)
-        odds += [[np.sum(weight * target), np.sum(weight * (1 - target))] for target, weight in pairs]
-    if not odds.all():
+        shown, frame = samples[i], samples.labelled_frame(i)
+        pairs = (shown["labels"].numpy(), shown["weights"].numpy()), (frame.target, frame.weight)
+        totals += [[np.sum(weight * target), np.sum(weight * (1 - target))] for target, weight in pairs]
+    if not totals.all():
         return 0.0
-    (target, background), (frame_target, frame_background) = odds
+    (target, background), (frame_target, frame_background) = totals
     return float(np.log(target / background * frame_background / frame_target))
 
 
@@ -172,7 +172,7 @@ LossFunction = Callable[[nn.Module, dict[str, Any], int], tuple[Tensor, dict[str
 
 
 def transfer_loss(
-    pseudo_weight: float, warmup_steps: int, consistency_weight: float = 0.0, prior_shift: float = 0.0
+    pseudo_weight: float, warmup_steps: int, consistency_weight: float = 0.0, logit_shift: float = 0.0
 ) -> LossFunction:
     """
     The student's loss as a function of (model, batch, step): `10 · BCE + soft IoU`, each pixel weighted.
@@ -180,8 +180,8 @@ def transfer_loss(
     A pseudo-labelled pixel weighs its confidence times `pseudo_weight`, which rises from 0 over `warmup_steps`. Coarser
     logits are resized to the labels' size.
 
-    `prior_shift` is added to the logits, so that they themselves are of frames where target pixels are rarer by that
-    much than in the batch: the logit adjustment of Menon et al. (arXiv 2007.07314). See [`prior_shift`].
+    `logit_shift` is added to the logits, so that by themselves they are calibrated to whole frames, where targets are
+    rarer than in the crops: the logit adjustment of Menon et al. (arXiv 2007.07314) by what [`prior_shift`] measures.
 
     With `consistency_weight`, which rises alike, the student's own answer to the weak view of each pseudo-labelled
     frame is what it should give for the strong one: `10 · BCE` against that probability, at every pixel, those that the
@@ -191,20 +191,19 @@ def transfer_loss(
     def loss_function(model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, float]]:
         share = _share(batch["human"], pseudo_weight, step, warmup_steps)
         target, weight = batch["labels"][:, None], batch["weights"][:, None] * share[:, None, None, None]
-        logits = foreground_logits(model(pixel_values=batch["pixel_values"]).logits, target.shape[2:])
-        adjusted = logits + prior_shift
-        bce, iou = weighted_bce(adjusted, target, weight), soft_iou_loss(adjusted, target, weight)
+        logits = foreground_logits(model(pixel_values=batch["pixel_values"]).logits, target.shape[2:]) + logit_shift
+        bce, iou = weighted_bce(logits, target, weight), soft_iou_loss(logits, target, weight)
         loss, figures = 10 * bce + iou, {"bce": bce.item(), "soft_iou": iou.item()}
         if not consistency_weight:
             return loss, figures
-        consistency = _consistency(model, logits, batch)
+        consistency = _consistency(model, logits, batch, logit_shift)
         ramp = _ramp(consistency_weight, step, warmup_steps)
         return loss + 10 * ramp * consistency, {**figures, "consistency": consistency.item()}
 
     return loss_function
 
 
-def _consistency(model: nn.Module, logits: Tensor, batch: dict[str, Any]) -> Tensor:
+def _consistency(model: nn.Module, logits: Tensor, batch: dict[str, Any], logit_shift: float) -> Tensor:
     """BCE of the pseudo-labelled frames' logits (B, 1, H, W) against what the model says to their weak views; 0 where
     there are none."""
     pseudo = (batch["human"] == 0).nonzero()[:, 0]
@@ -212,7 +211,7 @@ def _consistency(model: nn.Module, logits: Tensor, batch: dict[str, Any]) -> Ten
         return logits.new_zeros(())
     with torch.no_grad():
         weak = model(pixel_values=batch["weak_pixel_values"][pseudo]).logits
-        target = foreground_logits(weak, logits.shape[2:]).sigmoid()
+        target = (foreground_logits(weak, logits.shape[2:]) + logit_shift).sigmoid()
     return weighted_bce(logits[pseudo], target)
 
 

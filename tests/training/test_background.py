@@ -97,8 +97,18 @@ def test_nothing_to_draw_from_is_an_error(full: datasets.Dataset, tenth: dataset
     with pytest.raises(ValueError, match="every row has one"):
         background_samples(full, labelled(full), 5, seed=0)
     empty = Sample(np.zeros((9, 9), np.float32), np.zeros((9, 9), np.float32), np.ones((9, 9), np.float32))
-    with pytest.raises(ValueError, match="no labelled frame has a target"):
-        background_samples(tenth, [empty], 5, seed=0)
+    unseen = Sample(empty.frame, np.eye(9, dtype=np.float32), empty.weight)
+    for samples in ([empty], [unseen]):
+        with pytest.raises(ValueError, match="no labelled frame has a target that the operators see"):
+            background_samples(tenth, samples, 5, seed=0)
+    with pytest.raises(ValueError, match="must be at least 0, got -2"):
+        background_samples(tenth, labelled(tenth), -2, seed=0)
+
+
+def test_a_target_that_no_operator_sees_does_not_count(tenth: datasets.Dataset) -> None:
+    samples = labelled(tenth)
+    constant = Sample(np.full((40, 40), 9.0, np.float32), np.eye(40, dtype=np.float32), np.ones((40, 40), np.float32))
+    assert half_of_the_faintest([*samples, constant]) == half_of_the_faintest(samples) > 0
 
 
 class Prefix:

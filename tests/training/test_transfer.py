@@ -328,7 +328,7 @@ def test_the_prior_shift_is_taken_off_the_logits() -> None:
     logits, loss = model(batch["pixel_values"]).logits, transfer_loss(1.0, 0)(model, batch, 3)[0]
     model.add_to_logits(-1.2)
     torch.testing.assert_close(model(batch["pixel_values"]).logits, logits - 1.2)
-    torch.testing.assert_close(transfer_loss(1.0, 0, prior_shift=1.2)(model, batch, 3)[0], loss)
+    torch.testing.assert_close(transfer_loss(1.0, 0, logit_shift=1.2)(model, batch, 3)[0], loss)
     assert abs(loss - transfer_loss(1.0, 0)(model, batch, 3)[0]) > 0.1
 
 

@@ -128,10 +128,9 @@ def to_proto(graph: nn.Module, outputs: Sequence[str]) -> onnx.ModelProto:
     """A module from `frames` (B, 1, H, W) to outputs alike, or to as many numbers for each frame, as an ONNX graph for
     any batch, height and width."""
     names = {0: "batch", 2: "height", 3: "width"}
-    # Sides that need padding: what holds at the example's size the tracer may take to hold at every size.
     program = torch.onnx.export(
         graph,
-        (torch.randn(2, 1, 61, 91),),
+        (torch.randn(2, 1, 64, 96),),
         dynamo=True,
         opset_version=OPSET,
         input_names=["frames"],

@@ -1,7 +1,6 @@
 """Candidates: what a teacher may have seen in a frame, and what speaks for each of them."""
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import datasets
@@ -9,11 +8,10 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from scalpel_hf.adapter.config import OPERATOR_SCALES
 from scalpel_hf.answer import Answer
+from scalpel_hf.classical_prior import classical_prior
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.modeling.frames import normalize_frame
-from scalpel_hf.modeling.moe import PriorPyramid
 
 from .columns import is_above
 
@@ -127,9 +125,7 @@ def contrast(frame: np.ndarray, labels: np.ndarray, centres: Sequence[tuple[int,
     for start in range(0, len(places), WINDOWS_AT_A_TIME):
         part = places[start : start + WINDOWS_AT_A_TIME]
         windows = [normalize_frame(torch.from_numpy(frame[place].astype(np.float32))) for place in part]
-        with torch.no_grad():
-            maps, _ = _pyramid()(torch.stack(windows)[:, None])
-        priors = torch.stack([m.amax(1) for m in maps]).mean(0).numpy()  # (windows, h, w)
+        priors = classical_prior(torch.stack(windows)[:, None])  # (windows, h, w)
         numbers = range(start + 1, start + len(part) + 1)
         found += [float(p[labels[place] == i].max()) for p, place, i in zip(priors, part, numbers, strict=True)]
     return found
@@ -142,8 +138,3 @@ def _window(centre: tuple[int, int], shape: tuple[int, ...]) -> tuple[slice, sli
         for middle, side in zip(centre, shape, strict=True)
     )
     return slice(y, y + WINDOW), slice(x, x + WINDOW)
-
-
-@cache
-def _pyramid() -> PriorPyramid:
-    return PriorPyramid(OPERATOR_SCALES).requires_grad_(False).eval()

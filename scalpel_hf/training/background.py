@@ -1,18 +1,16 @@
 """Unlabelled frames as background: all of each frame but what the white-box operators answer to."""
 
 import math
-from functools import cache
 
 import datasets
 import numpy as np
 import torch
 from scipy import ndimage
 
-from scalpel_hf.adapter.config import OPERATOR_SCALES
+from scalpel_hf.classical_prior import classical_prior
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
-from scalpel_hf.modeling.moe import PriorPyramid
 
 REACH = 6  # pixels around a response that are left out with it: the edges of a target answer less than its middle
 
@@ -43,12 +41,8 @@ def background_samples(rows: datasets.Dataset, labelled: list[Sample], count: in
 
 
 def consensus(frame: np.ndarray) -> np.ndarray:
-    """The classical operators' prior maps of a frame `(H, W)`, the highest of each operator's scales, averaged over the
-    operators: `(H, W)`, in the compressed units of [`PriorPyramid`]."""
-    normalized = normalize_frame(torch.from_numpy(frame), "range")
-    with torch.no_grad():
-        maps, _ = _pyramid()(normalized[None, None])
-    return torch.stack([m.amax(1) for m in maps]).mean(0)[0].numpy()
+    """[`classical_prior`] of a frame `(H, W)`, normalised by its range: `(H, W)`."""
+    return classical_prior(normalize_frame(torch.from_numpy(frame), "range")[None, None])[0]
 
 
 def half_of_the_faintest(labelled: list[Sample]) -> float:
@@ -69,8 +63,3 @@ def half_of_the_faintest(labelled: list[Sample]) -> float:
 def may_be_target(frame: np.ndarray, bar: float) -> np.ndarray:
     """`(H, W)`, whether a pixel lies within `REACH` of one where the consensus reaches the bar."""
     return ndimage.maximum_filter(consensus(frame) >= bar, 2 * REACH + 1)
-
-
-@cache
-def _pyramid() -> PriorPyramid:
-    return PriorPyramid(OPERATOR_SCALES).requires_grad_(False).eval()

@@ -16,6 +16,7 @@ from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
 from scalpel_hf.modeling.moe import load_balance_loss
 from scalpel_hf.prefix_cache import FrozenPrefix, PrefixCache
+from scalpel_hf.training.passes import shuffled
 
 
 class TeacherSamples(Dataset):
@@ -76,19 +77,13 @@ class TeacherSamples(Dataset):
             states = self.cache.get(to_sam_input(torch.from_numpy(sample.frame), self.sam_size)[0])
         return states
 
-    def _shuffled(self, i: int, count: int) -> int:
-        """The i-th of endless passes over `count`, each in an order of its own."""
-        epoch, position = divmod(i, count)
-        return int(np.random.default_rng([self.seed, epoch]).permutation(count)[position])
-
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, 1, i])
-        if not self.background:
-            index, view = self._shuffled(i, len(self.samples)), int(rng.integers(self.views))
-        elif i % 2:
-            index, view = len(self.samples) + self._shuffled(i // 2, len(self.background)), 1
+        i, is_background = divmod(i, 2) if self.background else (i, 0)
+        if is_background:
+            index, view = len(self.samples) + shuffled(i, len(self.background), self.seed), 1
         else:
-            index, view = self._shuffled(i // 2, len(self.samples)), int(rng.integers(self.views))
+            index, view = shuffled(i, len(self.samples), self.seed), int(rng.integers(self.views))
         sample, key, box = self._view(index, view)
         states = self._states(sample, key)
         height, width = sample.frame.shape

@@ -17,6 +17,7 @@ from scalpel_hf.data.transforms import Sample, crop, dihedral, paste_targets, ph
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, normalize_frame, read_frame
 from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
 from scalpel_hf.pseudo_labels import training_mask
+from scalpel_hf.training.passes import shuffled
 
 
 def labelled_sample(row: dict, confidence_weights: bool = True, ignore_rejected: bool = True) -> Sample:
@@ -79,8 +80,7 @@ class StudentSamples(Dataset):
         before = int(i * self.share + 1e-9)
         human = int((i + 1) * self.share + 1e-9) > before
         rows, number = (self.human, before) if human else (self.pseudo, i - before)
-        epoch, position = divmod(number, len(rows))
-        return rows[int(np.random.default_rng([self.seed, epoch]).permutation(len(rows))[position])]
+        return rows[shuffled(number, len(rows), self.seed)]
 
     def labelled_frame(self, i: int) -> Sample:
         """The whole frame that sample i is a view of, as it is labelled."""

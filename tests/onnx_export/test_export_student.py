@@ -139,9 +139,8 @@ def test_int8_is_close_and_smaller(inside: OnnxStudent, tmp_path: Path) -> None:
         quantize_student(folder, [])
 
 
-def student_with_front_end() -> Student:
+def student_with_front_end(scales: dict[str, list[float]]) -> Student:
     torch.manual_seed(0)
-    scales = {"matched_filter": [1.5], "anisotropic_diffusion": [4.0]}
     config = ScalpelStudentConfig(hidden_sizes=(8, 8), depths=(1, 0), front_end="learned", front_end_scales=scales)
     model = ScalpelStudentForSemanticSegmentation(config)
     with torch.no_grad():
@@ -152,9 +151,18 @@ def student_with_front_end() -> Student:
     return Student(model.eval(), InfraredImageProcessor())
 
 
-def test_a_front_end_travels_in_the_graph(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "scales",
+    [
+        {"matched_filter": [1.5], "anisotropic_diffusion": [4.0]},
+        pytest.param({"top_hat": [1.0], "matched_filter": [1.5]}, marks=pytest.mark.slow),
+        pytest.param(ScalpelStudentConfig().front_end_scales, marks=pytest.mark.slow),
+    ],
+    ids=["two", "others", "all"],
+)
+def test_a_front_end_travels_in_the_graph(tmp_path: Path, scales: dict[str, list[float]]) -> None:
     """Its operators stay in floating point where the convolutions have 8 bits."""
-    student = student_with_front_end()
+    student = student_with_front_end(scales)
     exported = export_student(student, tmp_path)
     test = frame((50, 81), 9)
     others = [(33, 21), (64, 48), (338, 256), (7, 3), (1, 1)]  # multiples of 8 and others, and sides below every scale

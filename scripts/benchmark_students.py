@@ -32,17 +32,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from plain_unet import PlainUNet
+from benchmark_models import MODELS, build
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from scalpel_hf import InfraredImageProcessor, Student
 from scalpel_hf.onnx_export.int8 import quantize
-from scalpel_hf.onnx_export.student import StudentGraph, to_proto
-from scalpel_hf.student import new_student
+from scalpel_hf.onnx_export.student import to_proto
 
-MODELS = ["nano", "small", "base", "small, operators", "unet", "segformer-b0"]
 BACKENDS = ["eager", "compiled", "ONNX", "INT8"]
 WARM_UP = 3
 NOTES = """\
@@ -53,43 +49,6 @@ loaded; of compiled models it is not measured. GFLOP counts a multiplication and
 has the white-box front end, whose arithmetic other than matrix products isn't counted; `unet` is
 `scripts/plain_unet.py`, of ACM's size; `segformer-b0` answers at a quarter of the resolution, and is resized.
 """
-MEMORY = """
-import sys
-import numpy as np
-{prepare}
-def held(name):
-    return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1]) / 1024
-before = held("VmRSS")
-open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
-{load}
-for _ in range(3):
-    run(np.zeros((1, 1, {height}, {width}), np.float32))
-print(held("VmHWM") - before)
-"""
-EAGER = """
-sys.path.insert(0, {scripts!r})
-import benchmark_students, torch
-torch.set_num_threads(1)
-torch.conv2d(torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 3, 3))  # with what the first of all brings with it
-"""
-
-
-def build(name: str) -> nn.Module:
-    """A model from normalised frames (B, 1, H, W) to logits of that shape."""
-    torch.manual_seed(0)
-    model: nn.Module
-    if name == "unet":
-        model = PlainUNet()
-    elif name == "segformer-b0":
-        config = SegformerConfig(id2label={0: "background", 1: "target"}, label2id={"background": 0, "target": 1})
-        processor = InfraredImageProcessor(num_channels=3, size_divisor=32)
-        model = StudentGraph(Student(SegformerForSemanticSegmentation(config), processor), False, None)
-    else:
-        size, _, operators = name.partition(", ")
-        student = new_student("segmentation", size=size, front_end="frozen" if operators else "none")
-        assert isinstance(student, Student)
-        model = StudentGraph(student, normalize=False, threshold=None)
-    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def torch_runner(model: Callable[[torch.Tensor], Any]) -> Callable[[np.ndarray], Any]:
@@ -148,16 +107,10 @@ def flops(model: nn.Module, side: int = 256) -> int:
 def memory(name: str, backend: str, files: dict[str, Path], size: tuple[int, int]) -> str:
     if backend == "compiled" or not Path("/proc/self/clear_refs").exists():
         return ""
-    if backend == "eager":
-        prepare = EAGER.format(scripts=str(Path(__file__).parent))
-        load = f"run = benchmark_students.torch_runner(benchmark_students.build({name!r}))"
-    else:
-        prepare = "import onnxruntime\noptions = onnxruntime.SessionOptions()\noptions.intra_op_num_threads = 1"
-        load = f"session = onnxruntime.InferenceSession({str(files[backend])!r}, options)\n"
-        load += "run = lambda frames: session.run(None, {'frames': frames})"
-    code = MEMORY.format(prepare=prepare, load=load, height=size[1], width=size[0])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return f"{float(done.stdout):.0f}"
+    model = name if backend == "eager" else str(files[backend])
+    script = Path(__file__).with_name("benchmark_memory.py")
+    command = [sys.executable, str(script), model, "x".join(str(side) for side in size)]
+    return f"{float(subprocess.run(command, capture_output=True, text=True, check=True).stdout):.0f}"
 
 
 def parse_size(text: str) -> tuple[int, int]:

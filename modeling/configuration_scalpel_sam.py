@@ -1,5 +1,6 @@
 """Configuration of the stand-alone teacher: a Segment Anything model and the experts inside it."""
 
+import math
 from dataclasses import field
 from typing import Any
 
@@ -36,6 +37,7 @@ class ScalpelSamConfig(PreTrainedConfig):
         temperature: of the position routers' softmax.
         routers: off, every expert has the same weight everywhere.
         sam_features: off, nothing of SAM reaches the mask level, which then sees the frame alone.
+        prior_bar: what the operators must see for a place to be more than background; 0 asks for nothing.
         mask_grid: `frame` gives masks on the grid of the frames, `base` on the base's own, a quarter of its input.
         initializer_range: standard deviation of freshly drawn weights.
     """
@@ -55,6 +57,7 @@ class ScalpelSamConfig(PreTrainedConfig):
     temperature: float = 1.0
     routers: bool = True
     sam_features: bool = True
+    prior_bar: float = 0.0
     mask_grid: str = "frame"
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True  # SAM ties the frequencies of its position encodings
@@ -116,6 +119,8 @@ class ScalpelSamConfig(PreTrainedConfig):
             raise ValueError(f"`levels` are some of {LEVELS}, `pixel` only with `mask`, got {self.levels}.")
         if self.mask_grid not in ("frame", "base"):
             raise ValueError(f"`mask_grid` is 'frame' or 'base', got {self.mask_grid!r}.")
+        if not 0 <= self.prior_bar < math.inf or (self.prior_bar and "pixel" not in self.levels):
+            raise ValueError(f"`prior_bar` is at least 0, and 0 without the pixel level, got {self.prior_bar}.")
 
 
 __all__ = ["ScalpelSamConfig"]

@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .frame_region import FrameRegion, sample_region
-from .moe import ImageRouter, PositionRouter, PriorPyramid, symlog, uniform_weights, zero_
+from .moe import ImageRouter, PositionRouter, PriorPyramid, consensus, symlog, uniform_weights, zero_
 from .residual_unet import decode, decoder_levels, encoder_levels, pad_to_multiple
 
 # First weights of the maps in the first layer, relative to the frame's. Maps are in units of their spread and frames in
 # units of their range: with 1, some frames would be all but lost among their maps (docs/log.md).
 PRIOR_SCALE = 0.3
+PRIOR_SLOPE = 4.0  # logits that a place loses for each unit that its consensus is below the bar
+PRIOR_REACH = 6  # pixels around a response that it vouches for: a target's edges answer less than its middle
 HEAD_SCALE = 10.0  # the head starts at zero and has thousands of steps less than SAM had to reach SAM's logits
 
 
@@ -40,12 +42,17 @@ class MaskLevel(nn.Module):
     with the frame f, the maps \(m_e\) of expert e, its routed weights \(w_e\) at every position, and SAM's features
     let in on the way down.
 
+    With a `prior_bar` \(b > 0\), where the operators see too little for a target the logits fall by
+    \(4\,(b - c)_+\), with c the largest `consensus` of the operators within 6 pixels. In evaluation only: the network
+    learns to do without, and both have to agree on a target.
+
     Args:
         scales: for each operator its scales in frame pixels; an empty dict leaves the operators out.
         upscaled_dim, embedding_dim: channels of SAM's up-scaled and image embedding.
         channels: width of the network at half resolution; two, three and four times as wide at the coarser ones.
         routers: off, every expert has the same weight everywhere.
         sam_features: off, SAM's logits and embeddings count as zero: the answer is the frame's alone.
+        prior_bar: what the operators' consensus has to reach, in the prior maps' units; 0 asks for nothing.
     """
 
     def __init__(
@@ -58,9 +65,10 @@ class MaskLevel(nn.Module):
         temperature: float = 1.0,
         routers: bool = True,
         sam_features: bool = True,
+        prior_bar: float = 0.0,
     ):
         super().__init__()
-        self.routers, self.sam_features = routers, sam_features
+        self.routers, self.sam_features, self.prior_bar = routers, sam_features, prior_bar
         self.pyramid = PriorPyramid(scales) if scales else None
         counts = list(self.pyramid.num_maps.values()) if self.pyramid is not None else []
         if counts and routers:
@@ -95,24 +103,27 @@ class MaskLevel(nn.Module):
         compressed = symlog(frame)
         inputs = [frame, compressed]
         outputs: dict[str, Tensor] = {}
+        maps: list[Tensor] = []
         if self.pyramid is not None:
-            outputs, routed = self._route(self.pyramid, frame, compressed)
+            maps, statistics = self.pyramid(frame)
+            outputs, routed = self._route(maps, statistics, compressed)
             inputs += routed
         residual = self._network(torch.cat(inputs, 1), boxes, upscaled, embedding, input_size)
         outputs["logits"] = self.keep * sam_logits + residual
+        if maps and self.prior_bar > 0 and not self.training:
+            outputs["logits"] = outputs["logits"] - _shortfall(maps, self.prior_bar)
         return outputs
 
     def _route(
-        self, pyramid: PriorPyramid, frame: Tensor, compressed: Tensor
+        self, maps: list[Tensor], statistics: Tensor, compressed: Tensor
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
         """What people look at, and each expert's maps `(B, S, H, W)` times its weight, 1 where all are alike."""
-        maps, statistics = pyramid(frame)
         prior_maps = torch.cat(maps, 1)
         if self.routers:
             image_weights = self.image_router(statistics)
             weights = self.position_router(torch.cat([compressed, prior_maps], 1), image_weights)
         else:
-            weights = uniform_weights(frame, len(maps))
+            weights = uniform_weights(compressed, len(maps))
             image_weights = weights.mean((-2, -1)).log()
         routed = [weights[:, e : e + 1] * expert for e, expert in enumerate(maps)]
         prior = sum(
@@ -149,6 +160,14 @@ class MaskLevel(nn.Module):
             levels.append(x)
         residual = F.pixel_shuffle(HEAD_SCALE * self.head(decode(self.decoder, levels)), 2)
         return residual[:, :, :height, :width]
+
+
+def _shortfall(maps: list[Tensor], bar: float) -> Tensor:
+    """`(B, 1, H, W)`, the logits that a place loses because no operator answers nearby."""
+    reach = 2 * PRIOR_REACH + 1
+    columns = F.max_pool2d(consensus(maps), (reach, 1), 1, (PRIOR_REACH, 0))
+    nearby = F.max_pool2d(columns, (1, reach), 1, (0, PRIOR_REACH))
+    return PRIOR_SLOPE * F.relu(bar - nearby)
 
 
 @torch.no_grad()

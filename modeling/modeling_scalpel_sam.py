@@ -27,7 +27,17 @@ from .scalpel_sam_parts import DrawsExperts, ScalpelSamMaskDecoder, build_encode
 IGNORE_INDEX = 255
 BCE_WEIGHT = 10.0  # as in the training of teachers and students
 # Copied from the adapter's configuration.
-ADAPTER_SETTINGS = ("scales", "levels", "bottleneck", "channels", "top_k", "temperature", "routers", "sam_features")
+ADAPTER_SETTINGS = (
+    "scales",
+    "levels",
+    "bottleneck",
+    "channels",
+    "top_k",
+    "temperature",
+    "routers",
+    "sam_features",
+    "prior_bar",
+)
 
 
 @dataclass

@@ -77,6 +77,11 @@ class PriorPyramid(nn.Module):
         return {name: cast(WhiteBoxOperator, operator).describe() for name, operator in self.operators.items()}
 
 
+def consensus(maps: list[Tensor]) -> Tensor:
+    """What the operators agree on: each one's strongest scale, averaged. `(B, S, H, W)` each → `(B, 1, H, W)`."""
+    return torch.stack([expert.amax(1, keepdim=True) for expert in maps]).mean(0)
+
+
 def _surroundings(x: Tensor, cell: int = 8, reach: int = 4) -> Tensor:
     """Means over windows of (2 · reach + 1) · cell pixels, decided on a grid of cells: `(B, S, H, W)` → the same."""
     cells = F.avg_pool2d(pad_to_multiple(x, cell), cell)

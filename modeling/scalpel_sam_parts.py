@@ -151,6 +151,7 @@ def build_mask_level(config: ScalpelSamConfig) -> MaskLevel | None:
         temperature=config.temperature,
         routers=config.routers,
         sam_features=config.sam_features,
+        prior_bar=config.prior_bar,
     )
     _as_constructed(level)
     return level

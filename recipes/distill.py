@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from peft import get_peft_model
+from torch import nn
 
 from scalpel_hf import FrozenPrefix, InfraredImageProcessor, PrefixCache, ScalpelMoeConfig
 from scalpel_hf.adapter.config import LEVELS, OPERATOR_SCALES
@@ -26,6 +27,7 @@ from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
 from scalpel_hf.training.background import background_samples
 from scalpel_hf.training.distill import TeacherSamples, distillation_loss
 from scalpel_hf.training.loop import make_accelerator, train
+from scalpel_hf.training.prior_bar import fit_prior_bar
 from scalpel_hf.training.report import write_metrics
 from scalpel_hf.training.transfer import labelled_sample
 from scalpel_hf.training.validation import hold_out
@@ -51,6 +53,7 @@ class DistillArguments(LoopArguments):
     views: int = option(8, "Augmented views of each labelled frame that the frozen prefix is computed for.")
     crop_size: int = option(256, "Side of the training crops in frame pixels.")
     streaks: float = option(0.0, "Share of the views that get bright lines, which are background.")
+    fit_prior_bar: bool = option(True, "Off, the operators have no say after the training but as the network's inputs.")
     background_frames: int = option(0, "Unlabelled frames to train on as background, but for what operators answer to.")
     cache_dir: str = option("", "Where the frozen prefix is kept; output_dir/prefix when empty.")
     cache_dtype: str = option("float16", "Precision of the frozen prefix on disk: float16 or float32.")
@@ -109,10 +112,17 @@ def main(argv: list[str] | None = None) -> None:
     # Train
     teacher = Teacher(model, processor, cache_dir, cache_dtype=args.cache_dtype)
     loss = distillation_loss(prefix, args.supervised_weight, args.prior_weight, args.balance_weight)
-    evaluate = (lambda _: evaluate_probabilities(teacher.probabilities, held_out)) if len(held_out) else None
-    outcome = train(accelerator, model, dataset, loss, args, evaluate)
+
+    def evaluate(_: nn.Module) -> dict[str, float]:
+        if args.fit_prior_bar:
+            fit_prior_bar(teacher, samples)
+        return evaluate_probabilities(teacher.probabilities, held_out)
+
+    outcome = train(accelerator, model, dataset, loss, args, evaluate if len(held_out) else None)
 
     # Evaluate and save
+    if args.fit_prior_bar:
+        accelerator.print(f"prior bar {fit_prior_bar(teacher, samples):.2f}")
     if accelerator.is_main_process:
         teacher.save_pretrained(args.output_dir)
         metrics = {}

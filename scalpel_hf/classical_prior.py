@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scalpel_hf.adapter.config import OPERATOR_SCALES
-from scalpel_hf.modeling.moe import PriorPyramid
+from scalpel_hf.modeling.moe import PriorPyramid, consensus
 
 
 @torch.no_grad()
@@ -18,7 +18,7 @@ def classical_prior(frames: Tensor) -> np.ndarray:
     Shape: normalised frames `(B, 1, H, W)` → `(B, H, W)`.
     """
     maps, _ = _pyramid()(frames)
-    prior: np.ndarray = torch.stack([m.amax(1) for m in maps]).mean(0).numpy()
+    prior: np.ndarray = consensus(maps)[:, 0].numpy()
     return prior
 
 

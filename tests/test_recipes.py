@@ -210,6 +210,16 @@ def test_fewer_levels(work: SimpleNamespace, tmp_path: Path, levels: list[str]) 
     assert Teacher.from_pretrained(tmp_path).probabilities(np.eye(40, 56)).shape == (40, 56)
 
 
+def test_the_operators_bar_is_fitted_after_training(
+    work: SimpleNamespace, runs: SimpleNamespace, tmp_path: Path
+) -> None:
+    assert json.loads((runs.root / "teacher" / "adapter_config.json").read_text())["prior_bar"] > 0
+    distill.main(flags(**work.teacher, output_dir=tmp_path, eval_split="", fit_prior_bar=False))
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["prior_bar"] == 0
+    for name, value in load_file(tmp_path / "adapter_model.safetensors").items():  # no weight depends on it
+        assert torch.equal(value, load_file(runs.root / "teacher" / "adapter_model.safetensors")[name])
+
+
 def test_unlabelled_frames_are_background(work: SimpleNamespace, tmp_path: Path) -> None:
     """Four labelled frames in two views each and three of the four others in one."""
     distill.main(flags(**work.teacher, output_dir=tmp_path, eval_split="", background_frames=3))

@@ -159,6 +159,7 @@ class MaskLevelLayer(ScalpelMoeLayer):
             temperature=config.temperature,
             routers=config.routers,
             sam_features=config.sam_features,
+            prior_bar=config.prior_bar,
         )
 
     def forward(

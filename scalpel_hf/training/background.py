@@ -1,27 +1,24 @@
 """Unlabelled frames as background: all of each frame but what the white-box operators answer to."""
 
-import math
-
 import datasets
 import numpy as np
 import torch
 from scipy import ndimage
 
 from scalpel_hf.classical_prior import classical_prior
-from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
-
-REACH = 6  # pixels around a response that are left out with it: the edges of a target answer less than its middle
+from scalpel_hf.modeling.mask_level import PRIOR_REACH
+from scalpel_hf.training.prior_bar import half_of_the_faintest
 
 
 def background_samples(rows: datasets.Dataset, labelled: list[Sample], count: int, seed: int) -> list[Sample]:
     """
     Up to `count` unlabelled frames, drawn with `seed`, as samples without a target.
 
-    Pixels within `REACH` of one where the operators' consensus is at least half of what it is on the faintest labelled
-    target get weight 0, that is no label: there may be a target. All others are background. On NUAA-SIRST that leaves
-    out 2 % of the background.
+    Pixels within `PRIOR_REACH` of one where the operators' consensus is at least half of what it is on the faintest
+    labelled target get weight 0, that is no label: there may be a target. All others are background. On NUAA-SIRST that
+    leaves out 2 % of the background.
 
     Args:
         rows: with `label_source`; those of a human's or a pseudo label are passed over.
@@ -35,7 +32,9 @@ def background_samples(rows: datasets.Dataset, labelled: list[Sample], count: in
     if not unlabelled:
         raise ValueError("`background_frames` are frames without a label, and every row has one")
     drawn = np.random.default_rng(seed).permutation(unlabelled)[:count]
-    bar = half_of_the_faintest(labelled)
+    bar = half_of_the_faintest(labelled, consensus)
+    if bar is None:
+        raise ValueError("no labelled frame has a target that the operators see: nothing says how faint one may be")
     frames = (read_frame(row["image"]).astype(np.float32) for row in rows.select(sorted(drawn.tolist())))
     return [Sample(f, np.zeros_like(f), (~may_be_target(f, bar)).astype(np.float32)) for f in frames]
 
@@ -45,21 +44,6 @@ def consensus(frame: np.ndarray) -> np.ndarray:
     return classical_prior(normalize_frame(torch.from_numpy(frame), "range")[None, None])[0]
 
 
-def half_of_the_faintest(labelled: list[Sample]) -> float:
-    """
-    Half of the lowest of the consensus' peaks on labelled targets, halved before compression.
-
-    Targets that no operator answers to, such as a mask on a constant frame, don't count.
-    """
-    peaks: list[float] = []
-    for sample in labelled:
-        targets, n = ndimage.label(sample.target > 0.5, EIGHT_CONNECTED)
-        peaks += [float(p) for p in ndimage.maximum(consensus(sample.frame), targets, range(1, n + 1))] if n else []
-    if not (seen := [peak for peak in peaks if peak > 0]):
-        raise ValueError("no labelled frame has a target that the operators see: nothing says how faint one may be")
-    return math.log1p(math.expm1(min(seen)) / 2)
-
-
 def may_be_target(frame: np.ndarray, bar: float) -> np.ndarray:
-    """`(H, W)`, whether a pixel lies within `REACH` of one where the consensus reaches the bar."""
-    return ndimage.maximum_filter(consensus(frame) >= bar, 2 * REACH + 1)
+    """`(H, W)`, whether a pixel lies within `PRIOR_REACH` of one where the consensus reaches the bar."""
+    return ndimage.maximum_filter(consensus(frame) >= bar, 2 * PRIOR_REACH + 1)

@@ -79,6 +79,10 @@ def test_the_defaults_are_right_for_mobile_sam() -> None:
         ({"routers": 1}, "`routers` is true or false"),
         ({"sam_features": None}, "`sam_features` is true or false"),
         ({"mask_grid": "fine"}, "mask_grid"),
+        ({"prior_bar": -0.5}, "`prior_bar` must be a number of at least 0"),
+        ({"prior_bar": float("nan")}, "`prior_bar` must be a number of at least 0"),
+        ({"prior_bar": True}, "`prior_bar` must be a number of at least 0"),
+        ({"prior_bar": 2.0, "levels": ["mask"]}, "name `pixel` in `levels`"),
     ],
     ids=str,
 )

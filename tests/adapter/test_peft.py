@@ -67,6 +67,19 @@ def test_configuration_and_weights_survive_with_fewer_levels(tmp_path: Path, lev
     assert torch.equal(masks(again, **random_inputs()), masks(model, **random_inputs()))
 
 
+@torch.no_grad()
+def test_a_prior_bar_lowers_masks_and_is_saved(tmp_path: Path) -> None:
+    inputs = random_inputs()
+    without, model = adapted(small_sam()), adapted(small_sam(), prior_bar=5.0)
+    lost = masks(without, **inputs) - masks(model, **inputs)
+    assert lost.min() >= 0 and lost.max() > 1 and not lost.isclose(lost.max()).all()
+    model.save_pretrained(str(tmp_path))
+    again = PeftModel.from_pretrained(small_sam(), str(tmp_path)).eval()
+    assert torch.equal(masks(again, **inputs), masks(model, **inputs))
+    boxes = torch.tensor([[[10.0, 12.0, 20.0, 30.0]]]).expand(2, 1, 4)  # prompted, the answer is SAM's own
+    assert torch.equal(masks(model, **inputs, input_boxes=boxes), masks(without, **inputs, input_boxes=boxes))
+
+
 @pytest.mark.parametrize("make", [small_sam, small_mobile_sam])
 def test_loading_by_the_auto_classes(make, tmp_path: Path) -> None:
     make().save_pretrained(str(tmp_path / "base"))

@@ -80,6 +80,7 @@ def test_the_answers_are_the_adapters(base: str) -> None:
         {"mask_grid": "base", "top_k": 2},
         {"routers": False},
         {"sam_features": False},
+        {"prior_bar": 2.5},
         {"levels": ["token", "mask"], "scales": {}},
     ],
     ids=lambda settings: "-".join(settings),
@@ -389,6 +390,9 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
         ({"scales": {"top_hat": [0]}}, "positive"),
         ({"levels": ["pixel"]}, "levels"),
         ({"mask_grid": "fine"}, "mask_grid"),
+        ({"prior_bar": -1.0}, "prior_bar"),
+        ({"prior_bar": float("nan")}, "prior_bar"),
+        ({"prior_bar": 2.0, "levels": ["mask"]}, "without the pixel level"),
         ({"base_config": {"model_type": "vit"}}, "vit"),
     ],
 )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import maximum_filter
 from torch import Tensor, nn
 
 from scalpel_hf.modeling.mask_level import MaskLevel
@@ -141,6 +142,31 @@ def test_the_mask_level_takes_frames_of_any_size(size: tuple[int, int]) -> None:
     assert all(value.isfinite().all() for value in outputs.values())
     added = outputs["logits"] - level.keep * logits
     assert added.any() and torch.allclose(added[:, :1].expand_as(added), added, atol=1e-4)  # one residual, three masks
+
+
+@torch.no_grad()
+def test_a_place_where_no_operator_answers_loses_logits() -> None:
+    """4 for each unit that the strongest consensus within 6 pixels falls short of the bar; in evaluation only."""
+    level = randomised(MaskLevel(SCALES, upscaled_dim=4, embedding_dim=8, channels=8)).double().eval()
+    frame = 0.1 * noise(2, 1, 48, 50).double()
+    frame[0, 0, 20, 30] += 9  # a target; the second frame has none
+    boxes = torch.tensor([0.0, 0.0, 64.0, 64.0], dtype=torch.float64).expand(2, 4)
+    rest = (noise(2, 3, 48, 50).double(), noise(2, 4, 16, 16).double(), noise(2, 8, 4, 4).double())
+    inputs = frame, boxes, *rest, 64
+    assert level.pyramid is not None
+    without = level(*inputs)["logits"]
+    maps = [expert.numpy() for expert in level.pyramid(frame)[0]]
+    agreed = np.mean([expert.max(1) for expert in maps], 0)
+    nearby = np.stack([maximum_filter(one, 13, mode="constant", cval=-np.inf) for one in agreed])
+    level.prior_bar = float(np.median(nearby))
+    lost = (without - level(*inputs)["logits"]).numpy()
+    expected = 4 * np.maximum(level.prior_bar - nearby, 0)[:, None]
+    np.testing.assert_allclose(lost, np.broadcast_to(expected, lost.shape), atol=1e-4)
+    assert 0.4 < (expected > 0.01).mean() < 0.6 and not expected[0, 0, 14:27, 24:37].any()
+    level.train()
+    trained = level(*inputs)["logits"]
+    level.prior_bar = 0.0
+    assert torch.allclose(trained, level(*inputs)["logits"])
 
 
 def test_the_first_layer_starts_from_the_frame() -> None:

@@ -1,0 +1,51 @@
+"""Fit a finished teacher's prior bar to labelled frames, without any training.
+
+    python scripts/fit_prior_bar.py --dataset data/nuaa-10pct --teacher runs/nuaa/teacher --out runs/nuaa/teacher-bar
+    python scripts/fit_prior_bar.py --dataset data/another-camera --teacher org/teacher --out runs/teacher-here
+
+Where the operators see less than half of what they see of the faintest labelled target, a teacher's logits are lowered
+(docs/adapter.md). recipes/distill.py fits the bar to the frames it trains on; here it is fitted to others, such as a
+few of another camera, or for a teacher that has none. Writes the adapter with its new bar to OUT and prints the bar.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from scalpel_hf import Teacher
+from scalpel_hf.data import load_split
+from scalpel_hf.training.prior_bar import fit_prior_bar
+from scalpel_hf.training.transfer import labelled_sample
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="with labelled frames: a folder or a Hub repository")
+    parser.add_argument(
+        "--split", default="train", help="whose frames with a human's mask count (default: %(default)s)"
+    )
+    parser.add_argument("--teacher", required=True, help="a folder or a Hub repository")
+    parser.add_argument("--base-model", help="the teacher's base, if it isn't where the adapter says")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the adapter; may be the teacher's own")
+    args = parser.parse_args(argv)
+
+    rows = load_split(args.dataset, args.split)
+    labelled = rows.filter(lambda s: s == "human", input_columns="label_source", keep_in_memory=True)
+    if not len(labelled):
+        raise ValueError(f"no frame of {args.dataset!r} has a human's mask: every `label_source` is something else")
+    teacher = Teacher.from_pretrained(args.teacher, args.base_model)
+    bar = fit_prior_bar(teacher, [labelled_sample(row) for row in labelled])
+    if not bar:
+        raise ValueError(
+            f"no bar can be fitted: {args.teacher!r} has no pixel level, or its operators see none of the targets of "
+            f"{args.dataset!r}"
+        )
+    teacher.save_pretrained(args.out)
+    print(f"prior bar {bar:.2f} from {len(labelled)} labelled frames, written to {args.out}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,119 @@
+"""The bar that labelled targets set for what the operators must see, and what it does to real frames."""
+
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from peft import get_peft_model
+from scipy import ndimage
+
+from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, SyntheticInfrared, Teacher, apply_label_budget
+from scalpel_hf.data import load_irst_dataset
+from scalpel_hf.data.transforms import Sample
+from scalpel_hf.training.prior_bar import fit_prior_bar
+from scalpel_hf.training.transfer import labelled_sample
+from tests.small_models import SIZE, perturb, small_mobile_sam
+from tests.test_recipes import load
+
+
+def small_teacher(**kwargs: object) -> Teacher:
+    model = get_peft_model(small_mobile_sam(), ScalpelMoeConfig(channels=8, **{"levels": ["pixel", "mask"], **kwargs}))
+    return Teacher(model.eval(), InfraredImageProcessor(normalization="range", sam_size=SIZE))
+
+
+def penalty(teacher: Teacher, bar: float, frame: np.ndarray) -> np.ndarray:
+    """Logits `(H, W)` that a frame's places lose."""
+    level = teacher.model.get_base_model().mask_decoder.active
+
+    def logits(value: float) -> np.ndarray:
+        level.prior_bar = value
+        probability = teacher.probabilities(frame).astype(np.float64)
+        return np.log(probability / (1 - probability))
+
+    lost = logits(0.0) - logits(bar)
+    level.prior_bar = bar
+    return lost
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    camera = SyntheticInfrared(size=(48, 56), n_targets=(1, 2), extent=(2, 4), snr=(15, 30), seed=2)
+    return [labelled_sample(row | {"label_source": "human"}) for row in camera.to_dataset(6)]
+
+
+def test_a_labelled_targets_peak_loses_nothing_and_the_faintest_is_at_twice_the_bar(samples: list[Sample]) -> None:
+    teacher = small_teacher()
+    bar = fit_prior_bar(teacher, samples)
+    assert bar > 1 and teacher.model.peft_config["default"].prior_bar == bar
+    level, peaks = teacher.model.get_base_model().mask_decoder.active, []
+    for sample in samples:
+        frame = torch.from_numpy(8 * (sample.frame - sample.frame.mean()) / np.ptp(sample.frame))[None, None]
+        maps = [expert.amax(1) for expert in level.pyramid(frame)[0]]
+        agreed = torch.stack(maps).mean(0)[0].numpy(force=True)
+        targets, n = ndimage.label(sample.target > 0.5, np.ones((3, 3)))
+        peaks += list(ndimage.maximum(agreed, targets, range(1, n + 1)))
+        lost = penalty(teacher, bar, sample.frame)
+        assert lost.max() > 2 and abs(lost[sample.target > 0.5]).max() < 1e-2
+    assert np.expm1(bar) == pytest.approx(np.expm1(min(peaks)) / 2, rel=1e-3)
+
+
+def test_the_learned_operators_count(samples: list[Sample]) -> None:
+    teacher = small_teacher()
+    before = fit_prior_bar(teacher, samples)
+    perturb(teacher.model.get_base_model().mask_decoder.active.pyramid)
+    assert fit_prior_bar(teacher, samples) != pytest.approx(before, rel=1e-3)
+
+
+@pytest.mark.parametrize("kwargs", [{"levels": ["mask"]}, {"levels": ["token"]}], ids=str)
+def test_without_the_operators_on_the_frame_there_is_no_bar(samples: list[Sample], kwargs: dict) -> None:
+    teacher = small_teacher(**kwargs)
+    assert fit_prior_bar(teacher, samples) == 0 == teacher.model.peft_config["default"].prior_bar
+
+
+def test_targets_that_no_operator_sees_set_no_bar() -> None:
+    constant = Sample(np.full((40, 40), 9.0, np.float32), np.eye(40, dtype=np.float32), np.ones((40, 40), np.float32))
+    assert fit_prior_bar(small_teacher(), [constant]) == 0
+
+
+def test_on_real_frames(shared_dir: Path) -> None:
+    """NUAA-SIRST, bar from a tenth of the labels: hardly a target of the others loses logits, most of the rest does."""
+    full = load_irst_dataset("nuaa-sirst", shared_dir / "data" / "NUAA-SIRST", split="train")
+    tenth = apply_label_budget(full, 0.1, seed=0)
+    teacher = small_teacher()
+    bar = fit_prior_bar(teacher, [labelled_sample(row) for row in tenth if row["label_source"] == "human"])
+    hidden = [row for row, source in zip(full, tenth["label_source"], strict=True) if source == "none"][:40]
+    lost, background = [], []
+    for row in hidden:
+        sample = labelled_sample(row | {"label_source": "human"})
+        one = penalty(teacher, bar, sample.frame)
+        targets, n = ndimage.label(sample.target > 0.5, np.ones((3, 3)))
+        lost += list(ndimage.minimum(one, targets, range(1, n + 1)))
+        background.append((one[sample.target < 0.5] > 0.5).mean())
+    assert len(lost) > 40 and np.mean(np.array(lost) > 0.1) <= 0.03
+    assert np.mean(background) > 0.9
+
+
+def test_the_program_fits_a_saved_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    camera = SyntheticInfrared(size=(48, 56), n_targets=(1, 2), extent=(2, 4), snr=(15, 30), seed=2)
+    datasets.DatasetDict({"train": apply_label_budget(camera.to_dataset(6), 0.5)}).save_to_disk(str(tmp_path / "data"))
+    small_mobile_sam().save_pretrained(str(tmp_path / "base"))
+    program = load("scripts/fit_prior_bar.py")
+    for name, levels in (("teacher", ["pixel", "mask"]), ("plain", ["mask"])):
+        small_teacher(levels=levels).save_pretrained(tmp_path / name)
+    options = [
+        "--dataset",
+        str(tmp_path / "data"),
+        "--base-model",
+        str(tmp_path / "base"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    program.main([*options, "--teacher", str(tmp_path / "teacher")])
+    bar = json.loads((tmp_path / "out" / "adapter_config.json").read_text())["prior_bar"]
+    assert bar > 1 and f"prior bar {bar:.2f} from 3 labelled frames" in capsys.readouterr().out
+    assert json.loads((tmp_path / "teacher" / "adapter_config.json").read_text())["prior_bar"] == 0
+    with pytest.raises(ValueError, match="has no pixel level, or its operators see none of the targets"):
+        program.main([*options, "--teacher", str(tmp_path / "plain")])

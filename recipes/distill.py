@@ -18,7 +18,7 @@ from torch import nn
 from scalpel_hf import FrozenPrefix, InfraredImageProcessor, PrefixCache, ScalpelMoeConfig
 from scalpel_hf.adapter.config import LEVELS, OPERATOR_SCALES
 from scalpel_hf.adapter.low_rank import lora_of_equal_size
-from scalpel_hf.data import load_split
+from scalpel_hf.data import human_labelled, load_split
 from scalpel_hf.evaluation import evaluate_probabilities
 from scalpel_hf.hub import base_on_hub, push_run
 from scalpel_hf.sam import load_sam
@@ -73,10 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     # Data
     rows = load_split(args.dataset, args.train_split)
     test_rows = load_split(args.dataset, args.eval_split) if args.eval_split else None
-    train_rows = rows.filter(lambda s: s == "human", input_columns="label_source", keep_in_memory=True)
-    if not len(train_rows):
-        raise ValueError(f"no frame of {args.dataset!r} has a human's mask: every `label_source` is something else")
-    train_rows, held_out = hold_out(train_rows, args.validation_fraction, args.seed)
+    train_rows, held_out = hold_out(human_labelled(rows, args.dataset), args.validation_fraction, args.seed)
     samples = [labelled_sample(row) for row in train_rows]
     background = background_samples(rows, samples, args.background_frames, args.seed) if args.background_frames else []
     accelerator.print(f"{len(samples)} labelled frames to train on, {len(held_out)} held out")

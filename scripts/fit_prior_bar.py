@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from scalpel_hf import Teacher
-from scalpel_hf.data import load_split
+from scalpel_hf.data import human_labelled, load_split
 from scalpel_hf.training.prior_bar import fit_prior_bar
 from scalpel_hf.training.transfer import labelled_sample
 
@@ -29,10 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the adapter; may be the teacher's own")
     args = parser.parse_args(argv)
 
-    rows = load_split(args.dataset, args.split)
-    labelled = rows.filter(lambda s: s == "human", input_columns="label_source", keep_in_memory=True)
-    if not len(labelled):
-        raise ValueError(f"no frame of {args.dataset!r} has a human's mask: every `label_source` is something else")
+    labelled = human_labelled(load_split(args.dataset, args.split), args.dataset)
     teacher = Teacher.from_pretrained(args.teacher, args.base_model)
     bar = fit_prior_bar(teacher, [labelled_sample(row) for row in labelled])
     if not bar:

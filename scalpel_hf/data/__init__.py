@@ -6,7 +6,7 @@ from .budget import LabelBudget, apply_label_budget
 from .layouts import LAYOUTS, Layout
 from .loading import FEATURES, BrokenPairsError, as_irst_dataset, load_irst_dataset
 from .objects import objects_from_mask, read_mask
-from .prepared import load_prepared, load_split
+from .prepared import human_labelled, load_prepared, load_split
 from .synthetic import SyntheticInfrared
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "SyntheticInfrared",
     "apply_label_budget",
     "as_irst_dataset",
+    "human_labelled",
     "load_irst_dataset",
     "load_prepared",
     "load_split",

@@ -42,3 +42,11 @@ def load_split(name_or_path: str | Path, split: str) -> datasets.Dataset:
     if "label_source" not in loaded.column_names:
         loaded = loaded.add_column("label_source", ["human"] * len(loaded))
     return loaded
+
+
+def human_labelled(rows: datasets.Dataset, name: str) -> datasets.Dataset:
+    """The rows with a human's mask, of a split of the data set `name`; `ValueError` where there is none."""
+    labelled = rows.filter(lambda source: source == "human", input_columns="label_source", keep_in_memory=True)
+    if not len(labelled):
+        raise ValueError(f"no frame of {name!r} has a human's mask: every `label_source` is something else")
+    return labelled

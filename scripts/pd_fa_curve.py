@@ -9,32 +9,17 @@ Folders that differ in a last "-NUMBER" alone are seeds of one model: a row has 
 
 import argparse
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from scalpel_hf import Student, Teacher
+from scalpel_hf.comparison import load_trained, seeds_of_models
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_curve, mean_and_deviation, pd_at_fa
 
 LOGITS = np.linspace(-7, 7, 57)
 THRESHOLDS = [float(t) for t in 1 / (1 + np.exp(-LOGITS))]
-
-
-def load(folder: Path, base_model: str | None, cache_dir: Path | None) -> Teacher | Student:
-    if (folder / "adapter_config.json").exists():
-        return Teacher.from_pretrained(folder, base_model, cache_dir=cache_dir)
-    if (folder / "config.json").exists():
-        return Student.from_pretrained(folder)
-    raise ValueError(f"{folder} holds no model: name the output_dir of a finished recipes/distill.py or transfer.py")
-
-
-def name_of(folder: Path) -> str:
-    """The folder's name without its seed."""
-    name, _, seed = folder.name.rpartition("-")
-    return name if name and seed.isdecimal() else folder.name
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,10 +35,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     rows = load_split(args.dataset, args.split)
-    curves = defaultdict(list)
-    for folder in tqdm(args.models, desc="models"):
-        model = load(folder, args.base_model, args.cache_dir)
-        curves[name_of(folder)].append(evaluate_curve(model.probabilities, rows, THRESHOLDS))
+    curves = {}
+    for name, folders in tqdm(seeds_of_models(args.models).items(), desc="models"):
+        models = [load_trained(folder, args.base_model, args.cache_dir) for folder in folders]
+        curves[name] = [evaluate_curve(model.probabilities, rows, THRESHOLDS) for model in models]
     print("| Pd in % at Fa, 1e-6, of at most | seeds | " + " | ".join(f"{fa:g}" for fa in args.fa) + " |")
     print("|---|---|" + "---|" * len(args.fa))
     for name, seeds in curves.items():

@@ -74,7 +74,7 @@ def test_models_side_by_side_seeds_together(
         "full-1": model(rows, [0.9, 0.9, 0.9, 0.9], 0.5),
         "plain": model(rows, [0.4, 0.4, 0.6, 0.4], 0.5),
     }
-    monkeypatch.setattr(program, "load", lambda folder, *_: models[folder.name])
+    monkeypatch.setattr(program, "load_trained", lambda folder, *_: models[folder.name])
     program.main(["--dataset", data, "--models", "runs/full-0", "runs/plain", "runs/full-1", "--fa", "0", "1000"])
     assert capsys.readouterr().out.splitlines() == [
         "| Pd in % at Fa, 1e-6, of at most | seeds | 0 | 1000 |",

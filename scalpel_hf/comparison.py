@@ -1,0 +1,107 @@
+"""Two models side by side on the same frames: is their difference more than other frames and seeds would make?"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from .metrics import IRSTDMetrics
+from .modeling.image_processing_infrared import read_frame
+from .student import Student
+from .teacher import Teacher
+
+COUNTS = ("n_intersection", "n_union", "n_targets", "n_detected", "n_false_pixels", "n_pixels")
+FIGURES = ("iou", "niou", "pd", "fa")
+DRAWS = 10_000
+
+
+def load_trained(folder: Path, base_model: str | None = None, cache_dir: Path | None = None) -> Teacher | Student:
+    """What a recipe has left in a folder. `ValueError` where that is no model."""
+    if (folder / "adapter_config.json").exists():
+        return Teacher.from_pretrained(folder, base_model, cache_dir=cache_dir)
+    if (folder / "config.json").exists():
+        return Student.from_pretrained(folder)
+    raise ValueError(f"{folder} holds no model: name the output_dir of a finished recipes/distill.py or transfer.py")
+
+
+def seeds_of_models(folders: Iterable[Path]) -> dict[str, list[Path]]:
+    """Folders by the model they are seeds of: those that differ in a last "-NUMBER" alone, in their order."""
+    models = defaultdict(list)
+    for folder in folders:
+        name, _, seed = folder.name.rpartition("-")
+        models[name if name and seed.isdecimal() else folder.name].append(folder)
+    return dict(models)
+
+
+def count_frames(
+    probabilities: Callable[[Any], np.ndarray], rows: Iterable[dict[str, Any]], threshold: float = 0.5
+) -> np.ndarray:
+    """`(frames, 6)`: what [`IRSTDMetrics`] counts on each frame alone, in the order of `COUNTS`."""
+    counts = []
+    for row in tqdm(rows, desc="evaluation", leave=False, unit="frame"):
+        if row["mask"] is None:
+            raise ValueError(f"{row.get('name')} has no mask to measure against: compare on a split with all masks")
+        metrics = IRSTDMetrics(threshold=threshold)
+        metrics.update(probabilities(row["image"]), read_frame(row["mask"]) > 127)
+        counts.append([getattr(metrics, name) for name in COUNTS])
+    return np.array(counts, dtype=np.int64)
+
+
+def figures_of_counts(counts: np.ndarray) -> np.ndarray:
+    """`(..., frames, 6)` → `(..., 4)`: IoU, nIoU and Pd in [0, 1] and Fa in 1e-6, as [`IRSTDMetrics`] has them."""
+    intersection, union, targets, detected, false, pixels = np.moveaxis(counts.sum(-2), -1, 0)
+    niou = _ratio(counts[..., 0], counts[..., 1]).mean(-1)
+    return np.stack([_ratio(intersection, union), niou, _ratio(detected, targets), 1e6 * _ratio(false, pixels)], -1)
+
+
+def bootstrap_differences(first: np.ndarray, second: np.ndarray, seed: int = 0) -> np.ndarray:
+    """
+    `(DRAWS, 4)`: figures of the first model less those of the second, had the frames and the seeds been others.
+
+    A draw takes, with replacement, as many frames as there are, the same for both models, and as many seeds as each
+    has; a model's figures are the mean over its seeds. Few seeds vary less when drawn from than new ones would: with
+    three their share of the spread comes out a fifth too small, with one it is left out.
+
+    Args:
+        first, second: `(seeds, frames, 6)` of [`count_frames`] on the same frames.
+
+    Source: Efron, Tibshirani: An Introduction to the Bootstrap, 1993.
+    """
+    generator = np.random.default_rng(seed)
+    frames = first.shape[1]
+    differences = []
+    for _ in range(DRAWS):
+        drawn = generator.integers(frames, size=frames)
+        means = [
+            figures_of_counts(counts[generator.integers(len(counts), size=len(counts))][:, drawn]).mean(0)
+            for counts in (first, second)
+        ]
+        differences.append(means[0] - means[1])
+    return np.array(differences)
+
+
+def iou_without_each_frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """`(frames,)`: the difference of the two models' mean pooled IoU with that frame left out."""
+
+    def mean_iou(counts: np.ndarray) -> np.ndarray:
+        rest = counts.sum(1, keepdims=True) - counts  # (seeds, frames, 6)
+        return _ratio(rest[..., 0], rest[..., 1]).mean(0)
+
+    return mean_iou(first) - mean_iou(second)
+
+
+def mean_figures(counts: np.ndarray) -> np.ndarray:
+    """`(4,)` over all frames, the mean over seeds."""
+    return figures_of_counts(counts).mean(0)
+
+
+def count_seeds(models: Sequence[Teacher | Student], rows: Iterable[dict[str, Any]], threshold: float) -> np.ndarray:
+    """`(seeds, frames, 6)` of [`count_frames`]."""
+    return np.stack([count_frames(model.probabilities, rows, threshold) for model in models])
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return numerator / np.maximum(denominator, 1)  # of 0 to 0: 0

@@ -1,0 +1,92 @@
+"""Two models on the same frames: the difference of their figures, and how far other frames and seeds would move it.
+
+    python scripts/compare_models.py --dataset data/nuaa --models runs/ablation/full-? runs/ablation/no-operators-?
+    python scripts/compare_models.py --dataset data/nuaa --split train --trained-on data/nuaa-10pct --models ...
+
+Folders that differ in a last "-NUMBER" alone are seeds of one model; there must be two models. Prints their mean
+figures at one threshold, the difference of the first from the second with a bootstrap interval that holds 95 % of
+draws of frames and seeds, and the frames without which the difference in pooled IoU would change most: the figure is
+made of few targets' pixels, and one frame can be worth points of it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+from scalpel_hf.comparison import (
+    bootstrap_differences,
+    count_seeds,
+    iou_without_each_frame,
+    load_trained,
+    mean_figures,
+    seeds_of_models,
+)
+from scalpel_hf.data import human_labelled, load_split
+
+COLUMNS = (("IoU %", 100.0), ("nIoU %", 100.0), ("Pd %", 100.0), ("Fa 1e-6", 1.0))
+FRAMES = 5
+
+
+def frames_to_compare(dataset: str, split: str, trained_on: str | None) -> datasets.Dataset:
+    """The split's rows, without those that have a human's mask in the data set that the models were trained on."""
+    rows = load_split(dataset, split)
+    if trained_on is None:
+        return rows
+    seen = set(human_labelled(load_split(trained_on, split), trained_on)["name"])
+    rest = rows.filter(lambda name: name not in seen, input_columns="name", keep_in_memory=True)
+    if not len(rest):
+        raise ValueError(f"every frame of {dataset!r} has a human's mask in {trained_on!r}: nothing to compare")
+    return rest
+
+
+def table(names: list[str], counts: list[np.ndarray]) -> list[str]:
+    """Markdown: a row a figure."""
+    first, second = (mean_figures(c) for c in counts)
+    low, high = np.percentile(bootstrap_differences(*counts), [2.5, 97.5], axis=0)
+    heads = [f"{name} ({len(c)})" for name, c in zip(names, counts, strict=True)]
+    lines = [f"| | {heads[0]} | {heads[1]} | difference | 95 % |", "|---|---|---|---|---|"]
+    for i, (figure, unit) in enumerate(COLUMNS):
+        a, b, between = (unit * x for x in (first[i], second[i], np.array([low[i], high[i]])))
+        lines.append(f"| {figure} | {a:.1f} | {b:.1f} | {a - b:+.1f} | {between[0]:+.1f} to {between[1]:+.1f} |")
+    return lines
+
+
+def heaviest_frames(frames: list[str], counts: list[np.ndarray]) -> list[str]:
+    first, second = (mean_figures(c)[0] for c in counts)
+    without = iou_without_each_frame(*counts)
+    order = np.argsort(-np.abs(without - (first - second)), kind="stable")[:FRAMES]
+    return [f"{frames[i]}: without it the IoU differs by {100 * without[i]:+.1f}" for i in order]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="with all masks of the split: a folder or a Hub repository")
+    parser.add_argument("--split", default="test", help="split to compare on (default: %(default)s)")
+    parser.add_argument("--models", nargs="+", type=Path, required=True, help="folders of the seeds of two models")
+    parser.add_argument("--base-model", help="the teachers' base, if it isn't where their adapters say")
+    parser.add_argument("--cache-dir", type=Path, help="where the teachers' frozen prefix is kept")
+    parser.add_argument("--trained-on", help="data set whose labelled frames are left out, as the models know them")
+    parser.add_argument("--threshold", type=float, default=0.5, help="probability of a target (default: %(default)s)")
+    args = parser.parse_args(argv)
+
+    models = seeds_of_models(args.models)
+    if len(models) != 2:
+        raise ValueError(f"--models must name the seeds of two models, not of {len(models)}: {', '.join(models)}")
+    rows = frames_to_compare(args.dataset, args.split, args.trained_on)
+    counts = []
+    for folders in models.values():
+        seeds = [load_trained(folder, args.base_model, args.cache_dir) for folder in folders]
+        counts.append(count_seeds(seeds, rows, args.threshold))
+    print(f"{len(rows)} frames, {counts[0][0, :, 2].sum()} targets, threshold {args.threshold:g}\n")
+    print("\n".join(table(list(models), counts)))
+    print("\n" + "\n".join(heaviest_frames(rows["name"][:], counts)))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

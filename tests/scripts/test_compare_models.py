@@ -1,0 +1,162 @@
+"""Two models on the same frames: counts, intervals, and the program that prints them."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+from scipy import stats
+
+from scalpel_hf import SyntheticInfrared
+from scalpel_hf.comparison import (
+    COUNTS,
+    bootstrap_differences,
+    count_frames,
+    figures_of_counts,
+    iou_without_each_frame,
+    mean_figures,
+    seeds_of_models,
+)
+from scalpel_hf.data import apply_label_budget
+from scalpel_hf.evaluation import evaluate_probabilities
+
+ROOT = Path(__file__).parents[2]
+CAMERA = SyntheticInfrared(size=(40, 50), n_targets=(0, 3), extent=(3, 5), seed=3)
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("compare_models", ROOT / "scripts" / "compare_models.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def rows() -> datasets.Dataset:
+    return CAMERA.to_dataset(12)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, rows: datasets.Dataset) -> str:
+    folder = tmp_path_factory.mktemp("compare") / "data"
+    datasets.DatasetDict({"test": rows, "train": rows}).save_to_disk(str(folder))
+    return str(folder)
+
+
+def guesser(rows: datasets.Dataset, seed: int, misses: float = 0.3) -> SimpleNamespace:
+    """What knows the masks but for a share of their pixels, and raises a few false alarms."""
+    generator = np.random.default_rng(seed)
+    answers = {}
+    for row in rows:
+        truth = np.asarray(row["mask"]) > 127
+        hits = truth & (generator.random(truth.shape) > misses)
+        answer = hits | (generator.random(truth.shape) < 0.002)
+        answers[np.asarray(row["image"]).tobytes()] = answer.astype(np.float32)
+    return SimpleNamespace(probabilities=lambda image: answers[np.asarray(image).tobytes()])
+
+
+def counts_of(rows: datasets.Dataset, seeds: list[int], misses: float = 0.3) -> np.ndarray:
+    return np.stack([count_frames(guesser(rows, seed, misses).probabilities, rows) for seed in seeds])
+
+
+def test_the_frames_counts_add_up_to_the_metrics(rows: datasets.Dataset) -> None:
+    counts = counts_of(rows, [0, 1])
+    assert counts.shape == (2, 12, len(COUNTS))
+    for seed, found in enumerate(figures_of_counts(counts)):
+        expected = evaluate_probabilities(guesser(rows, seed).probabilities, rows)
+        assert found == pytest.approx([expected[name] for name in ("iou", "niou", "pd", "fa")], rel=1e-12)
+    assert mean_figures(counts) == pytest.approx(figures_of_counts(counts).mean(0))
+
+
+def test_a_hidden_mask_is_named(rows: datasets.Dataset) -> None:
+    hidden = rows.map(lambda row: {"mask": None}, features=rows.features)
+    with pytest.raises(ValueError, match=f"{rows[0]['name']} has no mask"):
+        count_frames(guesser(rows, 0).probabilities, hidden)
+
+
+def test_one_seed_s_interval_is_scipy_s(rows: datasets.Dataset) -> None:
+    first, second = counts_of(rows, [0], misses=0.2), counts_of(rows, [1], misses=0.5)
+
+    def difference(frames: np.ndarray, axis: int) -> np.ndarray:
+        drawn = [figures_of_counts(counts[0][frames])[..., 0] for counts in (first, second)]
+        return drawn[0] - drawn[1]
+
+    expected = stats.bootstrap(
+        (np.arange(12),), difference, vectorized=True, axis=-1, method="percentile", n_resamples=20_000, rng=1
+    ).confidence_interval
+    draws = bootstrap_differences(first, second)[:, 0]
+    # A percentile of 10000 draws is uncertain by about a fortieth of their standard deviation.
+    assert np.percentile(draws, [2.5, 97.5]) == pytest.approx([expected.low, expected.high], abs=0.1 * draws.std())
+    assert draws.std() > 0.005
+
+
+def test_both_models_get_the_same_frames(rows: datasets.Dataset) -> None:
+    counts = counts_of(rows, [0])
+    assert not bootstrap_differences(counts, counts).any()
+
+
+def test_seeds_are_drawn_as_well(rows: datasets.Dataset) -> None:
+    counts = [counts_of(rows, [0]), counts_of(rows, [0], misses=0.9)]
+    fullest = counts[0][0, :, COUNTS.index("n_union")].argmax()
+    one, other = (np.repeat(c[:, fullest, None], 8, axis=1) for c in counts)  # eight frames alike: only seeds differ
+    spread = bootstrap_differences(np.concatenate([one, other]), one)[:, 0]
+    iou = figures_of_counts(np.concatenate([one, other]))[:, 0]
+    assert sorted(set(np.round(spread, 9))) == pytest.approx(sorted([iou[1] - iou[0], (iou[1] - iou[0]) / 2, 0]))
+    assert np.mean(np.isclose(spread, (iou[1] - iou[0]) / 2)) == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_frame_left_out(rows: datasets.Dataset) -> None:
+    first, second = counts_of(rows, [0, 1]), counts_of(rows, [2, 3], misses=0.5)
+    without = iou_without_each_frame(first, second)
+    for i in range(12):
+        rest = [mean_figures(np.delete(counts, i, axis=1))[0] for counts in (first, second)]
+        assert without[i] == pytest.approx(rest[0] - rest[1])
+
+
+def test_seeds_of_models() -> None:
+    folders = [Path(f"runs/{name}") for name in ("full-0", "plain", "full-1", "no-0-operators", "-1")]
+    assert seeds_of_models(folders) == {
+        "full": [folders[0], folders[2]],
+        "plain": [folders[1]],
+        "no-0-operators": [folders[3]],
+        "-1": [folders[4]],
+    }
+
+
+def test_the_program(
+    program: ModuleType,
+    rows: datasets.Dataset,
+    data: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    models = {"full-0": guesser(rows, 0), "full-1": guesser(rows, 1), "plain": guesser(rows, 2, misses=0.8)}
+    monkeypatch.setattr(program, "load_trained", lambda folder, *_: models[folder.name])
+    command = ["--dataset", data, "--models", "runs/full-0", "runs/full-1", "runs/plain"]
+    program.main(command)
+    lines = capsys.readouterr().out.splitlines()
+    targets = evaluate_probabilities(models["plain"].probabilities, rows)["n_targets"]
+    assert lines[0] == f"12 frames, {targets} targets, threshold 0.5"
+    assert lines[2] == "| | full (2) | plain (1) | difference | 95 % |"
+    iou = [100 * evaluate_probabilities(m.probabilities, rows)["iou"] for m in models.values()]
+    first, second = (iou[0] + iou[1]) / 2, iou[2]
+    assert lines[4].startswith(f"| IoU % | {first:.1f} | {second:.1f} | {first - second:+.1f} | +")
+    assert [line.split(" |")[0] for line in lines[4:8]] == ["| IoU %", "| nIoU %", "| Pd %", "| Fa 1e-6"]
+    assert len(lines) == 14 and lines[9].split(":")[0] in rows["name"]
+
+    budget = apply_label_budget(rows, 0.25)
+    datasets.DatasetDict({"train": budget}).save_to_disk(str(tmp_path / "budget"))
+    program.main([*command, "--split", "train", "--trained-on", str(tmp_path / "budget")])
+    assert capsys.readouterr().out.startswith("9 frames, ")
+    with pytest.raises(ValueError, match="nothing to compare"):
+        program.main([*command, "--split", "train", "--trained-on", data])
+
+
+def test_two_models_are_asked_for(program: ModuleType, data: str) -> None:
+    with pytest.raises(ValueError, match="seeds of two models, not of 1: full"):
+        program.main(["--dataset", data, "--models", "runs/full-0", "runs/full-1"])

@@ -50,11 +50,21 @@ def count_frames(
     return np.array(counts, dtype=np.int64)
 
 
-def figures_of_counts(counts: np.ndarray) -> np.ndarray:
-    """`(..., frames, 6)` → `(..., 4)`: IoU, nIoU and Pd in [0, 1] and Fa in 1e-6, as [`IRSTDMetrics`] has them."""
-    intersection, union, targets, detected, false, pixels = np.moveaxis(counts.sum(-2), -1, 0)
-    niou = _ratio(counts[..., 0], counts[..., 1]).mean(-1)
+def figures_of_counts(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """
+    `(seeds, draws, 4)`: IoU, nIoU and Pd in [0, 1] and Fa in 1e-6, as [`IRSTDMetrics`] has them.
+
+    Args:
+        counts: `(seeds, frames, 6)` of [`count_frames`]. weights: `(draws, frames)`, how often each frame counts.
+    """
+    intersection, union, targets, detected, false, pixels = np.moveaxis(weights @ counts, -1, 0)
+    niou = (_ratio(counts[..., 0], counts[..., 1]) @ weights.T) / weights.sum(-1)
     return np.stack([_ratio(intersection, union), niou, _ratio(detected, targets), 1e6 * _ratio(false, pixels)], -1)
+
+
+def mean_figures(counts: np.ndarray) -> np.ndarray:
+    """`(4,)` over all frames, the mean over seeds."""
+    return figures_of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0].mean(0)
 
 
 def bootstrap_differences(first: np.ndarray, second: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -72,15 +82,13 @@ def bootstrap_differences(first: np.ndarray, second: np.ndarray, seed: int = 0) 
     """
     generator = np.random.default_rng(seed)
     frames = first.shape[1]
-    differences = []
-    for _ in range(DRAWS):
-        drawn = generator.integers(frames, size=frames)
-        means = [
-            figures_of_counts(counts[generator.integers(len(counts), size=len(counts))][:, drawn]).mean(0)
-            for counts in (first, second)
-        ]
-        differences.append(means[0] - means[1])
-    return np.array(differences)
+    weights = generator.multinomial(frames, np.full(frames, 1 / frames), size=DRAWS)
+
+    def draw(counts: np.ndarray) -> np.ndarray:
+        seeds = generator.integers(len(counts), size=(len(counts), DRAWS))
+        return np.take_along_axis(figures_of_counts(counts, weights), seeds[..., None], 0).mean(0)
+
+    return draw(first) - draw(second)
 
 
 def iou_without_each_frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -91,11 +99,6 @@ def iou_without_each_frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return _ratio(rest[..., 0], rest[..., 1]).mean(0)
 
     return mean_iou(first) - mean_iou(second)
-
-
-def mean_figures(counts: np.ndarray) -> np.ndarray:
-    """`(4,)` over all frames, the mean over seeds."""
-    return figures_of_counts(counts).mean(0)
 
 
 def count_seeds(models: Sequence[Teacher | Student], rows: Iterable[dict[str, Any]], threshold: float) -> np.ndarray:

@@ -1,12 +1,12 @@
-"""Two models on the same frames: the difference of their figures, and how far other frames and seeds would move it.
+"""Models on the same frames: the differences of their figures, and how far other frames and seeds would move them.
 
     python scripts/compare_models.py --dataset data/nuaa --models runs/ablation/full-? runs/ablation/no-operators-?
     python scripts/compare_models.py --dataset data/nuaa --split train --trained-on data/nuaa-10pct --models ...
 
-Folders that differ in a last "-NUMBER" alone are seeds of one model; there must be two models. Prints their mean
-figures at one threshold, the difference of the first from the second with a bootstrap interval that holds 95 % of
-draws of frames and seeds, and the frames without which the difference in pooled IoU would change most: the figure is
-made of few targets' pixels, and one frame can be worth points of it.
+Folders that differ in a last "-NUMBER" alone are seeds of one model. The first model is compared with each further
+one. Prints their mean figures at one threshold, the difference with a bootstrap interval that holds 95 % of draws of
+frames and seeds, and the frames without which the difference in pooled IoU would change most: the figure is made of
+few targets' pixels, and one frame can be worth points of it.
 """
 
 import argparse
@@ -65,24 +65,30 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="with all masks of the split: a folder or a Hub repository")
     parser.add_argument("--split", default="test", help="split to compare on (default: %(default)s)")
-    parser.add_argument("--models", nargs="+", type=Path, required=True, help="folders of the seeds of two models")
+    parser.add_argument(
+        "--models", nargs="+", type=Path, required=True, help="folders of the seeds of two or more models"
+    )
     parser.add_argument("--base-model", help="the teachers' base, if it isn't where their adapters say")
     parser.add_argument("--cache-dir", type=Path, help="where the teachers' frozen prefix is kept")
     parser.add_argument("--trained-on", help="data set whose labelled frames are left out, as the models know them")
     parser.add_argument("--threshold", type=float, default=0.5, help="probability of a target (default: %(default)s)")
     args = parser.parse_args(argv)
 
-    models = seeds_of_models(args.models)
-    if len(models) != 2:
-        raise ValueError(f"--models must name the seeds of two models, not of {len(models)}: {', '.join(models)}")
+    (reference, folders), *others = seeds_of_models(args.models).items()
+    if not others:
+        raise ValueError(f"--models names no other model to compare {reference} with")
     rows = frames_to_compare(args.dataset, args.split, args.trained_on)
-    counts = []
-    for folders in models.values():
+
+    def count(folders: list[Path]) -> np.ndarray:
         seeds = [load_trained(folder, args.base_model, args.cache_dir) for folder in folders]
-        counts.append(count_seeds(seeds, rows, args.threshold))
-    print(f"{len(rows)} frames, {counts[0][0, :, 2].sum()} targets, threshold {args.threshold:g}\n")
-    print("\n".join(table(list(models), counts)))
-    print("\n" + "\n".join(heaviest_frames(rows["name"][:], counts)))
+        return count_seeds(seeds, rows, args.threshold)
+
+    first = count(folders)
+    print(f"{len(rows)} frames, {first[0, :, 2].sum()} targets, threshold {args.threshold:g}", flush=True)
+    for name, folders in others:
+        counts = [first, count(folders)]
+        print("\n" + "\n".join(table([reference, name], counts)))
+        print("\n" + "\n".join(heaviest_frames(rows["name"][:], counts)), flush=True)
 
 
 if __name__ == "__main__":

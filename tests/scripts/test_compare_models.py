@@ -66,10 +66,18 @@ def counts_of(rows: datasets.Dataset, seeds: list[int], misses: float = 0.3) -> 
 def test_the_frames_counts_add_up_to_the_metrics(rows: datasets.Dataset) -> None:
     counts = counts_of(rows, [0, 1])
     assert counts.shape == (2, 12, len(COUNTS))
-    for seed, found in enumerate(figures_of_counts(counts)):
+    once = np.ones((1, 12), dtype=np.int64)
+    for seed, (found,) in enumerate(figures_of_counts(counts, once)):
         expected = evaluate_probabilities(guesser(rows, seed).probabilities, rows)
         assert found == pytest.approx([expected[name] for name in ("iou", "niou", "pd", "fa")], rel=1e-12)
-    assert mean_figures(counts) == pytest.approx(figures_of_counts(counts).mean(0))
+    assert mean_figures(counts) == pytest.approx(figures_of_counts(counts, once)[:, 0].mean(0))
+
+
+def test_a_frame_that_is_drawn_twice(rows: datasets.Dataset) -> None:
+    counts = counts_of(rows, [0, 1])
+    weights = np.array([[2] + [1] * 9 + [0, 0], [0] * 6 + [2] * 6])
+    for drawn, found in zip(weights, np.moveaxis(figures_of_counts(counts, weights), 1, 0), strict=True):
+        assert found.mean(0) == pytest.approx(mean_figures(np.repeat(counts, drawn, axis=1)), rel=1e-12)
 
 
 def test_a_hidden_mask_is_named(rows: datasets.Dataset) -> None:
@@ -82,8 +90,8 @@ def test_one_seed_s_interval_is_scipy_s(rows: datasets.Dataset) -> None:
     first, second = counts_of(rows, [0], misses=0.2), counts_of(rows, [1], misses=0.5)
 
     def difference(frames: np.ndarray, axis: int) -> np.ndarray:
-        drawn = [figures_of_counts(counts[0][frames])[..., 0] for counts in (first, second)]
-        return drawn[0] - drawn[1]
+        iou = [c[0, frames, 0].sum(axis) / c[0, frames, 1].sum(axis) for c in (first, second)]
+        return iou[0] - iou[1]
 
     expected = stats.bootstrap(
         (np.arange(12),), difference, vectorized=True, axis=-1, method="percentile", n_resamples=20_000, rng=1
@@ -104,7 +112,7 @@ def test_seeds_are_drawn_as_well(rows: datasets.Dataset) -> None:
     fullest = counts[0][0, :, COUNTS.index("n_union")].argmax()
     one, other = (np.repeat(c[:, fullest, None], 8, axis=1) for c in counts)  # eight frames alike: only seeds differ
     spread = bootstrap_differences(np.concatenate([one, other]), one)[:, 0]
-    iou = figures_of_counts(np.concatenate([one, other]))[:, 0]
+    iou = [mean_figures(counts)[0] for counts in (one, other)]
     assert sorted(set(np.round(spread, 9))) == pytest.approx(sorted([iou[1] - iou[0], (iou[1] - iou[0]) / 2, 0]))
     assert np.mean(np.isclose(spread, (iou[1] - iou[0]) / 2)) == pytest.approx(0.5, abs=0.02)
 
@@ -149,6 +157,13 @@ def test_the_program(
     assert [line.split(" |")[0] for line in lines[4:8]] == ["| IoU %", "| nIoU %", "| Pd %", "| Fa 1e-6"]
     assert len(lines) == 14 and lines[9].split(":")[0] in rows["name"]
 
+    program.main(["--dataset", data, "--models", "runs/full-0", "runs/plain", "runs/full-1"])
+    assert capsys.readouterr().out.splitlines() == lines
+    models["other-7"] = models["plain"]
+    program.main([*command, "runs/other-7"])
+    both = capsys.readouterr().out.splitlines()
+    assert both[:14] == lines and both[15:] == [line.replace("plain (1)", "other (1)") for line in lines[2:]]
+
     budget = apply_label_budget(rows, 0.25)
     datasets.DatasetDict({"train": budget}).save_to_disk(str(tmp_path / "budget"))
     program.main([*command, "--split", "train", "--trained-on", str(tmp_path / "budget")])
@@ -158,5 +173,5 @@ def test_the_program(
 
 
 def test_two_models_are_asked_for(program: ModuleType, data: str) -> None:
-    with pytest.raises(ValueError, match="seeds of two models, not of 1: full"):
+    with pytest.raises(ValueError, match="no other model to compare full with"):
         program.main(["--dataset", data, "--models", "runs/full-0", "runs/full-1"])

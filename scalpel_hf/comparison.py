@@ -14,7 +14,6 @@ from .student import Student
 from .teacher import Teacher
 
 COUNTS = ("n_intersection", "n_union", "n_targets", "n_detected", "n_false_pixels", "n_pixels")
-FIGURES = ("iou", "niou", "pd", "fa")
 DRAWS = 10_000
 
 

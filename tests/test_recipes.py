@@ -1,6 +1,5 @@
 """Both stages end to end on a few synthetic frames with a small MobileSAM."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -15,25 +14,14 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
+from recipes import distill, transfer
 from scalpel_hf import Student, SyntheticInfrared, Teacher, apply_label_budget
 from scalpel_hf.evaluation import evaluate_probabilities
+from scripts import evaluate_model, pseudo_label
 from tests.small_models import small_mobile_sam
 
 ROOT = Path(__file__).parents[1]
 STEPS = 4
-
-
-def load(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(path).stem + "_program", ROOT / path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look up their types
-    spec.loader.exec_module(module)
-    return module
-
-
-distill, transfer = load("recipes/distill.py"), load("recipes/transfer.py")
-pseudo_label, evaluate_model = load("scripts/pseudo_label.py"), load("scripts/evaluate_model.py")
 
 
 @pytest.fixture(autouse=True)

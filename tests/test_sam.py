@@ -1,6 +1,5 @@
 """Loading a Segment Anything model at its own and at another input size."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -17,9 +16,8 @@ from transformers import SamConfig, SamModel, SegformerConfig
 from scalpel_hf import load_sam
 from scalpel_hf.modeling.modeling_mobile_sam import MobileSamModel
 from scalpel_hf.sam import resize_sam
+from scripts import convert_mobile_sam
 from tests.small_models import SIZE, random_inputs, small_mobile_sam, small_sam
-
-CONVERTER = Path(__file__).parents[1] / "scripts" / "convert_mobile_sam.py"
 
 
 @pytest.fixture(scope="module")
@@ -117,12 +115,8 @@ def test_other_arguments_reach_from_pretrained(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def mobile_sam(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    spec = importlib.util.spec_from_file_location("convert_mobile_sam", CONVERTER)
-    assert spec is not None and spec.loader is not None
-    converter = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(converter)
     folder = tmp_path_factory.mktemp("weights") / "mobile-sam"
-    converter.main([str(shared_dir / "weights" / "mobile_sam.pt"), str(folder)])
+    convert_mobile_sam.main([str(shared_dir / "weights" / "mobile_sam.pt"), str(folder)])
     return folder
 
 

@@ -1,17 +1,9 @@
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from datasets import load_from_disk
 
 from scalpel_hf.data import LAYOUTS, LabelBudget, SyntheticInfrared
-
-spec = importlib.util.spec_from_file_location("prepare", Path(__file__).parents[2] / "scripts" / "prepare.py")
-assert spec is not None
-assert spec.loader is not None
-prepare = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(prepare)
+from scripts import prepare
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The published weights in `MobileSamModel`: the right numbers, and masks that fit."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,18 +13,13 @@ from torch import Tensor
 from transformers import SamProcessor
 
 from scalpel_hf.modeling.modeling_mobile_sam import MobileSamModel
-
-CONVERTER = Path(__file__).parents[2] / "scripts" / "convert_mobile_sam.py"
+from scripts import convert_mobile_sam
 
 
 @pytest.fixture(scope="session")
 def folder(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    spec = importlib.util.spec_from_file_location("convert_mobile_sam", CONVERTER)
-    assert spec is not None and spec.loader is not None
-    converter = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(converter)
     folder = tmp_path_factory.mktemp("weights") / "mobile-sam"
-    converter.main([str(shared_dir / "weights" / "mobile_sam.pt"), str(folder)])
+    convert_mobile_sam.main([str(shared_dir / "weights" / "mobile_sam.pt"), str(folder)])
     return folder
 
 

@@ -1,37 +1,22 @@
 """The ablation program on tiny data: two steps a cell."""
 
-import importlib.util
 import json
 import statistics
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import datasets
 import pytest
 import yaml
 from accelerate.state import AcceleratorState, GradientState
 
+from recipes import distill
 from scalpel_hf import SyntheticInfrared, apply_label_budget
 from scalpel_hf.adapter.low_rank import lora_of_equal_size
+from scripts import ablate
 from tests.adapter.adapted import adapted, small_config
 from tests.small_models import small_mobile_sam, small_sam
 
 ROOT = Path(__file__).parents[2]
-
-
-def load(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(path).stem + "_ablated", ROOT / path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look up their types
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def ablate() -> ModuleType:
-    return load("scripts/ablate.py")
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +35,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def done(ablate: ModuleType, config: Path) -> Path:
+def done(config: Path) -> Path:
     """All variants at one seed, in this process; then one of them at two, the second as the program does it."""
-    runs, out, recipe = config.parent / "runs", config.parent / "table.md", load("recipes/distill.py")
+    runs, out = config.parent / "runs", config.parent / "table.md"
 
     def train(values: dict, folder: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "cell.yaml").write_text(yaml.safe_dump(values))
-        recipe.main(["--config", str(folder / "cell.yaml")])
+        distill.main(["--config", str(folder / "cell.yaml")])
         AcceleratorState._reset_state(True)
         GradientState._reset_state()
 
@@ -68,7 +53,7 @@ def done(ablate: ModuleType, config: Path) -> Path:
     return runs
 
 
-def test_cells_are_measured_and_kept(ablate: ModuleType, config: Path, done: Path, monkeypatch) -> None:
+def test_cells_are_measured_and_kept(config: Path, done: Path, monkeypatch) -> None:
     assert sorted(f.name for f in done.iterdir()) == ["full-0", "full-1", "lora-0", "no-mask-level-0", "prefix"]
     record = json.loads((done / "full-1" / "figures.json").read_text())
     assert record["settings"]["seed"] == 1 and 0 <= record["figures"]["iou"] <= 1
@@ -85,7 +70,7 @@ def test_cells_are_measured_and_kept(ablate: ModuleType, config: Path, done: Pat
         ablate.main([*map(str, ("--config", other, "--runs", done, "--out", out))])
 
 
-def test_the_table_has_means_and_spreads(ablate: ModuleType, config: Path, done: Path) -> None:
+def test_the_table_has_means_and_spreads(config: Path, done: Path) -> None:
     text = (config.parent / "table.md").read_text()
     ious = [100 * json.loads((done / f"full-{s}" / "figures.json").read_text())["figures"]["iou"] for s in (0, 1)]
     expected = f"| full | 2 | {statistics.mean(ious):.1f} ± {statistics.stdev(ious):.1f} |"
@@ -100,7 +85,7 @@ def test_the_table_has_means_and_spreads(ablate: ModuleType, config: Path, done:
     assert lines[-1] == "| worse | 1 | 3 k | 30.0 | 15.0 | 100.0 | 12.3 |"
 
 
-def test_a_cell_that_fails_is_named(ablate: ModuleType, config: Path) -> None:
+def test_a_cell_that_fails_is_named(config: Path) -> None:
     broken = yaml.safe_load(config.read_text()) | {"variants": {"broken": {"operators": ["sobel"]}}}
     path = config.with_name("broken.yaml")
     path.write_text(yaml.safe_dump(broken))
@@ -118,7 +103,7 @@ def test_a_cell_that_fails_is_named(ablate: ModuleType, config: Path) -> None:
         ({"common": {"output_dir": "x"}}, "output_dir of 'full' is set by this program"),
     ],
 )
-def test_a_wrong_file_is_a_clear_error(ablate: ModuleType, config: Path, change: dict, message: str) -> None:
+def test_a_wrong_file_is_a_clear_error(config: Path, change: dict, message: str) -> None:
     values = {k: v for k, v in (yaml.safe_load(config.read_text()) | change).items() if v is not None}
     path = config.with_name("wrong.yaml")
     path.write_text(yaml.safe_dump(values))
@@ -128,7 +113,7 @@ def test_a_wrong_file_is_a_clear_error(ablate: ModuleType, config: Path, change:
         ablate.main(["--config", str(config), "--out", "x.md", "--variants", "none-such"])
 
 
-def test_the_recipes_variants_are_configurations(ablate: ModuleType) -> None:
+def test_the_recipes_variants_are_configurations() -> None:
     config = ablate.read_config(ROOT / "recipes" / "nuaa_sirst" / "ablation.yaml")
     assert len(config["seeds"]) >= 3 and config["variants"]["full"] == {}
     operators = {"local_contrast", "top_hat", "matched_filter", "anisotropic_diffusion"}
@@ -137,12 +122,13 @@ def test_the_recipes_variants_are_configurations(ablate: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("name", ["ablation", "budgets"])
-def test_every_cell_of_the_recipes_is_a_run_of_distill(ablate: ModuleType, name: str) -> None:
+def test_every_cell_of_the_recipes_is_a_run_of_distill(name: str) -> None:
     config = ablate.read_config(ROOT / "recipes" / "nuaa_sirst" / f"{name}.yaml")
-    arguments = load("recipes/distill.py").DistillArguments
+    recipe = yaml.safe_load((ROOT / "recipes" / "nuaa_sirst" / "distill_10pct.yaml").read_text())
     for variant in config["variants"]:
         values = ablate.settings(config, variant, 0, Path("runs"))
-        assert arguments(**values).max_steps == (480 if "-long" in variant else 160) and values["dataset"]
+        steps = 480 if "-long" in variant else recipe["max_steps"] if "-full" in variant else 160
+        assert distill.DistillArguments(**values).max_steps == steps and values["dataset"]
 
 
 @pytest.mark.parametrize("by_name", [False, True])

@@ -1,22 +1,23 @@
+from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
 from torch import nn
 
 pytest.importorskip("onnxscript")
-from tests.test_recipes import ROOT, load
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> object:
+def benchmark() -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "scripts"))  # where a script finds its neighbours
-        return load("scripts/benchmark_students.py")
+        return import_module("benchmark_students")
 
 
-def test_one_table_for_all_models_and_backends(benchmark: SimpleNamespace, tmp_path: Path) -> None:
+def test_one_table_for_all_models_and_backends(benchmark: ModuleType, tmp_path: Path) -> None:
     out = tmp_path / "benchmark.md"
     options = ["--models", "nano", "unet", "--backends", "eager", "ONNX", "INT8", "--sizes", "64x48", "--threads", "1"]
     benchmark.main([*options, "--repeats", "3", "--out", str(out)])
@@ -35,18 +36,18 @@ def test_one_table_for_all_models_and_backends(benchmark: SimpleNamespace, tmp_p
         assert 0 <= float(least) <= float(low) <= float(median) <= float(high)
 
 
-def test_flops_are_two_for_each_multiplication(benchmark: SimpleNamespace) -> None:
+def test_flops_are_two_for_each_multiplication(benchmark: ModuleType) -> None:
     model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 4, 1, stride=2))
     assert benchmark.flops(model, side=32) == 2 * (32 * 32 * 8 * 9 + 16 * 16 * 4 * 8)
 
 
 @pytest.mark.parametrize("name", ["nano", "small, operators", "unet", "segformer-b0"])
-def test_every_model_takes_frames_and_gives_logits_of_their_size(benchmark: SimpleNamespace, name: str) -> None:
+def test_every_model_takes_frames_and_gives_logits_of_their_size(benchmark: ModuleType, name: str) -> None:
     with torch.no_grad():
         assert benchmark.build(name)(torch.randn(1, 1, 64, 96)).shape == (1, 1, 64, 96)
 
 
-def test_models_take_turns_and_the_warm_up_does_not_count(benchmark: SimpleNamespace, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_models_take_turns_and_the_warm_up_does_not_count(benchmark: ModuleType, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     clock, calls = [0.0], []
 
     def run(name: str, seconds: float) -> None:

@@ -1,8 +1,7 @@
 """Two models on the same frames: counts, intervals, and the program that prints them."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -21,18 +20,9 @@ from scalpel_hf.comparison import (
 )
 from scalpel_hf.data import apply_label_budget
 from scalpel_hf.evaluation import evaluate_probabilities
+from scripts import compare_models
 
-ROOT = Path(__file__).parents[2]
 CAMERA = SyntheticInfrared(size=(40, 50), n_targets=(0, 3), extent=(3, 5), seed=3)
-
-
-@pytest.fixture(scope="module")
-def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("compare_models", ROOT / "scripts" / "compare_models.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +126,6 @@ def test_seeds_of_models() -> None:
 
 
 def test_the_program(
-    program: ModuleType,
     rows: datasets.Dataset,
     data: str,
     tmp_path: Path,
@@ -144,9 +133,9 @@ def test_the_program(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     models = {"full-0": guesser(rows, 0), "full-1": guesser(rows, 1), "plain": guesser(rows, 2, misses=0.8)}
-    monkeypatch.setattr(program, "load_trained", lambda folder, *_: models[folder.name])
+    monkeypatch.setattr(compare_models, "load_trained", lambda folder, *_: models[folder.name])
     command = ["--dataset", data, "--models", "runs/full-0", "runs/full-1", "runs/plain"]
-    program.main(command)
+    compare_models.main(command)
     lines = capsys.readouterr().out.splitlines()
     targets = evaluate_probabilities(models["plain"].probabilities, rows)["n_targets"]
     assert lines[0] == f"12 frames, {targets} targets, threshold 0.5"
@@ -157,21 +146,21 @@ def test_the_program(
     assert [line.split(" |")[0] for line in lines[4:8]] == ["| IoU %", "| nIoU %", "| Pd %", "| Fa 1e-6"]
     assert len(lines) == 14 and lines[9].split(":")[0] in rows["name"]
 
-    program.main(["--dataset", data, "--models", "runs/full-0", "runs/plain", "runs/full-1"])
+    compare_models.main(["--dataset", data, "--models", "runs/full-0", "runs/plain", "runs/full-1"])
     assert capsys.readouterr().out.splitlines() == lines
     models["other-7"] = models["plain"]
-    program.main([*command, "runs/other-7"])
+    compare_models.main([*command, "runs/other-7"])
     both = capsys.readouterr().out.splitlines()
     assert both[:14] == lines and both[15:] == [line.replace("plain (1)", "other (1)") for line in lines[2:]]
 
     budget = apply_label_budget(rows, 0.25)
     datasets.DatasetDict({"train": budget}).save_to_disk(str(tmp_path / "budget"))
-    program.main([*command, "--split", "train", "--trained-on", str(tmp_path / "budget")])
+    compare_models.main([*command, "--split", "train", "--trained-on", str(tmp_path / "budget")])
     assert capsys.readouterr().out.startswith("9 frames, ")
     with pytest.raises(ValueError, match="nothing to compare"):
-        program.main([*command, "--split", "train", "--trained-on", data])
+        compare_models.main([*command, "--split", "train", "--trained-on", data])
 
 
-def test_two_models_are_asked_for(program: ModuleType, data: str) -> None:
+def test_two_models_are_asked_for(data: str) -> None:
     with pytest.raises(ValueError, match="no other model to compare full with"):
-        program.main(["--dataset", data, "--models", "runs/full-0", "runs/full-1"])
+        compare_models.main(["--dataset", data, "--models", "runs/full-0", "runs/full-1"])

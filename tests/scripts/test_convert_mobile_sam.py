@@ -1,8 +1,6 @@
-import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -12,19 +10,10 @@ from safetensors.torch import load_file
 from transformers import SamProcessor
 
 from scalpel_hf.modeling.modeling_mobile_sam import MobileSamModel
-from scripts import push
+from scripts import convert_mobile_sam, push
 from tests.hub_server import HubServer
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_mobile_sam.py"
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("convert_mobile_sam", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +22,16 @@ def checkpoint(shared_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def converted(script: ModuleType, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def converted(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("converted") / "nested" / "mobile-sam"
-    script.main([str(checkpoint), str(folder), "--image-size", "512"])
+    convert_mobile_sam.main([str(checkpoint), str(folder), "--image-size", "512"])
     return folder
 
 
-def fails(script: ModuleType, *arguments: object) -> str:
+def fails(*arguments: object) -> str:
     """What the command says as it exits with status 1."""
     with pytest.raises(SystemExit) as stop:
-        script.main([str(argument) for argument in arguments])
+        convert_mobile_sam.main([str(argument) for argument in arguments])
     assert isinstance(stop.value.code, str)
     return stop.value.code
 
@@ -61,24 +50,23 @@ def test_folder_is_complete(converted: Path) -> None:
     assert not pixel_values[..., 384:, :].any()  # 30 / 40 of the side, then zeros
 
 
-def test_every_tensor_arrives_unchanged(script: ModuleType, converted: Path, checkpoint: Path) -> None:
-    source = script.load_checkpoint(checkpoint)
+def test_every_tensor_arrives_unchanged(converted: Path, checkpoint: Path) -> None:
+    source = convert_mobile_sam.load_checkpoint(checkpoint)
     target = load_file(converted / "model.safetensors")
-    names = {key: script.rename(key) for key in source if not key.startswith(script.UNUSED_PREFIXES)}
+    unused = convert_mobile_sam.UNUSED_PREFIXES
+    names = {key: convert_mobile_sam.rename(key) for key in source if not key.startswith(unused)}
     assert len(source) == 439 and len(names) == 435
     assert set(names.values()) == set(target)  # one to one: the model's tied copy is stored once
     assert all(torch.equal(source[old], target[new]) for old, new in names.items())
 
 
-def test_card(
-    script: ModuleType, converted: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_card(converted: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its metadata is there and its two snippets run."""
     card = (converted / "README.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0\n")
     assert "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f`, the published one" in card
-    no_parameters = (*script.UNUSED_PREFIXES, "running_mean", "running_var", "num_batches_tracked")
-    tensors = script.load_checkpoint(checkpoint).items()
+    no_parameters = (*convert_mobile_sam.UNUSED_PREFIXES, "running_mean", "running_var", "num_batches_tracked")
+    tensors = convert_mobile_sam.load_checkpoint(checkpoint).items()
     parameters = sum(tensor.numel() for key, tensor in tensors if not any(part in key for part in no_parameters))
     assert f"{parameters:,} parameters" in card and "$" not in card
     snippets = [part.split("```")[0] for part in card.split("```python\n")[1:]]
@@ -111,35 +99,35 @@ print(type(model).__name__, type(AutoProcessor.from_pretrained("org/mobile-sam",
 
 
 def test_checksum_is_shown_and_another_one_is_a_warning(
-    script: ModuleType, checkpoint: Path, converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, converted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script.main([str(checkpoint), str(tmp_path / "a")])
+    convert_mobile_sam.main([str(checkpoint), str(tmp_path / "a")])
     out, err = capsys.readouterr()
-    assert script.KNOWN_SHA256 in out and "435 converted, 4 of an unused classifier dropped" in out
+    assert convert_mobile_sam.KNOWN_SHA256 in out and "435 converted, 4 of an unused classifier dropped" in out
     assert "Warning" not in err
     again = tmp_path / "again.pt"
-    torch.save(script.load_checkpoint(checkpoint), again)
-    script.main([str(again), str(tmp_path / "b"), "--image-size", "512"])
+    torch.save(convert_mobile_sam.load_checkpoint(checkpoint), again)
+    convert_mobile_sam.main([str(again), str(tmp_path / "b"), "--image-size", "512"])
     out, err = capsys.readouterr()
-    assert script.KNOWN_SHA256 not in out and "Warning: this is another file than the published one" in err
+    assert convert_mobile_sam.KNOWN_SHA256 not in out and "Warning: this is another file than the published one" in err
     assert "not the published one" in (tmp_path / "b" / "README.md").read_text()
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "b" / name).read_bytes() == (converted / name).read_bytes()
 
 
-def test_existing_output(script: ModuleType, checkpoint: Path, tmp_path: Path) -> None:
+def test_existing_output(checkpoint: Path, tmp_path: Path) -> None:
     output = tmp_path / "model"
     output.mkdir()
     (output / "config.json").write_text("old")
-    assert "--overwrite" in fails(script, checkpoint, output)
+    assert "--overwrite" in fails(checkpoint, output)
     assert os.listdir(output) == ["config.json"]
-    script.main([str(checkpoint), str(output), "--overwrite"])
+    convert_mobile_sam.main([str(checkpoint), str(output), "--overwrite"])
     assert MobileSamModel.from_pretrained(output).config.image_size == 1024
     assert os.listdir(tmp_path) == ["model"]
     letters = tmp_path / "letters"
     letters.mkdir()
     (letters / "dear.txt").write_text("irreplaceable")
-    assert "no model folder" in fails(script, checkpoint, letters, "--overwrite")
+    assert "no model folder" in fails(checkpoint, letters, "--overwrite")
     assert (letters / "dear.txt").read_text() == "irreplaceable"
 
 
@@ -180,16 +168,16 @@ def write_without_a_tensor(path: Path, checkpoint: Path) -> None:
     ],
 )
 def test_what_is_no_checkpoint(
-    script: ModuleType, checkpoint: Path, tmp_path: Path, write: Callable[[Path, Path], object], messages: list[str]
+    checkpoint: Path, tmp_path: Path, write: Callable[[Path, Path], object], messages: list[str]
 ) -> None:
     path = tmp_path / "mobile_sam.pt"
     write(path, checkpoint)
     before = os.listdir(tmp_path)
-    said = fails(script, path, tmp_path / "output")
+    said = fails(path, tmp_path / "output")
     for message in messages:
         assert message in said
     assert os.listdir(tmp_path) == before
 
 
-def test_image_size_is_checked_first(script: ModuleType, tmp_path: Path) -> None:
-    assert "multiple of 32" in fails(script, tmp_path / "none.pt", tmp_path / "output", "--image-size", "500")
+def test_image_size_is_checked_first(tmp_path: Path) -> None:
+    assert "multiple of 32" in fails(tmp_path / "none.pt", tmp_path / "output", "--image-size", "500")

@@ -3,18 +3,15 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 import torch
 
+from scripts import demo
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = str(ROOT / "scripts" / "demo.py")
-spec = spec_from_file_location("demo", PROGRAM)
-assert spec is not None and spec.loader is not None
-demo = module_from_spec(spec)
-spec.loader.exec_module(demo)
 
 
 def processes_about(folder: Path) -> list[int]:

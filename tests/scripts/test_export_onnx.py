@@ -14,10 +14,8 @@ from scalpel_hf.evaluation import evaluate_student
 from scalpel_hf.runtime import OnnxDetector, OnnxStudent, load_exported
 from scalpel_hf.runtime.__main__ import main as run
 from scalpel_hf.student import load_student
+from scripts import evaluate_model, export_onnx
 from tests.small_students import small_detector, small_student
-from tests.test_recipes import load
-
-export_onnx, evaluate_model = load("scripts/export_onnx.py"), load("scripts/evaluate_model.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,7 @@
 """Curves of Pd over Fa, and the program that compares models by them."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -11,18 +10,9 @@ import pytest
 from scalpel_hf import Student, SyntheticInfrared
 from scalpel_hf.evaluation import evaluate_curve, evaluate_probabilities, pd_at_fa
 from scalpel_hf.modeling import InfraredImageProcessor, ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation
+from scripts import pd_fa_curve
 
-ROOT = Path(__file__).parents[2]
 CAMERA = SyntheticInfrared(size=(40, 50), n_targets=(1, 1), extent=(3, 5), seed=3)
-
-
-@pytest.fixture(scope="module")
-def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pd_fa_curve", ROOT / "scripts" / "pd_fa_curve.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +53,6 @@ def test_pd_at_fa_is_the_best_point_that_is_allowed() -> None:
 
 
 def test_models_side_by_side_seeds_together(
-    program: ModuleType,
     rows: datasets.Dataset,
     data: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -74,8 +63,8 @@ def test_models_side_by_side_seeds_together(
         "full-1": model(rows, [0.9, 0.9, 0.9, 0.9], 0.5),
         "plain": model(rows, [0.4, 0.4, 0.6, 0.4], 0.5),
     }
-    monkeypatch.setattr(program, "load_trained", lambda folder, *_: models[folder.name])
-    program.main(["--dataset", data, "--models", "runs/full-0", "runs/plain", "runs/full-1", "--fa", "0", "1000"])
+    monkeypatch.setattr(pd_fa_curve, "load_trained", lambda folder, *_: models[folder.name])
+    pd_fa_curve.main(["--dataset", data, "--models", "runs/full-0", "runs/plain", "runs/full-1", "--fa", "0", "1000"])
     assert capsys.readouterr().out.splitlines() == [
         "| Pd in % at Fa, 1e-6, of at most | seeds | 0 | 1000 |",
         "|---|---|---|---|",
@@ -85,11 +74,11 @@ def test_models_side_by_side_seeds_together(
 
 
 def test_a_student_on_disk_and_a_folder_that_holds_none(
-    program: ModuleType, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     student = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size("nano")).eval()
     Student(student, InfraredImageProcessor()).save_pretrained(tmp_path / "student")
-    program.main(["--dataset", data, "--models", str(tmp_path / "student")])
+    pd_fa_curve.main(["--dataset", data, "--models", str(tmp_path / "student")])
     assert capsys.readouterr().out.splitlines()[2].startswith("| student | 1 |")
     with pytest.raises(ValueError, match="absent holds no model"):
-        program.main(["--dataset", data, "--models", str(tmp_path / "absent")])
+        pd_fa_curve.main(["--dataset", data, "--models", str(tmp_path / "absent")])

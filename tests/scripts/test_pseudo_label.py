@@ -14,13 +14,12 @@ import torch
 from peft import get_peft_model
 
 from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, SyntheticInfrared, Teacher, apply_label_budget
+from scripts import pseudo_label
 from tests.pseudo_labels.helpers import tree
 from tests.small_models import SIZE, perturb, small_mobile_sam
-from tests.test_recipes import load
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = "scripts/pseudo_label.py"
-pseudo_label = load(SCRIPT)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from scalpel_hf import SyntheticInfrared
-from tests.test_recipes import ROOT, load
+from scripts import resolution_bound as bound
 
-bound = load("scripts/resolution_bound.py")
+ROOT = Path(__file__).parents[2]
 
 
 def pixel(row: int, column: int, side: int = 1, shape: tuple[int, int] = (24, 31)) -> torch.Tensor:

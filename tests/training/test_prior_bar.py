@@ -15,8 +15,8 @@ from scalpel_hf.data import human_labelled, load_irst_dataset
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.training.prior_bar import fit_prior_bar
 from scalpel_hf.training.transfer import labelled_sample
+from scripts import fit_prior_bar as program
 from tests.small_models import SIZE, perturb, small_mobile_sam
-from tests.test_recipes import load
 
 
 def small_teacher(**kwargs: object) -> Teacher:
@@ -100,7 +100,6 @@ def test_the_program_fits_a_saved_teacher(tmp_path: Path, capsys: pytest.Capture
     camera = SyntheticInfrared(size=(48, 56), n_targets=(1, 2), extent=(2, 4), snr=(15, 30), seed=2)
     datasets.DatasetDict({"train": apply_label_budget(camera.to_dataset(6), 0.5)}).save_to_disk(str(tmp_path / "data"))
     small_mobile_sam().save_pretrained(str(tmp_path / "base"))
-    program = load("scripts/fit_prior_bar.py")
     for name, levels in (("teacher", ["pixel", "mask"]), ("plain", ["mask"])):
         small_teacher(levels=levels).save_pretrained(tmp_path / name)
     options = [

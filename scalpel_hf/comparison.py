@@ -18,18 +18,24 @@ DRAWS = 10_000
 
 
 def load_trained(folder: Path, base_model: str | None = None, cache_dir: Path | None = None) -> Teacher | Student:
-    """What a recipe has left in a folder. `ValueError` where that is no model."""
+    """What a recipe has left in a folder."""
     if (folder / "adapter_config.json").exists():
         return Teacher.from_pretrained(folder, base_model, cache_dir=cache_dir)
-    if (folder / "config.json").exists():
-        return Student.from_pretrained(folder)
-    raise ValueError(f"{folder} holds no model: name the output_dir of a finished recipes/distill.py or transfer.py")
+    return Student.from_pretrained(folder)
 
 
 def seeds_of_models(folders: Iterable[Path]) -> dict[str, list[Path]]:
-    """Folders by the model they are seeds of: those that differ in a last "-NUMBER" alone, in their order."""
+    """
+    Folders by the model they are seeds of: those that differ in a last "-NUMBER" alone, in their order.
+
+    Raises `ValueError` for a folder without a model, before any of them is measured.
+    """
     models = defaultdict(list)
     for folder in folders:
+        if not any((folder / name).exists() for name in ("adapter_config.json", "config.json")):
+            raise ValueError(
+                f"{folder} holds no model: name the output_dir of a finished recipes/distill.py or transfer.py"
+            )
         name, _, seed = folder.name.rpartition("-")
         models[name if name and seed.isdecimal() else folder.name].append(folder)
     return dict(models)

@@ -38,7 +38,7 @@ def frames_to_compare(dataset: str, split: str, trained_on: str | None) -> datas
     seen = set(human_labelled(load_split(trained_on, split), trained_on)["name"])
     rest = rows.filter(lambda name: name not in seen, input_columns="name", keep_in_memory=True)
     if not len(rest):
-        raise ValueError(f"every frame of {dataset!r} has a human's mask in {trained_on!r}: nothing to compare")
+        raise ValueError(f"every frame of {split!r} has a human's mask in {trained_on!r} too: nothing to compare")
     return rest
 
 

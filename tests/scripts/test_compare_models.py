@@ -115,14 +115,24 @@ def test_a_frame_left_out(rows: datasets.Dataset) -> None:
         assert without[i] == pytest.approx(rest[0] - rest[1])
 
 
-def test_seeds_of_models() -> None:
-    folders = [Path(f"runs/{name}") for name in ("full-0", "plain", "full-1", "no-0-operators", "-1")]
+def with_configurations(root: Path, *names: str) -> list[Path]:
+    """Folders that look like models."""
+    for index, name in enumerate(names):
+        (root / name).mkdir()
+        (root / name / ("adapter_config.json" if index % 2 else "config.json")).write_text("{}")
+    return [root / name for name in names]
+
+
+def test_seeds_of_models(tmp_path: Path) -> None:
+    folders = with_configurations(tmp_path, "full-0", "plain", "full-1", "no-0-operators", "-1")
     assert seeds_of_models(folders) == {
         "full": [folders[0], folders[2]],
         "plain": [folders[1]],
         "no-0-operators": [folders[3]],
         "-1": [folders[4]],
     }
+    with pytest.raises(ValueError, match="absent holds no model"):
+        seeds_of_models([*folders, tmp_path / "absent"])
 
 
 def test_the_program(
@@ -134,7 +144,8 @@ def test_the_program(
 ) -> None:
     models = {"full-0": guesser(rows, 0), "full-1": guesser(rows, 1), "plain": guesser(rows, 2, misses=0.8)}
     monkeypatch.setattr(compare_models, "load_trained", lambda folder, *_: models[folder.name])
-    command = ["--dataset", data, "--models", "runs/full-0", "runs/full-1", "runs/plain"]
+    full, other, plain, seven = map(str, with_configurations(tmp_path, "full-0", "full-1", "plain", "other-7"))
+    command = ["--dataset", data, "--models", full, other, plain]
     compare_models.main(command)
     lines = capsys.readouterr().out.splitlines()
     targets = evaluate_probabilities(models["plain"].probabilities, rows)["n_targets"]
@@ -146,10 +157,10 @@ def test_the_program(
     assert [line.split(" |")[0] for line in lines[4:8]] == ["| IoU %", "| nIoU %", "| Pd %", "| Fa 1e-6"]
     assert len(lines) == 14 and lines[9].split(":")[0] in rows["name"]
 
-    compare_models.main(["--dataset", data, "--models", "runs/full-0", "runs/plain", "runs/full-1"])
+    compare_models.main(["--dataset", data, "--models", full, plain, other])
     assert capsys.readouterr().out.splitlines() == lines
     models["other-7"] = models["plain"]
-    compare_models.main([*command, "runs/other-7"])
+    compare_models.main([*command, seven])
     both = capsys.readouterr().out.splitlines()
     assert both[:14] == lines and both[15:] == [line.replace("plain (1)", "other (1)") for line in lines[2:]]
 
@@ -161,6 +172,7 @@ def test_the_program(
         compare_models.main([*command, "--split", "train", "--trained-on", data])
 
 
-def test_two_models_are_asked_for(data: str) -> None:
+def test_two_models_are_asked_for(data: str, tmp_path: Path) -> None:
+    folders = map(str, with_configurations(tmp_path, "full-0", "full-1"))
     with pytest.raises(ValueError, match="no other model to compare full with"):
-        compare_models.main(["--dataset", data, "--models", "runs/full-0", "runs/full-1"])
+        compare_models.main(["--dataset", data, "--models", *folders])

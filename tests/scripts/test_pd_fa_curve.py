@@ -55,6 +55,7 @@ def test_pd_at_fa_is_the_best_point_that_is_allowed() -> None:
 def test_models_side_by_side_seeds_together(
     rows: datasets.Dataset,
     data: str,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -64,7 +65,11 @@ def test_models_side_by_side_seeds_together(
         "plain": model(rows, [0.4, 0.4, 0.6, 0.4], 0.5),
     }
     monkeypatch.setattr(pd_fa_curve, "load_trained", lambda folder, *_: models[folder.name])
-    pd_fa_curve.main(["--dataset", data, "--models", "runs/full-0", "runs/plain", "runs/full-1", "--fa", "0", "1000"])
+    folders = [tmp_path / name for name in ("full-0", "plain", "full-1")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    pd_fa_curve.main(["--dataset", data, "--models", *map(str, folders), "--fa", "0", "1000"])
     assert capsys.readouterr().out.splitlines() == [
         "| Pd in % at Fa, 1e-6, of at most | seeds | 0 | 1000 |",
         "|---|---|---|---|",

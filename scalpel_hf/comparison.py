@@ -1,44 +1,15 @@
 """Two models side by side on the same frames: is their difference more than other frames and seeds would make?"""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
+from .evaluation import answers_and_masks
 from .metrics import IRSTDMetrics
-from .modeling.image_processing_infrared import read_frame
-from .student import Student
-from .teacher import Teacher
 
 COUNTS = ("n_intersection", "n_union", "n_targets", "n_detected", "n_false_pixels", "n_pixels")
 DRAWS = 10_000
-
-
-def load_trained(folder: Path, base_model: str | None = None, cache_dir: Path | None = None) -> Teacher | Student:
-    """What a recipe has left in a folder."""
-    if (folder / "adapter_config.json").exists():
-        return Teacher.from_pretrained(folder, base_model, cache_dir=cache_dir)
-    return Student.from_pretrained(folder)
-
-
-def seeds_of_models(folders: Iterable[Path]) -> dict[str, list[Path]]:
-    """
-    Folders by the model they are seeds of: those that differ in a last "-NUMBER" alone, in their order.
-
-    Raises `ValueError` for a folder without a model, before any of them is measured.
-    """
-    models = defaultdict(list)
-    for folder in folders:
-        if not any((folder / name).exists() for name in ("adapter_config.json", "config.json")):
-            raise ValueError(
-                f"{folder} holds no model: name the output_dir of a finished recipes/distill.py or transfer.py"
-            )
-        name, _, seed = folder.name.rpartition("-")
-        models[name if name and seed.isdecimal() else folder.name].append(folder)
-    return dict(models)
 
 
 def count_frames(
@@ -46,11 +17,9 @@ def count_frames(
 ) -> np.ndarray:
     """`(frames, 6)`: what [`IRSTDMetrics`] counts on each frame alone, in the order of `COUNTS`."""
     counts = []
-    for row in tqdm(rows, desc="evaluation", leave=False, unit="frame"):
-        if row["mask"] is None:
-            raise ValueError(f"{row.get('name')} has no mask to measure against: compare on a split with all masks")
+    for predicted, truth in answers_and_masks(probabilities, rows):
         metrics = IRSTDMetrics(threshold=threshold)
-        metrics.update(probabilities(row["image"]), read_frame(row["mask"]) > 127)
+        metrics.update(predicted, truth)
         counts.append([getattr(metrics, name) for name in COUNTS])
     return np.array(counts, dtype=np.int64)
 
@@ -104,11 +73,6 @@ def iou_without_each_frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return _ratio(rest[..., 0], rest[..., 1]).mean(0)
 
     return mean_iou(first) - mean_iou(second)
-
-
-def count_seeds(models: Sequence[Teacher | Student], rows: Iterable[dict[str, Any]], threshold: float) -> np.ndarray:
-    """`(seeds, frames, 6)` of [`count_frames`]."""
-    return np.stack([count_frames(model.probabilities, rows, threshold) for model in models])
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

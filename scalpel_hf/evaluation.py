@@ -1,8 +1,8 @@
 """Measure anything that gives probabilities against human masks."""
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
@@ -12,6 +12,19 @@ from .data import objects_from_mask
 from .metrics import DetectionMetrics, IRSTDMetrics
 from .modeling.image_processing_infrared import read_frame
 from .student import Detector, Student
+
+Answered = TypeVar("Answered")
+
+
+def answers_and_masks(
+    answer: Callable[[Any], Answered], rows: Iterable[dict[str, Any]]
+) -> Iterator[tuple[Answered, np.ndarray]]:
+    """What a model says of each row's `image`, and the human's `mask` as a boolean `(H, W)`; `ValueError` where that is
+    hidden."""
+    for row in tqdm(rows, desc="evaluation", leave=False, unit="frame"):
+        if row["mask"] is None:
+            raise ValueError(f"{row.get('name')} has no mask to measure against: evaluate on a split with all masks")
+        yield answer(row["image"]), read_frame(row["mask"]) > 127
 
 
 def evaluate_student(
@@ -43,10 +56,7 @@ def evaluate_curve(
 ) -> list[dict[str, float]]:
     """[`evaluate_probabilities`] at several thresholds, in their order: the points of a curve of Pd over Fa."""
     points = [IRSTDMetrics(threshold=threshold) for threshold in thresholds]
-    for row in tqdm(rows, desc="evaluation", leave=False, unit="frame"):
-        if row["mask"] is None:
-            raise ValueError(f"{row.get('name')} has no mask to measure against: evaluate on a split with all masks")
-        predicted, truth = probabilities(row["image"]), read_frame(row["mask"]) > 127
+    for predicted, truth in answers_and_masks(probabilities, rows):
         for metrics in points:
             metrics.update(predicted, truth)
     return [metrics.compute() for metrics in points]
@@ -77,11 +87,9 @@ def evaluate_detections(
     Raises `ValueError` where a row's mask is hidden.
     """
     metrics = DetectionMetrics(threshold=threshold)
-    for row in tqdm(rows, desc="evaluation", leave=False, unit="frame"):
-        if row["mask"] is None:
-            raise ValueError(f"{row.get('name')} has no mask to measure against: evaluate on a split with all masks")
-        truth = np.array(objects_from_mask(read_frame(row["mask"]) > 127)["bbox"]).reshape(-1, 4)
-        metrics.update(*detect(row["image"]), np.concatenate([truth[:, :2], truth[:, :2] + truth[:, 2:]], axis=1))
+    for detected, mask in answers_and_masks(detect, rows):
+        truth = np.array(objects_from_mask(mask)["bbox"]).reshape(-1, 4)
+        metrics.update(*detected, np.concatenate([truth[:, :2], truth[:, :2] + truth[:, 2:]], axis=1))
     return metrics.compute()
 
 

@@ -16,15 +16,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from scalpel_hf.comparison import (
-    bootstrap_differences,
-    count_seeds,
-    iou_without_each_frame,
-    load_trained,
-    mean_figures,
-    seeds_of_models,
-)
+from scalpel_hf.comparison import COUNTS, bootstrap_differences, count_frames, iou_without_each_frame, mean_figures
 from scalpel_hf.data import human_labelled, load_split
+from scalpel_hf.trained import load_trained, seeds_of_models
 
 COLUMNS = (("IoU %", 100.0), ("nIoU %", 100.0), ("Pd %", 100.0), ("Fa 1e-6", 1.0))
 FRAMES = 5
@@ -48,9 +42,9 @@ def table(names: list[str], counts: list[np.ndarray]) -> list[str]:
     low, high = np.percentile(bootstrap_differences(*counts), [2.5, 97.5], axis=0)
     heads = [f"{name} ({len(c)})" for name, c in zip(names, counts, strict=True)]
     lines = [f"| | {heads[0]} | {heads[1]} | difference | 95 % |", "|---|---|---|---|---|"]
-    for i, (figure, unit) in enumerate(COLUMNS):
-        a, b, between = (unit * x for x in (first[i], second[i], np.array([low[i], high[i]])))
-        lines.append(f"| {figure} | {a:.1f} | {b:.1f} | {a - b:+.1f} | {between[0]:+.1f} to {between[1]:+.1f} |")
+    for (figure, unit), *values in zip(COLUMNS, first, second, low, high, strict=True):
+        a, b, least, most = (unit * value for value in values)
+        lines.append(f"| {figure} | {a:.1f} | {b:.1f} | {a - b:+.1f} | {least:+.1f} to {most:+.1f} |")
     return lines
 
 
@@ -80,11 +74,12 @@ def main(argv: list[str] | None = None) -> None:
     rows = frames_to_compare(args.dataset, args.split, args.trained_on)
 
     def count(folders: list[Path]) -> np.ndarray:
-        seeds = [load_trained(folder, args.base_model, args.cache_dir) for folder in folders]
-        return count_seeds(seeds, rows, args.threshold)
+        models = (load_trained(folder, args.base_model, args.cache_dir) for folder in folders)  # one at a time
+        return np.stack([count_frames(model.probabilities, rows, args.threshold) for model in models])
 
     first = count(folders)
-    print(f"{len(rows)} frames, {first[0, :, 2].sum()} targets, threshold {args.threshold:g}", flush=True)
+    targets = first[0, :, COUNTS.index("n_targets")].sum()
+    print(f"{len(rows)} frames, {targets} targets, threshold {args.threshold:g}", flush=True)
     for name, folders in others:
         counts = [first, count(folders)]
         print("\n" + "\n".join(table([reference, name], counts)))

@@ -21,18 +21,13 @@ from huggingface_hub import file_exists
 from scalpel_hf import Teacher, load_student
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_probabilities, evaluate_pseudo_labels, evaluate_student
+from scalpel_hf.trained import holds_teacher
 
 
 def is_adapter(name: str) -> bool:
     """Whether a model is a teacher; `ValueError` where there is none at all."""
     if Path(name).is_dir():
-        files = [f for f in ("adapter_config.json", "config.json") if (Path(name) / f).exists()]
-        if not files:
-            raise ValueError(
-                f"{name!r} holds no model (no adapter_config.json or config.json): name the output_dir of a finished "
-                "recipes/distill.py or recipes/transfer.py"
-            )
-        return files[0] == "adapter_config.json"
+        return holds_teacher(Path(name))
     if Path(name).is_absolute() or name.count("/") != 1:
         raise ValueError(f"there is no folder {name!r}, and a repository on the Hub is called org/name")
     try:

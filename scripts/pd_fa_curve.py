@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from scalpel_hf.comparison import load_trained, seeds_of_models
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_curve, mean_and_deviation, pd_at_fa
+from scalpel_hf.trained import load_trained, seeds_of_models
 
 LOGITS = np.linspace(-7, 7, 57)
 THRESHOLDS = [float(t) for t in 1 / (1 + np.exp(-LOGITS))]
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = load_split(args.dataset, args.split)
     curves = {}
     for name, folders in tqdm(seeds_of_models(args.models).items(), desc="models"):
-        models = [load_trained(folder, args.base_model, args.cache_dir) for folder in folders]
+        models = (load_trained(folder, args.base_model, args.cache_dir) for folder in folders)  # one at a time
         curves[name] = [evaluate_curve(model.probabilities, rows, THRESHOLDS) for model in models]
     print("| Pd in % at Fa, 1e-6, of at most | seeds | " + " | ".join(f"{fa:g}" for fa in args.fa) + " |")
     print("|---|---|" + "---|" * len(args.fa))

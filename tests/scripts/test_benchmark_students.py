@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 pytest.importorskip("onnxscript")
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -1,5 +1,6 @@
 """Two models on the same frames: counts, intervals, and the program that prints them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,10 +17,10 @@ from scalpel_hf.comparison import (
     figures_of_counts,
     iou_without_each_frame,
     mean_figures,
-    seeds_of_models,
 )
 from scalpel_hf.data import apply_label_budget
 from scalpel_hf.evaluation import evaluate_probabilities
+from scalpel_hf.trained import seeds_of_models
 from scripts import compare_models
 
 CAMERA = SyntheticInfrared(size=(40, 50), n_targets=(0, 3), extent=(3, 5), seed=3)
@@ -28,13 +29,6 @@ CAMERA = SyntheticInfrared(size=(40, 50), n_targets=(0, 3), extent=(3, 5), seed=
 @pytest.fixture(scope="module")
 def rows() -> datasets.Dataset:
     return CAMERA.to_dataset(12)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, rows: datasets.Dataset) -> str:
-    folder = tmp_path_factory.mktemp("compare") / "data"
-    datasets.DatasetDict({"test": rows, "train": rows}).save_to_disk(str(folder))
-    return str(folder)
 
 
 def guesser(rows: datasets.Dataset, seed: int, misses: float = 0.3) -> SimpleNamespace:
@@ -115,16 +109,8 @@ def test_a_frame_left_out(rows: datasets.Dataset) -> None:
         assert without[i] == pytest.approx(rest[0] - rest[1])
 
 
-def with_configurations(root: Path, *names: str) -> list[Path]:
-    """Folders that look like models."""
-    for index, name in enumerate(names):
-        (root / name).mkdir()
-        (root / name / ("adapter_config.json" if index % 2 else "config.json")).write_text("{}")
-    return [root / name for name in names]
-
-
-def test_seeds_of_models(tmp_path: Path) -> None:
-    folders = with_configurations(tmp_path, "full-0", "plain", "full-1", "no-0-operators", "-1")
+def test_seeds_of_models(tmp_path: Path, with_configurations: Callable[..., list[Path]]) -> None:
+    folders = with_configurations("full-0", "plain", "full-1", "no-0-operators", "-1")
     assert seeds_of_models(folders) == {
         "full": [folders[0], folders[2]],
         "plain": [folders[1]],
@@ -137,15 +123,16 @@ def test_seeds_of_models(tmp_path: Path) -> None:
 
 def test_the_program(
     rows: datasets.Dataset,
-    data: str,
+    saved_rows: str,
     tmp_path: Path,
+    with_configurations: Callable[..., list[Path]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     models = {"full-0": guesser(rows, 0), "full-1": guesser(rows, 1), "plain": guesser(rows, 2, misses=0.8)}
     monkeypatch.setattr(compare_models, "load_trained", lambda folder, *_: models[folder.name])
-    full, other, plain, seven = map(str, with_configurations(tmp_path, "full-0", "full-1", "plain", "other-7"))
-    command = ["--dataset", data, "--models", full, other, plain]
+    full, other, plain, seven = map(str, with_configurations("full-0", "full-1", "plain", "other-7"))
+    command = ["--dataset", saved_rows, "--models", full, other, plain]
     compare_models.main(command)
     lines = capsys.readouterr().out.splitlines()
     targets = evaluate_probabilities(models["plain"].probabilities, rows)["n_targets"]
@@ -157,7 +144,7 @@ def test_the_program(
     assert [line.split(" |")[0] for line in lines[4:8]] == ["| IoU %", "| nIoU %", "| Pd %", "| Fa 1e-6"]
     assert len(lines) == 14 and lines[9].split(":")[0] in rows["name"]
 
-    compare_models.main(["--dataset", data, "--models", full, plain, other])
+    compare_models.main(["--dataset", saved_rows, "--models", full, plain, other])
     assert capsys.readouterr().out.splitlines() == lines
     models["other-7"] = models["plain"]
     compare_models.main([*command, seven])
@@ -169,10 +156,10 @@ def test_the_program(
     compare_models.main([*command, "--split", "train", "--trained-on", str(tmp_path / "budget")])
     assert capsys.readouterr().out.startswith("9 frames, ")
     with pytest.raises(ValueError, match="nothing to compare"):
-        compare_models.main([*command, "--split", "train", "--trained-on", data])
+        compare_models.main([*command, "--split", "train", "--trained-on", saved_rows])
 
 
-def test_two_models_are_asked_for(data: str, tmp_path: Path) -> None:
-    folders = map(str, with_configurations(tmp_path, "full-0", "full-1"))
+def test_two_models_are_asked_for(saved_rows: str, with_configurations: Callable[..., list[Path]]) -> None:
+    folders = map(str, with_configurations("full-0", "full-1"))
     with pytest.raises(ValueError, match="no other model to compare full with"):
-        compare_models.main(["--dataset", data, "--models", *folders])
+        compare_models.main(["--dataset", saved_rows, "--models", *folders])

@@ -1,5 +1,6 @@
 """Curves of Pd over Fa, and the program that compares models by them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,13 +19,6 @@ CAMERA = SyntheticInfrared(size=(40, 50), n_targets=(1, 1), extent=(3, 5), seed=
 @pytest.fixture(scope="module")
 def rows() -> datasets.Dataset:
     return CAMERA.to_dataset(4)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, rows: datasets.Dataset) -> str:
-    folder = tmp_path_factory.mktemp("curve") / "data"
-    datasets.DatasetDict({"test": rows}).save_to_disk(str(folder))
-    return str(folder)
 
 
 def model(rows: datasets.Dataset, certainties: list[float], false_alarm: float) -> SimpleNamespace:
@@ -54,8 +48,8 @@ def test_pd_at_fa_is_the_best_point_that_is_allowed() -> None:
 
 def test_models_side_by_side_seeds_together(
     rows: datasets.Dataset,
-    data: str,
-    tmp_path: Path,
+    saved_rows: str,
+    with_configurations: Callable[..., list[Path]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -65,11 +59,8 @@ def test_models_side_by_side_seeds_together(
         "plain": model(rows, [0.4, 0.4, 0.6, 0.4], 0.5),
     }
     monkeypatch.setattr(pd_fa_curve, "load_trained", lambda folder, *_: models[folder.name])
-    folders = [tmp_path / name for name in ("full-0", "plain", "full-1")]
-    for folder in folders:
-        folder.mkdir()
-        (folder / "config.json").write_text("{}")
-    pd_fa_curve.main(["--dataset", data, "--models", *map(str, folders), "--fa", "0", "1000"])
+    folders = with_configurations("full-0", "plain", "full-1")
+    pd_fa_curve.main(["--dataset", saved_rows, "--models", *map(str, folders), "--fa", "0", "1000"])
     assert capsys.readouterr().out.splitlines() == [
         "| Pd in % at Fa, 1e-6, of at most | seeds | 0 | 1000 |",
         "|---|---|---|---|",
@@ -79,11 +70,11 @@ def test_models_side_by_side_seeds_together(
 
 
 def test_a_student_on_disk_and_a_folder_that_holds_none(
-    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    saved_rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     student = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size("nano")).eval()
     Student(student, InfraredImageProcessor()).save_pretrained(tmp_path / "student")
-    pd_fa_curve.main(["--dataset", data, "--models", str(tmp_path / "student")])
+    pd_fa_curve.main(["--dataset", saved_rows, "--models", str(tmp_path / "student")])
     assert capsys.readouterr().out.splitlines()[2].startswith("| student | 1 |")
     with pytest.raises(ValueError, match="absent holds no model"):
-        pd_fa_curve.main(["--dataset", data, "--models", str(tmp_path / "absent")])
+        pd_fa_curve.main(["--dataset", saved_rows, "--models", str(tmp_path / "absent")])

@@ -1,0 +1,40 @@
+"""What the recipes leave in folders: which kind of model, loaded, and which folders are seeds of one."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from .student import Student
+from .teacher import Teacher
+
+
+def holds_teacher(folder: Path) -> bool:
+    """Whether a folder's model is a teacher and no student; `ValueError` where there is none."""
+    for name in ("adapter_config.json", "config.json"):
+        if (folder / name).exists():
+            return name == "adapter_config.json"
+    raise ValueError(
+        f"{folder} holds no model (no adapter_config.json or config.json): name the output_dir of a finished "
+        "recipes/distill.py or recipes/transfer.py"
+    )
+
+
+def load_trained(folder: Path, base_model: str | None = None, cache_dir: Path | None = None) -> Teacher | Student:
+    """The teacher or the student in a folder."""
+    if holds_teacher(folder):
+        return Teacher.from_pretrained(folder, base_model, cache_dir=cache_dir)
+    return Student.from_pretrained(folder)
+
+
+def seeds_of_models(folders: Iterable[Path]) -> dict[str, list[Path]]:
+    """
+    Folders by the model they are seeds of: those that differ in a last "-NUMBER" alone, in their order.
+
+    Raises `ValueError` for a folder without a model, before any of them is measured.
+    """
+    models = defaultdict(list)
+    for folder in folders:
+        holds_teacher(folder)
+        name, _, seed = folder.name.rpartition("-")
+        models[name if name and seed.isdecimal() else folder.name].append(folder)
+    return dict(models)

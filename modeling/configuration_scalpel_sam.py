@@ -37,7 +37,9 @@ class ScalpelSamConfig(PreTrainedConfig):
         temperature: of the position routers' softmax.
         routers: off, every expert has the same weight everywhere.
         sam_features: off, nothing of SAM reaches the mask level, which then sees the frame alone.
+        noise_floor: what the operators' responses are measured against where a frame is even, in its intensity's units.
         prior_bar: what the operators must see for a place to be more than background; 0 asks for nothing.
+        prior_share: the same as a share of what they see at the frame's strongest place.
         mask_grid: `frame` gives masks on the grid of the frames, `base` on the base's own, a quarter of its input.
         initializer_range: standard deviation of freshly drawn weights.
     """
@@ -57,7 +59,9 @@ class ScalpelSamConfig(PreTrainedConfig):
     temperature: float = 1.0
     routers: bool = True
     sam_features: bool = True
+    noise_floor: float = 1 / 256
     prior_bar: float = 0.0
+    prior_share: float = 0.0
     mask_grid: str = "frame"
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True  # SAM ties the frequencies of its position encodings
@@ -119,8 +123,13 @@ class ScalpelSamConfig(PreTrainedConfig):
             raise ValueError(f"`levels` are some of {LEVELS}, `pixel` only with `mask`, got {self.levels}.")
         if self.mask_grid not in ("frame", "base"):
             raise ValueError(f"`mask_grid` is 'frame' or 'base', got {self.mask_grid!r}.")
-        if not 0 <= self.prior_bar < math.inf or (self.prior_bar and "pixel" not in self.levels):
-            raise ValueError(f"`prior_bar` is at least 0, and 0 without the pixel level, got {self.prior_bar}.")
+        if not 0 <= self.noise_floor < math.inf:
+            raise ValueError(f"`noise_floor` is at least 0, got {self.noise_floor}.")
+        if not 0 <= self.prior_bar < math.inf or not 0 <= self.prior_share <= 1:
+            bars = f"{self.prior_bar} and {self.prior_share}"
+            raise ValueError(f"`prior_bar` is at least 0 and `prior_share` between 0 and 1, got {bars}.")
+        if (self.prior_bar or self.prior_share) and "pixel" not in self.levels:
+            raise ValueError("`prior_bar` and `prior_share` are 0 without the pixel level.")
 
 
 __all__ = ["ScalpelSamConfig"]

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .frame_region import FrameRegion, sample_region
-from .moe import ImageRouter, PositionRouter, PriorPyramid, consensus, symlog, uniform_weights, zero_
+from .moe import NOISE_FLOOR, ImageRouter, PositionRouter, PriorPyramid, consensus, symlog, uniform_weights, zero_
 from .residual_unet import decode, decoder_levels, encoder_levels, pad_to_multiple
 
 # First weights of the maps in the first layer, relative to the frame's. Maps are in units of their spread and frames in
@@ -42,9 +42,10 @@ class MaskLevel(nn.Module):
     with the frame f, the maps \(m_e\) of expert e, its routed weights \(w_e\) at every position, and SAM's features
     let in on the way down.
 
-    With a `prior_bar` \(b > 0\), where the operators see too little for a target the logits fall by
-    \(4\,(b - c)_+\), with c the largest `consensus` of the operators within 6 pixels. In evaluation only: the network
-    learns to do without, and both have to agree on a target.
+    Where the operators see too little for a target the logits fall by \(4\,(b - c)_+\), with c the largest `consensus`
+    of the operators within 6 pixels and b the larger of `prior_bar` and of what is `prior_share` of the frame's
+    strongest consensus \(c_\text{max}\) before the logarithm, \(\log(1 + s\,(e^{c_\text{max}} - 1))\). In evaluation
+    only: the network learns to do without, and both have to agree on a target.
 
     Args:
         scales: for each operator its scales in frame pixels; an empty dict leaves the operators out.
@@ -52,7 +53,9 @@ class MaskLevel(nn.Module):
         channels: width of the network at half resolution; two, three and four times as wide at the coarser ones.
         routers: off, every expert has the same weight everywhere.
         sam_features: off, SAM's logits and embeddings count as zero: the answer is the frame's alone.
+        noise_floor: of the prior maps, in units of the frame's intensity, see `PriorPyramid`.
         prior_bar: what the operators' consensus has to reach, in the prior maps' units; 0 asks for nothing.
+        prior_share: the same as a share of the strongest in the frame, 0 to 1; 0 asks for nothing.
     """
 
     def __init__(
@@ -65,11 +68,14 @@ class MaskLevel(nn.Module):
         temperature: float = 1.0,
         routers: bool = True,
         sam_features: bool = True,
+        noise_floor: float = NOISE_FLOOR,
         prior_bar: float = 0.0,
+        prior_share: float = 0.0,
     ):
         super().__init__()
-        self.routers, self.sam_features, self.prior_bar = routers, sam_features, prior_bar
-        self.pyramid = PriorPyramid(scales) if scales else None
+        self.routers, self.sam_features = routers, sam_features
+        self.prior_bar, self.prior_share = prior_bar, prior_share
+        self.pyramid = PriorPyramid(scales, noise_floor) if scales else None
         counts = list(self.pyramid.num_maps.values()) if self.pyramid is not None else []
         if counts and routers:
             self.image_router = ImageRouter(sum(counts), len(counts))
@@ -110,8 +116,8 @@ class MaskLevel(nn.Module):
             inputs += routed
         residual = self._network(torch.cat(inputs, 1), boxes, upscaled, embedding, input_size)
         outputs["logits"] = self.keep * sam_logits + residual
-        if maps and self.prior_bar > 0 and not self.training:
-            outputs["logits"] = outputs["logits"] - _shortfall(maps, self.prior_bar)
+        if maps and (self.prior_bar or self.prior_share) and not self.training:
+            outputs["logits"] = outputs["logits"] - _shortfall(maps, self.prior_bar, self.prior_share)
         return outputs
 
     def _route(
@@ -162,12 +168,15 @@ class MaskLevel(nn.Module):
         return residual[:, :, :height, :width]
 
 
-def _shortfall(maps: list[Tensor], bar: float) -> Tensor:
-    """`(B, 1, H, W)`, the logits that a place loses because no operator answers nearby."""
+def _shortfall(maps: list[Tensor], bar: float, share: float) -> Tensor:
+    """`(B, 1, H, W)`, the logits that a place loses because no operator answers nearby, or far less than elsewhere."""
+    agreed = consensus(maps)
+    strongest = agreed.amax((-2, -1), keepdim=True)
+    asked = torch.log1p(share * torch.expm1(strongest)).clamp(min=bar)  # (B, 1, 1, 1)
     reach = 2 * PRIOR_REACH + 1
-    columns = F.max_pool2d(consensus(maps), (reach, 1), 1, (PRIOR_REACH, 0))
+    columns = F.max_pool2d(agreed, (reach, 1), 1, (PRIOR_REACH, 0))
     nearby = F.max_pool2d(columns, (1, reach), 1, (0, PRIOR_REACH))
-    return PRIOR_SLOPE * F.relu(bar - nearby)
+    return PRIOR_SLOPE * F.relu(asked - nearby)
 
 
 @torch.no_grad()

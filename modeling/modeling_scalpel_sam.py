@@ -36,7 +36,9 @@ ADAPTER_SETTINGS = (
     "temperature",
     "routers",
     "sam_features",
+    "noise_floor",
     "prior_bar",
+    "prior_share",
 )
 
 

@@ -47,16 +47,18 @@ class PriorPyramid(nn.Module):
     intensity squared), and one shared normalisation would let the loudest drown the others. The spread at a position is
     half the mean magnitude over the frame and half that of its surroundings of 72 pixels: clutter raises the bar where
     it is, as in a detector of constant false-alarm rate, and a crop is measured much as its frame would be. On top
-    comes `NOISE_FLOOR`, without which the rounding of an even sky would be as loud as clutter.
+    comes the noise floor, without which the rounding of an even sky would be as loud as clutter.
 
     Args:
         scales: for each operator the list of its scales in frame pixels.
+        noise_floor: of a normalised frame's intensity; a response far below it counts as nothing.
 
     Shape: `(B, 1, H, W)` → list over the operators of `(B, S, H, W)`, and their statistics `(B, sum(S), 2)`.
     """
 
-    def __init__(self, scales: dict[str, list[float]]):
+    def __init__(self, scales: dict[str, list[float]], noise_floor: float = NOISE_FLOOR):
         super().__init__()
+        self.noise_floor = noise_floor
         self.operators = nn.ModuleDict({name: OPERATORS[name](tuple(s)) for name, s in scales.items()})
         self.num_maps = {name: len(s) for name, s in scales.items()}
 
@@ -66,7 +68,7 @@ class PriorPyramid(nn.Module):
             response = operator(frame).squeeze(1)  # (B, S, H, W)
             magnitude = response.abs()
             spread = magnitude.mean((-2, -1), keepdim=True) + 1e-6
-            floor = NOISE_FLOOR ** cast(WhiteBoxOperator, operator).power
+            floor = self.noise_floor ** cast(WhiteBoxOperator, operator).power
             maps.append(symlog(response / (0.5 * spread + 0.5 * _surroundings(magnitude) + floor)))
             peak = magnitude.amax((-2, -1), keepdim=True) / spread  # how far the strongest point stands out
             statistics.append(torch.cat([spread.log(), (1 + peak).log()], -1).squeeze(-2))

@@ -151,7 +151,9 @@ def build_mask_level(config: ScalpelSamConfig) -> MaskLevel | None:
         temperature=config.temperature,
         routers=config.routers,
         sam_features=config.sam_features,
+        noise_floor=config.noise_floor,
         prior_bar=config.prior_bar,
+        prior_share=config.prior_share,
     )
     _as_constructed(level)
     return level

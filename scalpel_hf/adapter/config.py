@@ -7,7 +7,7 @@ from typing import Any
 from peft import PeftConfig
 
 from scalpel_hf.modeling.configuration_scalpel_sam import LEVELS, OPERATOR_SCALES
-from scalpel_hf.modeling.moe import OPERATORS
+from scalpel_hf.modeling.moe import NOISE_FLOOR, OPERATORS
 
 MASK_GRIDS = ("frame", "base")
 
@@ -38,9 +38,12 @@ class ScalpelMoeConfig(PeftConfig):
         temperature: of the position routers' softmax.
         routers: off, every expert has the same weight everywhere.
         sam_features: off, nothing of SAM reaches the mask level, which then sees the frame alone.
+        noise_floor: what an operator's response is measured against where a frame is even, in units of the normalised
+            frame's intensity. It may be changed after training: higher, less of what is faint counts.
         prior_bar: what the operators must see, at their consensus and in the prior maps' units, for a place to count as
             more than background; 0 asks for nothing, and leaves a fresh adapter's masks SAM's own. It is fitted after
             training, see `scalpel_hf.training.prior_bar`.
+        prior_share: the same as a share, 0 to 1, of what they see at the frame's strongest place; fitted with it.
         mask_grid: `frame` gives masks on the grid of the frames passed as `frames` (of `pixel_values` when none are),
             `base` on the base model's own grid, a quarter of its input.
         modules_to_save: modules of the base to train and save besides, for example `["neck"]`. The mask decoder and its
@@ -56,7 +59,9 @@ class ScalpelMoeConfig(PeftConfig):
     temperature: float = 1.0
     routers: bool = True
     sam_features: bool = True
+    noise_floor: float = NOISE_FLOOR
     prior_bar: float = 0.0
+    prior_share: float = 0.0
     mask_grid: str = "frame"
     target_modules: set[str] | list[str] | str | None = field(default=None)
     exclude_modules: list[str] | str | None = field(default=None)
@@ -87,10 +92,14 @@ def _check(config: ScalpelMoeConfig) -> None:
         raise ValueError(f"`top_k` must be between 1 and {len(OPERATORS)}, got {config.top_k}")
     if not _is_number(config.temperature) or not 0 < config.temperature < math.inf:
         raise ValueError(f"`temperature` must be a positive number, got {config.temperature!r}")
-    if not _is_number(config.prior_bar) or config.prior_bar < 0:
-        raise ValueError(f"`prior_bar` must be a number of at least 0, got {config.prior_bar!r}")
-    if config.prior_bar and "pixel" not in config.levels:
-        raise ValueError("`prior_bar` is about the operators' maps: name `pixel` in `levels`, or leave it at 0")
+    bars = ("noise_floor", config.noise_floor), ("prior_bar", config.prior_bar), ("prior_share", config.prior_share)
+    for name, value in bars:
+        if not _is_number(value) or value < 0:
+            raise ValueError(f"`{name}` must be a number of at least 0, got {value!r}")
+        if name != "noise_floor" and value and "pixel" not in config.levels:
+            raise ValueError(f"`{name}` is about the operators' maps: name `pixel` in `levels`, or leave it at 0")
+    if config.prior_share > 1:
+        raise ValueError(f"`prior_share` must be between 0 and 1, got {config.prior_share!r}")
     for name, value in (("routers", config.routers), ("sam_features", config.sam_features)):
         if not isinstance(value, bool):
             raise ValueError(f"`{name}` is true or false, got {value!r}")

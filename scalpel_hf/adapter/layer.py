@@ -159,7 +159,9 @@ class MaskLevelLayer(ScalpelMoeLayer):
             temperature=config.temperature,
             routers=config.routers,
             sam_features=config.sam_features,
+            noise_floor=config.noise_floor,
             prior_bar=config.prior_bar,
+            prior_share=config.prior_share,
         )
 
     def forward(

@@ -9,7 +9,7 @@ from scalpel_hf.classical_prior import classical_prior
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
 from scalpel_hf.modeling.mask_level import PRIOR_REACH
-from scalpel_hf.training.prior_bar import half_of_the_faintest
+from scalpel_hf.training.prior_bar import half_of_the_faintest, target_responses
 
 
 def background_samples(rows: datasets.Dataset, labelled: list[Sample], count: int, seed: int) -> list[Sample]:
@@ -32,7 +32,7 @@ def background_samples(rows: datasets.Dataset, labelled: list[Sample], count: in
     if not unlabelled:
         raise ValueError("`background_frames` are frames without a label, and every row has one")
     drawn = np.random.default_rng(seed).permutation(unlabelled)[:count]
-    bar = half_of_the_faintest(labelled, consensus)
+    bar = half_of_the_faintest(target_responses(labelled, consensus))
     if bar is None:
         raise ValueError("no labelled frame has a target that the operators see: nothing says how faint one may be")
     frames = (read_frame(row["image"]).astype(np.float32) for row in rows.select(sorted(drawn.tolist())))

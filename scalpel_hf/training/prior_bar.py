@@ -15,42 +15,59 @@ from scalpel_hf.modeling.moe import consensus
 from scalpel_hf.teacher import Teacher
 
 
-def half_of_the_faintest(labelled: list[Sample], consensus_of: Callable[[np.ndarray], np.ndarray]) -> float | None:
+def target_responses(labelled: list[Sample], consensus_of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """
-    Half of the lowest of the consensus' peaks on labelled targets, halved before compression.
+    What the operators answer to labelled targets, `(n, 2)`: the consensus' peak on each, and in the whole of its frame.
 
-    Targets that no operator answers to, such as a mask on a constant frame, don't count; `None` where no other is.
+    Both before compression. Targets that no operator answers to, such as a mask on a constant frame, don't count.
 
     Args:
         labelled: frames with their targets, in sensor units.
         consensus_of: from a frame `(H, W)` to what the operators agree on, `(H, W)`, in the prior maps' units.
     """
-    peaks: list[float] = []
+    responses: list[tuple[float, float]] = []
     for sample in labelled:
         targets, n = ndimage.label(sample.target > 0.5, EIGHT_CONNECTED)
-        peaks += [float(p) for p in ndimage.maximum(consensus_of(sample.frame), targets, range(1, n + 1))] if n else []
-    seen = [peak for peak in peaks if peak > 0]
-    return math.log1p(math.expm1(min(seen)) / 2) if seen else None
+        if n:
+            agreed = np.expm1(consensus_of(sample.frame))
+            responses += [(float(p), float(agreed.max())) for p in ndimage.maximum(agreed, targets, range(1, n + 1))]
+    return np.array([response for response in responses if response[0] > 0]).reshape(-1, 2)
+
+
+def half_of_the_faintest(responses: np.ndarray) -> float | None:
+    """Half of the lowest of [`target_responses`]' peaks, compressed again; `None` where there is none."""
+    return math.log1p(responses[:, 0].min() / 2) if len(responses) else None
 
 
 @torch.no_grad()
-def fit_prior_bar(teacher: Teacher, labelled: list[Sample]) -> float:
+def fit_prior_bar(teacher: Teacher, labelled: list[Sample], noise_floor: float | None = None) -> float:
     """
-    Set the active adapter's `prior_bar` to [`half_of_the_faintest`], by its own learned operators; returns it.
+    Set the active adapter's `prior_bar` and `prior_share` to half of what its own learned operators see of the faintest
+    labelled target: in the prior maps' units, and as a share of what they see at the strongest place of the target's
+    frame. Returns the bar.
 
     0, which asks for nothing, where the adapter has no pixel level or its operators see none of the targets. With
-    labelled frames of another camera the bar can be fitted anew, without any training.
+    labelled frames of another camera both can be fitted anew, without any training.
+
+    Args:
+        labelled: frames with their targets, in sensor units.
+        noise_floor: the prior maps' from now on, see `ScalpelMoeConfig`; the adapter's own when left out.
     """
     layer = next((module for module in teacher.model.modules() if isinstance(module, MaskLevelLayer)), None)
     if layer is None or layer.active_name is None or layer.active.pyramid is None:
         return 0.0
     level, processor = layer.active, teacher.processor
+    config = teacher.model.peft_config[layer.active_name]
+    if noise_floor is not None:
+        config.noise_floor = level.pyramid.noise_floor = noise_floor
 
     def consensus_of(frame: np.ndarray) -> np.ndarray:
         normalised = normalize_frame(torch.from_numpy(frame), processor.normalization, processor.percentiles)
         maps, _ = level.pyramid(normalised[None, None].to(teacher.device))
         return consensus(maps)[0, 0].numpy(force=True)
 
-    level.prior_bar = half_of_the_faintest(labelled, consensus_of) or 0.0
-    teacher.model.peft_config[layer.active_name].prior_bar = level.prior_bar
+    responses = target_responses(labelled, consensus_of)
+    level.prior_bar = half_of_the_faintest(responses) or 0.0
+    level.prior_share = float((responses[:, 0] / responses[:, 1]).min() / 2) if len(responses) else 0.0
+    config.prior_bar, config.prior_share = level.prior_bar, level.prior_share
     return float(level.prior_bar)

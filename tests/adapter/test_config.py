@@ -83,6 +83,11 @@ def test_the_defaults_are_right_for_mobile_sam() -> None:
         ({"prior_bar": float("nan")}, "`prior_bar` must be a number of at least 0"),
         ({"prior_bar": True}, "`prior_bar` must be a number of at least 0"),
         ({"prior_bar": 2.0, "levels": ["mask"]}, "name `pixel` in `levels`"),
+        ({"prior_share": 0.2, "levels": ["mask"]}, "`prior_share` is about the operators' maps"),
+        ({"prior_share": -0.1}, "`prior_share` must be a number of at least 0"),
+        ({"prior_share": 1.5}, "`prior_share` must be between 0 and 1"),
+        ({"noise_floor": -0.1}, "`noise_floor` must be a number of at least 0"),
+        ({"noise_floor": "low"}, "`noise_floor` must be a number of at least 0"),
     ],
     ids=str,
 )

@@ -68,9 +68,10 @@ def test_configuration_and_weights_survive_with_fewer_levels(tmp_path: Path, lev
 
 
 @torch.no_grad()
-def test_a_prior_bar_lowers_masks_and_is_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bar", [{"prior_bar": 5.0}, {"prior_share": 0.8}], ids=str)
+def test_a_prior_bar_lowers_masks_and_is_saved(bar: dict, tmp_path: Path) -> None:
     inputs = random_inputs()
-    without, model = adapted(small_sam()), adapted(small_sam(), prior_bar=5.0)
+    without, model = adapted(small_sam()), adapted(small_sam(), **bar)
     lost = masks(without, **inputs) - masks(model, **inputs)
     assert lost.min() >= 0 and lost.max() > 1 and not lost.isclose(lost.max()).all()
     model.save_pretrained(str(tmp_path))

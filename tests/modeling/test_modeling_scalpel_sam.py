@@ -81,6 +81,7 @@ def test_the_answers_are_the_adapters(base: str) -> None:
         {"routers": False},
         {"sam_features": False},
         {"prior_bar": 2.5},
+        {"prior_share": 0.4, "noise_floor": 0.5},
         {"levels": ["token", "mask"], "scales": {}},
     ],
     ids=lambda settings: "-".join(settings),
@@ -393,6 +394,9 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
         ({"prior_bar": -1.0}, "prior_bar"),
         ({"prior_bar": float("nan")}, "prior_bar"),
         ({"prior_bar": 2.0, "levels": ["mask"]}, "without the pixel level"),
+        ({"prior_share": 0.2, "levels": ["mask"]}, "without the pixel level"),
+        ({"prior_share": 1.5}, "prior_share"),
+        ({"noise_floor": -1.0}, "noise_floor"),
         ({"base_config": {"model_type": "vit"}}, "vit"),
     ],
 )

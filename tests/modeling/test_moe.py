@@ -51,8 +51,9 @@ def test_symlog_is_odd_monotonic_and_the_identity_near_zero() -> None:
     assert symlog(torch.tensor(np.e - 1)).item() == pytest.approx(1)
 
 
-def test_each_prior_map_is_in_its_own_spread() -> None:
-    pyramid, frame = PriorPyramid(SCALES), noise(2, 1, 90, 131)
+@pytest.mark.parametrize("noise_floor", [1 / 256, 0.2])
+def test_each_prior_map_is_in_its_own_spread(noise_floor: float) -> None:
+    pyramid, frame = PriorPyramid(SCALES, noise_floor), noise(2, 1, 90, 131)
     frame[:, :, 12:15, 20:23] += 8
     maps, statistics = pyramid(frame)
     assert [m.shape[1] for m in maps] == [2, 1, 3, 1] and statistics.shape == (2, 7, 2)
@@ -62,7 +63,9 @@ def test_each_prior_map_is_in_its_own_spread() -> None:
             for scale in range(len(SCALES[name])):
                 response = pyramid.operators[name](frame[image : image + 1])[0, 0, scale].detach().numpy()
                 spread = np.abs(response).mean() + 1e-6
-                floor = 1 / 256**2 if name == "local_contrast" else 1 / 256  # its response is in intensity squared
+                floor = (
+                    noise_floor**2 if name == "local_contrast" else noise_floor
+                )  # its response is in intensity squared
                 bar = (spread + surroundings(np.abs(response))) / 2 + floor
                 expected = np.sign(response) * np.log1p(np.abs(response) / bar)
                 np.testing.assert_allclose(own[image, scale].detach(), expected, atol=1e-5)
@@ -163,9 +166,16 @@ def test_a_place_where_no_operator_answers_loses_logits() -> None:
     expected = 4 * np.maximum(level.prior_bar - nearby, 0)[:, None]
     np.testing.assert_allclose(lost, np.broadcast_to(expected, lost.shape), atol=1e-4)
     assert 0.4 < (expected > 0.01).mean() < 0.6 and not expected[0, 0, 14:27, 24:37].any()
+    level.prior_share = 0.3  # of the target in the one frame, and of noise in the other
+    lost = (without - level(*inputs)["logits"]).numpy()
+    asked = np.log1p(0.3 * np.expm1(agreed.max((1, 2), keepdims=True)))
+    assert asked[0].item() > level.prior_bar
+    expected = 4 * np.maximum(np.maximum(level.prior_bar, asked) - nearby, 0)[:, None]
+    np.testing.assert_allclose(lost, np.broadcast_to(expected, lost.shape), atol=1e-4)
+    assert not expected[0, 0, 14:27, 24:37].any() and (expected[0] > 0).mean() > 0.8
     level.train()
     trained = level(*inputs)["logits"]
-    level.prior_bar = 0.0
+    level.prior_bar = level.prior_share = 0.0
     assert torch.allclose(trained, level(*inputs)["logits"])
 
 

@@ -24,18 +24,17 @@ def small_teacher(**kwargs: object) -> Teacher:
     return Teacher(model.eval(), InfraredImageProcessor(normalization="range", sam_size=SIZE))
 
 
-def penalty(teacher: Teacher, bar: float, frame: np.ndarray) -> np.ndarray:
-    """Logits `(H, W)` that a frame's places lose."""
+def penalty(teacher: Teacher, frame: np.ndarray) -> np.ndarray:
+    """Logits `(H, W)` that a frame's places lose by the teacher's bar and share."""
     level = teacher.model.get_base_model().mask_decoder.active
+    fitted = level.prior_bar, level.prior_share
 
-    def logits(value: float) -> np.ndarray:
-        level.prior_bar = value
+    def logits(bar: float, share: float) -> np.ndarray:
+        level.prior_bar, level.prior_share = bar, share
         probability = teacher.probabilities(frame).astype(np.float64)
         return np.log(probability / (1 - probability))
 
-    lost = logits(0.0) - logits(bar)
-    level.prior_bar = bar
-    return lost
+    return logits(0.0, 0.0) - logits(*fitted)
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +47,19 @@ def test_a_labelled_targets_peak_loses_nothing_and_the_faintest_is_at_twice_the_
     teacher = small_teacher()
     bar = fit_prior_bar(teacher, samples)
     assert bar > 1 and teacher.model.peft_config["default"].prior_bar == bar
-    level, peaks = teacher.model.get_base_model().mask_decoder.active, []
+    level, peaks, shares = teacher.model.get_base_model().mask_decoder.active, [], []
     for sample in samples:
         frame = torch.from_numpy(8 * (sample.frame - sample.frame.mean()) / np.ptp(sample.frame))[None, None]
         maps = [expert.amax(1) for expert in level.pyramid(frame)[0]]
         agreed = torch.stack(maps).mean(0)[0].numpy(force=True)
         targets, n = ndimage.label(sample.target > 0.5, np.ones((3, 3)))
         peaks += list(ndimage.maximum(agreed, targets, range(1, n + 1)))
-        lost = penalty(teacher, bar, sample.frame)
+        shares += [np.expm1(peak) / np.expm1(agreed.max()) for peak in peaks[-n:]]
+        lost = penalty(teacher, sample.frame)
         assert lost.max() > 2 and abs(lost[sample.target > 0.5]).max() < 1e-2
     assert np.expm1(bar) == pytest.approx(np.expm1(min(peaks)) / 2, rel=1e-3)
+    share = teacher.model.peft_config["default"].prior_share
+    assert share == level.prior_share == pytest.approx(min(shares) / 2, rel=1e-3) and min(shares) < 0.99
 
 
 def test_the_learned_operators_count(samples: list[Sample]) -> None:
@@ -65,6 +67,17 @@ def test_the_learned_operators_count(samples: list[Sample]) -> None:
     before = fit_prior_bar(teacher, samples)
     perturb(teacher.model.get_base_model().mask_decoder.active.pyramid)
     assert fit_prior_bar(teacher, samples) != pytest.approx(before, rel=1e-3)
+
+
+def test_a_higher_noise_floor_is_kept_and_lowers_the_bar(samples: list[Sample], tmp_path: Path) -> None:
+    teacher = small_teacher()
+    before = fit_prior_bar(teacher, samples)
+    after = fit_prior_bar(teacher, samples, noise_floor=1 / 16)
+    assert after < before - 0.1
+    assert teacher.model.get_base_model().mask_decoder.active.pyramid.noise_floor == 1 / 16
+    teacher.save_pretrained(tmp_path / "teacher")
+    config = ScalpelMoeConfig.from_pretrained(str(tmp_path / "teacher"))
+    assert (config.noise_floor, config.prior_bar) == (1 / 16, after)
 
 
 @pytest.mark.parametrize("kwargs", [{"levels": ["mask"]}, {"levels": ["token"]}], ids=str)
@@ -83,12 +96,12 @@ def test_on_real_frames(shared_dir: Path) -> None:
     full = load_irst_dataset("nuaa-sirst", shared_dir / "data" / "NUAA-SIRST", split="train")
     tenth = apply_label_budget(full, 0.1, seed=0)
     teacher = small_teacher()
-    bar = fit_prior_bar(teacher, [labelled_sample(row) for row in human_labelled(tenth, "NUAA-SIRST")])
+    fit_prior_bar(teacher, [labelled_sample(row) for row in human_labelled(tenth, "NUAA-SIRST")])
     hidden = [index for index, source in enumerate(tenth["label_source"]) if source == "none"]
     lost, background = [], []
     for row in full.select(hidden[:40]):
         sample = labelled_sample(row | {"label_source": "human"})
-        one = penalty(teacher, bar, sample.frame)
+        one = penalty(teacher, sample.frame)
         targets, n = ndimage.label(sample.target > 0.5, np.ones((3, 3)))
         lost += list(ndimage.minimum(one, targets, range(1, n + 1)))
         background.append((one[sample.target < 0.5] > 0.5).mean())
@@ -111,8 +124,15 @@ def test_the_program_fits_a_saved_teacher(tmp_path: Path, capsys: pytest.Capture
         str(tmp_path / "out"),
     ]
     program.main([*options, "--teacher", str(tmp_path / "teacher")])
-    bar = json.loads((tmp_path / "out" / "adapter_config.json").read_text())["prior_bar"]
+    written = tmp_path / "out" / "adapter_config.json"
+    bar = json.loads(written.read_text())["prior_bar"]
     assert bar > 1 and f"prior bar {bar:.2f} from 3 labelled frames" in capsys.readouterr().out
     assert json.loads((tmp_path / "teacher" / "adapter_config.json").read_text())["prior_bar"] == 0
+    program.main([*options, "--teacher", str(tmp_path / "teacher"), "--noise-floor", "0.0625"])
+    deafer = json.loads(written.read_text())
+    assert deafer["noise_floor"] == 0.0625 and deafer["prior_bar"] < bar and 0 < deafer["prior_share"] <= 0.5
+    with pytest.raises(SystemExit):
+        program.main([*options, "--teacher", str(tmp_path / "teacher"), "--noise-floor", "16"])
+    assert "--noise-floor is a share of a frame's range" in capsys.readouterr().err
     with pytest.raises(ValueError, match="has no pixel level, or its operators see none of the targets"):
         program.main([*options, "--teacher", str(tmp_path / "plain")])

@@ -172,7 +172,7 @@ def _shortfall(maps: list[Tensor], bar: float, share: float) -> Tensor:
     """`(B, 1, H, W)`, the logits that a place loses because no operator answers nearby, or far less than elsewhere."""
     agreed = consensus(maps)
     strongest = agreed.amax((-2, -1), keepdim=True)
-    asked = torch.log1p(share * torch.expm1(strongest)).clamp(min=bar)  # (B, 1, 1, 1)
+    asked = torch.log1p(share * (strongest.exp() - 1)).clamp(min=bar)  # (B, 1, 1, 1); ONNX has no expm1
     reach = 2 * PRIOR_REACH + 1
     columns = F.max_pool2d(agreed, (reach, 1), 1, (PRIOR_REACH, 0))
     nearby = F.max_pool2d(columns, (1, reach), 1, (0, PRIOR_REACH))

@@ -63,10 +63,8 @@ def test_each_prior_map_is_in_its_own_spread(noise_floor: float) -> None:
             for scale in range(len(SCALES[name])):
                 response = pyramid.operators[name](frame[image : image + 1])[0, 0, scale].detach().numpy()
                 spread = np.abs(response).mean() + 1e-6
-                floor = (
-                    noise_floor**2 if name == "local_contrast" else noise_floor
-                )  # its response is in intensity squared
-                bar = (spread + surroundings(np.abs(response))) / 2 + floor
+                power = 2 if name == "local_contrast" else 1  # its response is in intensity squared
+                bar = (spread + surroundings(np.abs(response))) / 2 + noise_floor**power
                 expected = np.sign(response) * np.log1p(np.abs(response) / bar)
                 np.testing.assert_allclose(own[image, scale].detach(), expected, atol=1e-5)
                 peak = np.abs(response).max() / spread

@@ -14,8 +14,8 @@ from tests.small_models import SIZE, small_mobile_sam, small_sam
 SCALES = {"local_contrast": [3], "top_hat": [2], "matched_filter": [1.5], "anisotropic_diffusion": [1]}
 
 
-def small_teacher(base: torch.nn.Module, mask_grid: str = "frame", prior_bar: float = 0.0) -> Teacher:
-    config = ScalpelMoeConfig(scales=SCALES, blocks=1, channels=8, top_k=2, mask_grid=mask_grid, prior_bar=prior_bar)
+def small_teacher(base: torch.nn.Module, **settings: object) -> Teacher:
+    config = ScalpelMoeConfig(scales=SCALES, blocks=1, channels=8, top_k=2, **settings)
     model = get_peft_model(base, config)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -28,10 +28,11 @@ def frame(shape: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(shape[0]).integers(9000, 9900, shape).astype(np.uint16)
 
 
-@pytest.fixture(scope="module", params=[(small_mobile_sam, 0.0), (small_sam, 1.5)], ids=["mobile", "sam-prior-bar"])
+@pytest.fixture(scope="module", params=["mobile", "sam-prior-bar"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Teacher, Path]:
-    make, prior_bar = request.param
-    teacher, folder = small_teacher(make(), prior_bar=prior_bar), tmp_path_factory.mktemp("teacher")
+    bars = {"prior_bar": 1.0, "prior_share": 0.5}
+    teacher = small_teacher(small_mobile_sam()) if request.param == "mobile" else small_teacher(small_sam(), **bars)
+    folder = tmp_path_factory.mktemp("teacher")
     export_teacher(teacher, folder)
     return teacher, folder
 

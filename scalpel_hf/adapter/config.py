@@ -92,11 +92,12 @@ def _check(config: ScalpelMoeConfig) -> None:
         raise ValueError(f"`top_k` must be between 1 and {len(OPERATORS)}, got {config.top_k}")
     if not _is_number(config.temperature) or not 0 < config.temperature < math.inf:
         raise ValueError(f"`temperature` must be a positive number, got {config.temperature!r}")
-    bars = ("noise_floor", config.noise_floor), ("prior_bar", config.prior_bar), ("prior_share", config.prior_share)
-    for name, value in bars:
+    bars = ("prior_bar", config.prior_bar), ("prior_share", config.prior_share)
+    for name, value in (("noise_floor", config.noise_floor), *bars):
         if not _is_number(value) or value < 0:
             raise ValueError(f"`{name}` must be a number of at least 0, got {value!r}")
-        if name != "noise_floor" and value and "pixel" not in config.levels:
+    for name, value in bars:
+        if value and "pixel" not in config.levels:
             raise ValueError(f"`{name}` is about the operators' maps: name `pixel` in `levels`, or leave it at 0")
     if config.prior_share > 1:
         raise ValueError(f"`prior_share` must be between 0 and 1, got {config.prior_share!r}")

@@ -3,13 +3,27 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import datasets
 import numpy as np
 
+from .data import human_labelled, load_split
 from .evaluation import answers_and_masks
 from .metrics import IRSTDMetrics
 
 COUNTS = ("n_intersection", "n_union", "n_targets", "n_detected", "n_false_pixels", "n_pixels")
 DRAWS = 10_000
+
+
+def frames_to_compare(dataset: str, split: str, trained_on: str | None) -> datasets.Dataset:
+    """The split's rows, without those that have a human's mask in the data set that the models were trained on."""
+    rows = load_split(dataset, split)
+    if trained_on is None:
+        return rows
+    seen = set(human_labelled(load_split(trained_on, split), trained_on)["name"])
+    rest = rows.filter(lambda name: name not in seen, input_columns="name", keep_in_memory=True)
+    if not len(rest):
+        raise ValueError(f"every frame of {split!r} has a human's mask in {trained_on!r} too: nothing to compare")
+    return rest
 
 
 def count_frames(

@@ -1,11 +1,18 @@
-"""What the recipes leave in folders: which kind of model, loaded, and which folders are seeds of one."""
+"""What the recipes leave in folders: which kind of model, loaded and on its device, which folders are seeds of one."""
 
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+
 from .student import Student
 from .teacher import Teacher
+
+
+def default_device() -> str:
+    """Where programs put a model: on the GPU, where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def holds_teacher(folder: Path) -> bool:
@@ -20,10 +27,14 @@ def holds_teacher(folder: Path) -> bool:
 
 
 def load_trained(folder: Path, base_model: str | None = None, cache_dir: Path | None = None) -> Teacher | Student:
-    """The teacher or the student in a folder."""
+    """The teacher or the student in a folder, on the [`default_device`]."""
+    trained: Teacher | Student
     if holds_teacher(folder):
-        return Teacher.from_pretrained(folder, base_model, cache_dir=cache_dir)
-    return Student.from_pretrained(folder)
+        trained = Teacher.from_pretrained(folder, base_model, cache_dir=cache_dir)
+    else:
+        trained = Student.from_pretrained(folder)
+    trained.model.to(default_device())
+    return trained
 
 
 def seeds_of_models(folders: Iterable[Path]) -> dict[str, list[Path]]:

@@ -13,27 +13,20 @@ import argparse
 import sys
 from pathlib import Path
 
-import datasets
 import numpy as np
 
-from scalpel_hf.comparison import COUNTS, bootstrap_differences, count_frames, iou_without_each_frame, mean_figures
-from scalpel_hf.data import human_labelled, load_split
+from scalpel_hf.comparison import (
+    COUNTS,
+    bootstrap_differences,
+    count_frames,
+    frames_to_compare,
+    iou_without_each_frame,
+    mean_figures,
+)
 from scalpel_hf.trained import load_trained, seeds_of_models
 
 COLUMNS = (("IoU %", 100.0), ("nIoU %", 100.0), ("Pd %", 100.0), ("Fa 1e-6", 1.0))
 FRAMES = 5
-
-
-def frames_to_compare(dataset: str, split: str, trained_on: str | None) -> datasets.Dataset:
-    """The split's rows, without those that have a human's mask in the data set that the models were trained on."""
-    rows = load_split(dataset, split)
-    if trained_on is None:
-        return rows
-    seen = set(human_labelled(load_split(trained_on, split), trained_on)["name"])
-    rest = rows.filter(lambda name: name not in seen, input_columns="name", keep_in_memory=True)
-    if not len(rest):
-        raise ValueError(f"every frame of {split!r} has a human's mask in {trained_on!r} too: nothing to compare")
-    return rest
 
 
 def table(names: list[str], counts: list[np.ndarray]) -> list[str]:

@@ -22,13 +22,13 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import torch
 
 from scalpel_hf.data import LabelBudget, apply_label_budget, load_prepared
 from scalpel_hf.evaluation import mean_and_deviation
 from scalpel_hf.planner import candidates, describe_frames, plan_labels, teacher_uncertainty
 from scalpel_hf.sam import load_sam
 from scalpel_hf.teacher import Teacher
+from scalpel_hf.trained import default_device
 
 ROOT = Path(__file__).parents[1]
 PLANS = ("random", "coverage", "uncertainty")
@@ -45,7 +45,7 @@ def write_whole(path: Path, text: str) -> None:
 def frame_features(frames: datasets.Dataset, base_model: str, image_size: int, path: Path) -> dict[str, np.ndarray]:
     """Each frame's features by name; computed once and kept."""
     if not path.exists():
-        features = describe_frames(frames, load_sam(base_model, image_size).to(device()))
+        features = describe_frames(frames, load_sam(base_model, image_size).to(default_device()))
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name("part." + path.name)  # np.savez adds its suffix to other names
         np.savez(part, names=np.array(frames["name"][:]), features=features)
@@ -74,7 +74,7 @@ def draw_budget(
     unsure = None
     if plan == "uncertainty" and before is not None:
         teacher = Teacher.from_pretrained(before / "teacher", base_model, cache_dir=prefix)
-        teacher.model.to(device())
+        teacher.model.to(default_device())
         unsure = teacher_uncertainty(rows, teacher)
     described = np.stack([features[name] for name in rows["name"]])
     return plan_labels(rows, described, count, unsure, seed, len(frames)).budget
@@ -97,10 +97,6 @@ def train(
     if subprocess.run(command, check=False).returncode:
         raise ValueError(f"the training in {run} failed: run this again to go on from there")
     shutil.rmtree(data)
-
-
-def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def table(results: list[dict]) -> str:

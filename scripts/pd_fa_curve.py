@@ -1,6 +1,7 @@
 """Probability of detection at given false-alarm rates, for teachers and students side by side.
 
     python scripts/pd_fa_curve.py --dataset data/nuaa --models runs/ablation/full-? runs/ablation/no-operators-?
+    python scripts/pd_fa_curve.py --dataset data/nuaa --split train --trained-on data/nuaa-10pct --models ...
 
 At one fixed threshold a model that is surer of itself has more of both, detections and false alarms. Here each model's
 threshold runs from 0.001 to 0.999, and a cell is the largest Pd with no more false alarms than its column allows.
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from scalpel_hf.data import load_split
+from scalpel_hf.comparison import frames_to_compare
 from scalpel_hf.evaluation import evaluate_curve, mean_and_deviation, pd_at_fa
 from scalpel_hf.trained import load_trained, seeds_of_models
 
@@ -29,12 +30,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", type=Path, required=True, help="folders of teachers or students")
     parser.add_argument("--base-model", help="the teachers' base, if it isn't where their adapters say")
     parser.add_argument("--cache-dir", type=Path, help="where the teachers' frozen prefix is kept")
+    parser.add_argument("--trained-on", help="data set whose labelled frames are left out, as the models know them")
     parser.add_argument(
         "--fa", nargs="+", type=float, default=[10.0, 20.0, 50.0, 100.0], help="in 1e-6 (default: 10 20 50 100)"
     )
     args = parser.parse_args(argv)
 
-    rows = load_split(args.dataset, args.split)
+    rows = frames_to_compare(args.dataset, args.split, args.trained_on)
     curves = {}
     for name, folders in tqdm(seeds_of_models(args.models).items(), desc="models"):
         models = (load_trained(folder, args.base_model, args.cache_dir) for folder in folders)  # one at a time

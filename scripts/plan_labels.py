@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 
 import datasets
-import torch
 
 from scalpel_hf.data import load_split
 from scalpel_hf.formats.frames import whole_folder
 from scalpel_hf.planner import LabelPlan, candidates, describe_frames, plan_labels, teacher_uncertainty
 from scalpel_hf.sam import load_sam
 from scalpel_hf.teacher import Teacher
+from scalpel_hf.trained import default_device
 
 
 def listing(plan: LabelPlan) -> str:
@@ -44,14 +44,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     datasets.disable_progress_bars()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     frames = load_split(args.dataset, args.split)
     rows = candidates(frames, args.seed)
-    sam = load_sam(args.base_model, args.image_size).to(device)
+    sam = load_sam(args.base_model, args.image_size).to(default_device())
     teacher = None
     if args.teacher:
         teacher = Teacher.from_pretrained(args.teacher, args.base_model)
-        teacher.model.to(device)
+        teacher.model.to(default_device())
     with whole_folder(args.out) as part:
         features, unsure = describe_frames(rows, sam), teacher_uncertainty(rows, teacher)
         plan = plan_labels(rows, features, args.budget, unsure, args.seed, len(frames))

@@ -1,16 +1,19 @@
 """Curves of Pd over Fa, and the program that compares models by them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import datasets
 import numpy as np
 import pytest
 
 from scalpel_hf import Student, SyntheticInfrared
+from scalpel_hf.data import apply_label_budget
 from scalpel_hf.evaluation import evaluate_curve, evaluate_probabilities, pd_at_fa
 from scalpel_hf.modeling import InfraredImageProcessor, ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation
+from scalpel_hf.trained import load_trained
 from scripts import pd_fa_curve
 
 CAMERA = SyntheticInfrared(size=(40, 50), n_targets=(1, 1), extent=(3, 5), seed=3)
@@ -21,7 +24,7 @@ def rows() -> datasets.Dataset:
     return CAMERA.to_dataset(4)
 
 
-def model(rows: datasets.Dataset, certainties: list[float], false_alarm: float) -> SimpleNamespace:
+def model(rows: Iterable[dict[str, Any]], certainties: list[float], false_alarm: float) -> SimpleNamespace:
     """What is as sure of the target of frame i as `certainties[i]`, and of one corner pixel as `false_alarm`."""
     answers = []
     for row, certainty in zip(rows, certainties, strict=True):
@@ -69,12 +72,40 @@ def test_models_side_by_side_seeds_together(
     ]
 
 
+def test_the_frames_without_a_label(
+    rows: datasets.Dataset,
+    saved_rows: str,
+    tmp_path: Path,
+    with_configurations: Callable[..., list[Path]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    known = apply_label_budget(rows, 0.5)
+    datasets.DatasetDict({"train": known}).save_to_disk(str(tmp_path / "known"))
+    answers = {}
+    for row, source in zip(rows, known["label_source"], strict=True):
+        turn = model([row], [0.9 if source == "human" else 0.1], 0.5)
+        answers[np.asarray(row["image"]).tobytes()] = turn.probabilities(None)
+    knowing = SimpleNamespace(probabilities=lambda image: answers[np.asarray(image).tobytes()])
+    monkeypatch.setattr(pd_fa_curve, "load_trained", lambda *_: knowing)
+    command = ["--dataset", saved_rows, "--split", "train", "--models", *map(str, with_configurations("full"))]
+
+    def row_of_the_table(*flags: str) -> str:
+        pd_fa_curve.main([*command, "--fa", "0", "1000", *flags])
+        return capsys.readouterr().out.splitlines()[2]
+
+    assert row_of_the_table() == "| full | 1 | 50.0 | 100.0 |"
+    assert row_of_the_table("--trained-on", str(tmp_path / "known")) == "| full | 1 | 0.0 | 100.0 |"
+
+
 def test_a_student_on_disk_and_a_folder_that_holds_none(
-    saved_rows: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    saved_rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     student = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size("nano")).eval()
     Student(student, InfraredImageProcessor()).save_pretrained(tmp_path / "student")
     pd_fa_curve.main(["--dataset", saved_rows, "--models", str(tmp_path / "student")])
     assert capsys.readouterr().out.splitlines()[2].startswith("| student | 1 |")
+    monkeypatch.setattr("scalpel_hf.trained.default_device", lambda: "meta")
+    assert load_trained(tmp_path / "student").model.device.type == "meta"
     with pytest.raises(ValueError, match="absent holds no model"):
         pd_fa_curve.main(["--dataset", saved_rows, "--models", str(tmp_path / "absent")])

@@ -10,6 +10,10 @@ from tests.hub_server import HubServer
 
 DEFAULT_SHARED = Path(__file__).parents[2] / "shared"
 
+# What is compared bit by bit here is the CPU's, on a machine with a GPU too: tests/test_gpu.py is about the other.
+VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:

@@ -136,7 +136,9 @@ def train(
         dataset, batch_size=args.batch_size, sampler=sampler, num_workers=args.num_workers, collate_fn=collate
     )
     wrapped = accelerator.prepare_model(model, evaluation_mode=True)  # mixed precision, and no wrapper around it
-    optimizer, loader = accelerator.prepare(optimizer, loader)
+    # The weights are on their device already. Placed again, a resumed AdamW's step counts would go there too, and every
+    # step would wait for the GPU to say each of them.
+    optimizer, loader = accelerator.prepare(optimizer, loader, device_placement=[False, True])
     _train_mode(wrapped)
     if args.report_to != "none":
         accelerator.init_trackers("scalpel", config={k: str(v) for k, v in vars(args).items()})
@@ -180,6 +182,7 @@ def train(
     bar.close()
 
     model.eval()
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # measured and used in full precision, as it is saved
     ema.swap()
     if best is not None:
         accelerator.wait_for_everyone()  # the main process may still be writing it

@@ -17,7 +17,7 @@ from scalpel_hf.training import checkpoints
 from scalpel_hf.training.arguments import LoopArguments
 from scalpel_hf.training.checkpoints import Ema
 from scalpel_hf.training.loop import make_accelerator, train
-from tests.training.small_problem import STEPS, Blobs, Net, loss_function, run
+from tests.training.small_problem import STEPS, Blobs, Net, PlainNet, loss_function, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -133,6 +133,14 @@ def test_the_scale_of_half_precision_gradients_goes_on_too(tmp_path: Path, monke
     assert last == first
     assert_same(straight.state_dict(), resumed.state_dict())
     assert_same_checkpoint(tmp_path / "a", tmp_path / "b")
+
+
+def test_after_half_precision_a_model_answers_in_full(tmp_path: Path) -> None:
+    model, _ = run(tmp_path, mixed_precision="bf16", plain=True)
+    saved = PlainNet()
+    saved.load_state_dict(model.state_dict())
+    x = Blobs()[0]["x"][None]
+    assert torch.equal(model(x), saved(x))
 
 
 def test_a_folder_that_cannot_be_written_stops_a_run_before_it_starts(tmp_path: Path) -> None:

@@ -104,8 +104,17 @@ def _check(config: ScalpelMoeConfig) -> None:
     for name, value in (("routers", config.routers), ("sam_features", config.sam_features)):
         if not isinstance(value, bool):
             raise ValueError(f"`{name}` is true or false, got {value!r}")
+    for name in ("target_modules", "exclude_modules", "modules_to_save"):
+        _check_modules(name, getattr(config, name))
     if config.mask_grid not in MASK_GRIDS:
         raise ValueError(f"`mask_grid` must be one of {MASK_GRIDS}, got {config.mask_grid!r}")
+
+
+def _check_modules(name: str, value: Any) -> None:
+    names = isinstance(value, list | tuple | set) and all(isinstance(module, str) for module in value)
+    if not (value is None or names or (isinstance(value, str) and name != "modules_to_save")):
+        what = "a list of names" if name == "modules_to_save" else "a list of names or a regular expression"
+        raise ValueError(f"`{name}` must be {what}, got {value!r}")
 
 
 def _check_scales(scales: Any) -> None:
@@ -123,7 +132,8 @@ def _check_scales(scales: Any) -> None:
 
 def _check_levels(config: ScalpelMoeConfig) -> None:
     levels, blocks = config.levels, config.blocks
-    if not levels or any(level not in LEVELS for level in levels) or len(set(levels)) < len(levels):
+    named = isinstance(levels, list | tuple | set) and levels and all(level in LEVELS for level in levels)
+    if not named or len(set(levels)) < len(levels):
         raise ValueError(f"`levels` must name some of {LEVELS}, each once, got {levels}")
     if "pixel" in levels and "mask" not in levels:
         raise ValueError("the `pixel` level is read by the `mask` level: name both in `levels`, or neither")

@@ -1,11 +1,12 @@
 import re
 from typing import Any
 
+import torch
 from peft import PeftConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
 from torch import Tensor, nn
 
-from .config import ScalpelMoeConfig
+from .config import ScalpelMoeConfig, ScalpelPeftType
 from .layer import MaskLevelLayer, ScalpelMoeLayer, TokenLevelLayer
 
 
@@ -64,7 +65,20 @@ class ScalpelMoeModel(BaseTuner):
             self._check_module_to_save(name, "mask" in peft_config.levels)
         if peft_config.target_modules is None:
             peft_config.target_modules = self._targets(peft_config)
+        self._check_not_shared(peft_config.target_modules)
         return peft_config
+
+    def _check_not_shared(self, targets: set[str] | str) -> None:
+        """Around a module that holds LoRA the adapter would work, but LoRA's saved names would fit no other model."""
+        for name, module in self.model.named_modules():
+            if not isinstance(module, BaseTunerLayer) or isinstance(module, ScalpelMoeLayer):
+                continue
+            inside = [t for t in targets if f"{name}.".startswith(f"{t}.")] if isinstance(targets, set) else []
+            if inside:
+                raise ValueError(
+                    f"{name!r} has an adapter of another kind, and this one would be put around {inside[0]!r}: target "
+                    "modules that the two don't share, such as the encoder's attention"
+                )
 
     def _check_module_to_save(self, name: str, mask_level: bool) -> None:
         """Peft finds modules by the ends of their names, passes over a name that finds none, and takes no child of an
@@ -114,11 +128,13 @@ class ScalpelMoeModel(BaseTuner):
         absent = sorted(t for t in targets if not any(f".{n}".endswith(f".{t}") for n in layers))
         if absent:  # peft is content when one target of several is found
             raise ValueError(f"{type(model).__name__} has no {absent}: the configuration was made for another base")
-        hooks: Any = getattr(model, "_scalpel_hooks", None)
-        if hooks is None:
-            hooks = model._scalpel_hooks = [model.register_load_state_dict_pre_hook(refuse_surplus_keys)]
-        if isinstance(model.mask_decoder, MaskLevelLayer) and len(hooks) == 1:
-            hooks.append(model.vision_encoder.register_forward_hook(model.mask_decoder.link_input, with_kwargs=True))
+        hooks: Any = model.__dict__.setdefault("_scalpel_hooks", {})
+        if not hooks:
+            hooks["surplus"] = model.register_load_state_dict_pre_hook(refuse_surplus_keys)
+            hooks["hidden"] = model.register_forward_pre_hook(refuse_hidden_targets)
+        if isinstance(model.mask_decoder, MaskLevelLayer) and "link" not in hooks:
+            link = model.vision_encoder.register_forward_hook(model.mask_decoder.link_input, with_kwargs=True)
+            hooks["link"] = link
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: object, **kwargs: object) -> nn.Module:
         if merge:
@@ -131,8 +147,9 @@ class ScalpelMoeModel(BaseTuner):
             if isinstance(module, ScalpelMoeLayer):
                 module.remove_hooks()
                 self.model.set_submodule(name, module.base_layer)
-        for hook in self.model.__dict__.pop("_scalpel_hooks"):
+        for hook in self.model.__dict__.pop("_scalpel_hooks").values():
             hook.remove()
+        self.model.__dict__.pop("_scalpel_seen", None)
         return super()._unload_and_optionally_merge(*args, merge=False, **kwargs)
 
     @classmethod
@@ -150,6 +167,33 @@ def _layer_class(name: str) -> type[ScalpelMoeLayer]:
         f"{name!r} can't be adapted, only the mask decoder and the MLPs of the vision encoder: leave `target_modules` "
         "out, and choose by `levels` and `blocks`"
     )
+
+
+def refuse_hidden_targets(model: nn.Module, _: tuple[Any, ...]) -> None:
+    """
+    Hook of a base model: what another adapter was to be put on inside an adapted MLP or mask decoder is an error.
+
+    PEFT passes over such modules without a word, and there is no moment but the next forward pass to say so.
+    """
+    configs = getattr(model, "peft_config", {})  # transformers takes it away with the last adapter
+    seen = [id(config) for config in configs.values()]
+    if torch.compiler.is_compiling() or model.__dict__.get("_scalpel_seen") == seen:
+        return
+    for layer_name, layer in model.named_modules():
+        if not isinstance(layer, ScalpelMoeLayer):
+            continue
+        inside = [f"{layer_name}.{name}" for name, m in layer.get_base_layer().named_modules() if name]
+        for adapter, config in configs.items():
+            if config.peft_type == ScalpelPeftType.SCALPEL_MOE or not getattr(config, "target_modules", None):
+                continue
+            hidden = [name for name in inside if check_target_module_exists(config, name)]
+            if hidden:
+                raise ValueError(
+                    f"the adapter {adapter!r} names {hidden[0]!r}, which PEFT passes over, because it is inside an "
+                    "adapted module: target modules outside, such as the encoder's attention, or name those inside in "
+                    "its `exclude_modules`"
+                )
+    model.__dict__["_scalpel_seen"] = seen
 
 
 def refuse_surplus_keys(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:

@@ -214,7 +214,9 @@ def test_embeddings_first_and_prompts_later() -> None:
         assert torch.equal(masks(model, image_embeddings=embeddings), expected)
         points = torch.tensor([[[[10.0, 12.0]], [[30.0, 40.0]]]]).expand(2, 2, 1, 2)  # two prompts an image
         prompted = masks(model, image_embeddings=embeddings, input_points=points)
-    assert prompted.shape == (2, 2, 1, 40, 48)
+        alone = [masks(model, image_embeddings=embeddings, input_points=points[:, i : i + 1]) for i in (0, 1)]
+    assert prompted.shape == (2, 2, 1, 40, 48) and not torch.equal(alone[0], alone[1])
+    assert_close(prompted, torch.cat(alone, 1))
     with pytest.raises(ValueError, match="link_frames"):
         masks(model, image_embeddings=embeddings.clone())
     copy = embeddings.clone()

@@ -373,6 +373,37 @@ def test_lora_first_and_get_peft_model_second(tmp_path: Path) -> None:
     assert not any("lora" in key for key in load_file(tmp_path / WEIGHTS))
 
 
+@pytest.mark.parametrize("target", ["lin1", "q_proj"])
+def test_lora_inside_an_adapted_module_is_a_clear_error(target: str) -> None:
+    """In the MLPs of some blocks, in the mask decoder: around it and, which PEFT itself says nothing of, within."""
+    first = small_sam()
+    first.add_adapter(LoraConfig(target_modules=[target]), "low-rank")
+    before = first.state_dict().keys()
+    with pytest.raises(ValueError, match="has an adapter of another kind, and this one would be put around"):
+        first.add_adapter(small_config(), "experts")
+    assert first.state_dict().keys() == before
+
+    second, inputs = small_sam(), random_inputs()
+    second.add_adapter(small_config(), "experts")
+    masks(second, **inputs)
+    second.add_adapter(LoraConfig(target_modules="all-linear"), "outside")  # which PEFT takes for what it can see
+    masks(second, **inputs)
+    second.add_adapter(LoraConfig(target_modules=[target, "qkv"]), "low-rank")
+    with pytest.raises(ValueError, match=r"'low-rank' names '.*', which PEFT passes over"):
+        masks(second, **inputs)
+
+
+def test_lora_on_the_mlps_that_the_adapter_leaves_alone() -> None:
+    model, inputs = small_sam(), random_inputs()
+    model.add_adapter(small_config(blocks=1), "experts")
+    lora_on_others = LoraConfig(target_modules=["lin1"], exclude_modules=r".*layers\.2\..*|mask_decoder.*")
+    model.add_adapter(lora_on_others, "low-rank")
+    masks(model, **inputs)
+    assert [n for n, _ in model.named_modules() if n.endswith("lora_A")] == [
+        f"vision_encoder.layers.{block}.mlp.lin1.lora_A" for block in (0, 1)
+    ]
+
+
 def test_what_peft_cannot_combine_is_a_clear_error() -> None:
     with pytest.raises(ValueError, match=r"Cannot combine adapters with different peft types.*SCALPEL_MOE.*LORA"):
         adapted(small_sam()).add_adapter("low-rank", lora())

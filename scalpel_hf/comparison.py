@@ -5,13 +5,16 @@ from typing import Any
 
 import datasets
 import numpy as np
+from scipy import ndimage
 
 from .data import human_labelled, load_split
+from .data.objects import EIGHT_CONNECTED
 from .evaluation import answers_and_masks
 from .metrics import IRSTDMetrics
 
 COUNTS = ("n_intersection", "n_union", "n_targets", "n_detected", "n_false_pixels", "n_pixels")
 DRAWS = 10_000
+SIZES = (10, 40, 100)  # pixels: upper ends of the classes of targets, with one more for what is larger
 
 
 def frames_to_compare(dataset: str, split: str, trained_on: str | None) -> datasets.Dataset:
@@ -28,14 +31,35 @@ def frames_to_compare(dataset: str, split: str, trained_on: str | None) -> datas
 
 def count_frames(
     probabilities: Callable[[Any], np.ndarray], rows: Iterable[dict[str, Any]], threshold: float = 0.5
-) -> np.ndarray:
-    """`(frames, 6)`: what [`IRSTDMetrics`] counts on each frame alone, in the order of `COUNTS`."""
-    counts = []
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    What [`IRSTDMetrics`] counts on each frame alone, `(frames, 6)` in the order of `COUNTS`; and for each target of the
+    frames `(targets, 2)`, its pixels and how many of them are found.
+    """
+    counts, targets = [], []
     for predicted, truth in answers_and_masks(probabilities, rows):
         metrics = IRSTDMetrics(threshold=threshold)
         metrics.update(predicted, truth)
         counts.append([getattr(metrics, name) for name in COUNTS])
-    return np.array(counts, dtype=np.int64)
+        labels, n = ndimage.label(truth, EIGHT_CONNECTED)
+        pixels = [np.bincount(labels[where], minlength=n + 1)[1:] for where in (truth, truth & (predicted > threshold))]
+        targets.append(np.stack(pixels, 1))
+    return np.array(counts, dtype=np.int64), np.concatenate(targets)
+
+
+def found_by_size(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    How much of the targets is found by their size, as a share of all their pixels, the mean over seeds.
+
+    Args:
+        targets: `(seeds, targets, 2)` of [`count_frames`].
+
+    Returns two of `(len(SIZES) + 1,)`: how many targets are of up to 10, 40 and 100 pixels and larger, and the share.
+    """
+    sizes = np.searchsorted(SIZES, targets[0, :, 0])
+    classes = sizes == np.arange(len(SIZES) + 1)[:, None]  # (classes, targets)
+    pixels, found = np.moveaxis(classes.astype(np.int64) @ targets, -1, 0)  # (seeds, classes)
+    return classes.sum(1), _ratio(found, pixels).mean(0)
 
 
 def figures_of_counts(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:

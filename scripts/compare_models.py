@@ -5,8 +5,8 @@
 
 Folders that differ in a last "-NUMBER" alone are seeds of one model. The first model is compared with each further
 one. Prints their mean figures at one threshold, the difference with a bootstrap interval that holds 95 % of draws of
-frames and seeds, and the frames without which the difference in pooled IoU would change most: the figure is made of
-few targets' pixels, and one frame can be worth points of it.
+frames and seeds, how much of small and of large targets each finds, and the frames without which the difference in
+pooled IoU would change most: the figure is made of few targets' pixels, and one frame can be worth points of it.
 """
 
 import argparse
@@ -17,8 +17,10 @@ import numpy as np
 
 from scalpel_hf.comparison import (
     COUNTS,
+    SIZES,
     bootstrap_differences,
     count_frames,
+    found_by_size,
     frames_to_compare,
     iou_without_each_frame,
     mean_figures,
@@ -38,6 +40,16 @@ def table(names: list[str], counts: list[np.ndarray]) -> list[str]:
     for (figure, unit), *values in zip(COLUMNS, first, second, low, high, strict=True):
         a, b, least, most = (unit * value for value in values)
         lines.append(f"| {figure} | {a:.1f} | {b:.1f} | {a - b:+.1f} | {least:+.1f} to {most:+.1f} |")
+    return lines
+
+
+def size_table(names: list[str], targets: list[np.ndarray]) -> list[str]:
+    """Markdown: a row a class of targets, with the share of their pixels that is found."""
+    ends = [f"{low} to {high}" for low, high in zip((1, *(s + 1 for s in SIZES)), SIZES, strict=False)]
+    (numbers, first), (_, second) = (found_by_size(t) for t in targets)
+    lines = [f"| pixels of a target | targets | found by {names[0]}, % | by {names[1]}, % |", "|---|---|---|---|"]
+    for size, n, a, b in zip([*ends, f"more than {SIZES[-1]}"], numbers, first, second, strict=True):
+        lines.append(f"| {size} | {n} | {100 * a:.1f} | {100 * b:.1f} |")
     return lines
 
 
@@ -66,16 +78,19 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"--models names no other model to compare {reference} with")
     rows = frames_to_compare(args.dataset, args.split, args.trained_on)
 
-    def count(folders: list[Path]) -> np.ndarray:
+    def count(folders: list[Path]) -> tuple[np.ndarray, np.ndarray]:
         models = (load_trained(folder, args.base_model, args.cache_dir) for folder in folders)  # one at a time
-        return np.stack([count_frames(model.probabilities, rows, args.threshold) for model in models])
+        seeds = [count_frames(model.probabilities, rows, args.threshold) for model in models]
+        return np.stack([counts for counts, _ in seeds]), np.stack([targets for _, targets in seeds])
 
-    first = count(folders)
-    targets = first[0, :, COUNTS.index("n_targets")].sum()
-    print(f"{len(rows)} frames, {targets} targets, threshold {args.threshold:g}", flush=True)
+    first, first_targets = count(folders)
+    n_targets = first[0, :, COUNTS.index("n_targets")].sum()
+    print(f"{len(rows)} frames, {n_targets} targets, threshold {args.threshold:g}", flush=True)
     for name, folders in others:
-        counts = [first, count(folders)]
+        second, second_targets = count(folders)
+        counts = [first, second]
         print("\n" + "\n".join(table([reference, name], counts)))
+        print("\n" + "\n".join(size_table([reference, name], [first_targets, second_targets])))
         print("\n" + "\n".join(heaviest_frames(rows["name"][:], counts)), flush=True)
 
 

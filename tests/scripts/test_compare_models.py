@@ -15,6 +15,7 @@ from scalpel_hf.comparison import (
     bootstrap_differences,
     count_frames,
     figures_of_counts,
+    found_by_size,
     iou_without_each_frame,
     mean_figures,
 )
@@ -44,7 +45,7 @@ def guesser(rows: datasets.Dataset, seed: int, misses: float = 0.3) -> SimpleNam
 
 
 def counts_of(rows: datasets.Dataset, seeds: list[int], misses: float = 0.3) -> np.ndarray:
-    return np.stack([count_frames(guesser(rows, seed, misses).probabilities, rows) for seed in seeds])
+    return np.stack([count_frames(guesser(rows, seed, misses).probabilities, rows)[0] for seed in seeds])
 
 
 def test_the_frames_counts_add_up_to_the_metrics(rows: datasets.Dataset) -> None:
@@ -62,6 +63,26 @@ def test_a_frame_that_is_drawn_twice(rows: datasets.Dataset) -> None:
     weights = np.array([[2] + [1] * 9 + [0, 0], [0] * 6 + [2] * 6])
     for drawn, found in zip(weights, np.moveaxis(figures_of_counts(counts, weights), 1, 0), strict=True):
         assert found.mean(0) == pytest.approx(mean_figures(np.repeat(counts, drawn, axis=1)), rel=1e-12)
+
+
+def test_how_much_of_small_and_large_targets_is_found() -> None:
+    mask = np.zeros((30, 40), np.uint8)
+    boxes = {(0, 0, 2, 3): 4, (5, 5, 10, 1): 10, (20, 2, 4, 10): 7, (10, 20, 11, 11): 100}  # up, left, sides: found
+    answer = np.zeros(mask.shape, np.float32)
+    for (row, column, height, width), found in boxes.items():
+        mask[row : row + height, column : column + width] = 255
+        inside = np.zeros(height * width, np.float32)
+        inside[:found] = 0.9
+        answer[row : row + height, column : column + width] = inside.reshape(height, width)
+    answer[29, 39] = 1  # no part of any target
+    counts, targets = count_frames(lambda image: answer, [{"name": "a", "image": mask, "mask": mask}] * 2)
+    assert counts.shape == (2, len(COUNTS)) and sorted(map(tuple, targets)) == sorted(
+        2 * [(6, 4), (10, 10), (40, 7), (121, 100)]
+    )
+    missed = targets * [1, 0]
+    numbers, share = found_by_size(np.stack([targets, missed]))
+    assert numbers.tolist() == [4, 2, 0, 2]
+    assert share == pytest.approx([14 / 16 / 2, 7 / 40 / 2, 0, 100 / 121 / 2])
 
 
 def test_a_hidden_mask_is_named(rows: datasets.Dataset) -> None:
@@ -142,14 +163,19 @@ def test_the_program(
     first, second = (iou[0] + iou[1]) / 2, iou[2]
     assert lines[4].startswith(f"| IoU % | {first:.1f} | {second:.1f} | {first - second:+.1f} | +")
     assert [line.split(" |")[0] for line in lines[4:8]] == ["| IoU %", "| nIoU %", "| Pd %", "| Fa 1e-6"]
-    assert len(lines) == 14 and lines[9].split(":")[0] in rows["name"]
+    sizes = lines[9:15]
+    assert sizes[0] == "| pixels of a target | targets | found by full, % | by plain, % |"
+    assert [line.split(" |")[0] for line in sizes[2:]] == ["| 1 to 10", "| 11 to 40", "| 41 to 100", "| more than 100"]
+    assert sum(int(line.split(" | ")[1]) for line in sizes[2:]) == targets
+    assert len(lines) == 21 and lines[16].split(":")[0] in rows["name"]
 
     compare_models.main(["--dataset", saved_rows, "--models", full, plain, other])
     assert capsys.readouterr().out.splitlines() == lines
     models["other-7"] = models["plain"]
     compare_models.main([*command, seven])
     both = capsys.readouterr().out.splitlines()
-    assert both[:14] == lines and both[15:] == [line.replace("plain (1)", "other (1)") for line in lines[2:]]
+    renamed = [line.replace("plain (1)", "other (1)").replace("by plain", "by other") for line in lines[2:]]
+    assert both[:21] == lines and both[22:] == renamed
 
     budget = apply_label_budget(rows, 0.25)
     datasets.DatasetDict({"train": budget}).save_to_disk(str(tmp_path / "budget"))

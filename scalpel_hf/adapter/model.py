@@ -65,18 +65,20 @@ class ScalpelMoeModel(BaseTuner):
             self._check_module_to_save(name, "mask" in peft_config.levels)
         if peft_config.target_modules is None:
             peft_config.target_modules = self._targets(peft_config)
-        self._check_not_shared(peft_config.target_modules)
+        self._check_not_shared(peft_config)
         return peft_config
 
-    def _check_not_shared(self, targets: set[str] | str) -> None:
+    def _check_not_shared(self, config: PeftConfig) -> None:
         """Around a module that holds LoRA the adapter would work, but LoRA's saved names would fit no other model."""
         for name, module in self.model.named_modules():
             if not isinstance(module, BaseTunerLayer) or isinstance(module, ScalpelMoeLayer):
                 continue
-            inside = [t for t in targets if f"{name}.".startswith(f"{t}.")] if isinstance(targets, set) else []
-            if inside:
+            parts = name.split(".")
+            around = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]  # the module and all that hold it
+            shared = next((module for module in around if check_target_module_exists(config, module)), None)
+            if shared is not None:
                 raise ValueError(
-                    f"{name!r} has an adapter of another kind, and this one would be put around {inside[0]!r}: target "
+                    f"{name!r} has an adapter of another kind, and this one would be put around {shared!r}: target "
                     "modules that the two don't share, such as the encoder's attention"
                 )
 
@@ -179,20 +181,18 @@ def refuse_hidden_targets(model: nn.Module, _: tuple[Any, ...]) -> None:
     seen = [id(config) for config in configs.values()]
     if torch.compiler.is_compiling() or model.__dict__.get("_scalpel_seen") == seen:
         return
-    for layer_name, layer in model.named_modules():
-        if not isinstance(layer, ScalpelMoeLayer):
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, ScalpelMoeLayer)]
+    inside = [f"{name}.{part}" for name, layer in layers for part, _ in layer.get_base_layer().named_modules() if part]
+    for adapter, config in configs.items():
+        if config.peft_type == ScalpelPeftType.SCALPEL_MOE or not getattr(config, "target_modules", None):
             continue
-        inside = [f"{layer_name}.{name}" for name, m in layer.get_base_layer().named_modules() if name]
-        for adapter, config in configs.items():
-            if config.peft_type == ScalpelPeftType.SCALPEL_MOE or not getattr(config, "target_modules", None):
-                continue
-            hidden = [name for name in inside if check_target_module_exists(config, name)]
-            if hidden:
-                raise ValueError(
-                    f"the adapter {adapter!r} names {hidden[0]!r}, which PEFT passes over, because it is inside an "
-                    "adapted module: target modules outside, such as the encoder's attention, or name those inside in "
-                    "its `exclude_modules`"
-                )
+        hidden = next((name for name in inside if check_target_module_exists(config, name)), None)
+        if hidden is not None:
+            raise ValueError(
+                f"the adapter {adapter!r} names {hidden!r}, which PEFT passes over, because it is inside an adapted "
+                "module: target modules outside, such as the encoder's attention, or name those inside in its "
+                "`exclude_modules`"
+            )
     model.__dict__["_scalpel_seen"] = seen
 
 

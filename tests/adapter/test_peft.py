@@ -381,6 +381,8 @@ def test_lora_inside_an_adapted_module_is_a_clear_error(target: str) -> None:
     before = first.state_dict().keys()
     with pytest.raises(ValueError, match="has an adapter of another kind, and this one would be put around"):
         first.add_adapter(small_config(), "experts")
+    with pytest.raises(ValueError, match="has an adapter of another kind"):
+        first.add_adapter(small_config(target_modules=r"mask_decoder|vision_encoder\..*\.mlp"), "by-pattern")
     assert first.state_dict().keys() == before
 
     second, inputs = small_sam(), random_inputs()

@@ -3,16 +3,25 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from .student import Student
+from .student import Detector, Student
 from .teacher import Teacher
+
+Loaded = TypeVar("Loaded", bound=Teacher | Student | Detector)
 
 
 def default_device() -> str:
     """Where programs put a model: on the GPU, where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def on_default_device(loaded: Loaded) -> Loaded:
+    """A teacher or student, moved to the [`default_device`]."""
+    loaded.model.to(default_device())
+    return loaded
 
 
 def holds_teacher(folder: Path) -> bool:
@@ -28,13 +37,9 @@ def holds_teacher(folder: Path) -> bool:
 
 def load_trained(folder: Path, base_model: str | None = None, cache_dir: Path | None = None) -> Teacher | Student:
     """The teacher or the student in a folder, on the [`default_device`]."""
-    trained: Teacher | Student
     if holds_teacher(folder):
-        trained = Teacher.from_pretrained(folder, base_model, cache_dir=cache_dir)
-    else:
-        trained = Student.from_pretrained(folder)
-    trained.model.to(default_device())
-    return trained
+        return on_default_device(Teacher.from_pretrained(folder, base_model, cache_dir=cache_dir))
+    return on_default_device(Student.from_pretrained(folder))
 
 
 def seeds_of_models(folders: Iterable[Path]) -> dict[str, list[Path]]:

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from scalpel_hf import Teacher
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_probabilities, mean_and_deviation
-from scalpel_hf.trained import default_device
+from scalpel_hf.trained import on_default_device
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "distill.py"
@@ -91,8 +91,7 @@ def measure(values: dict[str, Any], folder: Path, split: str) -> dict[str, Any]:
         cache_dir=values["cache_dir"],
         cache_dtype=values.get("cache_dtype", "float16"),
     )
-    teacher.model.to(default_device())
-    figures = evaluate_probabilities(teacher.probabilities, rows)
+    figures = evaluate_probabilities(on_default_device(teacher).probabilities, rows)
     run = json.loads((folder / "metrics.json").read_text())
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         weights = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 - not a dict

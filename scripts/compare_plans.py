@@ -28,7 +28,7 @@ from scalpel_hf.evaluation import mean_and_deviation
 from scalpel_hf.planner import candidates, describe_frames, plan_labels, teacher_uncertainty
 from scalpel_hf.sam import load_sam
 from scalpel_hf.teacher import Teacher
-from scalpel_hf.trained import default_device
+from scalpel_hf.trained import default_device, on_default_device
 
 ROOT = Path(__file__).parents[1]
 PLANS = ("random", "coverage", "uncertainty")
@@ -73,8 +73,7 @@ def draw_budget(
     rows = candidates(frames.select_columns(["name", "image"]).add_column("label_source", sources), seed)
     unsure = None
     if plan == "uncertainty" and before is not None:
-        teacher = Teacher.from_pretrained(before / "teacher", base_model, cache_dir=prefix)
-        teacher.model.to(default_device())
+        teacher = on_default_device(Teacher.from_pretrained(before / "teacher", base_model, cache_dir=prefix))
         unsure = teacher_uncertainty(rows, teacher)
     described = np.stack([features[name] for name in rows["name"]])
     return plan_labels(rows, described, count, unsure, seed, len(frames)).budget

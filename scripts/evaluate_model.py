@@ -21,7 +21,7 @@ from huggingface_hub import file_exists
 from scalpel_hf import Teacher, load_student
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_probabilities, evaluate_pseudo_labels, evaluate_student
-from scalpel_hf.trained import default_device, holds_teacher
+from scalpel_hf.trained import holds_teacher, on_default_device
 
 
 def is_adapter(name: str) -> bool:
@@ -62,16 +62,13 @@ def main(argv: list[str] | None = None) -> None:
         from scalpel_hf.onnx_export import evaluate_exported  # needs the extra `onnx`
         from scalpel_hf.runtime import load_exported
 
-        exported = load_exported(Path(args.model).parent, Path(args.model).name)
-        figures = evaluate_exported(exported, rows, args.threshold)
+        student = load_exported(Path(args.model).parent, Path(args.model).name)
+        figures = evaluate_exported(student, rows, args.threshold)
     elif is_adapter(args.model):
         teacher = Teacher.from_pretrained(args.model, args.base_model, cache_dir=args.cache_dir, flips=args.flips)
-        teacher.model.to(default_device())
-        figures = evaluate_probabilities(teacher.probabilities, rows, args.threshold)
+        figures = evaluate_probabilities(on_default_device(teacher).probabilities, rows, args.threshold)
     else:
-        student = load_student(args.model)
-        student.model.to(default_device())
-        figures = evaluate_student(student, rows, args.threshold)
+        figures = evaluate_student(on_default_device(load_student(args.model)), rows, args.threshold)
     print(json.dumps(figures, indent=2))
 
 

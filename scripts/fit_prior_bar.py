@@ -19,7 +19,7 @@ from pathlib import Path
 
 from scalpel_hf import Teacher
 from scalpel_hf.data import human_labelled, load_split
-from scalpel_hf.trained import default_device
+from scalpel_hf.trained import on_default_device
 from scalpel_hf.training.prior_bar import fit_prior_bar
 from scalpel_hf.training.transfer import labelled_sample
 
@@ -39,8 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"--noise-floor is a share of a frame's range, at least 0 and below 1, got {args.noise_floor}")
 
     labelled = human_labelled(load_split(args.dataset, args.split), args.dataset)
-    teacher = Teacher.from_pretrained(args.teacher, args.base_model)
-    teacher.model.to(default_device())
+    teacher = on_default_device(Teacher.from_pretrained(args.teacher, args.base_model))
     bar = fit_prior_bar(teacher, [labelled_sample(row) for row in labelled], args.noise_floor)
     if not bar:
         raise ValueError(

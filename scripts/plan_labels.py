@@ -20,7 +20,7 @@ from scalpel_hf.formats.frames import whole_folder
 from scalpel_hf.planner import LabelPlan, candidates, describe_frames, plan_labels, teacher_uncertainty
 from scalpel_hf.sam import load_sam
 from scalpel_hf.teacher import Teacher
-from scalpel_hf.trained import default_device
+from scalpel_hf.trained import default_device, on_default_device
 
 
 def listing(plan: LabelPlan) -> str:
@@ -49,8 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     sam = load_sam(args.base_model, args.image_size).to(default_device())
     teacher = None
     if args.teacher:
-        teacher = Teacher.from_pretrained(args.teacher, args.base_model)
-        teacher.model.to(default_device())
+        teacher = on_default_device(Teacher.from_pretrained(args.teacher, args.base_model))
     with whole_folder(args.out) as part:
         features, unsure = describe_frames(rows, sam), teacher_uncertainty(rows, teacher)
         plan = plan_labels(rows, features, args.budget, unsure, args.seed, len(frames))

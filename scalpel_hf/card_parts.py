@@ -5,6 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .markdown import code, escape
 from .provenance import Provenance, is_hub_id, shown_name
 
 PROJECT_TAGS = ["scalpel-hf", "infrared", "infrared-small-target-detection"]
@@ -83,7 +84,7 @@ def training_text(record: dict[str, Any], provenance: Provenance, recipe: str) -
     arguments, training = record["arguments"], record["training"]
     shown = {k: shown_name(v) if isinstance(v, str) else v for k, v in arguments.items() if k not in HIDDEN}
     rows = "\n".join(f"{key}: {json.dumps(value)}" for key, value in shown.items())
-    packages = ", ".join(f"{name} {version}" for name, version in record["machine"]["packages"].items())
+    packages = escape(", ".join(f"{name} {version}" for name, version in record["machine"]["packages"].items()))
     return f"""## How it was trained
 
 {_data_text(record, provenance)}
@@ -100,7 +101,7 @@ with this `config.yaml`:
 {rows}
 ```
 
-What was typed was `{record["command"]}`. Packages: {packages}.
+What was typed was {code(record["command"])}. Packages: {packages}.
 """
 
 
@@ -115,11 +116,14 @@ def figures_text(record: dict[str, Any]) -> str:
     lines.append("|---" * (len(present) + 3) + "|")
     for split, figures in splits:
         values = ["–" if figures[k] is None else f"{figures[k] * s:.2f}" for k, (_, s, _) in present.items()]
-        lines.append(f"| {split} | {' | '.join(values)} | {figures['threshold']:g} | {figures['distance']:g} px |")
+        lines.append(
+            f"| {escape(split)} | {' | '.join(values)} | {figures['threshold']:g} | {figures['distance']:g} px |"
+        )
     table = "\n".join(lines)
     return f"""## Figures and their limits
 
-On `{shown_name(record["arguments"]["dataset"])}`, one run, seed {seed}; the spread over seeds is not in these figures.
+On {code(shown_name(record["arguments"]["dataset"]))}, one run, seed {seed}; the spread over seeds is not
+in these figures.
 
 {table}
 
@@ -132,11 +136,11 @@ def picture_text(has_picture: bool, record: dict[str, Any]) -> str:
     """The picture grid, where there is one."""
     if not has_picture:
         return ""
-    name = shown_name(record["arguments"]["dataset"])
+    name = code(shown_name(record["arguments"]["dataset"]))
     return f"""
 ![Frames, truth and what the model finds]({PICTURE})
 
-Frames of `{name}`, each with its human mask outlined in green and what the model finds in red.
+Frames of {name}, each with its human mask outlined in green and what the model finds in red.
 """
 
 
@@ -148,8 +152,8 @@ def closing_text(record: dict[str, Any], weights: str) -> str:
 
 ## Licences
 
-{weights} The training data `{shown_name(record["arguments"]["dataset"])}` is not included and keeps its own licence;
-that goes for frames of it in pictures here, too.
+{weights} The training data {code(shown_name(record["arguments"]["dataset"]))} is not included and
+keeps its own licence; that goes for frames of it in pictures here, too.
 """
 
 
@@ -159,14 +163,14 @@ def as_card(data: ModelCardData, text: str) -> ModelCard:
 
 def _data_text(record: dict[str, Any], provenance: Provenance) -> str:
     arguments, budget = record["arguments"], provenance.budget
-    text = f"On the split `{arguments.get('train_split', 'train')}` of `{shown_name(arguments['dataset'])}`"
+    text = f"On the split {code(arguments.get('train_split', 'train'))} of {code(shown_name(arguments['dataset']))}"
     if provenance.dataset_revision:
-        text += f" (revision `{provenance.dataset_revision}`)"
+        text += f" (revision {code(provenance.dataset_revision)})"
     if budget:
         text += (
             f", where {budget['labelled']} of {budget['total']} frames have a human's mask, a label budget of "
             f"{100 * budget['fraction']:g} % drawn with seed {budget['seed']}"
         )
     if arguments.get("pseudo_labels"):
-        text += f", with the pseudo labels `{shown_name(arguments['pseudo_labels'])}`"
+        text += f", with the pseudo labels {code(shown_name(arguments['pseudo_labels']))}"
     return f"{text}."

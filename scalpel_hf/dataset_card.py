@@ -1,5 +1,6 @@
 """The card of a labelled data set that is published on the Hub. Its figures are counted in the data set itself."""
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -8,6 +9,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from .card_parts import PICTURE, PROJECT_TAGS
 from .data import LabelBudget
+from .markdown import code, escape
 from .provenance import shown_name
 from .pseudo_labels import summarize
 
@@ -57,7 +59,7 @@ Infrared frames with human masks {frames}.
 ```python
 from datasets import load_dataset
 
-dataset = load_dataset("{repo_id}", split="{first}")
+dataset = load_dataset("{repo_id}", split={json.dumps(first)})
 row = dataset[0]
 frame, mask = row["image"], row["mask"]
 ```
@@ -73,7 +75,7 @@ backgrounds, nothing that is trained or measured on them can be expected to know
 
 ## Licences
 
-Images and human masks: `{license}`, as whoever published them says. Pseudo labels add no restriction of their own.
+Images and human masks: {code(license)}, as whoever published them says. Pseudo labels add no restriction of their own.
 """
     return DatasetCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
@@ -93,7 +95,7 @@ def _table(splits: datasets.DatasetDict) -> str:
             if source == "pseudo":
                 summary = summarize(rows)
                 detail = f": {summary['empty']} without target, {summary['one']} with one, {summary['many']} with more"
-            lines.append(f"| {split} | `{source}` | {sources[source]}{detail} |")
+            lines.append(f"| {escape(split)} | `{source}` | {sources[source]}{detail} |")
     return "\n".join(lines) + "\n"
 
 
@@ -143,8 +145,8 @@ With `scripts/pseudo_label.py` of scalpel-hf, by:
 
 
 def _describe_teacher(repo: str, revision: str | None, fingerprint: str, threshold: float) -> str:
-    at = f" at revision `{revision}`" if revision else ""
-    return f"`{shown_name(repo)}`{at}, weights and settings `{fingerprint}`, at threshold {threshold:g}"
+    at = f" at revision {code(revision)}" if revision else ""
+    return f"{code(shown_name(repo))}{at}, weights and settings {code(fingerprint)}, at threshold {threshold:g}"
 
 
 def _run_text(run: dict[str, Any] | None, picture: bool) -> str:

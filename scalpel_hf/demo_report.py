@@ -218,7 +218,8 @@ def _machine(record: Mapping[str, Any]) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     device = machine["accelerator"] or f"{machine['cpus']} CPUs, {machine['cpu_capability']}"
     commit = f", commit {record['commit'][:12]}" if record["commit"] else ""
-    return f'<p class="note">{device}; Python {machine["python"]}, {packages}{commit}.</p></body></html>'
+    text = html.escape(f"{device}; Python {machine['python']}, {packages}{commit}.")
+    return f'<p class="note">{text}</p></body></html>'
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 import datasets
 import numpy as np
 
+from scalpel_hf.markdown import code, escape
+
 from .calibration import MODELS, Calibration
 from .output import Labelled, read_run
 from .pictures import case_pictures, file_name, picture_grid
@@ -60,7 +62,7 @@ def write_report(
         _quality(quality) if quality else "",
         *(_gallery(title, names, truth is not None) for title, names in chosen.items()),
     ]
-    (part / "README.md").write_text("\n".join(text))
+    (part / "README.md").write_text("\n".join(text), encoding="utf-8")
     shutil.rmtree(old, ignore_errors=True)
     if (folder / "report").exists():
         os.replace(folder / "report", old)
@@ -101,13 +103,14 @@ def _draw(row: dict[str, Any]) -> str:
 
 def _head(run: dict[str, Any], choice: ThresholdChoice | None) -> str:
     teacher, rules, summary = run["teacher"], run["rules"], run["summary"]
-    skipped = "\n".join(f"- {name}" for name in summary["skipped"])
-    revision = f", revision `{teacher['revision']}`" if teacher["revision"] else ""
+    skipped = "\n".join(f"- {escape(name)}" for name in summary["skipped"])
+    revision = f", revision {code(teacher['revision'])}" if teacher["revision"] else ""
     most = "" if rules["max_area"] is None else f", {rules['max_area']} px or less"
+    made_by = code(teacher["repo"] or "a teacher without a name")
     return f"""# Pseudo labels
 
-Made by `{teacher["repo"] or "a teacher without a name"}`{revision}, weights and settings `{teacher["fingerprint"]}`,
-with scalpel-hf {teacher["version"]}.
+Made by {made_by}{revision}, weights and settings {code(teacher["fingerprint"])},
+with scalpel-hf {escape(teacher["version"])}.
 
 | frames | |
 |---|---|
@@ -213,5 +216,5 @@ Of the targets in pseudo-labelled frames {quality["targets_found"]} are labelled
 
 def _gallery(title: str, names: list[str], truth: bool) -> str:
     lines = "Each: the frame, the teacher's probability, and what became of it: red labelled, yellow ignored"
-    pictures = "\n\n".join(f"{name}\n\n![{name}]({file_name(name)}.png)" for name in names)
+    pictures = "\n\n".join(f"{escape(name)}\n\n![{escape(name)}]({file_name(name)}.png)" for name in names)
     return f"## {title}\n\n{lines}{', green the hidden truth' if truth else ''}.\n\n{pictures}\n"

@@ -9,6 +9,7 @@ and its image processor to `output_dir`, with metrics.json: how the run is repea
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -21,9 +22,19 @@ from scalpel_hf.adapter.low_rank import lora_of_equal_size
 from scalpel_hf.data import human_labelled, load_split
 from scalpel_hf.evaluation import evaluate_probabilities
 from scalpel_hf.hub import base_on_hub, push_run
+from scalpel_hf.modeling.frames import NORMALIZATIONS
 from scalpel_hf.sam import load_sam
 from scalpel_hf.teacher import Teacher
-from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
+from scalpel_hf.training.arguments import (
+    Between,
+    CropSize,
+    LoopArguments,
+    OneOf,
+    Share,
+    Weight,
+    option,
+    parse_arguments,
+)
 from scalpel_hf.training.background import background_samples
 from scalpel_hf.training.distill import TeacherSamples, distillation_loss
 from scalpel_hf.training.loop import make_accelerator, train
@@ -31,6 +42,8 @@ from scalpel_hf.training.prior_bar import fit_prior_bar
 from scalpel_hf.training.report import write_metrics
 from scalpel_hf.training.transfer import labelled_sample
 from scalpel_hf.training.validation import hold_out
+
+ADAPTERS = ("scalpel_moe", "lora")
 
 
 @dataclass
@@ -40,32 +53,40 @@ class DistillArguments(LoopArguments):
     eval_split: str = option("test", "Split that the finished teacher is measured on; empty for none.")
     base_model: str = option("", "Segment Anything model: a folder or a repository on the Hub.")
     base_model_id: str = option("", "Hub id of the base, for `push_to_hub`, where base_model is a folder.")
-    image_size: int = option(512, "Side of SAM's input in pixels.")
-    normalization: str = option("range", "How frames are normalised: `zscore`, `percentile` or `range`.")
-    adapter: str = option("scalpel_moe", "`scalpel_moe`, or `lora` of the same size to compare with.")
+    image_size: Annotated[int, Between(16, 4096)] = option(512, "Side of SAM's input in pixels.")
+    normalization: Annotated[str, OneOf(NORMALIZATIONS)] = option(
+        "range", "How frames are normalised: `zscore`, `percentile` or `range`."
+    )
+    adapter: Annotated[str, OneOf(ADAPTERS)] = option(
+        "scalpel_moe", "`scalpel_moe`, or `lora` of the same size to compare with."
+    )
     levels: list[str] = option(list(LEVELS), "Levels of the adapter: some of pixel, token, mask.")
     operators: list[str] = option(list(OPERATOR_SCALES), "Experts of the adapter.")
-    blocks: int = option(2, "How many of the encoder's last blocks get a token adapter.")
-    channels: int = option(24, "Width of the adapter's mask level.")
-    top_k: int = option(4, "How many experts keep their weight at a position.")
+    blocks: Annotated[int, Between(0, 1000)] = option(2, "How many of the encoder's last blocks get a token adapter.")
+    channels: Annotated[int, Between(1, 1024)] = option(24, "Width of the adapter's mask level.")
+    top_k: Annotated[int, Between(1, 64)] = option(4, "How many experts keep their weight at a position.")
     routers: bool = option(True, "Off, every expert has the same weight everywhere.")
     sam_features: bool = option(True, "Off, the mask level sees the frame alone.")
-    views: int = option(8, "Augmented views of each labelled frame that the frozen prefix is computed for.")
-    crop_size: int = option(256, "Side of the training crops in frame pixels.")
-    streaks: float = option(0.0, "Share of the views that get bright lines, which are background.")
+    views: Annotated[int, Between(1, 10_000)] = option(
+        8, "Augmented views of each labelled frame that the frozen prefix is computed for."
+    )
+    crop_size: CropSize = option(256, "Side of the training crops in frame pixels.")
+    streaks: Share = option(0.0, "Share of the views that get bright lines, which are background.")
     fit_prior_bar: bool = option(True, "Off, the operators have no say after the training but as the network's inputs.")
-    background_frames: int = option(0, "Unlabelled frames to train on as background, but for what operators answer to.")
+    background_frames: Annotated[int, Between(0, 10_000_000)] = option(
+        0, "Unlabelled frames to train on as background, but for what operators answer to."
+    )
     cache_dir: str = option("", "Where the frozen prefix is kept; output_dir/prefix when empty.")
-    cache_dtype: str = option("float16", "Precision of the frozen prefix on disk: float16 or float32.")
-    supervised_weight: float = option(1.0, "Weight of the supervised loss.")
-    prior_weight: float = option(0.3, "Weight of prior guidance.")
-    balance_weight: float = option(0.01, "Weight of the routers' load balance.")
+    cache_dtype: Annotated[str, OneOf(("float16", "float32"))] = option(
+        "float16", "Precision of the frozen prefix on disk: float16 or float32."
+    )
+    supervised_weight: Weight = option(1.0, "Weight of the supervised loss.")
+    prior_weight: Weight = option(0.3, "Weight of prior guidance.")
+    balance_weight: Weight = option(0.01, "Weight of the routers' load balance.")
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(DistillArguments, "Train a teacher from the labelled part of a data set.", argv)
-    if args.adapter not in ("scalpel_moe", "lora"):
-        raise ValueError(f"`adapter` must be scalpel_moe or lora, got {args.adapter!r}")
     if args.push_to_hub:
         base_on_hub(args.base_model, args.base_model_id)  # an error now rather than after the training
     accelerator = make_accelerator(args)

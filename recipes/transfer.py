@@ -10,6 +10,7 @@ and its image processor to `output_dir`, with metrics.json: how the run is repea
 import math
 import sys
 from dataclasses import dataclass
+from typing import Annotated
 
 import datasets
 import torch
@@ -19,8 +20,19 @@ from scalpel_hf.evaluation import evaluate_student
 from scalpel_hf.hub import push_run
 from scalpel_hf.metrics.detection import coco_classes
 from scalpel_hf.modeling import ScalpelStudentForObjectDetection, ScalpelStudentForSemanticSegmentation
-from scalpel_hf.student import Detector, new_student
-from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
+from scalpel_hf.modeling.configuration_scalpel_student import FRONT_ENDS
+from scalpel_hf.modeling.frames import NORMALIZATIONS
+from scalpel_hf.student import LABELS, Detector, new_student
+from scalpel_hf.training.arguments import (
+    Between,
+    CropSize,
+    LoopArguments,
+    OneOf,
+    Share,
+    Weight,
+    option,
+    parse_arguments,
+)
 from scalpel_hf.training.loop import make_accelerator, train
 from scalpel_hf.training.report import write_metrics
 from scalpel_hf.training.transfer import DetectionSamples, StudentSamples, detection_loss, prior_shift, transfer_loss
@@ -33,19 +45,27 @@ class TransferArguments(LoopArguments):
     pseudo_labels: str = option("", "Output of scripts/pseudo_label.py, in place of `train_split`; empty for none.")
     train_split: str = option("train", "Split to train on; its rows with `label_source: none` are left out.")
     eval_split: str = option("test", "Split that the finished student is measured on; empty for none.")
-    task: str = option("segmentation", "What the student does: `segmentation` or `detection`.")
+    task: Annotated[str, OneOf(tuple(LABELS))] = option(
+        "segmentation", "What the student does: `segmentation` or `detection`."
+    )
     student: str = option("", "Any model of transformers for that task, a folder or a Hub id; empty for our own.")
     size: str = option("small", "Our own student: nano, small or base.")
-    front_end: str = option("none", "White-box maps as input of our own student: none, frozen or learned.")
-    normalization: str = option("zscore", "How frames are normalised: `zscore`, `percentile` or `range`.")
-    crop_size: int = option(256, "Side of the training crops in pixels.")
-    human_share: float = option(0.5, "Least share of the crops that come from frames with a human's mask.")
-    pseudo_weight: float = option(1.0, "Weight of pseudo-labelled pixels beside human ones.")
+    front_end: Annotated[str, OneOf(FRONT_ENDS)] = option(
+        "none", "White-box maps as input of our own student: none, frozen or learned."
+    )
+    normalization: Annotated[str, OneOf(NORMALIZATIONS)] = option(
+        "zscore", "How frames are normalised: `zscore`, `percentile` or `range`."
+    )
+    crop_size: CropSize = option(256, "Side of the training crops in pixels.")
+    human_share: Share = option(0.5, "Least share of the crops that come from frames with a human's mask.")
+    pseudo_weight: Weight = option(1.0, "Weight of pseudo-labelled pixels beside human ones.")
     confidence_weights: bool = option(True, "Weigh each pseudo-labelled pixel by the teacher's confidence besides.")
     ignore_rejected: bool = option(True, "Leave out what the teacher found and quality control turned down.")
-    pseudo_warmup_ratio: float = option(0.1, "Share of the steps over which that weight rises from 0.")
-    pseudo_strength: float = option(1.0, "Strength of noise, blur and response curve on pseudo-labelled frames.")
-    consistency_weight: float = option(
+    pseudo_warmup_ratio: Share = option(0.1, "Share of the steps over which that weight rises from 0.")
+    pseudo_strength: Annotated[float, Between(0, 100)] = option(
+        1.0, "Strength of noise, blur and response curve on pseudo-labelled frames."
+    )
+    consistency_weight: Weight = option(
         0.0, "Weight of agreeing on those frames with the student's answer without noise, blur and response curve."
     )
 

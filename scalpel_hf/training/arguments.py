@@ -3,9 +3,10 @@
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from transformers import HfArgumentParser
 
 
@@ -16,16 +17,31 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
-CHOICES = {"mixed_precision": ("auto", "no", "bf16", "fp16"), "report_to": ("none", "tensorboard")}
-# The least that a field may be, the recipes' own among them.
-AT_LEAST = {
-    **dict.fromkeys(("max_steps", "batch_size", "gradient_accumulation_steps", "views"), 1),
-    **dict.fromkeys(("eval_steps", "checkpoint_steps", "logging_steps"), 1),
-    **dict.fromkeys(("seed", "learning_rate", "weight_decay", "warmup_ratio", "max_grad_norm", "num_workers"), 0),
-    **dict.fromkeys(("supervised_weight", "prior_weight", "balance_weight", "pseudo_weight"), 0),
-    **dict.fromkeys(("pseudo_strength", "consistency_weight"), 0),
-    "crop_size": 16,
-}
+@dataclass(frozen=True)
+class Between:
+    """The least and the largest value of a field that make sense; every field that holds a number says them."""
+
+    low: float
+    high: float
+
+    def check(self, name: str, value: float) -> None:
+        if not self.low <= value <= self.high:  # which NaN isn't either
+            raise ValueError(f"`{name}` must be between {self.low:g} and {self.high:g}, got {value}")
+
+
+class OneOf(tuple[str, ...]):
+    """The texts that a field may be."""
+
+    def check(self, name: str, value: str) -> None:
+        if value not in self:
+            raise ValueError(f"`{name}` must be one of {', '.join(self)}, got {value!r}")
+
+
+Steps = Annotated[int, Between(1, 100_000_000)]
+Share = Annotated[float, Between(0, 1)]
+Weight = Annotated[float, Between(0, 1000)]  # of a part of the loss
+CropSize = Annotated[int, Between(16, 4096)]
+TRACKERS = tuple(LOGGER_TYPE_TO_CLASS)
 
 
 @dataclass
@@ -33,36 +49,45 @@ class LoopArguments:
     """What both stages' training takes."""
 
     output_dir: str = option("runs/out", "Folder for checkpoints, the trained model and metrics.json.")
-    seed: int = option(0, "Seeds weights, the order of frames and every augmentation.")
-    max_steps: int = option(1000, "Optimiser steps.")
-    batch_size: int = option(4, "Crops a step and process.")
-    gradient_accumulation_steps: int = option(1, "Batches whose gradients are summed into one step.")
-    learning_rate: float = option(1e-3, "Peak rate of AdamW.")
-    weight_decay: float = option(1e-2, "Decay of AdamW on weights of two or more dimensions.")
-    warmup_ratio: float = option(0.05, "Share of the steps over which the rate rises; a cosine brings it down to 0.")
-    max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.")
-    ema_decay: float = option(0.99, "Decay of the running mean of the weights that is evaluated and saved; 0 for none.")
-    mixed_precision: str = option("auto", "`no`, `bf16`, `fp16`, or `auto`: bf16 on a GPU that has it, else none.")
-    validation_fraction: float = option(
+    seed: Annotated[int, Between(0, 2**32 - 1)] = option(
+        0, "Seeds weights, the order of frames and every augmentation."
+    )
+    max_steps: Steps = option(1000, "Optimiser steps.")
+    batch_size: Annotated[int, Between(1, 4096)] = option(4, "Crops a step and process.")
+    gradient_accumulation_steps: Annotated[int, Between(1, 10_000)] = option(
+        1, "Batches whose gradients are summed into one step."
+    )
+    learning_rate: Annotated[float, Between(0, 1)] = option(1e-3, "Peak rate of AdamW.")
+    weight_decay: Annotated[float, Between(0, 10)] = option(
+        1e-2, "Decay of AdamW on weights of two or more dimensions."
+    )
+    warmup_ratio: Share = option(0.05, "Share of the steps over which the rate rises; a cosine brings it down to 0.")
+    max_grad_norm: Annotated[float, Between(0, 1e6)] = option(1.0, "Gradients are scaled down to this norm.")
+    ema_decay: Annotated[float, Between(0, 0.999999)] = option(
+        0.99, "Decay of the running mean of the weights that is evaluated and saved; 0 for none."
+    )
+    mixed_precision: Annotated[str, OneOf(("auto", "no", "bf16", "fp16"))] = option(
+        "auto", "`no`, `bf16`, `fp16`, or `auto`: bf16 on a GPU that has it, else none."
+    )
+    validation_fraction: Annotated[float, Between(0, 0.99)] = option(
         0.0, "Share of the labelled frames held out to choose the best step; 0 trains on all and keeps the last step."
     )
-    eval_steps: int = option(200, "Steps between evaluations on the held-out frames.")
-    checkpoint_steps: int = option(100, "Steps between checkpoints.")
-    logging_steps: int = option(20, "Steps between entries in the log and the tracker.")
-    report_to: str = option("none", "Tracker: `none` or `tensorboard` (in output_dir/logs).")
+    eval_steps: Steps = option(200, "Steps between evaluations on the held-out frames.")
+    checkpoint_steps: Steps = option(100, "Steps between checkpoints.")
+    logging_steps: Steps = option(20, "Steps between entries in the log and the tracker.")
+    report_to: Annotated[str, OneOf(("none", *TRACKERS))] = option(
+        "none", f"Tracker: `none`, or one of {', '.join(TRACKERS)}; what it keeps here is in output_dir/logs."
+    )
     resume: bool = option(True, "Go on from the newest checkpoint in output_dir, if there is one.")
-    num_workers: int = option(0, "Processes that prepare crops.")
+    num_workers: Annotated[int, Between(0, 256)] = option(0, "Processes that prepare crops.")
     push_to_hub: str = option("", "Repository to push the result to, `org/name`; empty for none.")
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if name in AT_LEAST and not value >= AT_LEAST[name]:  # which NaN isn't either
-                raise ValueError(f"`{name}` must be at least {AT_LEAST[name]}, got {value}")
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"`ema_decay` must be at least 0 and below 1, got {self.ema_decay}")
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            for limit in getattr(hint, "__metadata__", ()):
+                limit.check(name, getattr(self, name))
+        if self.report_to != "none" and self.report_to not in map(str, get_available_trackers()):
+            raise ValueError(f"`report_to: {self.report_to}` needs that tracker's package, which isn't installed")
 
 
 TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

@@ -1,10 +1,15 @@
+import math
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-from scalpel_hf.training.arguments import LoopArguments, option, parse_arguments
+from recipes.distill import DistillArguments
+from recipes.transfer import TransferArguments
+from scalpel_hf.training.arguments import Between, LoopArguments, option, parse_arguments
 
 
 @dataclass
@@ -86,18 +91,46 @@ def test_wrong_files(parse, capsys: pytest.CaptureFixture[str], text: str, messa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("checkpoint_steps: 0", "error: `checkpoint_steps` must be at least 1, got 0"),
-        ("batch_size: -1", "error: `batch_size` must be at least 1, got -1"),
-        ("seed: -1", "error: `seed` must be at least 0, got -1"),
-        ("learning_rate: .nan", "error: `learning_rate` must be at least 0, got nan"),
+        ("checkpoint_steps: 0", "error: `checkpoint_steps` must be between 1 and 1e+08, got 0"),
+        ("batch_size: -1", "error: `batch_size` must be between 1 and 4096, got -1"),
+        ("batch_size: 100000", "error: `batch_size` must be between 1 and 4096, got 100000"),
+        ("seed: -1", "error: `seed` must be between 0 and 4.29497e+09, got -1"),
+        ("learning_rate: .nan", "error: `learning_rate` must be between 0 and 1, got nan"),
+        ("learning_rate: 1e300", "error: `learning_rate` must be between 0 and 1, got 1e+300"),
+        ("max_grad_norm: .inf", "error: `max_grad_norm` must be between 0 and 1e+06, got inf"),
         ("mixed_precision: fp8", "error: `mixed_precision` must be one of auto, no, bf16, fp16, got 'fp8'"),
-        ("report_to: wandb", "error: `report_to` must be one of none, tensorboard, got 'wandb'"),
-        ("ema_decay: 1.0", "error: `ema_decay` must be at least 0 and below 1"),
+        ("report_to: paper", "error: `report_to` must be one of none, .*tensorboard, .*wandb.*, got 'paper'"),
+        ("ema_decay: 1.0", "error: `ema_decay` must be between 0 and 0.999999, got 1.0"),
     ],
 )
 def test_values_out_of_range(parse, text: str, message: str) -> None:
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(SystemExit, match=message.replace("+", r"\+")):
         parse(text)
+
+
+RECIPES = [LoopArguments, DistillArguments, TransferArguments]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_number_has_bounds_and_none_is_beyond_them(recipe: type) -> None:
+    plain, limited = get_type_hints(recipe), get_type_hints(recipe, include_extras=True)
+    for name in (name for name, kind in plain.items() if kind in (int, float)):
+        (limits,) = getattr(limited[name], "__metadata__", ["none"])
+        assert isinstance(limits, Between), f"{name} has no bounds"
+        for value in (limits.low - 1, limits.high + 1, 1e300, -1e300, math.nan, math.inf, -math.inf):
+            with pytest.raises(ValueError, match=rf"`{name}` must be between"):
+                recipe(**{name: value})
+        for value in (limits.low, limits.high):
+            recipe(**{name: plain[name](value)})
+
+
+def test_every_tracker_of_accelerate_is_taken_where_its_package_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scalpel_hf.training.arguments.get_available_trackers", lambda: [*LOGGER_TYPE_TO_CLASS])
+    for name in LOGGER_TYPE_TO_CLASS:
+        assert LoopArguments(report_to=name).report_to == name
+    monkeypatch.setattr("scalpel_hf.training.arguments.get_available_trackers", list)
+    with pytest.raises(ValueError, match="`report_to: wandb` needs that tracker's package, which isn't installed"):
+        LoopArguments(report_to="wandb")
 
 
 def test_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,26 @@
+"""Files and folders that are there whole or not at all, and JSON and YAML files that say what is wrong with them."""
+
+import ctypes
+import errno
+import json
 import os
+import re
+import shutil
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+# Of `safetensors` and `torch`, which raise errors of their own where the system's says so.
+FULL_IN_WORDS = re.compile(r"No space left|os error 28\b|Disk quota|File too large|PytorchStreamWriter failed writing")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LARGEST_YAML = 2**20  # bytes: a configuration is smaller
+KINDS = {dict: "an object of names and values", list: "a list", str: "text", int: "a number", float: "a number"}
 
 
 def check_can_be_made(path: str | Path, option: str) -> None:
@@ -17,3 +38,319 @@ def check_can_be_made(path: str | Path, option: str) -> None:
     else:
         return
     raise ValueError(f"nothing can be written to {path}, as {problem}: choose another `{option}`")
+
+
+# Writing
+
+
+class DiskFullError(OSError):
+    """There was no room for a file or folder; the message names it, the room that it needs, and what is free."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or what led to it, is that there is no room to write."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, DiskFullError) or (isinstance(seen, OSError) and seen.errno in FULL):
+            return True
+        if FULL_IN_WORDS.search(str(seen)):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+@contextmanager
+def whole_file(path: str | Path, sweep: bool = True) -> Iterator[Path]:
+    """
+    A temporary path beside `path`, to which the block writes a file that becomes `path` when the block ends.
+
+    The file has the permissions that the umask asks for, whatever wrote it. When the block fails, what was at `path`
+    stays as it was.
+
+    Args:
+        sweep: whether to remove what killed processes left of this file; off for one of very many in a folder, for
+            which [`remove_leftovers`] does it once.
+
+    Raises `DiskFullError` where there is no room, and `ValueError` where `path` is there and is no file.
+    """
+    path = Path(path).resolve()  # a link stays a link
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is there already and is no file: choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if sweep:
+        remove_leftovers(path)
+    part = _beside(path, "part")
+    try:
+        with _room_for(path, part):
+            part.touch()
+            mode = part.stat().st_mode
+            yield part
+            part.chmod(mode)
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file, whole or not at all; raises as [`whole_file`] does."""
+    with whole_file(path) as part:
+        part.write_bytes(content)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text as UTF-8 with `\\n` at the ends of lines, whole or not at all; raises as [`whole_file`] does."""
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))  # a file's name may hold half a character
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON, whole or not at all; raises as [`whole_file`] does."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+@contextmanager
+def whole_folder(folder: str | Path, replace: bool = False) -> Iterator[Path]:
+    """
+    A temporary folder beside `folder` that becomes it when the block ends, and vanishes when it fails.
+
+    Args:
+        replace: whether a folder that is there is replaced, which it is in one step: at no time is there none.
+
+    Raises `FileExistsError` where `folder` is there already and isn't to be replaced, and `DiskFullError` where there
+    is no room.
+    """
+    folder = Path(folder).resolve()
+    remove_leftovers(folder)
+    if folder.exists() and not replace:
+        raise FileExistsError(f"{folder} exists: choose another folder, or remove it")
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file, where a folder is to be: choose another name")
+    part = _beside(folder, "part")
+    _remove(part)
+    part.mkdir(parents=True)
+    try:
+        with _room_for(folder, part):
+            yield part
+            _widen(part)
+            if folder.exists():
+                _exchange(part, folder)
+            else:
+                os.replace(part, folder)
+    finally:
+        _remove(part)
+
+
+def remove_leftovers(path: Path, name: str | None = None) -> None:
+    """
+    Remove what processes that were killed left while they wrote the file or folder `path`.
+
+    An older version that had been moved away, and not replaced, comes back with a warning.
+
+    Args:
+        name: a regular expression, for what to sweep beside `path` instead of the leftovers of `path` itself.
+    """
+    if not path.parent.is_dir():
+        return
+    leftover = re.compile(rf"\.({re.escape(path.name) if name is None else name})\.(\d+)-\d+\.(part|old)")
+    for entry in list(path.parent.iterdir()):
+        match = leftover.fullmatch(entry.name)
+        if match is None or _is_running(int(match[2])):
+            continue
+        final = entry.with_name(match[1])
+        if match[3] == "old" and not final.exists():
+            os.replace(entry, final)
+            warnings.warn(f"{final} is back: what was to replace it was broken off", stacklevel=2)
+        _remove(entry)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """The hidden name of a thing that becomes `path`, which tells whose it is."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.{ending}")
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":  # there is no asking there without harm
+        return True
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _widen(folder: Path) -> None:
+    """Give files the permissions that the folder has by the umask; safetensors makes its own for the owner alone."""
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(file.stat().st_mode | mode)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two folders in one step; where the system can't, in two, of which [`remove_leftovers`] knows how to undo the
+    first."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        rename = None
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if rename is not None and rename(here, os.fsencode(new), here, os.fsencode(old), swap) == 0:
+        return
+    aside = _beside(old, "old")
+    _remove(aside)
+    os.replace(old, aside)
+    os.replace(new, old)
+    _remove(aside)
+
+
+@contextmanager
+def _room_for(path: Path, part: Path) -> Iterator[None]:
+    """Say of which file or folder there is no room, and how much."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DiskFullError) or not is_disk_full(error):
+            raise
+        files = [part] if part.is_file() else part.rglob("*")
+        written = sum(file.stat().st_size for file in files if file.is_file())
+        raise DiskFullError(
+            f"there is no room for {path}: it needs more than the {megabytes(written)} written so far, and "
+            f"{megabytes(shutil.disk_usage(path.parent).free)} are free there; make room, or choose another place"
+        ) from error
+
+
+def megabytes(size: float) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+# Reading
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """
+    A file's content.
+
+    Raises `ValueError` for what is there and no file, such as a pipe, which would be waited for without end, and
+    `OSError` for what can't be read.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'a pipe or device'}, not a file")
+    return path.read_bytes()
+
+
+def read_text(path: str | Path) -> str:
+    """
+    A text file as UTF-8, with or without a byte order mark, or as UTF-16 with one.
+
+    Raises as [`read_bytes`] does, and `ValueError` for another encoding.
+    """
+    content = read_bytes(path)
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: byte {error.start} is {content[error.start]:#04x}") from error
+
+
+def read_json(path: str | Path, kind: type | tuple[type, ...] = dict) -> Any:
+    """
+    What a JSON file holds.
+
+    Args:
+        kind: what that has to be: `dict`, `list` and so on, or several.
+
+    Raises `ValueError` naming the file for what is no JSON, is of another kind, has a name twice or is nested too
+    deeply, and as [`read_text`] does.
+    """
+    text = read_text(path)
+    try:
+        content = json.loads(text, object_pairs_hook=_without_doubles)
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{path} can't be read as JSON: {error}") from error
+    return _of_kind(content, kind, path)
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    twice = _first_double([name for name, _ in pairs])
+    if twice is not None:
+        raise ValueError(f"{twice!r} is there twice in one object")
+    return dict(pairs)
+
+
+def _first_double(names: list[str]) -> str | None:
+    if len(set(names)) == len(names):
+        return None
+    return next(name for name, count in Counter(names).items() if count > 1)
+
+
+def read_yaml(path: str | Path, kind: type | tuple[type, ...] = dict) -> Any:
+    """
+    What a YAML file holds; an empty one holds an empty `dict`.
+
+    Numbers are what they look like: `1e-3` is one, `010` (eight, by YAML 1.1), `1:30` (ninety) and dates are text.
+
+    Args:
+        kind: what that has to be: `dict`, `list` and so on, or several.
+
+    Raises `ValueError` naming the file for what is no YAML, is of another kind, has a name twice, is nested too deeply,
+    larger than a configuration is, or has aliases (`*name`), and as [`read_text`] does.
+    """
+    text = read_text(path)
+    if len(text) > LARGEST_YAML:
+        raise ValueError(f"{path} is no configuration: it has more than {megabytes(LARGEST_YAML)}")
+    try:
+        content = yaml.load(text, _PlainLoader)
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from error
+    return _of_kind({} if content is None else content, kind, path)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML in which a value means what it looks like."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases are not read:{self.peek_event().start_mark}")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        twice = _first_double([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        if twice is not None:
+            raise yaml.YAMLError(f"{twice!r} is there twice:{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
+PLAIN = {
+    "int": r"[-+]?(?:0|[1-9][0-9]*)",
+    "float": r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?"
+    r"|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
+}
+_PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag.split(":")[-1] not in (*PLAIN, "timestamp")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _name, _pattern in PLAIN.items():
+    _PlainLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})$"), list("-+.0123456789")
+    )
+
+
+def _of_kind(content: Any, kind: type | tuple[type, ...], path: str | Path) -> Any:
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(content, kinds) or (isinstance(content, bool) and bool not in kinds):
+        wanted = " or ".join(KINDS.get(k, k.__name__) for k in kinds)
+        raise ValueError(f"{path} must hold {wanted}, and holds {KINDS.get(type(content), repr(content))}")
+    return content

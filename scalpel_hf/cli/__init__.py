@@ -1,0 +1,1 @@
+"""What users run: the programs, and how each is run."""

@@ -1,0 +1,83 @@
+"""How a program is run: what it prints, and how it ends when something is wrong or someone stops it."""
+
+import io
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from types import FrameType
+
+from ..files import DiskFullError, is_disk_full
+
+LONGEST = 2000  # characters of an error's line
+# Raised for what a person can mend, with a message that says so; of others, the kind is part of the message.
+OF_USERS = (ImportError, OSError, ValueError, FloatingPointError, EOFError)
+
+
+class Terminated(BaseException):
+    """SIGTERM came. Like `KeyboardInterrupt`, no `except Exception` stops it, and every `finally` on its way is run."""
+
+
+def run_program(main: Callable[[], object]) -> None:
+    """
+    Run a program's `main`, which reads `sys.argv`, so that it ends in a way that a person or a script understands.
+
+    An error is one line on standard error, `error: …`, and exit code 1; with the flag `--debug`, anywhere among the
+    arguments, its traceback comes before. Ctrl-C is a line and exit code 130, SIGTERM one and 143; a second Ctrl-C ends
+    the program at once. Output is UTF-8 whatever the locale.
+    """
+    debug = "--debug" in sys.argv
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    _end_on_signals()
+    try:
+        main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        _end("interrupted", 130, debug)
+    except Terminated:
+        _end("terminated", 143, debug)
+    except BrokenPipeError:  # who read the output has gone, as `head` does; Python flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(141)
+    except Exception as error:
+        _end(f"error: {one_line(error)}", 1, debug)
+
+
+def one_line(error: Exception) -> str:
+    """An error as one line: what it says, and where that isn't meant for a person, its kind."""
+    text = " ".join(str(error).split())
+    if is_disk_full(error) and not isinstance(error, DiskFullError):
+        text = f"there is no room to write ({text}): make room, or choose another place"
+    elif isinstance(error, MemoryError):
+        text = f"there is not enough memory {text and f'({text})'}"
+    elif not isinstance(error, OF_USERS) or not text:
+        text = f"{type(error).__name__}{text and f': {text}'} (`--debug` shows where)"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+
+
+def _end(line: str, code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(f"\n{line}" if code > 1 else line, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _end_on_signals() -> None:
+    """Turn SIGINT and SIGTERM into exceptions, of this process alone: those that it forks end as they would without."""
+    program = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == program:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending already
+        elif number == signal.SIGTERM:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)

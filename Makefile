@@ -1,10 +1,12 @@
-# `make demo` and `make test` do all their set-up: a virtual environment in .venv with the tested versions.
+# Every target does its own set-up: a virtual environment in .venv with the tested versions.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
+PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test quality clean
+.PHONY: demo test quality docs clean
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py --out demo
@@ -16,19 +18,26 @@ test: $(READY)
 quality: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build && $(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/typed .
-	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p scalpel_hf
-	MYPYPATH=build/typed $(BIN)/mypy recipes/*.py scripts/*.py
+	$(BIN)/mypy -p scalpel_hf
+	$(BIN)/mypy recipes/*.py scripts/*.py
+
+# The site in site/; a broken link is an error (not with --quiet, which takes the warnings away that --strict counts).
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # torch first and alone: with none present, other packages would pull in its largest build. The test oracle
 # pyirstdmetrics pins an old numpy that it doesn't need, hence --no-deps.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt "setuptools>=77"
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	$(PIP) torch
+	$(PIP) "setuptools>=77"
+	$(PIP) --no-build-isolation --editable ".[dev]"
 	$(BIN)/pip install --quiet --no-deps pyirstdmetrics==1.0.2
 	touch $(READY)
 
+$(DOCS_READY): $(READY)
+	$(PIP) --no-build-isolation --editable ".[docs]"
+	touch $(DOCS_READY)
+
 clean:
-	rm -rf $(VENV) build demo dist *.egg-info
+	rm -rf $(VENV) build demo dist site *.egg-info

@@ -6,7 +6,6 @@ Any field of the YAML can be given as a flag too, which then counts. Run again a
 and its image processor to `output_dir`, with metrics.json: how the run is repeated, how well it does on `eval_split`.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +18,7 @@ from torch import nn
 from scalpel_hf import FrozenPrefix, InfraredImageProcessor, PrefixCache, ScalpelMoeConfig
 from scalpel_hf.adapter.config import LEVELS, OPERATOR_SCALES
 from scalpel_hf.adapter.low_rank import lora_of_equal_size
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import human_labelled, load_split
 from scalpel_hf.evaluation import evaluate_probabilities
 from scalpel_hf.hub import base_on_hub, push_run
@@ -152,7 +152,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main, resumes=True)

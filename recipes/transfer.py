@@ -8,13 +8,13 @@ and its image processor to `output_dir`, with metrics.json: how the run is repea
 """
 
 import math
-import sys
 from dataclasses import dataclass
 from typing import Annotated
 
 import datasets
 import torch
 
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_student
 from scalpel_hf.hub import push_run
@@ -134,7 +134,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError, FloatingPointError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main, resumes=True)

@@ -20,6 +20,7 @@ import yaml
 from safetensors import safe_open
 
 from scalpel_hf import Teacher
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_probabilities, mean_and_deviation
 from scalpel_hf.trained import on_default_device
@@ -151,7 +152,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_program(main, resumes=True)

@@ -23,6 +23,7 @@ from transformers import SamConfig, SamModel
 from transformers.models.sam.configuration_sam import SamPromptEncoderConfig, SamVisionConfig
 
 from scalpel_hf import FrozenPrefix, PrefixCache, ScalpelMoeConfig
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.sam import load_sam
 from scalpel_hf.training.distill import distillation_loss
 
@@ -121,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from scalpel_hf.cli.program import run_program
+
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -65,4 +67,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

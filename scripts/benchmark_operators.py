@@ -17,6 +17,7 @@ from scipy import ndimage
 from skimage.morphology import footprint_rectangle, white_tophat
 from torch import nn
 
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.modeling.operators import AnisotropicDiffusion, LocalContrast, MatchedFilter, TopHat
 
 
@@ -139,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -36,6 +36,7 @@ from benchmark_models import MODELS, build
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.onnx_export.int8 import quantize
 from scalpel_hf.onnx_export.student import to_proto
 
@@ -196,7 +197,4 @@ def table(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -10,11 +10,11 @@ pooled IoU would change most: the figure is made of few targets' pixels, and one
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.comparison import (
     COUNTS,
     SIZES,
@@ -95,7 +95,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -23,6 +23,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import LabelBudget, apply_label_budget, load_prepared
 from scalpel_hf.evaluation import mean_and_deviation
 from scalpel_hf.planner import candidates, describe_frames, plan_labels, teacher_uncertainty
@@ -163,7 +164,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main, resumes=True)

@@ -5,10 +5,8 @@ python scripts/convert_mobile_sam.py mobile_sam.pt mobile-sam --image-size 1024
 
 import argparse
 import hashlib
-import os
 import re
 import sys
-import tempfile
 from pathlib import Path
 from string import Template
 
@@ -16,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers import SamImageProcessor, SamProcessor
 
-from scalpel_hf.files import check_can_be_made
+from scalpel_hf.cli.program import run_program
+from scalpel_hf.files import check_can_be_made, whole_folder, write_text
 from scalpel_hf.modeling.configuration_mobile_sam import MobileSamConfig
 from scalpel_hf.modeling.modeling_mobile_sam import MobileSamModel
 
@@ -136,9 +135,7 @@ def convert(checkpoint: Path, output: Path, image_size: int, overwrite: bool) ->
     unused = sum(key.startswith(UNUSED_PREFIXES) for key in state_dict)
     print(f"{len(state_dict)} tensors: {len(state_dict) - unused} converted, {unused} of an unused classifier dropped")
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
-        folder = Path(scratch, "new")
+    with whole_folder(output, replace=overwrite) as folder:
         model.save_pretrained(folder)
         build_processor(image_size).save_pretrained(folder)
         card = Template(CARD.read_text(encoding="utf-8")).substitute(
@@ -150,10 +147,7 @@ def convert(checkpoint: Path, output: Path, image_size: int, overwrite: bool) ->
             image_size=image_size,
             folder=output.name,
         )
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        if output.exists():
-            os.replace(output, Path(scratch, "old"))
-        os.replace(folder, output)
+        write_text(folder / "README.md", card)
     print(f"Wrote {output}")
 
 
@@ -164,11 +158,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--image-size", type=int, default=1024, help="input side, a multiple of 32 (default: 1024)")
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it exists")
     args = parser.parse_args(arguments)
-    try:
-        convert(args.checkpoint, args.output, args.image_size, args.overwrite)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: {error}")
+    convert(args.checkpoint, args.output, args.image_size, args.overwrite)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

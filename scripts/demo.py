@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+
+from scalpel_hf.cli.program import run_program
 
 if TYPE_CHECKING:
     from transformers import SamModel
@@ -198,9 +199,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and not at once: the stage ends first
-    try:
-        main()
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+    run_program(main, resumes=True)

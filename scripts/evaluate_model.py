@@ -12,13 +12,13 @@ threshold and the matching radius. The kind of model is told by its files: an ad
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import file_exists
 
 from scalpel_hf import Teacher, load_student
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_probabilities, evaluate_pseudo_labels, evaluate_student
 from scalpel_hf.trained import holds_teacher, on_default_device
@@ -73,7 +73,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -14,6 +14,7 @@ from pathlib import Path
 import datasets
 
 from scalpel_hf import formats
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.formats.label_studio import LOCAL_FILES
 
@@ -53,7 +54,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -12,7 +12,6 @@ and a difference above 1e-4 is an error.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 from huggingface_hub import file_exists
 
 from scalpel_hf import Detector, Student, SyntheticInfrared, Teacher, load_student
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_student
 from scalpel_hf.modeling.frames import read_frame
@@ -124,7 +124,4 @@ def print_table(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

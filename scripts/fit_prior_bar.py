@@ -14,10 +14,10 @@ deafer to them. It needs no label of theirs.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from scalpel_hf import Teacher
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import human_labelled, load_split
 from scalpel_hf.trained import on_default_device
 from scalpel_hf.training.prior_bar import fit_prior_bar
@@ -51,7 +51,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

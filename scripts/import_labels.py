@@ -9,12 +9,12 @@ one frame end it with nothing written. Use --only where the file also lists fram
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import datasets
 
 from scalpel_hf import formats
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import LabelBudget, load_prepared
 from scalpel_hf.formats.frames import whole_folder
 
@@ -72,7 +72,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

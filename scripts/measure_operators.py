@@ -11,7 +11,6 @@ count.
 
 import argparse
 import math
-import sys
 import time
 
 import numpy as np
@@ -20,6 +19,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from scalpel_hf.adapter.config import OPERATOR_SCALES
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
 from scalpel_hf.modeling.moe import OPERATORS
@@ -106,7 +106,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

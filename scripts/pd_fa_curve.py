@@ -9,12 +9,12 @@ Folders that differ in a last "-NUMBER" alone are seeds of one model: a row has 
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.comparison import frames_to_compare
 from scalpel_hf.evaluation import evaluate_curve, mean_and_deviation, pd_at_fa
 from scalpel_hf.trained import load_trained, seeds_of_models
@@ -49,7 +49,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -10,11 +10,11 @@ frames each stands for and how unsure the teacher is of it. No mask is read.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import datasets
 
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.formats.frames import whole_folder
 from scalpel_hf.planner import LabelPlan, candidates, describe_frames, plan_labels, teacher_uncertainty
@@ -60,7 +60,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

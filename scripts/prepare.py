@@ -7,17 +7,15 @@ the masks outside the label budget are hidden, and the budget itself in `label_b
 """
 
 import argparse
-import os
-import shutil
 import statistics
-import sys
 import warnings
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, disable_progress_bars
 
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import LAYOUTS, LabelBudget, SyntheticInfrared, apply_label_budget, load_irst_dataset
-from scalpel_hf.files import check_can_be_made
+from scalpel_hf.files import check_can_be_made, whole_folder
 
 BUDGET_FILE = "label_budget.json"
 
@@ -75,37 +73,21 @@ def describe(split: str, dataset: Dataset) -> str:
     return " ".join(f"{column:>11}" for column in columns)
 
 
-def save(splits: DatasetDict, budget: LabelBudget | None, out: Path) -> None:
-    """Write beside `out`, then rename: whoever sees the folder sees all of it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part, old = (out.with_name(f".{out.name}.{os.getpid()}.{end}") for end in ("part", "old"))
-    try:
-        splits.save_to_disk(str(part))
-        if budget is not None:
-            budget.save(part / BUDGET_FILE)
-        if out.exists():
-            os.replace(out, old)
-        os.replace(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     disable_progress_bars()
-    try:
-        check_out(args.out, args.overwrite)
-        splits = load(args)
-        budget = None
-        if args.budget is not None:
-            if "train" not in splits:
-                raise ValueError(f"--budget is drawn from a split train, here are {', '.join(splits)}")
-            budget = LabelBudget.draw(splits["train"]["name"], args.budget, args.seed)
-            splits["train"] = apply_label_budget(splits["train"], budget=budget)
-        save(splits, budget, args.out)
-    except (OSError, ValueError) as error:
-        sys.exit(f"prepare.py: {error}")
+    check_out(args.out, args.overwrite)
+    splits = load(args)
+    budget = None
+    if args.budget is not None:
+        if "train" not in splits:
+            raise ValueError(f"--budget is drawn from a split train, here are {', '.join(splits)}")
+        budget = LabelBudget.draw(splits["train"]["name"], args.budget, args.seed)
+        splits["train"] = apply_label_budget(splits["train"], budget=budget)
+    with whole_folder(args.out, replace=args.overwrite) as part:
+        splits.save_to_disk(str(part))
+        if budget is not None:
+            budget.save(part / BUDGET_FILE)
     header = ["split", "images", "labelled", "no target", "one", "several", "targets", "median px"]
     print(" ".join(f"{column:>11}" for column in header))
     for split, dataset in splits.items():
@@ -114,4 +96,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -17,7 +17,6 @@ and so do several machines with one disk: `--shard 1/3`, `--shard 2/3`, `--shard
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +26,7 @@ import datasets
 import torch
 from accelerate import PartialState
 
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.hub import push_dataset
 from scalpel_hf.pseudo_labels import Calibration, LabelRun, Rules
@@ -192,7 +192,4 @@ def finish(args: argparse.Namespace, run: LabelRun, choice: ThresholdChoice | No
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main, resumes=True)

@@ -13,12 +13,12 @@ to be on the Hub. The last line pushes the metric, for `evaluate.load("org/irstd
 
 import argparse
 import re
-import sys
 import tempfile
 from pathlib import Path
 
 from huggingface_hub import ModelCard
 
+from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import LabelBudget, load_prepared
 from scalpel_hf.hub import push_dataset, push_folder, push_metric, push_run, save_standalone
 from scalpel_hf.pseudo_labels.output import KEY_FILE as RUN_FILE
@@ -69,7 +69,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -5,12 +5,13 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from ..files import DiskFullError, is_disk_full
 
-LONGEST = 2000  # characters of an error's line
+LONGEST, REMEDY = 2000, 500  # characters of an error's line, and of its end, which is kept
 # Raised for what a person can mend, with a message that says so; of others, the kind is part of the message.
 OF_USERS = (ImportError, OSError, ValueError, FloatingPointError, EOFError)
 
@@ -19,32 +20,37 @@ class Terminated(BaseException):
     """SIGTERM came. Like `KeyboardInterrupt`, no `except Exception` stops it, and every `finally` on its way is run."""
 
 
-def run_program(main: Callable[[], object]) -> None:
+def run_program(main: Callable[[], object], resumes: bool = False) -> None:
     """
     Run a program's `main`, which reads `sys.argv`, so that it ends in a way that a person or a script understands.
 
     An error is one line on standard error, `error: …`, and exit code 1; with the flag `--debug`, anywhere among the
     arguments, its traceback comes before. Ctrl-C is a line and exit code 130, SIGTERM one and 143; a second Ctrl-C ends
     the program at once. Output is UTF-8 whatever the locale.
+
+    Args:
+        resumes: whether the same command goes on from where it was stopped, which is said then.
     """
     debug = "--debug" in sys.argv
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    _end_on_signals()
     try:
-        main()
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        _end("interrupted", 130, debug)
-    except Terminated:
-        _end("terminated", 143, debug)
+        with _signals_as_exceptions():
+            main()
+            sys.stdout.flush()
+    except (KeyboardInterrupt, Terminated) as stop:
+        word, code = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
+        print(f"\n{word}{'; run the same command again to go on' if resumes else ''}", file=sys.stderr, flush=True)
+        sys.exit(code)
     except BrokenPipeError:  # who read the output has gone, as `head` does; Python flushes once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(141)
     except Exception as error:
-        _end(f"error: {one_line(error)}", 1, debug)
+        if debug:
+            traceback.print_exc()
+        sys.exit(f"error: {one_line(error)}")
 
 
 def one_line(error: Exception) -> str:
@@ -56,18 +62,12 @@ def one_line(error: Exception) -> str:
         text = f"there is not enough memory {text and f'({text})'}"
     elif not isinstance(error, OF_USERS) or not text:
         text = f"{type(error).__name__}{text and f': {text}'} (`--debug` shows where)"
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - REMEDY]} … {text[-REMEDY:]}"
 
 
-def _end(line: str, code: int, debug: bool) -> None:
-    if debug:
-        traceback.print_exc()
-    print(f"\n{line}" if code > 1 else line, file=sys.stderr, flush=True)
-    sys.exit(code)
-
-
-def _end_on_signals() -> None:
-    """Turn SIGINT and SIGTERM into exceptions, of this process alone: those that it forks end as they would without."""
+@contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """Make SIGINT and SIGTERM raise, in this process alone: those that it forks end as they would without."""
     program = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -79,5 +79,10 @@ def _end_on_signals() -> None:
             os.kill(os.getpid(), number)
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [number for number, handler in before.items() if handler != signal.SIG_IGN]  # `nohup` and `&` ask for that
+    for number in heeded:
+        signal.signal(number, stop)
+    yield
+    for number in heeded:
+        signal.signal(number, before[number])

@@ -23,7 +23,14 @@ def start(tmp_path: Path, body: str, *flags: str, **environment: str) -> subproc
     file = tmp_path / "program.py"
     file.write_text(PROGRAM.format(body="\n".join("    " + line for line in body.strip().split("\n"))))
     env = {**os.environ, **environment}
-    return subprocess.Popen([sys.executable, file, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+    return subprocess.Popen(
+        [sys.executable, file, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=env,
+        # A shell's background jobs ignore it, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def run(tmp_path: Path, body: str, *flags: str, **environment: str) -> tuple[int | None, str, str]:
@@ -44,7 +51,7 @@ def test_a_program_that_ends_well(tmp_path: Path) -> None:
         ("KeyError('name')", "error: KeyError: 'name' (`--debug` shows where)"),
         ("ValueError()", "error: ValueError (`--debug` shows where)"),
         ("MemoryError()", "error: there is not enough memory"),
-        ("RuntimeError('x' * 10000)", f"error: RuntimeError: {'x' * 1986} …"),
+        ("ValueError('x' * 10000 + ' remedy')", f"error: {'x' * 1500} … {'x' * 493} remedy"),
         (
             "OSError(errno.ENOSPC, 'No space left', 'a')",
             "error: there is no room to write ([Errno 28] No space left: 'a'): make room, or choose another place",

@@ -3,6 +3,7 @@ import pytest
 from datasets import load_from_disk
 
 from scalpel_hf.data import LAYOUTS, LabelBudget, SyntheticInfrared
+from scalpel_hf.files import DiskFullError
 from scripts import prepare
 
 
@@ -20,7 +21,7 @@ def test_a_folder_with_a_budget(make_set, out, tmp_path, capsys):
     root = make_set(LAYOUTS["generic"], names, {"train.txt": names[:8], "test.txt": names[8:]})
     (root / "masks" / "f9.png").unlink()
     launch = ["--layout", "generic", "--root", str(root), "--out", str(out), "--budget", "0.25", "--seed", "3"]
-    with pytest.raises(SystemExit, match=r"f9 \(test\): no mask f9(.|\n)*--skip-broken"):
+    with pytest.raises(ValueError, match=r"f9 \(test\): no mask f9(.|\n)*--skip-broken"):
         prepare.main(launch)
     assert entries(tmp_path) == ["set"]
 
@@ -48,7 +49,7 @@ def test_synthetic_frames_and_overwriting(out, tmp_path):
     assert np.array_equal(np.asarray(splits["test"][0]["image"]), SyntheticInfrared(seed=2).frame(6)["image"])
     assert not (out / "label_budget.json").exists()
 
-    with pytest.raises(SystemExit, match="exists: choose another --out, or pass --overwrite"):
+    with pytest.raises(FileExistsError, match="exists: choose another --out, or pass --overwrite"):
         prepare.main(["--synthetic", "4", "--out", str(out)])
     assert len(load_from_disk(out)["train"]) == 6
     prepare.main(["--synthetic", "4", "--out", str(out), "--overwrite"])
@@ -59,7 +60,7 @@ def test_synthetic_frames_and_overwriting(out, tmp_path):
 def test_a_folder_of_something_else_is_never_overwritten(out):
     out.mkdir()
     (out / "thesis.tex").write_text("all I have")
-    with pytest.raises(SystemExit, match="is no prepared folder"):
+    with pytest.raises(FileExistsError, match="is no prepared folder"):
         prepare.main(["--synthetic", "4", "--out", str(out), "--overwrite"])
     assert entries(out) == ["thesis.tex"]
 
@@ -67,7 +68,7 @@ def test_a_folder_of_something_else_is_never_overwritten(out):
 def test_where_no_folder_can_be(tmp_path):
     (tmp_path / "file").touch()
     for out in (tmp_path / "file" / "set", tmp_path / "file" / "a" / "set"):
-        with pytest.raises(SystemExit, match=r"file is a file: choose another `--out`"):
+        with pytest.raises(ValueError, match=r"file is a file: choose another `--out`"):
             prepare.main(["--synthetic", "4", "--out", str(out)])
 
 
@@ -80,7 +81,9 @@ def test_nothing_is_left_half_written(earlier, out, tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(prepare.LabelBudget, "save", full_disk)
-    with pytest.raises(SystemExit, match="No space left"):
+    with pytest.raises(
+        DiskFullError, match=rf"no room for {out}: it needs more than the 0.\d MB written so far, and \d.*free"
+    ):
         prepare.main(["--synthetic", "5", "--out", str(out), "--budget", "0.5", "--overwrite"])
     assert entries(tmp_path) == (["prepared"] if earlier else [])
     if earlier:
@@ -107,6 +110,6 @@ def test_wrong_launches(launch, out):
 
 
 def test_a_wrong_fraction(out):
-    with pytest.raises(SystemExit, match=r"prepare.py: fraction must lie in \(0, 1\], not 10"):
+    with pytest.raises(ValueError, match=r"fraction must lie in \(0, 1\], not 10"):
         prepare.main(["--synthetic", "4", "--out", str(out), "--budget", "10"])
     assert not out.exists()

@@ -51,6 +51,11 @@ class ScalpelStudentConfig(PreTrainedConfig):
         if min(self.hidden_sizes) < 1 or min(self.depths) < 0 or self.num_channels < 1:
             raise ValueError(f"`hidden_sizes` start at 1 and `depths` at 0, got {self.hidden_sizes} and {self.depths}.")
 
+    def validate_labels(self) -> None:
+        """The classes of the head: background and target."""
+        if self.num_labels != 2:
+            raise ValueError(f"A segmentation student tells 2 classes, background and target, not {self.num_labels}.")
+
     def validate_initial_probability(self) -> None:
         """A probability that has a logit."""
         if not 0 < self.initial_probability < 1:
@@ -88,6 +93,11 @@ class ScalpelStudentDetectionConfig(ScalpelStudentConfig):
     num_queries: int = 100
     id2label: dict[int, str] | dict[str, str] | None = field(default_factory=lambda: {0: "target"})
     label2id: dict[str, int] | dict[str, str] | None = field(default_factory=lambda: {"target": 0})
+
+    def validate_labels(self) -> None:
+        """The class of the head: target."""
+        if self.num_labels != 1:
+            raise ValueError(f"A detection student knows 1 class, target, not {self.num_labels}.")
 
     def validate_num_queries(self) -> None:
         """At least one box."""

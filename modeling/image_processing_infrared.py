@@ -12,7 +12,9 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 
 from .custom_code import TakesCodeAlong
+from .foreground import as_foreground
 from .frames import NORMALIZATIONS, ImageLike, normalize_frame, read_frame, to_sam_input
+from .segmentation_maps import IGNORE_INDEX, read_segmentation_maps
 
 
 class InfraredImageKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
@@ -66,6 +68,7 @@ class InfraredImageProcessor(TakesCodeAlong, BaseImageProcessor):
     def preprocess(
         self,
         images: ImageLike | Sequence[ImageLike],
+        segmentation_maps: Any = None,
         normalization: str | None = None,
         percentiles: Sequence[float] | None = None,
         sam_size: int | None = None,
@@ -78,6 +81,8 @@ class InfraredImageProcessor(TakesCodeAlong, BaseImageProcessor):
 
         Args:
             images: a frame as [`read_frame`] takes it, a list of such, or a (B, 1, H, W) or (B, H, W, 1) array.
+            segmentation_maps: to train on: for each frame an image or array of its size, 0 background, 1 target, 255
+                ignored; see [`read_segmentation_maps`].
             normalization: see the class.
             percentiles: see the class.
             sam_size: see the class.
@@ -88,7 +93,8 @@ class InfraredImageProcessor(TakesCodeAlong, BaseImageProcessor):
 
         Returns:
             `pixel_values` (B, `num_channels`, H, W), float32: the normalised frames; and `original_sizes` (B, 2):
-            height and width before padding. With `sam_size` S, `pixel_values` (B, 3, S, S) is SAM's input
+            height and width before padding. With `segmentation_maps`, also `labels` (B, H, W), int64, 255 where a frame
+            is padded. With `sam_size` S, `pixel_values` (B, 3, S, S) is SAM's input
             ([`to_sam_input`]) instead, and there are also `frames` (B, 1, H, W): the normalised frames; `frame_boxes`
             (B, 4): the region (x0, y0, x1, y1) that `frames`, padding included, covers in pixels of SAM's input; and
             `reshaped_input_sizes` (B, 2): height and width of the resized frames within SAM's input.
@@ -119,6 +125,9 @@ class InfraredImageProcessor(TakesCodeAlong, BaseImageProcessor):
             "pixel_values": [frame.repeat(num_channels, 1, 1).numpy() for frame in frames],
             "original_sizes": [np.array(size) for size in sizes],
         }
+        if segmentation_maps is not None:
+            maps = read_segmentation_maps(segmentation_maps, sizes)
+            data["labels"] = [_pad_map(one, frame.shape[1:]) for one, frame in zip(maps, frames, strict=True)]
         if sam_size is not None:
             inputs, boxes = zip(*(to_sam_input(frame, sam_size) for frame in raw), strict=True)
             data["frames"] = [frame.numpy() for frame in frames]
@@ -145,9 +154,7 @@ class InfraredImageProcessor(TakesCodeAlong, BaseImageProcessor):
         Raises:
             ValueError: if the logits have another shape, or there are not as many target sizes as frames.
         """
-        logits = outputs.logits
-        if logits.ndim != 4 or logits.shape[1] not in (1, 2):
-            raise ValueError(f"Logits have the shape (B, 1|2, height, width), got {tuple(logits.shape)}.")
+        logits = as_foreground(outputs.logits)
         if target_sizes is None:
             sizes = [tuple(logits.shape[2:])] * len(logits)
             common = sizes[0]
@@ -155,14 +162,14 @@ class InfraredImageProcessor(TakesCodeAlong, BaseImageProcessor):
             sizes, common = self._sizes(target_sizes, len(logits))
         if common != tuple(logits.shape[2:]):
             logits = F.interpolate(logits.float(), common, mode="bilinear", align_corners=False)
-        probs = logits.sigmoid()[:, 0] if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1]  # (B, H, W)
+        probs = logits.sigmoid()[:, 0]  # (B, H, W)
         return [prob[:height, :width] for prob, (height, width) in zip(probs, sizes, strict=True)]
 
     def post_process_semantic_segmentation(
         self,
         outputs: Any,
-        threshold: float = 0.5,
         target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
+        threshold: float = 0.5,
     ) -> list[torch.Tensor]:
         """Class maps, one (H, W) uint8 tensor a frame: 1 where the probability is strictly above `threshold`.
 
@@ -258,6 +265,12 @@ def _round_up(size: Sequence[int], divisor: int | None) -> tuple[int, ...]:
 def _pad(frame: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     """A frame (1, H, W) with its bottom and right edge repeated up to a (height, width)."""
     return F.pad(frame, (0, size[1] - frame.shape[2], 0, size[0] - frame.shape[1]), mode="replicate")
+
+
+def _pad_map(labels: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """A segmentation map (H, W), ignored at the bottom and right up to a (height, width)."""
+    sides = [(0, new - old) for new, old in zip(size, labels.shape, strict=True)]
+    return np.pad(labels, sides, constant_values=IGNORE_INDEX)
 
 
 def _snap(corners: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -15,12 +15,13 @@ from transformers.utils import can_return_tuple
 
 from .configuration_scalpel_student import ScalpelStudentConfig
 from .custom_code import TakesCodeAlong
+from .foreground import as_two_classes
 from .front_end import FrontEnd
 from .losses import soft_iou_loss, weighted_bce
 from .operators import WhiteBoxOperator
 from .residual_unet import decode, decoder_levels, encoder_levels, pad_to_multiple
+from .segmentation_maps import IGNORE_INDEX
 
-IGNORE_INDEX = 255
 BCE_WEIGHT = 10.0  # large targets dominate the soft IoU: with 1, a one-pixel target takes twice the steps
 
 
@@ -96,13 +97,16 @@ class ScalpelStudentBackbone(ScalpelStudentPreTrainedModel):
 
 
 class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
-    """Target segmentation at native resolution, one foreground logit a pixel, frames of any size.
+    """Target segmentation at native resolution, frames of any size, with the logits of background and target.
+
+    The head gives one foreground logit a pixel. `forward` returns it as the two classes of the configuration's
+    `id2label`, which is what trainings, pipelines and metrics of semantic segmentation count on.
 
     Example:
         >>> config = ScalpelStudentConfig.from_size("small")
         >>> model = ScalpelStudentForSemanticSegmentation(config).eval()
         >>> model(torch.zeros(1, 1, 240, 321)).logits.shape
-        torch.Size([1, 1, 240, 321])
+        torch.Size([1, 2, 240, 321])
     """
 
     def __init__(self, config: ScalpelStudentConfig) -> None:
@@ -115,7 +119,7 @@ class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
-        label_weights: torch.Tensor | None = None,
+        pixel_weights: torch.Tensor | None = None,
         original_sizes: torch.Tensor | None = None,
     ) -> SemanticSegmenterOutput:
         """Logits, and with `labels` the loss: 10 x weighted binary cross-entropy + soft IoU loss of the batch.
@@ -123,35 +127,39 @@ class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
         Args:
             pixel_values: normalised frames (B, 1, H, W), any H and W.
             labels: (B, H, W), 0 to 1 (soft labels are fine), 255 where a pixel is ignored.
-            label_weights: (B, H, W), ≥ 0, the weight of each pixel in the loss.
+            pixel_weights: (B, H, W), ≥ 0, the weight of each pixel in the loss. (The `Trainer` takes any argument with
+                "label" in its name for one that must be there before it measures.)
             original_sizes: of the image processor, taken so that `model(**inputs)` works; post-processing uses it.
 
         Returns:
-            `SemanticSegmenterOutput` with `logits` (B, 1, H, W) and, given labels, `loss`.
+            `SemanticSegmenterOutput` with `logits` (B, 2, H, W), 0 for the background and the foreground logit for the
+            target, and, given labels, `loss`.
 
         Raises:
             ValueError: on another shape of frames or labels, or labels outside [0, 1] other than 255.
         """
-        features = self.features(pixel_values)
-        height, width = pixel_values.shape[2:]
-        logits = self.classifier(features)[:, :, :height, :width]
-        loss = None if labels is None else self._loss(logits[:, 0], labels, label_weights)
-        return SemanticSegmenterOutput(loss=loss, logits=logits)
+        foreground = self.foreground(pixel_values)
+        loss = None if labels is None else self._loss(foreground[:, 0], labels, pixel_weights)
+        return SemanticSegmenterOutput(loss=loss, logits=as_two_classes(foreground))
+
+    def foreground(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Foreground logits (B, 1, H, W) of normalised frames (B, 1, H, W)."""
+        return self.classifier(self.features(pixel_values))[:, :, : pixel_values.shape[2], : pixel_values.shape[3]]
 
     @torch.no_grad()
     def add_to_logits(self, amount: float) -> None:
-        """Add a constant to the logits, which multiplies the odds of a target at every pixel by its exponential."""
+        """Add a constant to the foreground logits: it multiplies a target's odds at every pixel by its exponential."""
         self.classifier.bias.add_(amount)
 
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, label_weights: torch.Tensor | None) -> torch.Tensor:
-        for name, value in (("labels", labels), ("label_weights", label_weights)):
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, pixel_weights: torch.Tensor | None) -> torch.Tensor:
+        for name, value in (("labels", labels), ("pixel_weights", pixel_weights)):
             if value is not None and value.shape != logits.shape:
                 raise ValueError(f"`{name}` have the frames' shape {tuple(logits.shape)}, got {tuple(value.shape)}.")
         valid = labels != IGNORE_INDEX
         target = torch.where(valid, labels, 0).float()
         if not ((target >= 0) & (target <= 1)).all():
             raise ValueError(f"`labels` lie in [0, 1], or are {IGNORE_INDEX} where a pixel is ignored.")
-        weight = valid.float() if label_weights is None else valid * label_weights
+        weight = valid.float() if pixel_weights is None else valid * pixel_weights
         return BCE_WEIGHT * weighted_bce(logits, target, weight) + soft_iou_loss(logits, target, weight)
 
 

@@ -76,7 +76,7 @@ class ScalpelStudentForObjectDetection(ScalpelStudentBackbone):
         self,
         pixel_values: torch.Tensor,
         labels: list[dict[str, torch.Tensor]] | None = None,
-        label_weights: torch.Tensor | None = None,
+        pixel_weights: torch.Tensor | None = None,
         original_sizes: torch.Tensor | None = None,
     ) -> ScalpelStudentObjectDetectionOutput:
         """Boxes at the highest peaks of the heat-map, and with `labels` the loss.
@@ -89,7 +89,7 @@ class ScalpelStudentForObjectDetection(ScalpelStudentBackbone):
         Args:
             pixel_values: normalised frames (B, 1, H, W), any H and W.
             labels: for each frame `class_labels` (N,), all 0, and `boxes` (N, 4) as in `pred_boxes`.
-            label_weights: (B, H, W), ≥ 0, the weight of each pixel in the loss; 0 ignores it.
+            pixel_weights: (B, H, W), ≥ 0, the weight of each pixel in the loss; 0 ignores it.
             original_sizes: of the image processor, taken so that `model(**inputs)` works; post-processing uses it.
 
         Raises:
@@ -97,7 +97,7 @@ class ScalpelStudentForObjectDetection(ScalpelStudentBackbone):
         """
         maps = self.head(self.features(pixel_values))[:, :, : pixel_values.shape[2], : pixel_values.shape[3]]
         logits, boxes = self._peaks(maps)
-        losses = None if labels is None else self._losses(maps, labels, label_weights)
+        losses = None if labels is None else self._losses(maps, labels, pixel_weights)
         loss = None if losses is None else torch.stack(list(losses.values())).sum()
         return ScalpelStudentObjectDetectionOutput(loss=loss, loss_dict=losses, logits=logits, pred_boxes=boxes)
 
@@ -119,20 +119,20 @@ class ScalpelStudentForObjectDetection(ScalpelStudentBackbone):
         return logits.masked_fill(repeated, torch.finfo(logits.dtype).min)[..., None], boxes
 
     def _losses(
-        self, maps: torch.Tensor, labels: list[dict[str, torch.Tensor]], label_weights: torch.Tensor | None
+        self, maps: torch.Tensor, labels: list[dict[str, torch.Tensor]], pixel_weights: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
         height, width = maps.shape[2:]
         if len(labels) != len(maps):
             raise ValueError(f"{len(labels)} labels do not pair with {len(maps)} frames.")
-        if label_weights is None:
-            label_weights = maps.new_ones(maps.shape[0], height, width)
-        if label_weights.shape != (maps.shape[0], height, width):
+        if pixel_weights is None:
+            pixel_weights = maps.new_ones(maps.shape[0], height, width)
+        if pixel_weights.shape != (maps.shape[0], height, width):
             expected = (maps.shape[0], height, width)
-            raise ValueError(f"`label_weights` have the frames' shape {expected}, got {tuple(label_weights.shape)}.")
+            raise ValueError(f"`pixel_weights` have the frames' shape {expected}, got {tuple(pixel_weights.shape)}.")
         maps = maps.float()
         sums = maps.new_zeros(3)
         count = maps.new_zeros(())
-        for frame_maps, label, weight in zip(maps, labels, label_weights, strict=True):
+        for frame_maps, label, weight in zip(maps, labels, pixel_weights, strict=True):
             boxes = _check_boxes(label) * maps.new_tensor([width, height, width, height])
             targets = draw_targets(boxes, height, width)
             sums = sums + torch.stack(_frame_losses(frame_maps, targets, weight))

@@ -51,7 +51,7 @@ class _Saved:
 
 
 class Student(_Saved):
-    """A model for semantic segmentation, with one foreground logit or two classes, and its image processor."""
+    """A model for semantic segmentation, of background and target, and its image processor."""
 
     auto_class = AutoModelForSemanticSegmentation
 

@@ -67,7 +67,7 @@ for module in list(sys.modules.values()):
         print(module.__file__)
 """
     shape, *files = fresh(site, code).splitlines()
-    assert shape == "(1, 1, 33, 40)"
+    assert shape == "(1, 2, 33, 40)"
     assert len(files) > 10 and all(Path(f).is_relative_to(site) for f in files)
 
 

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scalpel_hf.modeling.foreground import as_foreground
 from scalpel_hf.modeling.frames import RANGE
-from scalpel_hf.modeling.modeling_scalpel_student import ScalpelStudentBackbone
+from scalpel_hf.modeling.modeling_scalpel_student import ScalpelStudentForSemanticSegmentation
 from scalpel_hf.runtime.student import CONFIG_FILE, MODEL_FILE, OnnxStudent, RuntimeConfig
 from scalpel_hf.student import Detector, Student
 
@@ -39,10 +40,11 @@ class StudentGraph(nn.Module):
         x = normalize_frames(frames, processor.normalization, processor.percentiles) if self.normalize else frames
         if processor.size_divisor:
             x = F.pad(x, (0, -width % processor.size_divisor, 0, -height % processor.size_divisor), mode="replicate")
-        logits = self.model(pixel_values=x.expand(-1, processor.num_channels, -1, -1)).logits
-        if logits.shape[1] == 2:
-            logits = logits[:, 1:] - logits[:, :1]  # the softmax's second share is the sigmoid of this
-        if not isinstance(self.model, ScalpelStudentBackbone):  # other models answer at a fraction of the resolution
+        x = x.expand(-1, processor.num_channels, -1, -1)
+        if isinstance(self.model, ScalpelStudentForSemanticSegmentation):
+            logits = self.model.foreground(x)
+        else:  # others answer at a fraction of the resolution
+            logits = as_foreground(self.model(pixel_values=x).logits)
             logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
         logits = logits[..., :height, :width]
         if self.threshold is None:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, default_collate
 
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.data.transforms import Sample, crop, dihedral, paste_targets, photometric, zoom
+from scalpel_hf.modeling.foreground import as_foreground
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, normalize_frame, read_frame
 from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
 from scalpel_hf.pseudo_labels import training_mask
@@ -216,9 +217,8 @@ def _consistency(model: nn.Module, logits: Tensor, batch: dict[str, Any], logit_
 
 
 def foreground_logits(logits: Tensor, size: torch.Size) -> Tensor:
-    """(B, 1, H, W) of a student's (B, 1, h, w), one foreground logit, or (B, 2, h, w), background and foreground."""
-    if logits.shape[1] == 2:
-        logits = logits[:, 1:] - logits[:, :1]  # whose sigmoid is the softmax
+    """(B, 1, H, W) of the logits of a model for semantic segmentation, resized where they are coarser than frames."""
+    logits = as_foreground(logits)
     return logits if logits.shape[2:] == size else F.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
@@ -228,7 +228,7 @@ def detection_loss(pseudo_weight: float, warmup_steps: int, weigh_pixels: bool) 
 
     Args:
         pseudo_weight: of pseudo-labelled frames beside human ones, risen from 0 over `warmup_steps`.
-        weigh_pixels: whether the model takes `label_weights`, as [`ScalpelStudentForObjectDetection`] does: pixels then
+        weigh_pixels: whether the model takes `pixel_weights`, as [`ScalpelStudentForObjectDetection`] does: pixels then
             weigh their confidence too. Of another model the loss of each kind of frame is taken apart and weighted.
     """
 
@@ -236,7 +236,7 @@ def detection_loss(pseudo_weight: float, warmup_steps: int, weigh_pixels: bool) 
         share = _share(batch["human"], pseudo_weight, step, warmup_steps)
         if weigh_pixels:
             weights = batch["weights"] * share[:, None, None]
-            outputs = model(pixel_values=batch["pixel_values"], labels=batch["labels"], label_weights=weights)
+            outputs = model(pixel_values=batch["pixel_values"], labels=batch["labels"], pixel_weights=weights)
             return outputs.loss, {name: value.item() for name, value in outputs.loss_dict.items()}
         loss = share.new_zeros(())
         for kind in share.unique().tolist():

@@ -37,7 +37,7 @@ def test_sizes(size: str, millions: float) -> None:
 def test_any_size_at_native_resolution(shape: tuple[int, int]) -> None:
     with torch.no_grad():
         logits = student()(torch.randn(2, 1, *shape)).logits
-    assert logits.shape == (2, 1, *shape) and torch.isfinite(logits).all()
+    assert logits.shape == (2, 2, *shape) and torch.isfinite(logits).all()
 
 
 def test_padding_repeats_the_edge() -> None:
@@ -78,7 +78,7 @@ def test_mirrored_weights_mirror_the_logits() -> None:
 def test_one_pixel_changes_the_logit_there() -> None:
     model = student()
     frame = torch.zeros(1, 1, 32, 32, requires_grad=True)
-    model(frame).logits[0, 0, 13, 18].backward()
+    model(frame).logits[0, 1, 13, 18].backward()
     assert frame.grad is not None and frame.grad[0, 0, 13, 18].abs() > 0
 
 
@@ -131,7 +131,7 @@ def test_fresh_students_expect_few_targets() -> None:
         model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size(size))
         for training in (True, False):
             with torch.no_grad():
-                prob = model.train(training)(torch.randn(2, 1, 64, 64)).logits.sigmoid()
+                prob = model.train(training)(torch.randn(2, 1, 64, 64)).logits.softmax(1)[:, 1]
             assert prob.mean() == pytest.approx(0.01, rel=0.3), (size, training)
 
 
@@ -151,16 +151,16 @@ def test_loss_is_weighted_bce_and_soft_iou() -> None:
     labels = torch.randint(0, 2, (2, 9, 11))
     labels[:, :3] = 255
     with torch.no_grad():
-        output = model(frames, labels=labels, label_weights=weights)
-        logits, target = output.logits[:, 0, 3:], labels[:, 3:].float()
+        output = model(frames, labels=labels, pixel_weights=weights)
+        logits, target = output.logits[:, 1, 3:], labels[:, 3:].float()
         for w in (weights, torch.ones_like(weights)):
             expected = 10 * weighted_bce(logits, target, w[:, 3:]) + soft_iou_loss(logits, target, w[:, 3:])
-            loss = model(frames, labels=labels, label_weights=w).loss
+            loss = model(frames, labels=labels, pixel_weights=w).loss
             torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(model(frames, labels=labels.float()).loss, model(frames, labels=labels).loss)
         torch.testing.assert_close(model(frames, labels=labels.byte()).loss, model(frames, labels=labels).loss)
         soft = torch.rand(2, 9, 11)
-        expected = 10 * weighted_bce(output.logits[:, 0], soft) + soft_iou_loss(output.logits[:, 0], soft)
+        expected = 10 * weighted_bce(output.logits[:, 1], soft) + soft_iou_loss(output.logits[:, 1], soft)
         torch.testing.assert_close(model(frames, labels=soft).loss, expected)
         assert model(frames, labels=torch.full_like(labels, 255)).loss == 0
         assert isinstance(model(frames, labels=labels, return_dict=False), tuple)
@@ -175,8 +175,8 @@ def test_wrong_inputs() -> None:
         model(torch.zeros(8, 8))
     with pytest.raises(ValueError, match=r"`labels` have the frames' shape \(1, 8, 8\), got \(1, 1, 8, 8\)"):
         model(frames, labels=torch.zeros(1, 1, 8, 8))
-    with pytest.raises(ValueError, match="`label_weights` have"):
-        model(frames, labels=torch.zeros(1, 8, 8), label_weights=torch.ones(1, 4, 4))
+    with pytest.raises(ValueError, match="`pixel_weights` have"):
+        model(frames, labels=torch.zeros(1, 8, 8), pixel_weights=torch.ones(1, 4, 4))
     for value in (7, -1, float("nan")):
         with pytest.raises(ValueError, match=r"lie in \[0, 1\]"):
             model(frames, labels=torch.full((1, 8, 8), value))
@@ -198,7 +198,7 @@ def test_image_processor_feeds_the_student() -> None:
     with torch.no_grad():
         outputs = model(**inputs)
     (target_map,) = processor.post_process_semantic_segmentation(outputs, target_sizes=inputs.original_sizes)
-    assert target_map.shape == (21, 34) and torch.equal(target_map, (outputs.logits[0, 0] > 0).byte())
+    assert target_map.shape == (21, 34) and torch.equal(target_map, outputs.logits[0].argmax(0).byte())
 
 
 def test_learns_one_frame_by_heart() -> None:
@@ -215,8 +215,8 @@ def test_learns_one_frame_by_heart() -> None:
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        predicted = model.eval()(frame).logits[:, 0] > 0
-    assert torch.equal(predicted, labels.bool())  # the one-pixel target too
+        predicted = model.eval()(frame).logits.argmax(1)
+    assert torch.equal(predicted, labels)  # the one-pixel target too
 
 
 FRONT_END = {"local_contrast": [3], "top_hat": [2, 3], "matched_filter": [1.5], "anisotropic_diffusion": [2]}
@@ -249,7 +249,7 @@ def test_the_logits_depend_on_the_maps() -> None:
     model, frames = with_front_end("frozen"), torch.randn(1, 1, 33, 40)
     with torch.no_grad():
         before = model(frames).logits
-        assert before.shape == (1, 1, 33, 40)
+        assert before.shape == (1, 2, 33, 40)
         model.encoder[0][0][0].weight[:, 1:].zero_()
         assert not torch.allclose(model(frames).logits, before, atol=1e-3)
 

@@ -133,7 +133,7 @@ def test_loss_by_its_formula() -> None:
     objects = [OBJECTS, [], OBJECTS[3:5]]
     labels = [label(o) for o in objects]
     with torch.no_grad():
-        outputs = model(frames, labels=labels, label_weights=weights)
+        outputs = model(frames, labels=labels, pixel_weights=weights)
         maps = model.head(model.features(frames))[..., :HEIGHT, :WIDTH].double().numpy()
         triples = zip(maps, objects, weights.numpy(), strict=True)
         *sums, count = sum(naive_losses(m, o, w.astype(float)) for m, o, w in triples)
@@ -142,7 +142,7 @@ def test_loss_by_its_formula() -> None:
         torch.testing.assert_close(outputs.loss, sum(outputs.loss_dict.values()))
         assert list(outputs.loss_dict) == ["loss_heatmap", "loss_offset", "loss_size"]
         plain = model(frames, labels=labels).loss
-        torch.testing.assert_close(plain, model(frames, labels=labels, label_weights=torch.ones_like(weights)).loss)
+        torch.testing.assert_close(plain, model(frames, labels=labels, pixel_weights=torch.ones_like(weights)).loss)
         assert isinstance(model(frames, labels=labels, return_dict=False), tuple)
 
 
@@ -251,8 +251,8 @@ def test_wrong_inputs() -> None:
     for wrong in (boxes + 1, boxes * float("nan"), boxes * torch.tensor([1, 1, 0, 1])):
         with pytest.raises(ValueError, match="as shares of the frame"):
             model(frames, labels=[{"boxes": wrong, "class_labels": classes}])
-    with pytest.raises(ValueError, match=r"`label_weights` have the frames' shape \(1, 8, 8\), got \(1, 4, 4\)"):
-        model(frames, labels=[label([])], label_weights=torch.ones(1, 4, 4))
+    with pytest.raises(ValueError, match=r"`pixel_weights` have the frames' shape \(1, 8, 8\), got \(1, 4, 4\)"):
+        model(frames, labels=[label([])], pixel_weights=torch.ones(1, 4, 4))
     with pytest.raises(Exception, match="num_queries"):
         ScalpelStudentDetectionConfig(num_queries=0)
 

@@ -115,7 +115,7 @@ def test_pseudo_labelled_frames_weigh_less_at_first(step: int, ramp: float) -> N
     model = student.model.eval()
     loss, figures = detection_loss(0.5, 10, weigh_pixels=True)(model, batch, step)
     weights = batch["weights"] * torch.tensor([1, ramp, ramp])[:, None, None]
-    expected = model(batch["pixel_values"], labels=batch["labels"], label_weights=weights)
+    expected = model(batch["pixel_values"], labels=batch["labels"], pixel_weights=weights)
     torch.testing.assert_close(loss, expected.loss)
     assert set(figures) == {"loss_heatmap", "loss_offset", "loss_size"}
 
@@ -327,7 +327,7 @@ def test_the_prior_shift_is_taken_off_the_logits() -> None:
     batch, model = segmentation_batch([1.0, 0.0]), small_student().model
     logits, loss = model(batch["pixel_values"]).logits, transfer_loss(1.0, 0)(model, batch, 3)[0]
     model.add_to_logits(-1.2)
-    torch.testing.assert_close(model(batch["pixel_values"]).logits, logits - 1.2)
+    torch.testing.assert_close(model(batch["pixel_values"]).logits, logits - torch.tensor([0, 1.2]).view(2, 1, 1))
     torch.testing.assert_close(transfer_loss(1.0, 0, logit_shift=1.2)(model, batch, 3)[0], loss)
     assert abs(loss - transfer_loss(1.0, 0)(model, batch, 3)[0]) > 0.1
 

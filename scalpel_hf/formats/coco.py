@@ -5,14 +5,17 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
 import numpy as np
 
+from .coco_masks import decode_annotation
 from .frames import IGNORE, TARGET, AnyDataset, Frame, labelled_frames, whole_folder
-from .human_labels import HumanLabel, LabelFileError, read_json, stem
+from .human_labels import HumanLabel, LabelFileError, image_size, read_json, stem
+from .polygons import corners_are_centres, read_polygons
 
 CATEGORIES = [{"id": 1, "name": TARGET, "supercategory": TARGET}, {"id": 2, "name": IGNORE, "supercategory": IGNORE}]
 ANNOTATIONS = "annotations.json"
@@ -58,7 +61,8 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
     """
     The masks of a COCO file, one a listed image: the union of its annotations, empty where there are none.
 
-    Segmentations may be RLE, compressed or not, or polygons. Images that still say `"label_source": "pseudo"`, as
+    Segmentations may be RLE, compressed or not, or polygons, whose corners are those of pixels or, where `bbox` or
+    `area` says so, pixels' centres, of which a warning tells. Images that still say `"label_source": "pseudo"`, as
     `write_coco` has it, are passed over with a warning: nobody has checked them. Other programs leave that entry out.
 
     Args:
@@ -67,37 +71,32 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
             `ignore` is none by itself.
 
     Raises `LabelFileError` naming the file and the image or annotation, where the file isn't COCO's, ids occur twice,
-    or an annotation has no mask, one of another size, or none that covers a pixel.
+    an annotation has no mask, one of another size, none that covers a pixel, or one that its `bbox` or `area`
+    contradicts.
     """
     codec, path = _mask_codec(), Path(path)
     content = read_json(path)
     lists = ("images", "annotations")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in lists):
         raise LabelFileError(f"{path}: not a COCO file, which has the lists `images` and `annotations`")
-    images = _by_id(content["images"], "image", path)
+    images, annotations = (_by_id(content, key, path) for key in lists)
     wanted = _wanted_categories(content, category, path)
-    annotations: dict[Any, list[dict[str, Any]]] = {key: [] for key in images}
-    for number, annotation in _by_id(content["annotations"], "annotation", path).items():
-        if annotation.get("image_id") not in annotations:
-            raise LabelFileError(f"{path}, annotation {number}: there is no image {annotation.get('image_id')!r}")
+    of_image: dict[int | str, list[dict[str, Any]]] = {key: [] for key in images}
+    for number, annotation in annotations.items():
+        if type(image := annotation.get("image_id")) not in (int, str) or image not in images:
+            raise LabelFileError(f"{path}, annotation {number}: there is no image {image!r}")
         if annotation.get("category_id") in wanted:
-            annotations[annotation["image_id"]].append(annotation)
-    unchecked = 0
-    for number, image in images.items():
-        if image.get("label_source", "human") != "human":
-            unchecked += 1
-            continue
-        origin = f"{path}, image {number} ({image.get('file_name')})"
-        try:
-            shape = (int(image["height"]), int(image["width"]))
-            name = stem(image["file_name"])
-            mask = np.zeros(shape, bool)
-        except (KeyError, TypeError, ValueError, AttributeError, MemoryError) as error:
-            raise LabelFileError(f"{origin}: needs `file_name`, `width` and `height`") from error
-        for annotation in annotations[number]:
-            mask |= _decode(annotation, shape, f"{path}, annotation {annotation['id']}", codec)
-        yield HumanLabel(name, mask, origin)
-    if unchecked:
+            of_image[image].append(annotation)
+    checked = {n: image for n, image in images.items() if image.get("label_source", "human") == "human"}
+    sizes = {number: _size(image, _origin(image, path)) for number, image in checked.items()}
+    centres = _corners_are_centres({n: of_image[n] for n in checked}, sizes, path, codec)
+    for number, image in checked.items():
+        mask = np.zeros(sizes[number], bool)
+        for annotation in of_image[number]:
+            with _named(f"{path}, annotation {annotation['id']}"):
+                mask |= decode_annotation(annotation, sizes[number], codec, centres[annotation["id"]])
+        yield HumanLabel(stem(image["file_name"]), mask, _origin(image, path))
+    if unchecked := len(images) - len(checked):
         warnings.warn(
             f"{path}: {unchecked} images say that their label is no human's and are left as they are; set "
             '`"label_source": "human"` on those that a person has checked',
@@ -142,78 +141,93 @@ def _annotation(mask: np.ndarray, codec: ModuleType, crowd: bool) -> dict[str, A
     }
 
 
-def _by_id(entries: list[Any], what: str, path: Path) -> dict[Any, dict[str, Any]]:
-    by_id: dict[Any, dict[str, Any]] = {}
+def _by_id(content: dict[str, Any], key: str, path: Path) -> dict[int | str, dict[str, Any]]:
+    """The entries of one of the file's lists."""
+    if not isinstance(entries := content.get(key) or [], list):
+        raise LabelFileError(f"{path}: its `{key}` are no list")
+    by_id: dict[int | str, dict[str, Any]] = {}
     for place, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not isinstance(entry.get("id"), int | str):
-            raise LabelFileError(f"{path}: {what} number {place} has no `id`")
+        if not isinstance(entry, dict) or type(entry.get("id")) not in (int, str):
+            raise LabelFileError(f"{path}: number {place} of its `{key}` has no `id`")
         if entry["id"] in by_id:
-            raise LabelFileError(f"{path}: two {what}s have the id {entry['id']!r}")
+            raise LabelFileError(f"{path}: two {key} have the id {entry['id']!r}")
         by_id[entry["id"]] = entry
     return by_id
 
 
-def _wanted_categories(content: dict[str, Any], category: str | None, path: Path) -> set[Any]:
-    names = {entry.get("id"): entry.get("name") for entry in content.get("categories") or []}
-    used = {annotation.get("category_id") for annotation in content["annotations"] if isinstance(annotation, dict)}
+def _origin(image: dict[str, Any], path: Path) -> str:
+    return f"{path}, image {image['id']} ({image.get('file_name')!r})"
+
+
+def _size(image: dict[str, Any], origin: str) -> tuple[int, int]:
+    """(H, W) of an image that has a name."""
+    name = image.get("file_name")
+    if not isinstance(name, str) or not stem(name):
+        raise LabelFileError(f"{origin}: needs `file_name`, `width` and `height`")
+    with _named(origin):
+        return image_size(image.get("width"), image.get("height"))
+
+
+@contextmanager
+def _named(origin: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise LabelFileError(f"{origin}: {error}") from error
+
+
+def _wanted_categories(content: dict[str, Any], category: str | None, path: Path) -> set[int | str | None]:
+    """The ids of the categories that are target."""
+    names: dict[int | str | None, Any] = {
+        number: entry.get("name") for number, entry in _by_id(content, "categories", path).items()
+    }
     if category is not None:
-        wanted = {key for key, name in names.items() if name == category}
+        wanted: set[int | str | None] = {key for key, name in names.items() if name == category}
         if not wanted:
             raise LabelFileError(f"{path}: no category {category!r}, there are {sorted(map(str, names.values()))}")
         return wanted
-    used = {key for key in used if names.get(key) != IGNORE}
+    used: set[int | str | None] = set()
+    for annotation in content["annotations"]:
+        number = annotation.get("category_id")
+        if not isinstance(number, int | str | None):
+            raise LabelFileError(f"{path}, annotation {annotation['id']}: its `category_id` is {number!r}")
+        used.add(number)
+    used = {key for key in used if key not in names or names[key] != IGNORE}
     if len(used) > 1:
         listing = sorted(str(names.get(key, key)) for key in used)
         raise LabelFileError(f"{path}: annotations of the categories {listing}: say which one is target")
     return used
 
 
-def _decode(annotation: dict[str, Any], shape: tuple[int, int], origin: str, codec: ModuleType) -> np.ndarray:
-    segmentation = annotation.get("segmentation")
-    if not segmentation:
-        raise LabelFileError(f"{origin}: has no `segmentation`; a box alone doesn't say which pixels are target")
-    try:
-        if isinstance(segmentation, list):
-            mask = codec.decode(codec.merge(codec.frPyObjects(segmentation, *shape))).astype(bool)
-        else:
-            mask = _decode_rle(segmentation["counts"], *segmentation["size"])
-    except Exception as error:  # pycocotools raises plain Exceptions
-        raise LabelFileError(f"{origin}: its segmentation can't be decoded ({error})") from error
-    if mask.shape != shape:
-        raise LabelFileError(f"{origin}: its mask has the size {list(mask.shape)}, its image {list(shape)}")
-    if not mask.any():
-        raise LabelFileError(f"{origin}: its segmentation covers no pixel: remove it, or draw it as a mask")
-    return mask
-
-
-def _decode_rle(counts: list[int] | str, height: int, width: int) -> np.ndarray:
+def _corners_are_centres(
+    annotations: dict[int | str, list[dict[str, Any]]],
+    sizes: dict[int | str, tuple[int, int]],
+    path: Path,
+    codec: ModuleType,
+) -> dict[int | str, bool]:
     """
-    `(H, W)` bool of runs down the columns, of background and target in turn.
+    Of each annotation, by its id, whether its polygons' corners are pixels' centres.
 
-    Not by pycocotools, which leaves pixels undefined where the runs don't reach the end.
+    One that doesn't say is as the others of its file are.
     """
-    runs = _decompress(counts) if isinstance(counts, str) else [int(run) for run in counts]
-    if min(runs, default=0) < 0 or sum(runs) != height * width:
-        raise ValueError(f"its runs make {sum(runs)} pixels, not {width} × {height}")
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
-
-
-def _decompress(counts: str) -> list[int]:
-    """Runs from a string: 5 bits a character, lowest first, the sixth saying that more follow; from the fourth run on
-    the difference to the last but one."""
-    runs: list[int] = []
-    value, shift = 0, 0
-    for character in counts:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            raise ValueError(f"{character!r} isn't a character of a compressed RLE")
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                value -= 1 << shift  # negative
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value, shift = 0, 0
-    if shift:
-        raise ValueError("the compressed RLE is cut off")
-    return runs
+    says: dict[int | str, bool | None] = {}
+    for number, some in annotations.items():
+        for annotation in some:
+            segmentation = annotation.get("segmentation")
+            with _named(f"{path}, annotation {annotation['id']}"):
+                polygons = read_polygons(segmentation, sizes[number]) if isinstance(segmentation, list) else []
+                says[annotation["id"]] = corners_are_centres(annotation, polygons, sizes[number], codec)
+    found = Counter(says.values())
+    if found[True]:
+        warnings.warn(
+            f"{path}: the polygons of {found[True]} annotations go through the centres of their outermost pixels, as "
+            "contours of OpenCV do; their `bbox` or `area` says so. They are filled with these pixels",
+            stacklevel=3,
+        )
+    if found[True] and found[False] and found[None]:
+        number = next(key for key, value in says.items() if value is None)
+        raise LabelFileError(
+            f"{path}, annotation {number}: doesn't say by `bbox` or `area` whether the corners of its polygons are "
+            "pixels' corners or centres, and there are both kinds in the file"
+        )
+    return {key: bool(found[True]) if value is None else value for key, value in says.items()}

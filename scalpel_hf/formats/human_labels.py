@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -9,6 +10,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+from PIL import Image
 
 from scalpel_hf.data.objects import encode_png, objects_from_mask
 from scalpel_hf.pseudo_labels import PSEUDO_FEATURES
@@ -94,9 +96,18 @@ def import_human_labels(
 def read_json(path: Path) -> Any:
     """A JSON file's content. Raises [`LabelFileError`] naming the file where it is something else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise LabelFileError(f"{path}: not JSON ({error})") from error
+
+
+def image_size(width: Any, height: Any) -> tuple[int, int]:
+    """(H, W) as a label file gives it; `ValueError` for what is no image's."""
+    if not all(type(side) in (int, float) and side >= 1 and side % 1 == 0 for side in (width, height)):
+        raise ValueError("needs `file_name`, `width` and `height`, the latter two whole numbers")
+    if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise ValueError(f"{width} × {height} pixels are more than any frame has that can be read")
+    return int(height), int(width)
 
 
 def stem(path: str) -> str:

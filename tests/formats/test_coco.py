@@ -11,7 +11,8 @@ from pycocotools.coco import COCO
 
 from scalpel_hf.data import objects_from_mask
 from scalpel_hf.formats import LabelFileError, read_coco, write_coco
-from scalpel_hf.formats.coco import _annotation, _decode_rle, _mask_codec
+from scalpel_hf.formats.coco import _annotation, _mask_codec
+from scalpel_hf.formats.coco_masks import decode_rle
 
 from .small_sets import TEACHER, TINY, draw, labelled, masks, raw, row, tiny
 
@@ -72,7 +73,7 @@ def test_masks_round_trip(mask: np.ndarray) -> None:
     assert annotation["area"] == mask.sum()
     rle = annotation["segmentation"]
     np.testing.assert_array_equal(codec.decode(rle), mask)
-    np.testing.assert_array_equal(_decode_rle(rle["counts"], *rle["size"]), mask)
+    np.testing.assert_array_equal(decode_rle(rle["counts"], *rle["size"]), mask)
 
 
 def test_unchecked_pseudo_labels_are_not_taken_for_a_humans(tmp_path: Path) -> None:
@@ -164,8 +165,8 @@ def test_images_that_are_none(tmp_path: Path, image: dict) -> None:
         ("[]", "not a COCO file"),
         ('{"images": {}, "annotations": []}', "not a COCO file"),
         ('{"images": [{"id": 1}, {"id": 1}], "annotations": []}', "two images have the id 1"),
-        ('{"images": [{}], "annotations": []}', "image number 0 has no `id`"),
-        ('{"images": [], "annotations": [3]}', "annotation number 0 has no `id`"),
+        ('{"images": [{}], "annotations": []}', "number 0 of its `images` has no `id`"),
+        ('{"images": [], "annotations": [3]}', "number 0 of its `annotations` has no `id`"),
         ('{"images": [], "annotations": [{"id": 1}, {"id": 1}]}', "two annotations have the id 1"),
     ],
 )

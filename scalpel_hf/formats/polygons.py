@@ -1,0 +1,176 @@
+"""
+COCO's polygons as pixels.
+
+By COCO's definition a polygon's coordinates are those of pixels' edges: 0 is the left edge of the first column. But
+contours of OpenCV, and of what is built on it, go through the centres of a target's outermost pixels. Filled by the
+definition, such a target loses half a pixel all round: of 13 pixels 8 are left, of a single one none. What an
+annotation says of itself, `bbox` and `area`, tells the two apart.
+"""
+
+import math
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+CLOSE = 0.25  # pixels
+FAR = 1.0  # pixels that a polygon's box may differ from what `bbox` says: programs round in many ways
+ABOUT = 0.1  # of the pixels that `area` says, where it decides
+SHARE = 0.7  # of the pixels that `area` says
+
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1
+
+
+def read_polygons(segmentation: list[Any], shape: tuple[int, int]) -> list[np.ndarray]:
+    """
+    A segmentation's polygons, each `(N, 2)`, x and y.
+
+    Raises `ValueError` for what is none, and for one that lies or leads far outside a frame of `shape`.
+    """
+    polygons = []
+    for number, flat in enumerate(segmentation, 1):
+        where = f"its segmentation can't be decoded: polygon {number} of {len(segmentation)}"
+        if not isinstance(flat, list) or len(flat) % 2 or not flat or not all(_is_number(value) for value in flat):
+            raise ValueError(f"{where} isn't a list of numbers x1, y1, x2, y2, …")
+        points = np.array(flat, np.float64).reshape(-1, 2)
+        size = np.array(shape[::-1])
+        if (points < -size).any() or (points > 2 * size).any():
+            raise ValueError(f"{where} leads far outside its image of {shape[1]} × {shape[0]} pixels")
+        if np.abs(points - np.roll(points, 1, 0)).sum() > 8 * (size + 1).prod():
+            raise ValueError(f"{where} is longer than all pixels' edges of its image")
+        polygons.append(points)
+    return polygons
+
+
+def corners_are_centres(
+    annotation: dict[str, Any], polygons: list[np.ndarray], shape: tuple[int, int], codec: ModuleType
+) -> bool | None:
+    """
+    Whether the polygons' corners are pixels' centres, by what the annotation's `bbox` and `area` say; `None` where
+    they say nothing, or the corners are of neither kind.
+
+    Corners that are centres are whole numbers, all, or all halves. Then a `bbox` that counts pixels is one wider and
+    higher than the polygons, and an `area` that counts them is that of the pixels on the polygons, too.
+
+    Raises `ValueError` for a `bbox` or `area` that is none.
+    """
+    box, area = _stated(annotation)
+    half = _half(polygons) if polygons else None
+    if half is None:
+        return None
+    x0, y0, x1, y1 = _extent(polygons)
+    if box is not None and _is_close(box, (x0 - half, y0 - half, x1 - half + 1, y1 - half + 1)):
+        return True
+    on_edges = box is not None and _is_close(box, _clip((x0, y0, x1, y1), shape))
+    if area is None or (box is not None and area == (box[2] - box[0]) * (box[3] - box[1])):
+        return False if on_edges else None
+    inside = int(_fill_to_edges(polygons, shape, codec).sum())
+    to_edges = min(abs(area - inside), abs(area - sum(map(_shoelace, polygons))))
+    with_border = int(_fill_to_centres(polygons, shape, half).sum())
+    to_centres = abs(area - with_border)
+    if to_centres < to_edges:
+        return True if to_centres <= max(1, ABOUT * with_border) else None
+    return False if on_edges or to_edges < to_centres else None
+
+
+def fill_polygons(
+    annotation: dict[str, Any], polygons: list[np.ndarray], shape: tuple[int, int], codec: ModuleType, centres: bool
+) -> np.ndarray:
+    """
+    The polygons' pixels together, `(H, W)` bool.
+
+    Args:
+        centres: whether whole or half numbers are pixels' centres. Others are always those of edges.
+
+    Raises `ValueError` for a polygon that covers no pixel, whatever the others cover, and where `bbox` or `area` says
+    something else.
+    """
+    half = _half(polygons) if centres else None
+    mask = np.zeros(shape, bool)
+    for number, polygon in enumerate(polygons, 1):
+        one = _fill_to_edges([polygon], shape, codec) if half is None else _fill_to_centres([polygon], shape, half)
+        if not one.any():
+            which = (
+                f"polygon {number} of {len(polygons)} of its segmentation" if len(polygons) > 1 else "its segmentation"
+            )
+            raise ValueError(f"{which} covers no pixel: remove it, or draw it as a mask")
+        mask |= one
+    box, area = _stated(annotation)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    drawn = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    if box is not None and not _is_close(_clip(box, shape), drawn, FAR + CLOSE):
+        found = [int(side) for side in (*drawn[:2], drawn[2] - drawn[0], drawn[3] - drawn[1])]
+        raise ValueError(f"its polygons fill the box {found}, its `bbox` is {annotation['bbox']}: mend one of them")
+    counts = (int(mask.sum()), sum(map(_shoelace, polygons)))
+    is_boxs = box is not None and math.isclose(area or 0, (box[2] - box[0]) * (box[3] - box[1]), rel_tol=0.01)
+    if area is not None and not is_boxs and not SHARE * min(counts) - 1 <= area <= max(counts) / SHARE + 1:
+        raise ValueError(f"its polygons fill {counts[0]} pixels, its `area` is {area:g}: mend one of them")
+    return mask
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 2**53
+
+
+def _stated(annotation: dict[str, Any]) -> tuple[Box | None, float | None]:
+    """What an annotation says of its box and area, if it says something."""
+    box, area = annotation.get("bbox"), annotation.get("area")
+    if box and not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
+        raise ValueError("its `bbox` isn't a list of four numbers")
+    if area and not _is_number(area):
+        raise ValueError("its `area` isn't a number")
+    x, y, width, height = box or (0, 0, 0, 0)
+    corners = (x, y, x + width, y + height) if width > 0 and height > 0 else None
+    return corners, area if area and area > 0 else None
+
+
+def _half(polygons: list[np.ndarray]) -> float | None:
+    """What pixels' centres are beyond whole numbers, 0 or ½, where all corners can be centres; else `None`."""
+    parts = np.concatenate(polygons) % 1
+    return float(parts.flat[0]) if parts.flat[0] in (0, 0.5) and (parts == parts.flat[0]).all() else None
+
+
+def _extent(polygons: list[np.ndarray]) -> Box:
+    points = np.concatenate(polygons)
+    return (*points.min(0).tolist(), *points.max(0).tolist())
+
+
+def _clip(box: Box, shape: tuple[int, int]) -> Box:
+    height, width = shape
+    x0, y0, x1, y1 = box
+    return max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+
+
+def _is_close(one: Box, other: Box, distance: float = CLOSE) -> bool:
+    return all(abs(a - b) <= distance for a, b in zip(one, other, strict=True))
+
+
+def _shoelace(points: np.ndarray) -> float:
+    x, y = points.T
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+
+
+def _fill_to_edges(polygons: list[np.ndarray], shape: tuple[int, int], codec: ModuleType) -> np.ndarray:
+    flat = [points.ravel().tolist() for points in polygons if len(points) > 2]  # it takes four numbers for a box
+    if not flat:
+        return np.zeros(shape, bool)
+    return codec.decode(codec.merge(codec.frPyObjects(flat, *shape))).astype(bool)
+
+
+def _fill_to_centres(polygons: list[np.ndarray], shape: tuple[int, int], half: float) -> np.ndarray:
+    """With the pixels that the polygons go through: exact for contours, whose steps are straight or diagonal."""
+    x0, y0, x1, y1 = (int(side - half) for side in _extent(polygons))
+    image = Image.new("1", (x1 - x0 + 1, y1 - y0 + 1))
+    draw = ImageDraw.Draw(image)
+    for polygon in polygons:
+        points = list(map(tuple, (polygon - half - (x0, y0)).astype(int).tolist()))
+        draw.line([*points, points[0]], fill=1)
+        if len(points) > 2:
+            draw.polygon(points, fill=1)
+    height, width = shape
+    mask = np.zeros(shape, bool)
+    rows, columns = slice(max(y0, 0), max(y1 + 1, 0)), slice(max(x0, 0), max(x1 + 1, 0))
+    seen = np.asarray(image)[max(-y0, 0) : max(height - y0, 0), max(-x0, 0) : max(width - x0, 0)]
+    mask[rows, columns] = seen
+    return mask

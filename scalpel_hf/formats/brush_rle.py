@@ -55,10 +55,9 @@ def decode_brush_rle(rle: Sequence[int], height: int, width: int) -> np.ndarray:
 
     Raises `ValueError` where the bytes are none, are cut off, or hold an image of another size.
     """
-    try:
-        content = bytes(rle)
-    except (TypeError, ValueError) as error:
-        raise ValueError("the RLE isn't a list of bytes") from error
+    if not isinstance(rle, list | tuple) or not all(type(byte) is int and 0 <= byte < 256 for byte in rle):
+        raise ValueError("the RLE isn't a list of bytes")
+    content = bytes(rle)
     stream = "".join(f"{byte:08b}" for byte in content)
     total = int(stream[:32] or "0", 2)
     if len(stream) < HEADER_BITS or total != CHANNELS * height * width:

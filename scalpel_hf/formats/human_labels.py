@@ -101,10 +101,18 @@ def read_json(path: Path) -> Any:
         raise LabelFileError(f"{path}: not JSON ({error})") from error
 
 
+def objects_of(content: Any, what: str) -> list[dict[str, Any]]:
+    """A list of objects as a JSON file has it, none where there is no list; [`LabelFileError`] for anything else."""
+    entries = [] if content is None else content
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise LabelFileError(f"{what} must be a list of objects")
+    return entries
+
+
 def image_size(width: Any, height: Any) -> tuple[int, int]:
     """(H, W) as a label file gives it; `ValueError` for what is no image's."""
     if not all(type(side) in (int, float) and side >= 1 and side % 1 == 0 for side in (width, height)):
-        raise ValueError("needs `file_name`, `width` and `height`, the latter two whole numbers")
+        raise ValueError(f"its width and height must be whole numbers above 0, not {width!r} and {height!r}")
     if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
         raise ValueError(f"{width} × {height} pixels are more than any frame has that can be read")
     return int(height), int(width)

@@ -12,9 +12,10 @@ import numpy as np
 from scalpel_hf.data import read_frame
 from scalpel_hf.data.objects import encode_png
 
-from .brush_rle import decode_brush_rle, encode_brush_rle
+from .brush_rle import encode_brush_rle
 from .frames import IGNORE, TARGET, AnyDataset, Frame, read_frames, whole_folder
-from .human_labels import HumanLabel, LabelFileError, read_json, stem
+from .human_labels import HumanLabel, LabelFileError, objects_of, read_json, stem
+from .label_studio_regions import NO_LABEL, read_regions
 
 TASKS, CONFIG = "tasks.json", "label_config.xml"
 FROM_NAME, TO_NAME = "mask", "image"
@@ -28,7 +29,6 @@ LABEL_CONFIG = f"""<View>
 """
 LOCAL_FILES = "/data/local-files/?d="
 SHOWN_BY_BROWSERS = (".png", ".jpg", ".jpeg", ".bmp")
-DRAWN = ("x", "points", "vertices")  # in the values of boxes, ellipses, key points, polygons, vectors
 
 
 def write_label_studio(dataset: AnyDataset, folder: str | Path, image_url: str = LOCAL_FILES) -> Counter[str]:
@@ -71,47 +71,69 @@ def write_label_studio(dataset: AnyDataset, folder: str | Path, image_url: str =
 
 def read_label_studio(path: str | Path, label: str | None = None) -> Iterator[HumanLabel]:
     """
-    The masks of Label Studio's JSON export, one a task that a person has annotated: the union of its brush regions,
-    empty where the annotation has none.
+    The masks of Label Studio's JSON export, one a task that a person has annotated: the union of its brush
+    and bitmask regions, empty where the annotation has none.
 
     Predictions are no one's labels and are passed over, and so are tasks without annotation and cancelled annotations.
     A task's frame is `data.name`, as `write_label_studio` has it, or else the stem of `data.image`.
 
     Args:
         path: the JSON file.
-        label: the brush label that is target; needed where there are several. What is called `ignore` is none by
-            itself.
+        label: the brush or bitmask label that is target; needed where there are several. What is called `ignore` is
+            none by itself.
 
     Raises `LabelFileError` naming the file, the task and the annotation, where two annotations of a task are left, a
-    region isn't a brush mask, or an RLE is damaged or of another size.
+    region isn't a brush mask or bitmask, its mask is damaged or of another size, or no region has the `label`.
     """
     path = Path(path)
     content = read_json(path)
-    if not isinstance(content, list) or not all(isinstance(task, dict) and "data" in task for task in content):
+    if not isinstance(content, list) or not all(
+        isinstance(t, dict) and isinstance(t.get("data"), dict) for t in content
+    ):
         raise LabelFileError(f"{path}: not Label Studio's JSON export, a list of tasks with `data` and `annotations`")
-    labels: set[str] = set()
+    taken, seen = set[str](), set[str]()
     for number, task in enumerate(content):
         origin = f"{path}, task {task.get('id', number)}"
-        done = [entry for entry in task.get("annotations") or [] if not entry.get("was_cancelled")]
-        if len(done) > 1:
-            ids = ", ".join(str(entry.get("id")) for entry in done)
-            raise LabelFileError(f"{origin}: has {len(done)} annotations ({ids}): keep one of them")
-        if not done:
+        annotation = _annotation(task, origin)
+        if annotation is None:
             continue
-        origin += f", annotation {done[0].get('id', 0)}"
+        origin += f", annotation {annotation.get('id', 0)}"
         masks = []
-        for region in done[0].get("result") or []:
-            found = _brush(region, f"{origin}, region {region.get('id')}")
-            if found is not None and (label in found[1] if label else found[1] != [IGNORE]):
-                labels.update(found[1])
-                masks.append(found[0])
-        if label is None and len(labels) > 1:
-            raise LabelFileError(f"{origin}: there are brush labels {sorted(labels)}: say which one is target")
+        for region in read_regions(annotation.get("result"), origin):
+            seen |= region.labels
+            if label in region.labels if label else region.labels != {IGNORE}:
+                taken |= region.labels
+                masks.append(region.mask)
+        if len(taken) > 1 and label is None:
+            raise LabelFileError(f"{origin}: there are brush labels {sorted(taken)}: say which one is target")
+        if NO_LABEL in seen and label is not None:
+            raise LabelFileError(f"{origin}: has a region without a label, of which {label!r} can't be told")
         if len({mask.shape for mask in masks}) > 1:
             raise LabelFileError(f"{origin}: its regions have different sizes")
-        data = task["data"]
-        name = data.get("name") or stem(unquote(str(data.get("image"))).rpartition("=")[2])
-        yield HumanLabel(name, np.logical_or.reduce(masks) if masks else None, origin)
+        yield HumanLabel(_frame_name(task["data"], origin), np.logical_or.reduce(masks) if masks else None, origin)
+    if label is not None and seen and label not in seen:
+        raise LabelFileError(f"{path}: no region has the label {label!r}, there are {sorted(seen)}")
+
+
+def _annotation(task: dict[str, Any], origin: str) -> dict[str, Any] | None:
+    """The one annotation of a task that counts."""
+    if "completions" in task:
+        raise LabelFileError(f"{origin}: has `completions`, as Label Studio wrote before 1.0: export with a newer one")
+    entries = objects_of(task.get("annotations"), f"{origin}: `annotations`")
+    done = [entry for entry in entries if not entry.get("was_cancelled")]
+    if len(done) > 1:
+        ids = ", ".join(str(entry.get("id")) for entry in done)
+        raise LabelFileError(f"{origin}: has {len(done)} annotations ({ids}): keep one of them")
+    return done[0] if done else None
+
+
+def _frame_name(data: dict[str, Any], origin: str) -> str:
+    name, image = data.get("name"), data.get("image")
+    if name is None and isinstance(image, str):
+        name = stem(unquote(image).rpartition("=")[2])
+    if not isinstance(name, str) or not name:
+        raise LabelFileError(f"{origin}: names no frame, neither by `data.name` nor by a file in `data.image`")
+    return name
 
 
 def _image(frame: Frame) -> tuple[str, bytes]:
@@ -149,19 +171,3 @@ def _labels(frame: Frame, regions: list[dict[str, Any]]) -> dict[str, list[dict[
     teacher = (frame.teacher or {}).get("repo")
     score = max((region["score"] for region in regions if "score" in region), default=0.0)
     return {"predictions": [{"model_version": teacher or "teacher", "score": score, "result": regions}]}
-
-
-def _brush(region: dict[str, Any], origin: str) -> tuple[np.ndarray, list[str]] | None:
-    """A region's mask and brush labels; `None` for a result that draws nothing, such as a choice or a comment."""
-    value = region.get("value")
-    if not isinstance(value, dict) or (value.get("format") != "rle" and not any(key in value for key in DRAWN)):
-        return None
-    if value.get("format") != "rle":
-        raise LabelFileError(f"{origin}: is drawn as {region.get('type')}, which has no pixels: use the brush")
-    if region.get("image_rotation"):
-        raise LabelFileError(f"{origin}: its image was rotated: turn it back and save the annotation again")
-    try:
-        mask = decode_brush_rle(value["rle"], int(region["original_height"]), int(region["original_width"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise LabelFileError(f"{origin}: {error}") from error
-    return mask, list(value.get("brushlabels") or value.get("labels") or [])

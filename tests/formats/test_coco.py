@@ -154,7 +154,7 @@ def test_annotations_that_are_none(tmp_path: Path, annotation: dict, match: str)
 
 @pytest.mark.parametrize("image", [{"width": None}, {"height": -1}, {"height": "tall"}, {"file_name": None}])
 def test_images_that_are_none(tmp_path: Path, image: dict) -> None:
-    with pytest.raises(LabelFileError, match=r"made.json, image 7 .* needs `file_name`, `width` and `height`"):
+    with pytest.raises(LabelFileError, match=r"made.json, image 7 .* (needs `file_name`|its width and height)"):
         list(read_coco(made_elsewhere(tmp_path, [], **image)))
 
 

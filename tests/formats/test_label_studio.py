@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -181,3 +183,129 @@ def test_files_that_are_no_export(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(LabelFileError, match=r"export.json: not Label Studio's JSON export"):
         list(read_label_studio(path))
+
+
+def bitmask(mask: np.ndarray, label: str = "target", mode: str = "RGBA", **changes: Any) -> dict[str, Any]:
+    """As the browser's canvas gives it: black on a transparent ground."""
+    buffer = io.BytesIO()
+    pixels = np.zeros((*mask.shape, 4), np.uint8)
+    pixels[..., 3] = np.where(mask, 255, 0)
+    Image.fromarray(pixels).convert(mode).save(buffer, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    height, width = mask.shape
+    value = {"imageDataURL": url, "bitmasklabels": [label]}
+    sizes = {"original_width": width, "original_height": height}
+    return {"id": "b1", "type": "bitmasklabels", "image_rotation": 0, "value": value, **sizes, **changes}
+
+
+def rle_value(mask: np.ndarray, **others: Any) -> dict[str, Any]:
+    return {"rle": encode_brush_rle(mask), **others}
+
+
+def test_bitmasks_and_brush_masks_both_count(tmp_path: Path) -> None:
+    one, two, ignored = draw((3, 4)), draw((slice(0, 2), 23)), draw((19, 0))
+    bare = region(two, id="r2", value=rle_value(two, brushlabels=["target"]))  # without `format`
+    for results in ([bitmask(one), bare], [bare, bitmask(one)], [bare, bitmask(one, mode="LA")]):
+        results = [*results, bitmask(ignored, "ignore", id="b2")]
+        (label,) = read_label_studio(exported(tmp_path, task(1, results)))
+        np.testing.assert_array_equal(label.mask, one | two)
+    (label,) = read_label_studio(exported(tmp_path, task(1, [bitmask(one, "hot"), bitmask(two, "bird")])), "bird")
+    np.testing.assert_array_equal(label.mask, two)
+
+
+def test_what_is_said_of_a_region_makes_no_second_one(tmp_path: Path) -> None:
+    """Answers to questions of one region come as entries of their own, which repeat its mask without its label."""
+    one, ignored = draw((3, 4)), draw((19, 0))
+    entries = [region(one), region(ignored, id="r2", value=rle_value(ignored, format="rle", brushlabels=["ignore"]))]
+    said = {"type": "choices", "value": rle_value(ignored, format="rle", choices=["hazy"])}
+    entries.append(region(ignored, id="r2", **said))
+    split = [  # of the tags Brush and Labels
+        region(one, id="r3", type="brush", value=rle_value(one, format="rle")),
+        region(one, id="r3", type="labels", value=rle_value(one, format="rle", labels=["target"])),
+    ]
+    for results in (entries, entries[::-1], split, split[::-1]):
+        (label,) = read_label_studio(exported(tmp_path, task(1, results)))
+        np.testing.assert_array_equal(label.mask, one)
+
+
+def test_a_label_that_no_region_has(tmp_path: Path) -> None:
+    path = exported(tmp_path, task(1, [region(draw((3, 4)))]), task(2, [], name="b"))
+    with pytest.raises(LabelFileError, match=r"export.json: no region has the label 'targte', there are \['target'\]"):
+        list(read_label_studio(path, "targte"))
+    path = exported(tmp_path, task(1, [region(draw((3, 4)), value=rle_value(draw((3, 4))))]))
+    (label,) = read_label_studio(path)
+    np.testing.assert_array_equal(label.mask, draw((3, 4)))
+    with pytest.raises(LabelFileError, match="task 1, annotation 10: has a region without a label"):
+        list(read_label_studio(path, "target"))
+
+
+HEAD = "data:image/png;base64,"
+
+
+@pytest.mark.parametrize(
+    ("entry", "match"),
+    [
+        ({"type": "videorectangle", "value": {"sequence": []}}, "of the type 'videorectangle', which isn't understood"),
+        ({"type": "magicwand", "value": {"magicwandlabels": ["target"]}}, "of the type 'magicwand'"),
+        ({"type": "brushlabels", "value": {"brushlabels": ["target"]}}, "of the type 'brushlabels'"),
+        ({"type": "bitmask", "value": {"bitmask": "AAAA"}}, "of the type 'bitmask'"),
+        ({"type": ["choices"], "value": {}}, "of the type"),
+        ({"type": "choices", "value": None}, "its `value` is no object"),
+        ({"type": "choices", "value": [3]}, "its `value` is no object"),
+        ({"value": {}}, "of the type None"),
+        (region(draw(), value=rle_value(draw(), format="png")), "has the format 'png'"),
+        (region(draw(), value=rle_value(draw(), brushlabels="target")), "its `brushlabels` are no list of names"),
+        (region(draw(), value=rle_value(draw(), brushlabels=[3])), "its `brushlabels` are no list of names"),
+        (region(draw(), value={"rle": 10**10}), "isn't a list of bytes"),
+        (region(draw(), value={"rle": "0" * 10**6}), "isn't a list of bytes"),
+        (region(draw(), value={"rle": [0.5, True]}), "isn't a list of bytes"),
+        (region(draw(), value={"rle": [256]}), "isn't a list of bytes"),
+        (region(draw(), value={"rle": None}), "isn't a list of bytes"),
+        (region(draw(), original_width=float("nan")), "its width and height must be whole numbers"),
+        (region(draw(), original_width=True), "its width and height must be whole numbers"),
+        (region(draw(), original_width=10**9, original_height=10**9), "more than any frame has"),
+        (bitmask(draw(shape=(4, 4)), original_width=5), "its bitmask has 4 × 4 pixels, its image 5 × 4"),
+        (bitmask(draw(), mode="RGB"), "its bitmask has no transparency"),
+        (bitmask(draw(), value={"imageDataURL": "data:image/gif;base64,AAAA"}), "its bitmask isn't a PNG file"),
+        (bitmask(draw(), value={"imageDataURL": "file:///etc/hosts"}), "its bitmask isn't a PNG file"),
+        (bitmask(draw(), value={"imageDataURL": 3}), "its bitmask isn't a PNG file"),
+        (bitmask(draw(), value={"imageDataURL": HEAD + "A"}), "its bitmask is damaged"),
+        (bitmask(draw(), value={"imageDataURL": HEAD + "****"}), "its bitmask is damaged"),
+        (bitmask(draw(), value={"imageDataURL": HEAD + "AAAA"}), "its bitmask is damaged"),
+        (
+            bitmask(draw(), value={"imageDataURL": bitmask(draw())["value"]["imageDataURL"][:100]}),
+            "its bitmask is damaged",
+        ),
+    ],
+)
+def test_results_that_are_not_understood(tmp_path: Path, entry: dict, match: str) -> None:
+    with pytest.raises(LabelFileError, match=rf"export.json, task 1, annotation 10, region .*{match}"):
+        list(read_label_studio(exported(tmp_path, task(1, [region(draw((1, 1))), {"id": "x", **entry}]))))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"data": [3]}, "not Label Studio's JSON export"),
+        ({"data": None}, "not Label Studio's JSON export"),
+        ({"data": {"name": 3}}, "task 1, annotation 10: names no frame"),
+        ({"data": {"name": ""}}, "task 1, annotation 10: names no frame"),
+        ({"data": {"text": "x"}}, "task 1, annotation 10: names no frame"),
+        ({"data": {"image": None}}, "task 1, annotation 10: names no frame"),
+        ({"annotations": {"result": []}}, "task 1: `annotations` must be a list of objects"),
+        ({"annotations": [3]}, "task 1: `annotations` must be a list of objects"),
+        ({"annotations": [{"id": 10, "result": "r1"}]}, "annotation 10: its `result` must be a list of objects"),
+        ({"annotations": [{"id": 10, "result": [None]}]}, "annotation 10: its `result` must be a list of objects"),
+        ({"completions": [{"result": []}]}, "task 1: has `completions`"),
+    ],
+)
+def test_tasks_of_a_wrong_shape(tmp_path: Path, changes: dict, match: str) -> None:
+    with pytest.raises(LabelFileError, match=rf"export.json.*{match}"):
+        list(read_label_studio(exported(tmp_path, task(1, []) | changes)))
+
+
+def test_a_byte_order_mark(tmp_path: Path) -> None:
+    path = exported(tmp_path, task(1, [region(draw((3, 4)))]))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    (label,) = read_label_studio(path)
+    assert label.name == "a" and label.mask.sum() == 1

@@ -1,0 +1,103 @@
+"""What people drew in Label Studio, region by region: brush masks and bitmasks."""
+
+import base64
+import binascii
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .brush_rle import decode_brush_rle
+from .human_labels import LabelFileError, image_size, objects_of
+
+# Results that say something about a region, the frame or two regions, and draw nothing.
+SAID = ("choices", "datetime", "labels", "number", "pairwise", "ranker", "rating", "relation", "taxonomy", "textarea")
+SHAPES = ("rectangle", "polygon", "ellipse", "keypoint", "vector")  # start the types of results that draw no pixels
+SHAPE_KEYS = ("x", "points", "vertices")  # and are in their values
+LABELS = ("brushlabels", "bitmasklabels", "labels")
+NO_LABEL = "(no label)"
+PNG_URL = "data:image/png;base64,"
+
+
+@dataclass(frozen=True)
+class Region:
+    """
+    Args:
+        mask: `(H, W)` bool.
+        labels: what people called it; `NO_LABEL` where nothing.
+    """
+
+    mask: np.ndarray
+    labels: frozenset[str]
+
+
+def read_regions(result: Any, origin: str) -> list[Region]:
+    """
+    The regions of an annotation, of its `result`.
+
+    A region has several entries where people said more of it than its label: they repeat its `id` and its mask.
+
+    Raises `LabelFileError` for what has no pixels, isn't understood, or is damaged.
+    """
+    masks: dict[tuple[str, bytes], np.ndarray] = {}
+    labels: dict[tuple[str, bytes], set[str]] = {}
+    for entry in objects_of(result, f"{origin}: its `result`"):
+        try:
+            mask = _mask(entry)
+            names = [name for kind in LABELS for name in _labels(_value(entry), kind)]
+        except ValueError as error:
+            raise LabelFileError(f"{origin}, region {entry.get('id')}: {error}") from error
+        if mask is not None:
+            key = (str(entry.get("id")), np.packbits(mask).tobytes())
+            masks[key] = mask
+            labels.setdefault(key, set()).update(names)
+    return [Region(mask, frozenset(labels[key] or {NO_LABEL})) for key, mask in masks.items()]
+
+
+def _value(entry: dict[str, Any]) -> dict[str, Any]:
+    value = entry.get("value", {})
+    if not isinstance(value, dict):
+        raise ValueError("its `value` is no object")
+    return value
+
+
+def _labels(value: dict[str, Any], kind: str) -> list[str]:
+    names = value.get(kind) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"its `{kind}` are no list of names")
+    return names
+
+
+def _mask(entry: dict[str, Any]) -> np.ndarray | None:
+    """The mask of an entry; `None` for one that draws nothing."""
+    value, kind = _value(entry), entry.get("type")
+    if "rle" not in value and "imageDataURL" not in value:
+        if str(kind).startswith(SHAPES) or any(key in value for key in SHAPE_KEYS):
+            raise ValueError(f"is drawn as {kind}, which has no pixels: use the brush")
+        if kind not in SAID or "format" in value:
+            raise ValueError(f"is of the type {kind!r}, which isn't understood here: export brush masks or bitmasks")
+        return None
+    if entry.get("image_rotation"):
+        raise ValueError("its image was rotated: turn it back and save the annotation again")
+    if value.get("format", "rle") != "rle":
+        raise ValueError(f"its mask has the format {value['format']!r}, which isn't understood here")
+    shape = image_size(entry.get("original_width"), entry.get("original_height"))
+    return decode_brush_rle(value["rle"], *shape) if "rle" in value else _bitmask(value["imageDataURL"], shape)
+
+
+def _bitmask(url: Any, shape: tuple[int, int]) -> np.ndarray:
+    """Of a PNG whose targets are black on a transparent ground: where its alpha exceeds 127."""
+    if not isinstance(url, str) or not url.startswith(PNG_URL):
+        raise ValueError(f"its bitmask isn't a PNG file as `{PNG_URL}…`")
+    try:
+        with Image.open(BytesIO(base64.b64decode(url.removeprefix(PNG_URL), validate=True)), formats=["PNG"]) as image:
+            if image.size != shape[::-1]:
+                width, height = image.size
+                raise ValueError(f"its bitmask has {width} × {height} pixels, its image {shape[1]} × {shape[0]}")
+            if not image.has_transparency_data:
+                raise ValueError("its bitmask has no transparency, which is what tells target from background")
+            return np.asarray(image.convert("RGBA"))[:, :, 3] > 127
+    except (binascii.Error, OSError, SyntaxError) as error:
+        raise ValueError(f"its bitmask is damaged: {error}") from error

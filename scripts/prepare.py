@@ -28,6 +28,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--root", help="the data set's folder; with `--layout hub` also a repository or parquet file")
     parser.add_argument("--split-list", help="a split list of the layout by name; default: its first")
     parser.add_argument("--skip-broken", action="store_true", help="leave broken pairs out, naming them")
+    parser.add_argument(
+        "--mask-grid", choices=("shown", "stored"), help="what masks of frames that ask to be turned are drawn on"
+    )
     parser.add_argument("--budget", type=float, metavar="F", help="share of the train split that keeps its masks")
     parser.add_argument("--seed", type=int, default=0, help="of the label budget and of synthetic frames")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
@@ -57,7 +60,13 @@ def load(args: argparse.Namespace) -> DatasetDict:
         return DatasetDict({"train": camera.to_dataset(args.synthetic), "test": test})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        splits = load_irst_dataset(args.layout, args.root, split_list=args.split_list, skip_broken=args.skip_broken)
+        splits = load_irst_dataset(
+            args.layout,
+            args.root,
+            split_list=args.split_list,
+            skip_broken=args.skip_broken,
+            mask_grid=args.mask_grid,
+        )
     for warning in caught:
         print(warning.message if warning.category is UserWarning else f"{warning.category.__name__}: {warning.message}")
     return splits

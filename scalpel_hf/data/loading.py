@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,10 +21,11 @@ from datasets import (
     load_dataset,
     load_from_disk,
 )
-from PIL import Image as PILImage
 
+from scalpel_hf.modeling.frame_reading import file_orientation, turn
 from scalpel_hf.modeling.frames import read_frame
 
+from .image_cells import cell_content, stored_cell
 from .layouts import LAYOUTS, Layout, Pair, SplitFiles, find_pairs
 from .objects import encode_png, objects_from_mask, read_mask
 
@@ -57,6 +58,7 @@ def load_irst_dataset(
     split: None = None,
     split_list: str | SplitFiles | None = None,
     skip_broken: bool = False,
+    mask_grid: str | None = None,
 ) -> DatasetDict: ...
 
 
@@ -67,6 +69,7 @@ def load_irst_dataset(
     split: str,
     split_list: str | SplitFiles | None = None,
     skip_broken: bool = False,
+    mask_grid: str | None = None,
 ) -> Dataset: ...
 
 
@@ -76,12 +79,13 @@ def load_irst_dataset(
     split: str | None = None,
     split_list: str | SplitFiles | None = None,
     skip_broken: bool = False,
+    mask_grid: str | None = None,
 ) -> DatasetDict | Dataset:
     """
     Load an infrared small-target data set.
 
-    Each row has `name`, `image` (the original file, byte for byte, so that 16-bit values survive; only a file with an
-    EXIF orientation is stored anew, unturned, to stay on its mask's grid), `mask` (0 and 255, see [`read_mask`]),
+    Each row has `name`, `image` (the original file, byte for byte, so that 16-bit values survive; only a file that asks
+    to be turned is stored anew, turned, see [`stored_cell`]), `mask` (0 and 255, see [`read_mask`]),
     `objects` (`bbox` in COCO's `[x, y, width, height]` in pixels, `area`, `category`, see [`objects_from_mask`]),
     `width` and `height`. The files' content is in the data set itself, which can be saved or pushed and moved.
 
@@ -100,6 +104,10 @@ def load_irst_dataset(
             layout's first.
         skip_broken (`bool`, defaults to `False`):
             Leave broken pairs out with a warning that names them.
+        mask_grid (`str`, *optional*):
+            What masks are drawn on where a frame's file asks to be turned (EXIF or TIFF orientation): `"shown"`, the
+            frame as viewers show it, or `"stored"`, as a program sees it that knows nothing of orientations. Where
+            their sizes leave one of them it needn't be said.
 
     Raises:
         `BrokenPairsError`: for a frame without a mask, a mask of another size, a name without a frame, an unreadable
@@ -112,7 +120,7 @@ def load_irst_dataset(
         loaded = _load_hub(root)
         _check_split(split, loaded)
         wanted = {key: part for key, part in loaded.items() if split in (None, key)}
-        result = {key: as_irst_dataset(part, skip_broken=skip_broken) for key, part in wanted.items()}
+        result = {key: as_irst_dataset(part, skip_broken, mask_grid) for key, part in wanted.items()}
         return DatasetDict(result) if split is None else result[split]
     if isinstance(name_or_layout, str) and name_or_layout not in LAYOUTS:
         raise ValueError(f"no layout {name_or_layout!r}: {', '.join(LAYOUTS)}, hub, or a `Layout` of your own")
@@ -120,7 +128,7 @@ def load_irst_dataset(
     pairs = find_pairs(layout, root, split_list)
     _check_split(split, pairs)
     wanted_pairs = [(key, pair) for key in pairs for pair in pairs[key] if split in (None, key)]
-    rows = _read_rows(_row_of_pair, [pair for _, pair in wanted_pairs])
+    rows = _read_rows(partial(_row_of_pair, mask_grid=mask_grid), [pair for _, pair in wanted_pairs])
     kept = _without_broken(
         rows, [f"{pair.name} ({key})" for key, pair in wanted_pairs], skip_broken, where=f"in {root}"
     )
@@ -133,7 +141,7 @@ def load_irst_dataset(
     return DatasetDict(parts) if split is None else parts[split]
 
 
-def as_irst_dataset(dataset: Dataset, skip_broken: bool = False) -> Dataset:
+def as_irst_dataset(dataset: Dataset, skip_broken: bool = False, mask_grid: str | None = None) -> Dataset:
     """
     Give any data set of frames and masks the features of [`load_irst_dataset`].
 
@@ -165,8 +173,9 @@ def as_irst_dataset(dataset: Dataset, skip_broken: bool = False) -> Dataset:
         cells = raw[index]
         if cells["mask"] is None and not (unlabelled and unlabelled[index]):
             raise ValueError("the mask is empty, and no column `label_source` says that it should be")
-        image = _content(cells["image"])
-        return _row(names[index], read_frame(image), image, cells["mask"])
+        if cells["image"] is None:
+            raise ValueError("the image is empty")
+        return _row(names[index], cells["image"], cells["mask"], mask_grid)
 
     rows = _read_rows(row, range(len(dataset)))
     kept = _without_broken(rows, names, skip_broken, where="in the data set")
@@ -204,40 +213,41 @@ def _check_split(split: str | None, splits: Iterable[str]) -> None:
         raise ValueError(f"no split {split!r}, there are {', '.join(splits)}; see `split_list` for others")
 
 
-def _row_of_pair(pair: Pair) -> Row:
+def _row_of_pair(pair: Pair, mask_grid: str | None) -> Row:
     if pair.problem or pair.image is None or pair.mask is None:
         raise ValueError(pair.problem)
-    cell = {"bytes": pair.image.read_bytes(), "path": pair.image.name}
-    return _row(pair.name, read_frame(pair.image), cell, pair.mask)
+    image, mask = ({"bytes": None, "path": str(path)} for path in (pair.image, pair.mask))
+    return _row(pair.name, image, mask, mask_grid)
 
 
-def _row(name: str, frame: np.ndarray, image: Row, mask: Any) -> Row:
+def _row(name: str, image: Row, mask: Row | None, mask_grid: str | None) -> Row:
+    frame = read_frame(image)
     height, width = frame.shape
-    if _is_turned(image["bytes"]):
-        image = {"bytes": encode_png(frame), "path": f"{Path(image['path'] or name).stem}.png"}
-    row = {"name": name, "image": image, "mask": None, "objects": None, "width": width, "height": height}
+    row = {"name": name, "image": stored_cell(image), "mask": None, "objects": None, "width": width, "height": height}
     if mask is None:
         return row
-    target = read_mask(mask)
+    target = _on_shown_grid(read_mask(mask), mask, frame.shape, image, mask_grid)
     if target.shape != frame.shape:
         mask_height, mask_width = target.shape
         raise ValueError(f"the image has {width} × {height} pixels, its mask {mask_width} × {mask_height}")
     return row | {"mask": {"bytes": encode_png(target), "path": f"{name}.png"}, "objects": objects_from_mask(target)}
 
 
-def _content(cell: Row | None) -> Row:
-    if cell is None:
-        raise ValueError("the image is empty")
-    content = Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]
-    return {"bytes": content, "path": cell["path"] and Path(cell["path"]).name}
-
-
-def _is_turned(content: bytes) -> bool:
-    """Whether EXIF asks viewers to turn the image, which `datasets` does when it decodes one."""
-    if content.startswith(b"\x89PNG") and b"eXIf" not in content:  # Pillow would decode it all to find that out
-        return False
-    with PILImage.open(BytesIO(content)) as image:
-        return image.getexif().get(PILImage.ExifTags.Base.Orientation, 1) != 1
+def _on_shown_grid(
+    target: np.ndarray, mask: Row, shown: tuple[int, ...], image: Row, mask_grid: str | None
+) -> np.ndarray:
+    """A mask turned as its frame is, where it was drawn on the frame as its file stores it."""
+    orientation = file_orientation(cell_content(image))
+    if orientation == 1 or file_orientation(cell_content(mask)) != 1:  # the mask's own was followed already
+        return target
+    if mask_grid is None and orientation in (5, 6, 7, 8) and shown[0] != shown[1]:
+        mask_grid = "shown" if target.shape == shown else "stored"  # no other fits
+    if mask_grid is None:
+        raise ValueError(
+            f"its file asks to be turned (orientation {orientation}), and its mask may be drawn on it as shown or as "
+            "stored: say which, mask_grid='shown' or 'stored', or --mask-grid"
+        )
+    return turn(target, orientation) if mask_grid == "stored" else target
 
 
 def _read_rows(read: Callable[[Any], Row], items: Iterable[Any]) -> list[Row | str]:

@@ -7,20 +7,18 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
-from scalpel_hf.data.layouts import IMAGE_SUFFIXES
+from scalpel_hf.data.image_cells import image_columns, stored_cell, undecoded
 from scalpel_hf.data.objects import EIGHT_CONNECTED
+from scalpel_hf.modeling.frame_reading import FORMATS, image_format
 from scalpel_hf.pseudo_labels import training_mask
 
-SUFFIX_OF_FORMAT = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "BMP": ".bmp"}
 NEEDED_COLUMNS = ("name", "image", "width", "height")
 
 TARGET, IGNORE = "target", "ignore"  # what labels are called in other programs
@@ -120,20 +118,17 @@ def read_rows(dataset: AnyDataset) -> Iterator[tuple[dict[str, Any], Frame]]:
     columns = dataset.column_names or []
     if missing := [column for column in NEEDED_COLUMNS if column not in columns]:
         raise ValueError(f"the data set lacks the columns {missing}: prepare it with scripts/prepare.py")
-    for column in image_columns(dataset):
-        dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    images = image_columns(dataset.features)
     seen: set[str] = set()
-    for row in dataset:
+    for row in undecoded(dataset):
+        if row["image"] is None:
+            raise ValueError(f"{row['name']}: the row has no image")
+        row |= {column: row[column] and stored_cell(row[column]) for column in images}
         frame = _frame(row)
         if frame.name in seen:
             raise ValueError(f"two rows are called {frame.name!r}: files need one name each")
         seen.add(frame.name)
         yield row, frame
-
-
-def image_columns(dataset: AnyDataset) -> list[str]:
-    """The columns that hold images."""
-    return [column for column, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
 
 
 def labelled_frames(dataset: AnyDataset, counts: Counter[str]) -> Iterator[Frame]:
@@ -172,11 +167,6 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def file_content(cell: dict[str, Any]) -> bytes:
-    """The bytes of an undecoded image."""
-    return Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]
-
-
 def warn_of_loss(what: str, names: list[str]) -> None:
     """Warn with the names of the frames or targets that a format doesn't carry as they are, if there are any."""
     if names:
@@ -188,7 +178,7 @@ def _frame(row: dict[str, Any]) -> Frame:
     name, source = row["name"], row.get("label_source", "human")
     if not name or name in (".", "..") or any(character in name for character in "/\\\0"):
         raise ValueError(f"the row's name {name!r} can't be a file's: rename it")
-    content = file_content(row["image"])
+    content = row["image"]["bytes"]
     label = training_mask({**row, "label_source": source})
     mask, ignored = (None, None) if label is None else (label[0] > 0.5, label[1] == 0)
     if mask is not None and mask.shape != (row["height"], row["width"]):
@@ -203,11 +193,10 @@ def _frame(row: dict[str, Any]) -> Frame:
 
 
 def _suffix(path: str | None, content: bytes, name: str) -> str:
-    suffix = Path(path or "").suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
-        return suffix
+    """What a file of this content is called: as its path has it, where that is true."""
     try:
-        with Image.open(BytesIO(content)) as image:
-            return SUFFIX_OF_FORMAT[image.format or ""]
-    except (OSError, KeyError) as error:
-        raise ValueError(f"{name}: its image is no file of the kinds {', '.join(SUFFIX_OF_FORMAT)}") from error
+        suffixes = FORMATS[image_format(content)]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name}: its image is no file of the kinds {', '.join(FORMATS)}") from error
+    suffix = Path(path or "").suffix.lower()
+    return suffix if suffix in suffixes else suffixes[0]

@@ -8,7 +8,10 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .frames import AnyDataset, Frame, file_content, image_columns, read_rows, whole_folder
+from scalpel_hf.data.image_cells import image_columns
+from scalpel_hf.data.parquet import write_parquet_file
+
+from .frames import AnyDataset, Frame, read_rows, whole_folder
 
 ROWS = 256  # of the metadata that are written at a time
 
@@ -22,7 +25,7 @@ def write_imagefolder(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     Returns how many `frames` and `frames without label`. Raises as `read_frames` and `whole_folder` do.
     """
     features = dict(dataset.features)
-    images = image_columns(dataset)
+    images = image_columns(dataset.features)
     names = {column: "file_name" if column == "image" else f"{column}_file_name" for column in images}
     text = datasets.Value("string")
     # `file_name` comes first: `imagefolder` gives the first image column it meets a left-over `file_name`.
@@ -52,13 +55,12 @@ def write_parquet(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     Returns how many `frames`. Raises as `whole_folder` does.
     """
     with whole_folder(folder) as part:
-        dataset.to_parquet(str(part / "data.parquet"))
-        return Counter(frames=pq.read_metadata(part / "data.parquet").num_rows)
+        return Counter(frames=write_parquet_file(dataset, part / "data.parquet"))
 
 
 def _store(cell: dict[str, Any] | None, part: Path, column: str, frame: Frame) -> str | None:
     if cell is None:
         return None
     place = f"{column}/{frame.file_name if column == 'image' else frame.name + '.png'}"
-    (part / place).write_bytes(file_content(cell))
+    (part / place).write_bytes(cell["bytes"])
     return place

@@ -12,10 +12,9 @@ import datasets
 import numpy as np
 from PIL import Image
 
+from scalpel_hf.data.image_cells import image_columns, stored_cell, undecoded
 from scalpel_hf.data.objects import encode_png, objects_from_mask
 from scalpel_hf.pseudo_labels import PSEUDO_FEATURES
-
-from .frames import image_columns
 
 SHOWN = 20  # problems that an error lists
 
@@ -74,17 +73,16 @@ def import_human_labels(
     emptied = dict.fromkeys(column for column in PSEUDO_FEATURES if column in dataset.column_names)
 
     def put(row: dict[str, Any]) -> dict[str, Any]:
+        files = {column: row[column] and stored_cell(row[column]) for column in images}
         if row["name"] not in masks:
-            return {}
+            return files
         height, width = sizes[row["name"]]
         mask = np.unpackbits(np.frombuffer(masks[row["name"]], np.uint8), count=height * width).reshape(height, width)
         cell = {"bytes": encode_png(mask * np.uint8(255)), "path": f"{row['name']}.png"}
-        return {"mask": cell, "objects": objects_from_mask(mask), "label_source": "human", **emptied}
+        return {**files, "mask": cell, "objects": objects_from_mask(mask), "label_source": "human", **emptied}
 
-    features = dataset.features
-    for column in image_columns(dataset):
-        dataset = dataset.cast_column(column, datasets.Image(decode=False))
-    return dataset.map(
+    features, images = dataset.features, image_columns(dataset.features)
+    return undecoded(dataset).map(
         put,
         features=features,
         new_fingerprint=key.hexdigest()[:16],

@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 
 from scalpel_hf.answer import Answer
+from scalpel_hf.data.image_cells import stored_cells, undecoded
 from scalpel_hf.data.objects import read_mask
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.version import __version__
@@ -75,11 +76,13 @@ def add_pseudo_labels(
     settings = [dataset._fingerprint, provenance, repr(rules), repr(calibration), skip_broken, batch_size]
 
     def label(batch: dict[str, list]) -> dict[str, list]:
-        answers = answer_rows(batch, teacher, threshold, skip_broken=skip_broken)
-        return decide_rows({**answers, "label_source": batch["label_source"]}, rules, calibration, provenance)
+        files = stored_cells(batch, dataset.features)
+        answers = answer_rows({**batch, **files}, teacher, threshold, skip_broken=skip_broken)
+        labels = decide_rows({**answers, "label_source": batch["label_source"]}, rules, calibration, provenance)
+        return {**files, **labels}
 
-    # Decoded here, row by row, so that an error can name its row; a human's rows are not decoded at all.
-    labelled = dataset.cast_column("image", datasets.Image(decode=False)).map(
+    # Decoded here, row by row, so that an error can name its row; a human's frames are not decoded at all.
+    labelled = undecoded(dataset).map(
         label,
         batched=True,
         batch_size=batch_size,

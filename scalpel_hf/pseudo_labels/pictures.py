@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.objects import read_mask
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.visualization import GREEN, RED, gray
 
 from .columns import is_above
 from .output import Labelled
-from .streams import undecoded
 
 YELLOW = (250, 210, 40)
 

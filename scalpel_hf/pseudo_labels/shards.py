@@ -11,13 +11,15 @@ from typing import Any
 
 import datasets
 
+from scalpel_hf.data.image_cells import stored_cells, undecoded
+
 from .calibration import Calibration, fit_calibration, match_prevalence
 from .columns import PSEUDO_FEATURES
 from .labelling import ANSWER_FEATURES, answer_rows, check_columns, decide_rows, key_of, provenance_of
 from .output import KEY_FILE, Labelled, column_pairs, load_output, write_arrow, write_json, write_parquet
 from .progress import Progress
 from .rules import Rules
-from .streams import stream_features, stream_shards, undecoded
+from .streams import stream_features, stream_shards
 from .summary import summarize
 
 COUNT_FILE = "shards.json"  # in the work folder, once it is known: how many shards there are
@@ -113,13 +115,17 @@ class LabelRun:
         write_json(self.work / COUNT_FILE, {"shards": count})
 
     def _answer_shard(self, rows: datasets.Dataset, path: Path) -> None:
-        step = partial(
-            answer_rows,
-            teacher=self.teacher,
-            threshold=self.rules.threshold,
-            humans_too=self.learn,
-            skip_broken=self.skip_broken,
-        )
+        def step(batch: dict[str, list]) -> dict[str, list]:
+            files = stored_cells(batch, self.features)  # the labels belong to these very images
+            answers = answer_rows(
+                {**batch, **files},
+                self.teacher,
+                self.rules.threshold,
+                humans_too=self.learn,
+                skip_broken=self.skip_broken,
+            )
+            return {**files, **answers}
+
         features = datasets.Features({**self.features, **ANSWER_FEATURES})
         self._map(rows, step, path, features, f"{self.answers_key}-{path.stem}")
 

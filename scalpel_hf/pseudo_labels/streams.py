@@ -2,19 +2,11 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import datasets
 
-AnyDataset = TypeVar("AnyDataset", datasets.Dataset, datasets.IterableDataset)
-
-
-def undecoded(dataset: AnyDataset) -> AnyDataset:
-    """Image columns as their files' bytes: nothing is decoded that isn't looked at."""
-    for name, feature in dataset.features.items():
-        if isinstance(feature, datasets.Image):
-            dataset = dataset.cast_column(name, datasets.Image(mode=feature.mode, decode=False))
-    return dataset
+from scalpel_hf.data.image_cells import undecoded
 
 
 def stream_features(stream: datasets.IterableDataset) -> datasets.Features:

@@ -8,9 +8,10 @@ from typing import Any
 import datasets
 import numpy as np
 
+from scalpel_hf.data.image_cells import undecoded
+
 from .columns import is_above
 from .labelling import ask, confidence_of, read_pair
-from .streams import undecoded
 
 THRESHOLDS = tuple(round(0.1 + 0.05 * i, 2) for i in range(17))  # 0.1 to 0.9
 

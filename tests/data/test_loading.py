@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Image, Sequence, Value, load_from_disk
 from datasets.table import embed_table_storage
 from PIL import Image as PILImage
+from PIL import ImageOps
 
 from scalpel_hf.data import (
     FEATURES,
@@ -104,17 +105,60 @@ def test_rows(make_set, toy_pair):
     assert np.array_equal(read_frame(raw), frame)
 
 
-def test_exif_orientation_turns_neither_frame_nor_mask(make_set, toy_pair):
-    root = make_set(GENERIC, ["one"], {})
-    (root / "images" / "one.png").unlink()
+def save_turned(path, frame, orientation):
     exif = PILImage.Exif()
-    exif[PILImage.ExifTags.Base.Orientation] = 6
-    PILImage.fromarray(toy_pair(0)[0]).save(root / "images" / "one.jpg", exif=exif)
-    with PILImage.open(root / "images" / "one.jpg") as image:
-        stored = np.asarray(image)
+    exif[PILImage.ExifTags.Base.Orientation] = orientation
+    PILImage.fromarray(frame).save(path, exif=exif)
+
+
+@pytest.fixture
+def turned(make_set, toy_pair):
+    """A data set of one frame whose file asks to be turned, and what it shows."""
+
+    def make(orientation, mask_is="stored", shape=(20, 24)):
+        root = make_set(GENERIC, ["one"], {})
+        frame, mask = toy_pair(0, shape)
+        save_turned(root / "images" / "one.png", frame, orientation)
+        with PILImage.open(root / "images" / "one.png") as image:
+            shown = np.asarray(ImageOps.exif_transpose(image))
+        shown_mask = np.where(shown == 200, np.uint8(255), np.uint8(0))  # what the target is painted with
+        assert np.count_nonzero(shown_mask) == np.count_nonzero(mask)
+        PILImage.fromarray(shown_mask if mask_is == "shown" else mask).save(root / "masks" / "one.png")
+        return root, shown, shown_mask
+
+    return make
+
+
+@pytest.mark.parametrize("mask_is", ["shown", "stored"])
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_frames_are_as_shown_and_masks_lie_on_their_targets(orientation, mask_is, turned):
+    root, shown, mask = turned(orientation, mask_is)
+    given = mask_is if orientation < 5 else None  # else their sizes say it
+    row = load_irst_dataset("generic", root, split="train", mask_grid=given)[0]
+    assert np.array_equal(np.asarray(row["image"]), shown) and np.array_equal(read_frame(row["image"]), shown)
+    assert np.array_equal(np.asarray(row["mask"]), mask)
+    assert (row["height"], row["width"]) == shown.shape
+    assert not row["image"].getexif().get(PILImage.ExifTags.Base.Orientation)
+
+
+@pytest.mark.parametrize(("orientation", "shape"), [(2, (20, 24)), (3, (20, 24)), (4, (20, 24)), (6, (20, 20))])
+def test_what_a_mask_is_drawn_on_is_asked_where_its_size_does_not_say_it(orientation, shape, turned):
+    root, *_ = turned(orientation, shape=shape)
+    with pytest.raises(BrokenPairsError, match=rf"one \(train\): .*orientation {orientation}.* --mask-grid"):
+        load_irst_dataset("generic", root)
+    # A mask that asks to be turned as its frame does has been drawn on the frame as shown.
+    with PILImage.open(root / "masks" / "one.png") as image:
+        mask = np.asarray(image)
+    save_turned(root / "masks" / "one.png", mask, orientation)
     row = load_irst_dataset("generic", root, split="train")[0]
-    assert row["image"].size == row["mask"].size == (24, 20) == (row["width"], row["height"])
-    assert np.array_equal(np.asarray(row["image"]), stored)
+    assert np.array_equal(np.asarray(row["mask"]) > 0, np.asarray(row["image"]) == 200)
+
+
+def test_a_mask_that_fits_neither_way(turned):
+    root, *_ = turned(6)
+    PILImage.new("L", (21, 24)).save(root / "masks" / "one.png")
+    with pytest.raises(BrokenPairsError, match="the image has 20 × 24 pixels, its mask 24 × 21"):
+        load_irst_dataset("generic", root)
 
 
 def other_size(root):

@@ -1,0 +1,50 @@
+"""Parquet files that hold their images."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .image_cells import image_columns, stored_cell, undecoded
+
+ROWS = 64  # that are held in memory and written at a time
+
+
+def write_parquet_file(dataset: datasets.Dataset | datasets.IterableDataset, path: str | Path) -> int:
+    """
+    Write all rows and columns as one file for `load_dataset("parquet", data_files=…)`, each image a [`stored_cell`].
+
+    Memory does not grow with the number of rows. Returns how many there are. Raises `OSError` and `ValueError`, naming
+    the row, for an image whose file can't be read.
+    """
+    features = datasets.Features(dataset.features)
+    count = 0
+    with pq.ParquetWriter(str(path), features.arrow_schema) as writer:
+        for rows in _batches(undecoded(dataset)):
+            for row in rows:
+                _store_images(row, features, count)
+                count += 1
+            writer.write_table(pa.Table.from_pylist([features.encode_example(row) for row in rows], writer.schema))
+    return count
+
+
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == ROWS:
+            yield batch
+            batch = []
+    yield batch
+
+
+def _store_images(row: dict[str, Any], features: datasets.Features, number: int) -> None:
+    for column in image_columns(features):
+        if row[column] is not None:
+            try:
+                row[column] = stored_cell(row[column])
+            except (OSError, ValueError) as error:
+                raise type(error)(f"{column} of {row.get('name', f'row {number}')}: {error}") from error

@@ -1,16 +1,20 @@
 """The running mean of what trains, and checkpoints from which a run goes on as if it had not been broken off.
 
 A checkpoint holds weights, running statistics, their means, optimiser, schedule and, where there is one, the scale of
-half-precision gradients. It is written under another name and renamed, and only then the one before it is removed.
+half-precision gradients, and says of which arguments, rows and first weights it is. It is written under another name
+and renamed, and only then the one before it is removed.
 """
 
 import json
+import math
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -83,27 +87,52 @@ class Checkpoints:
             if file != best:
                 file.unlink()
 
-    def load(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def load(self, arguments: dict[str, Any], made_of: dict[str, str]) -> dict[str, Any]:
+        """
+        Restore the newest checkpoint and return its state; [`NEW_RUN`] where there is none.
+
+        Raises `ValueError` for one of a run with other arguments or made of something else, and for one of which a file
+        is damaged, naming that.
+        """
         folders = self._folders()
         if not folders:
             return NEW_RUN
         newest = folders[-1]
-        state = {**NEW_RUN, **json.loads((newest / "state.json").read_text())}
-        before = state.get("arguments", {})
+        state = _read_state(newest)
+        before, made_before = state["arguments"], state["made_of"]
         changed = [f"{k} ({before[k]!r}, now {arguments.get(k)!r})" for k in before if before[k] != arguments.get(k)]
         if changed:
             raise ValueError(
                 f"{newest} is of a run with another {', '.join(changed)}: go on with the same, choose another "
                 "`output_dir`, or start over with `--no_resume`"
             )
+        others = [name for name in {**made_before, **made_of} if made_before.get(name) != made_of.get(name)]
+        if others:
+            raise ValueError(
+                f"{newest} is of a run with another content of: {', '.join(others)}. Go on with what it was made of, "
+                "choose another `output_dir`, or start over with `--no_resume`"
+            )
         self._restore(newest / "weights.safetensors")
         means = _load_tensors(newest / "ema.safetensors", self.ema.shadow)
         for name, mean in self.ema.shadow.items():
             mean.copy_(means[name])  # in place: the memory format has a say in how results are rounded
-        training = torch.load(newest / "training.pt", weights_only=True, map_location="cpu")
-        for name, part in self.training.items():
-            part.load_state_dict(training[name])
+        try:
+            training = torch.load(newest / "training.pt", weights_only=True, map_location="cpu")
+            for name, part in self.training.items():
+                part.load_state_dict(training[name])
+            self._check_shapes()
+        except Exception as error:  # whatever a file that is none makes of torch's readers
+            raise _damaged(newest / "training.pt", newest, error) from error
+        if state["best"] is not None:  # an error now rather than after the last step
+            best = self._best(state["best"]["step"])
+            _load_tensors(best, self.values, checkpoint=newest)
         return state
+
+    def _check_shapes(self) -> None:
+        for parameter, means in self.training["optimizer"].state.items():
+            for name, value in means.items():
+                if value.ndim and value.shape != parameter.shape:
+                    raise ValueError(f"{name} of a weight {tuple(parameter.shape)} is {tuple(value.shape)}")
 
     def save_best(self, step: int) -> None:
         temporary = self.folder / ".best.tmp"
@@ -120,8 +149,8 @@ class Checkpoints:
         self.model.load_state_dict(_load_tensors(path, self.values), strict=False)
 
     def _folders(self) -> list[Path]:
-        found = [f for f in self.folder.glob("checkpoint-*") if (f / "state.json").exists()]
-        return sorted(found, key=lambda f: int(f.name.split("-")[1]))
+        found = [f for f in self.folder.iterdir() if re.fullmatch(r"checkpoint-\d+", f.name) and f.is_dir()]
+        return sorted(found, key=_step_of)
 
     def _remove(self, folder: Path) -> None:
         """Remove a checkpoint so that a half-removed one is not taken for whole."""
@@ -136,9 +165,12 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     save_file({name: t.detach().contiguous() for name, t in tensors.items()}, path)
 
 
-def _load_tensors(path: Path, like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A file's tensors; `ValueError` unless they are those of `like` by name and shape."""
-    saved = load_file(path)
+def _load_tensors(path: Path, like: dict[str, Tensor], checkpoint: Path | None = None) -> dict[str, Tensor]:
+    """A file's tensors; `ValueError` unless it is whole and they are those of `like` by name and shape."""
+    try:
+        saved = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _damaged(path, checkpoint or path.parent, error) from error
     wrong = sorted(set(saved) ^ set(like)) or [name for name in like if saved[name].shape != like[name].shape]
     if wrong:
         raise ValueError(
@@ -146,3 +178,32 @@ def _load_tensors(path: Path, like: dict[str, Tensor]) -> dict[str, Tensor]:
             f"{' …' if len(wrong) > 3 else ''}: choose another `output_dir`, or start over with `--no_resume`"
         )
     return saved
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.split("-")[1])
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    path = folder / "state.json"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        best = state["best"]
+        right = (
+            (state["step"], type(state["step"])) == (_step_of(folder), int)
+            and math.isfinite(state["seconds"])
+            and (best is None or (isinstance(best["step"], int) and isinstance(best["metrics"], dict)))
+            and all(isinstance(state[name], dict) for name in ("last", "arguments", "made_of"))
+        )
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise _damaged(path, folder, error) from error
+    if not right:
+        raise _damaged(path, folder, ValueError("its values are not those of a run's state"))
+    return state
+
+
+def _damaged(path: Path, checkpoint: Path, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ValueError(
+        f"{path} is damaged ({type(error).__name__}: {reason}): remove {checkpoint}, and the same command starts anew"
+    )

@@ -7,25 +7,30 @@ Notable:
   used outside the model's `forward`, as the teacher's prior and the end of its encoder are.
 - a module trains, dropout and running statistics included, where all its weights do; a frozen base stays as it is in
   evaluation. Running statistics are averaged like the weights, so that the two fit.
+- processes share one model at every step: running statistics are averaged over them like gradients, and what the main
+  process measures decides for all. Each batch norm normalises by its own process's part of the batch, which is what
+  two processes differ in from one with a batch of twice the size (docs/decisions.md).
 """
 
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list, set_seed
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
 from scalpel_hf.files import check_can_be_made
+from scalpel_hf.version import __version__
 
 from .arguments import LoopArguments
 from .checkpoints import NEW_RUN, Checkpoints, Ema
@@ -80,6 +85,7 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
         cpu=not torch.cuda.is_available(),
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=None if args.report_to == "none" else args.report_to,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],  # the others wait while one measures
         project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/logs"),
     )
     set_seed(args.seed)
@@ -95,6 +101,7 @@ def train(
     evaluate: Evaluate | None = None,
     best_metric: str = "iou",
     collate: Callable[[list[Any]], Batch] | None = None,
+    made_of: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """
     Train a model's trainable weights and leave their running mean in it, in evaluation mode.
@@ -102,16 +109,20 @@ def train(
     Args:
         dataset: sample number i as a dict of tensors, a pure function of i.
         loss_function: `(model, batch, step) → (loss, figures to log)`.
-        evaluate: figures on held-out labelled frames; the step with the highest `best_metric` is then kept.
+        evaluate: figures on held-out labelled frames; the step with the highest `best_metric` is then kept. Called in
+            the main process alone.
         collate: batch of a list of samples, where they are more than dicts of tensors of one shape.
+        made_of: what the result depends on beside the arguments, each with a hash of its content: rows, first weights.
 
     Returns steps, seconds, samples and the last losses; with `evaluate` the best figures and their step.
 
     Raises:
         FloatingPointError: where the loss is no number.
-        ValueError: where `output_dir` has a checkpoint of a run with other arguments or another model.
+        ValueError: where `output_dir` has a checkpoint of a run with other arguments, made of something else or of
+            another model, or a damaged one.
     """
-    model.to(accelerator.device)
+    # First of all: it may put other tensors in the place of buffers, which are looked up below.
+    wrapped = accelerator.prepare_model(model, evaluation_mode=True)  # mixed precision, and no wrapper around it
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     decayed = [p for p in trainable.values() if p.ndim > 1]
     others = [p for p in trainable.values() if p.ndim <= 1]
@@ -126,7 +137,8 @@ def train(
     checkpoints = Checkpoints(
         Path(args.output_dir), model, values, ema, optimizer, scheduler, scaler=accelerator.scaler
     )
-    start = checkpoints.load(_fixed(args)) if args.resume else NEW_RUN
+    made_of = {**(made_of or {}), "version of scalpel-hf": __version__}
+    start = checkpoints.load(_fixed(args), made_of) if args.resume else NEW_RUN
     if start["step"]:
         accelerator.print(f"going on from step {start['step']} of {args.max_steps}")
 
@@ -135,7 +147,6 @@ def train(
     loader = DataLoader(
         dataset, batch_size=args.batch_size, sampler=sampler, num_workers=args.num_workers, collate_fn=collate
     )
-    wrapped = accelerator.prepare_model(model, evaluation_mode=True)  # mixed precision, and no wrapper around it
     # The weights are on their device already. Placed again, a resumed AdamW's step counts would go there too, and every
     # step would wait for the GPU to say each of them.
     optimizer, loader = accelerator.prepare(optimizer, loader, device_placement=[False, True])
@@ -158,7 +169,7 @@ def train(
                 )
             accelerator.backward(loss)
             if accelerator.sync_gradients:
-                _average_gradients(accelerator, list(trainable.values()))
+                _average(accelerator, [p.grad for p in trainable.values() if p.grad is not None])
                 accelerator.clip_grad_norm_(trainable.values(), args.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
@@ -166,6 +177,7 @@ def train(
             continue
         step += 1
         scheduler.step()
+        _average(accelerator, [b for b in buffers.values() if b.is_floating_point()])
         ema.update(step)
         logs = {"loss": loss.item(), **figures}
         bar.update()
@@ -173,12 +185,14 @@ def train(
             bar.set_postfix({k: f"{v:.3f}" for k, v in logs.items()})
             accelerator.log({**logs, "learning_rate": scheduler.get_last_lr()[0]}, step=step)
         if evaluate is not None and (step % args.eval_steps == 0 or step == args.max_steps):
-            best = _evaluate(accelerator, model, ema, evaluate, best, best_metric, step, checkpoints)
-            _train_mode(wrapped)
+            if accelerator.is_main_process:
+                best = _evaluate(accelerator, model, ema, evaluate, best, best_metric, step, checkpoints)
+                _train_mode(wrapped)
+            best = broadcast_object_list([best])[0]
         if accelerator.is_main_process and (step % args.checkpoint_steps == 0 or step == args.max_steps):
             seconds = time.monotonic() - began
-            state = {"step": step, "seconds": seconds, "best": best, "last": logs, "arguments": _fixed(args)}
-            checkpoints.save(state)
+            state = {"step": step, "seconds": seconds, "best": best, "last": logs}
+            checkpoints.save({**state, "arguments": _fixed(args), "made_of": made_of})
     bar.close()
 
     model.eval()
@@ -197,14 +211,14 @@ def train(
     }
 
 
-def _average_gradients(accelerator: Accelerator, parameters: list[nn.Parameter]) -> None:
-    """Give every process the mean of all processes' gradients; all processes use the same weights."""
-    if accelerator.num_processes == 1:
+@torch.no_grad()
+def _average(accelerator: Accelerator, tensors: list[Tensor]) -> None:
+    """Give every process the mean over all processes of tensors that all of them have."""
+    if accelerator.num_processes == 1 or not tensors:
         return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    mean = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), "mean")
-    for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+    mean = accelerator.reduce(torch.cat([t.flatten() for t in tensors]), "mean")
+    for tensor, part in zip(tensors, mean.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -257,13 +271,13 @@ def _evaluate(
     step: int,
     checkpoints: Checkpoints,
 ) -> dict[str, Any] | None:
+    """Measure the running mean of the weights and keep them where they are the best so far; the best step's record."""
     model.eval()
     ema.swap()
     figures = evaluate(model)
     accelerator.log({f"validation/{k}": v for k, v in figures.items() if isinstance(v, int | float)}, step=step)
     if best is None or figures[best_metric] > best["metrics"][best_metric]:
         best = {"step": step, "metrics": figures}
-        if accelerator.is_main_process:
-            checkpoints.save_best(step)
+        checkpoints.save_best(step)
     ema.swap()
     return best

@@ -4,6 +4,7 @@ Run as a program, it trains in a folder and kills itself without warning at a st
 """
 
 import argparse
+import json
 import os
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -58,14 +60,20 @@ def loss_function(model: nn.Module, batch: dict[str, Tensor], step: int) -> tupl
 
 
 def run(
-    folder: Path, loss: Any = loss_function, evaluate: Any = None, width: int = 4, plain: bool = False, **changes: Any
+    folder: Path,
+    loss: Any = loss_function,
+    evaluate: Any = None,
+    width: int = 4,
+    plain: bool = False,
+    made_of: Any = None,
+    **changes: Any,
 ) -> Any:
     """Train in `folder`; the model and what `train` returns."""
     settings = {"max_steps": STEPS, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_steps": 3, "ema_decay": 0.9}
     args = LoopArguments(output_dir=str(folder), **{**settings, **changes})
     accelerator = make_accelerator(args)
     model = PlainNet() if plain else Net(width)
-    return model, train(accelerator, model, Blobs(), loss, args, evaluate)
+    return model, train(accelerator, model, Blobs(), loss, args, evaluate, made_of=made_of)
 
 
 def die(*_: object, **__: object) -> None:
@@ -79,6 +87,7 @@ def main() -> None:
     parser.add_argument("--die-in-save", type=int, default=-1, help="number of the save")
     parser.add_argument("--max-steps", type=int, default=STEPS)
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--disagree", action="store_true", help="each process finds another step the best")
     args = parser.parse_args()
 
     def loss(model: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
@@ -98,7 +107,18 @@ def main() -> None:
         torch_save(*arguments, **kwargs)
 
     checkpoints.torch.save = save  # type: ignore[assignment]
-    run(args.folder, loss, max_steps=args.max_steps, plain=args.plain)
+    calls = 0
+
+    def disagreeing(_: nn.Module) -> dict[str, float]:
+        nonlocal calls
+        calls += 1
+        return {"iou": calls if PartialState().is_main_process else -calls}
+
+    evaluate = disagreeing if args.disagree else None
+    model, outcome = run(args.folder, loss, evaluate, max_steps=args.max_steps, plain=args.plain, eval_steps=4)
+    state = {name: value.tolist() for name, value in model.state_dict().items()}
+    record = json.dumps({"state": state, "best": outcome["best"]})
+    (args.folder / f"process-{PartialState().process_index}.json").write_text(record)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,18 @@ def test_two_halves_of_a_batch_are_the_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5)  # the sums are in another order
 
 
+def test_processes_share_one_model_and_the_main_one_decides(tmp_path: Path) -> None:
+    """Each would keep another step, and has seen other crops."""
+    launch("-m", "tests.training.small_problem", tmp_path / "two", "--disagree")
+    first, second = (json.loads((tmp_path / "two" / f"process-{i}.json").read_text()) for i in (0, 1))
+    assert first == second
+    assert first["best"] == {"step": STEPS, "metrics": {"iou": 3}}
+    model, _ = run(tmp_path / "one", batch_size=8)
+    for name in ("layers.1.running_mean", "layers.1.running_var"):  # each normalises by its half, with other dropout
+        one, two = model.state_dict()[name], torch.tensor(first["state"][name])
+        torch.testing.assert_close(two, one, rtol=0.02, atol=0.02)
+
+
 def test_killed_and_resumed_is_unbroken(tmp_path: Path) -> None:
     assert start("-m", "tests.training.small_problem", tmp_path / "b", "--die-at-step", "7").returncode != 0
     assert "going on from step 6" in launch("-m", "tests.training.small_problem", tmp_path / "b")

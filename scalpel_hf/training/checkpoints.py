@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from scalpel_hf.files import read_json
+
 NEW_RUN: dict[str, Any] = {"step": 0, "seconds": 0.0, "best": None, "last": {}}
 
 
@@ -187,7 +189,7 @@ def _step_of(folder: Path) -> int:
 def _read_state(folder: Path) -> dict[str, Any]:
     path = folder / "state.json"
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = read_json(path)
         best = state["best"]
         right = (
             (state["step"], type(state["step"])) == (_step_of(folder), int)
@@ -195,7 +197,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
             and (best is None or (isinstance(best["step"], int) and isinstance(best["metrics"], dict)))
             and all(isinstance(state[name], dict) for name in ("last", "arguments", "made_of"))
         )
-    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, LookupError) as error:
         raise _damaged(path, folder, error) from error
     if not right:
         raise _damaged(path, folder, ValueError("its values are not those of a run's state"))

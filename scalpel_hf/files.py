@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 # Of `safetensors` and `torch`, which raise errors of their own where the system's says so.
 FULL_IN_WORDS = re.compile(r"No space left|os error 28\b|Disk quota|File too large|PytorchStreamWriter failed writing")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -124,17 +122,30 @@ def whole_folder(folder: str | Path, replace: bool = False) -> Iterator[Path]:
         raise FileExistsError(f"{folder} exists: choose another folder, or remove it")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file, where a folder is to be: choose another name")
-    part = _beside(folder, "part")
+    with work_folder(folder) as part:
+        yield part
+        _widen(part)
+        if folder.exists():
+            _exchange(part, folder)
+        else:
+            os.replace(part, folder)
+
+
+@contextmanager
+def work_folder(path: Path) -> Iterator[Path]:
+    """
+    A temporary folder beside the file or folder `path`, on the same disk, for what is to become part of it.
+
+    What it holds when the block ends is removed; so is what killed processes left there. Raises `DiskFullError` where
+    there is no room.
+    """
+    remove_leftovers(path)
+    part = _beside(path, "part")
     _remove(part)
     part.mkdir(parents=True)
     try:
-        with _room_for(folder, part):
+        with _room_for(path, part):
             yield part
-            _widen(part)
-            if folder.exists():
-                _exchange(part, folder)
-            else:
-                os.replace(part, folder)
     finally:
         _remove(part)
 
@@ -282,13 +293,13 @@ def read_json(path: str | Path, kind: type | tuple[type, ...] = dict) -> Any:
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    twice = _first_double([name for name, _ in pairs])
+    twice = first_double([name for name, _ in pairs])
     if twice is not None:
         raise ValueError(f"{twice!r} is there twice in one object")
     return dict(pairs)
 
 
-def _first_double(names: list[str]) -> str | None:
+def first_double(names: list[str]) -> str | None:
     if len(set(names)) == len(names):
         return None
     return next(name for name, count in Counter(names).items() if count > 1)
@@ -306,46 +317,20 @@ def read_yaml(path: str | Path, kind: type | tuple[type, ...] = dict) -> Any:
     Raises `ValueError` naming the file for what is no YAML, is of another kind, has a name twice, is nested too deeply,
     larger than a configuration is, or has aliases (`*name`), and as [`read_text`] does.
     """
+    import yaml  # here, since the runtime reads JSON alone, and needs nothing but NumPy, Pillow and onnxruntime
+
+    from .plain_yaml import PlainLoader
+
     text = read_text(path)
     if len(text) > LARGEST_YAML:
         raise ValueError(f"{path} is no configuration: it has more than {megabytes(LARGEST_YAML)}")
     try:
-        content = yaml.load(text, _PlainLoader)
+        content = yaml.load(text, PlainLoader)
     except RecursionError:
         raise ValueError(f"{path} is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from error
     return _of_kind({} if content is None else content, kind, path)
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML in which a value means what it looks like."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"aliases are not read:{self.peek_event().start_mark}")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        twice = _first_double([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
-        if twice is not None:
-            raise yaml.YAMLError(f"{twice!r} is there twice:{node.start_mark}")
-        return super().construct_mapping(node, deep)
-
-
-PLAIN = {
-    "int": r"[-+]?(?:0|[1-9][0-9]*)",
-    "float": r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?"
-    r"|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
-}
-_PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag.split(":")[-1] not in (*PLAIN, "timestamp")]
-    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _name, _pattern in PLAIN.items():
-    _PlainLoader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})$"), list("-+.0123456789")
-    )
 
 
 def _of_kind(content: Any, kind: type | tuple[type, ...], path: str | Path) -> Any:

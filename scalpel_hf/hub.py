@@ -20,6 +20,8 @@ from .examples import example_pictures
 from .modeling.custom_code import IMAGE_PROCESSOR_FILE, code_files, published_configs
 from .provenance import BUDGET_FILE, base_on_hub, read_record, trace
 from .pseudo_labels.output import read_grid, read_run
+from .runtime.config import FOLDER as ONNX
+from .runtime.config import belonging_files
 from .standalone import save_standalone
 from .training.report import METRICS_FILE, without_local_paths
 
@@ -28,14 +30,13 @@ __all__ = ["base_on_hub", "push_dataset", "push_folder", "push_metric", "push_ru
 FILES = {
     "model": (
         *("adapter_model.safetensors", "model*.safetensors", "model.safetensors.index.json", "*config.json"),
-        *("onnx/*.onnx", "onnx/*.json"),  # what scripts/export_onnx.py adds, for machines without torch
         METRICS_FILE,
     ),
     "dataset": ("data/*.parquet", BUDGET_FILE, "summary.json"),
     "space": ("*.py", "requirements.txt"),
 }
 # What an earlier push may have left that would be read beside what is pushed.
-STALE = {"dataset": "data/*.parquet", "model": IMAGE_PROCESSOR_FILE}
+STALE = {"dataset": ("data/*.parquet",), "model": (IMAGE_PROCESSOR_FILE, "onnx/*.onnx", "onnx/*.json")}
 ROWS = 5000  # of a data set in one parquet file
 METRIC = Path(__file__).parent / "metrics" / "irstd"
 METRIC_APP = """import evaluate
@@ -86,7 +87,7 @@ def push_folder(
     """
     Push a folder's weights, configurations and figures, with the card as README.md, in one commit.
 
-    So is the folder `onnx` that a model was exported to. Checkpoints, caches and whatever else lies there stay behind,
+    So are the files of one export in the folder `onnx`. Checkpoints, caches and whatever else lies there stay behind,
     and so do the paths of this machine. An adapter's `base_model_name_or_path` is published as the card's `base_model`,
     with the commit it has now. Models and processors of this project get the code that `trust_remote_code=True` loads
     them with. The folder itself is not changed.
@@ -105,8 +106,8 @@ def push_folder(
     Raises:
         ConnectionError: where the connection broke.
         FileNotFoundError: where the folder has nothing to push.
-        ValueError: for an adapter whose base is not on the Hub, or where adapter and whole model would share a
-            repository.
+        ValueError: where `onnx` holds files of different exports, for an adapter whose base is not on the Hub, or where
+            adapter and whole model would share a repository.
     """
     folder, api = Path(folder), HfApi()
     contents: dict[str, str | bytes] = {path: str(folder / path) for path in _files(folder, repo_type)}
@@ -125,8 +126,8 @@ def push_folder(
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(path, content) for path, content in contents.items()
     ]
-    if repo_type in STALE:
-        stale = [path for path in fnmatch.filter(there, STALE[repo_type]) if path not in contents]
+    for pattern in STALE.get(repo_type, ()):
+        stale = [path for path in fnmatch.filter(there, pattern) if path not in contents]
         operations += [CommitOperationDelete(path) for path in stale]
     # `upload_folder` may spread its files over several commits; `create_commit` never does.
     message = f"Push {repo_type} with scalpel-hf"
@@ -191,7 +192,10 @@ def push_metric(repo_id: str, private: bool | None = None) -> str:
 
 
 def _files(folder: Path, repo_type: str) -> list[str]:
-    found = sorted(path.relative_to(folder).as_posix() for pattern in FILES[repo_type] for path in folder.glob(pattern))
+    files = [path for pattern in FILES[repo_type] for path in folder.glob(pattern)]
+    if repo_type == "model":
+        files += belonging_files(folder / ONNX)  # what scripts/export_onnx.py adds, for machines without torch
+    found = sorted(path.relative_to(folder).as_posix() for path in files)
     if not any(path.endswith((".safetensors", ".parquet", ".py")) for path in found):
         raise FileNotFoundError(f"{folder} has nothing to push: none of {', '.join(FILES[repo_type])}")
     return found

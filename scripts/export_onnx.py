@@ -22,6 +22,7 @@ from scalpel_hf import Detector, Student, SyntheticInfrared, Teacher, load_stude
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_student
+from scalpel_hf.files import check_can_be_made
 from scalpel_hf.modeling.frames import read_frame
 from scalpel_hf.onnx_export import (
     check_detector,
@@ -33,7 +34,9 @@ from scalpel_hf.onnx_export import (
     export_teacher,
     quantize_student,
 )
-from scalpel_hf.runtime.student import FOLDER, OnnxDetector, OnnxStudent
+from scalpel_hf.onnx_export.files import whole_or_not_at_all
+from scalpel_hf.runtime.config import CONFIG_FILE, FOLDER, INT8_FILE, TEACHER_FILE
+from scalpel_hf.runtime.student import OnnxDetector, OnnxStudent, load_exported
 
 FRAMES = 8  # to compare on
 GENERATED = [((256, 256), 8), ((240, 321), 16), ((97, 60), 16)]  # size, bits
@@ -62,30 +65,47 @@ def main(argv: list[str] | None = None) -> None:
     if args.out is None and not Path(args.model).is_dir():
         raise ValueError(f"{args.model} is not a folder: say with `--out` where its ONNX files go")
 
+    if not 1 <= args.calibration_frames <= 10_000:
+        raise ValueError(f"`--calibration-frames` is from 1 to 10000, got {args.calibration_frames}")
+    if not 0 < args.threshold < 1:
+        raise ValueError(f"`--threshold` is a probability between 0 and 1, got {args.threshold}")
+
     out = args.out or Path(args.model) / FOLDER
+    check_can_be_made(out, "--out")
     rows = load_split(args.dataset, args.split) if args.dataset else None
     frames = spread(rows, FRAMES) if rows is not None else generated_frames()
     if is_adapter(args.model):
         teacher = Teacher.from_pretrained(args.model, args.base_model)
-        export_teacher(teacher, out, args.threshold)
-        print(f"{out}: within {check_teacher(teacher, out, frames):.1g} of torch on {len(frames)} frames")
+        with whole_or_not_at_all(out, TEACHER_FILE) as work:
+            export_teacher(teacher, work, args.threshold)
+            worst = check_teacher(teacher, work, frames)
+        print(f"{out}: within {worst:.1g} of torch on {len(frames)} frames")
         return
+    calibration = spread(load_split(args.dataset, args.calibration_split), args.calibration_frames) if args.int8 else []
     model = load_student(args.model)
-    normalize, threshold = args.normalization == "inside", args.threshold
-    exported: OnnxStudent | OnnxDetector
-    if isinstance(model, Student):
-        exported = export_student(model, out, normalize, args.thresholding == "inside", threshold)
-        worst = check_student(model, exported, frames)
-    else:
-        exported = export_detector(model, out, normalize, threshold)
-        worst = check_detector(model, exported, frames)
+    # What takes the place of an earlier export was checked first, and has its INT8 with it.
+    with whole_or_not_at_all(out, CONFIG_FILE) as work:
+        worst = export_checked(model, work, frames, args)
+        if args.int8:
+            quantize_student(work, calibration, args.float_convs)
+    exported = load_exported(out)
     print(f"{out}: opset {exported.config.opset}, within {worst:.1g} of torch on {len(frames)} frames")
     models: dict[str, Student | Detector | OnnxStudent | OnnxDetector] = {"torch": model, "ONNX": exported}
     if args.int8:
-        calibration = spread(load_split(args.dataset, args.calibration_split), args.calibration_frames)
-        models["ONNX, INT8"] = quantize_student(out, calibration, args.float_convs)
+        models["ONNX, INT8"] = load_exported(out, INT8_FILE)
     if args.evaluate:
-        print_table(models, rows, threshold)
+        print_table(models, rows, args.threshold)
+
+
+def export_checked(
+    model: Student | Detector, folder: Path, frames: list[np.ndarray], args: argparse.Namespace
+) -> float:
+    """Export a student to a folder; the largest difference to torch on frames."""
+    normalize = args.normalization == "inside"
+    if isinstance(model, Student):
+        exported = export_student(model, folder, normalize, args.thresholding == "inside", args.threshold)
+        return check_student(model, exported, frames)
+    return check_detector(model, export_detector(model, folder, normalize, args.threshold), frames)
 
 
 def is_adapter(name: str) -> bool:

@@ -30,6 +30,7 @@ from tests.hub_models import (
     push_base,
 )
 from tests.hub_server import HubServer
+from tests.runtime.made_by_hand import write_student
 from tests.small_models import SIZE, small_mobile_sam, small_sam
 
 BASE, TEACHER, ALONE = "org/tiny-sam", "org/scalpel-sam", "org/scalpel-sam-alone"
@@ -154,8 +155,8 @@ def test_a_push_is_one_commit_of_what_belongs_there(
 
     save_standalone(tmp_path / "teacher", tmp_path / "alone")
     make_student(tmp_path / "student")
-    (tmp_path / "student" / "onnx").mkdir()
-    for file in ("model.onnx", "runtime.json", "notes.txt"):
+    write_student(tmp_path / "student" / "onnx")
+    for file in ("model_int8.onnx", "notes.txt"):  # of an earlier export, and of the user
         (tmp_path / "student" / "onnx" / file).write_text("{}")
     for name, folder, own in (
         (ALONE, "alone", {"config.json", "model.safetensors", "processor_config.json"}),

@@ -1,6 +1,7 @@
 """A student that detects as one ONNX graph for frames of any size and number."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from scalpel_hf.modeling.modeling_scalpel_student_detection import ScalpelStudentForObjectDetection
-from scalpel_hf.runtime.student import CONFIG_FILE, MODEL_FILE, OnnxDetector
+from scalpel_hf.runtime.config import CONFIG_FILE, MODEL_FILE, hashes
+from scalpel_hf.runtime.student import OnnxDetector
 from scalpel_hf.student import Detector
 
 from .files import checked, whole_or_not_at_all
@@ -30,9 +32,11 @@ class DetectorGraph(nn.Module):
         self.model, self.processor, self.normalize = detector.model, detector.processor, normalize
         self.eval()
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, frames: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
         processor, (height, width) = self.processor, frames.shape[-2:]
-        x = normalize_frames(frames, processor.normalization, processor.percentiles) if self.normalize else frames
+        x = frames
+        if self.normalize:
+            x = normalize_frames(frames, processor.normalization, processor.percentiles, given)
         outputs = self.model(pixel_values=x)
         centre, sides = outputs.pred_boxes.split(2, dim=-1)
         frame = torch.stack([torch.scalar_tensor(n, dtype=torch.float32) for n in (width, height, width, height)])
@@ -55,9 +59,9 @@ def export_detector(
     if not isinstance(detector.model, ScalpelStudentForObjectDetection):
         raise ValueError(f"of detectors only this project's own is exported, not {type(detector.model).__name__}")
     config = runtime_config(detector, normalize, threshold, threshold_inside=False, task="detection")
-    with whole_or_not_at_all(Path(folder)) as work:
-        onnx.save(to_proto(DetectorGraph(detector, normalize), ["scores", "boxes"]), work / MODEL_FILE)
-        (work / CONFIG_FILE).write_text(config.to_json())
+    with whole_or_not_at_all(folder, CONFIG_FILE) as work:
+        onnx.save(to_proto(DetectorGraph(detector, normalize), ["scores", "boxes"], normalize), work / MODEL_FILE)
+        replace(config, files=hashes(work)).write(work)
     return OnnxDetector.from_pretrained(folder)
 
 
@@ -75,7 +79,7 @@ def check_detector(detector: Detector, exported: OnnxDetector, frames: Iterable[
     for frame in frames:
         x = exported.graph_input(frame)
         sides = np.array([x.shape[3], x.shape[2]] * 2)
-        scores, boxes = exported.session.run(["scores", "boxes"], {"frames": x})
+        scores, boxes = exported.graph.run(x)
         answer = _rows(scores, boxes, sides)
         scores, boxes = graph(torch.from_numpy(x))
         expected = _rows(scores.numpy(), boxes.numpy(), sides)

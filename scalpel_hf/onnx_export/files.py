@@ -1,13 +1,15 @@
 """What both exports share: how files are written, and how answers are compared."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
+
+from scalpel_hf.files import read_json, work_folder
+from scalpel_hf.runtime.config import check_files
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -29,10 +31,29 @@ def checked(differences: list[float]) -> float:
 
 
 @contextmanager
-def whole_or_not_at_all(folder: Path) -> Iterator[Path]:
-    """A temporary folder whose files are moved to `folder` once all of them are written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as work:
-        yield Path(work)
-        for file in Path(work).iterdir():
+def whole_or_not_at_all(folder: str | Path, record: str) -> Iterator[Path]:
+    """
+    A temporary folder whose files are moved to `folder` when the block ends well.
+
+    `record` is the file that says which ONNX files belong together, see [`scalpel_hf.runtime.config`]. It is moved
+    last: where a move is cut short, what lies there doesn't fit it, and loading says so. ONNX files that the record
+    before it named and this one doesn't, such as an earlier export's INT8, are removed.
+    """
+    folder = Path(folder)
+    with work_folder(folder / record) as work:
+        yield work
+        before = _recorded(folder / record)
+        for file in sorted(work.iterdir(), key=lambda file: file.name == record):
             os.replace(file, folder / file.name)
+        for name in before - _recorded(folder / record):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _recorded(record: Path) -> set[str]:
+    """Names of the ONNX files that a record names; none where there is no record, or a broken one."""
+    try:
+        files = read_json(record)["files"]
+        check_files(files)
+    except (OSError, KeyError, ValueError):
+        return set()
+    return set(files)

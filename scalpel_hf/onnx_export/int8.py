@@ -4,6 +4,7 @@ import io
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from scalpel_hf.modeling.frame_reading import read_frame
-from scalpel_hf.runtime.student import INT8_FILE, MODEL_FILE, OnnxDetector, OnnxStudent, load_exported
+from scalpel_hf.runtime.config import CONFIG_FILE, INT8_FILE, MODEL_FILE, hashes
+from scalpel_hf.runtime.student import OnnxDetector, OnnxStudent, load_exported
 
 from .files import whole_or_not_at_all
 
@@ -35,14 +37,19 @@ def quantize_student(folder: str | Path, frames: Sequence[Any], float_convs: int
         float_convs: so many convolutions of a student that segments stay in floating point; see
             [`rank_convolutions`].
 
-    Returns the quantised student as the runtime loads it.
+    Returns the quantised student as the runtime loads it. Raises `ValueError` without frames, or where `float_convs` is
+    more than there are.
     """
     folder, student = Path(folder), load_exported(folder)
     if not len(frames):
         raise ValueError("there is no frame to calibrate on")
+    count = len(_convolutions(folder / MODEL_FILE))
+    if not 0 <= float_convs <= count:
+        raise ValueError(f"of {count} convolutions {float_convs} can't stay in floating point")
     kept = list(rank_convolutions(folder, frames))[:float_convs] if float_convs else []
-    with whole_or_not_at_all(folder) as work:
+    with whole_or_not_at_all(folder, CONFIG_FILE) as work:
         quantize(folder / MODEL_FILE, work / INT8_FILE, _feeds(student, frames), nodes_to_exclude=kept)
+        replace(student.config, files={**student.config.files, **hashes(work)}).write(work)
     return load_exported(folder, INT8_FILE)
 
 
@@ -55,10 +62,9 @@ def rank_convolutions(folder: str | Path, frames: Sequence[Any]) -> dict[str, fl
     student = OnnxStudent.from_pretrained(folder)
     expected = [student.probabilities(frame) for frame in probes]
     mass = sum(float(p.sum()) for p in expected)
-    names = [node.name for node in onnx.load(folder / MODEL_FILE).graph.node if node.op_type == "Conv"]
     changes = {}
     with tempfile.TemporaryDirectory() as work:
-        for name in names:
+        for name in _convolutions(folder / MODEL_FILE):
             path = Path(work) / f"{name}.onnx"
             feeds = _feeds(student, probes)
             quantize(folder / MODEL_FILE, path, feeds, op_types_to_quantize=["Conv"], nodes_to_quantize=[name])
@@ -95,6 +101,10 @@ def quantize(model: Path, out: Path, feeds: Iterable[dict[str, np.ndarray]], **n
             **{"op_types_to_quantize": QUANTIZED, "nodes_to_exclude": excluded, **nodes},
         )
     prepared.unlink()
+
+
+def _convolutions(model: Path) -> list[str]:
+    return [node.name for node in onnx.load(model).graph.node if node.op_type == "Conv"]
 
 
 def _outside_the_convolutions(model: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from scalpel_hf.modeling.foreground import as_foreground
 from scalpel_hf.modeling.frames import RANGE
 from scalpel_hf.modeling.modeling_scalpel_student import ScalpelStudentForSemanticSegmentation
-from scalpel_hf.runtime.student import CONFIG_FILE, MODEL_FILE, OnnxStudent, RuntimeConfig
+from scalpel_hf.runtime.config import CONFIG_FILE, MODEL_FILE, RuntimeConfig, hashes
+from scalpel_hf.runtime.session import NORMALIZATION
+from scalpel_hf.runtime.student import OnnxStudent
 from scalpel_hf.student import Detector, Student
 
 from .files import OPSET, checked, difference, whole_or_not_at_all
@@ -35,9 +38,11 @@ class StudentGraph(nn.Module):
         self.normalize, self.threshold = normalize, threshold
         self.eval()
 
-    def forward(self, frames: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, frames: Tensor, given: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         processor, (height, width) = self.processor, frames.shape[-2:]
-        x = normalize_frames(frames, processor.normalization, processor.percentiles) if self.normalize else frames
+        x = frames
+        if self.normalize:
+            x = normalize_frames(frames, processor.normalization, processor.percentiles, given)
         if processor.size_divisor:
             x = F.pad(x, (0, -width % processor.size_divisor, 0, -height % processor.size_divisor), mode="replicate")
         x = x.expand(-1, processor.num_channels, -1, -1)
@@ -53,14 +58,18 @@ class StudentGraph(nn.Module):
         return probabilities, (probabilities > self.threshold).to(torch.uint8)
 
 
-def normalize_frames(frames: Tensor, normalization: str, percentiles: Sequence[float]) -> Tensor:
+def normalize_frames(
+    frames: Tensor, normalization: str, percentiles: Sequence[float], given: Tensor | None = None
+) -> Tensor:
     """
     `scalpel_hf.modeling.normalize_frame` of each frame of a batch `(B, 1, H, W)`, in a form that can be exported.
 
-    In double precision inside: float32 loses the digits of a faint scene with one hot pixel.
+    In double precision inside: float32 loses the digits of a faint scene with one hot pixel. `given` (2,) are offset
+    and scale that take the place of the frames' own, as for a tile those of its frame, unless the scale is 0.
     """
     x = frames.double()
-    x = x - x.amin((-2, -1), keepdim=True)
+    lowest = x.amin((-2, -1), keepdim=True)
+    x = x - (lowest if given is None else torch.where(given[1] > 0, 0, lowest))
     if normalization == "zscore":
         offset = x.mean((-2, -1), keepdim=True)
         scale = (x - offset).square().mean((-2, -1), keepdim=True).sqrt()
@@ -69,6 +78,8 @@ def normalize_frames(frames: Tensor, normalization: str, percentiles: Sequence[f
     else:
         offset, high = (_percentile(x, percent) for percent in percentiles)
         scale = torch.where(high > offset, high - offset, x.amax((-2, -1), keepdim=True))
+    if given is not None:
+        offset, scale = (torch.where(given[1] > 0, one, own) for one, own in zip(given, (offset, scale), strict=True))
     return ((x - offset) / torch.where(scale > 0, scale, 1)).float()
 
 
@@ -101,9 +112,10 @@ def export_student(
     """
     config = runtime_config(student, normalize, threshold, apply_threshold, task="segmentation")
     graph = StudentGraph(student, normalize, threshold if apply_threshold else None)
-    with whole_or_not_at_all(Path(folder)) as work:
-        onnx.save(to_proto(graph, ["probabilities", "mask"] if apply_threshold else ["logits"]), work / MODEL_FILE)
-        (work / CONFIG_FILE).write_text(config.to_json())
+    outputs = ["probabilities", "mask"] if apply_threshold else ["logits"]
+    with whole_or_not_at_all(folder, CONFIG_FILE) as work:
+        onnx.save(to_proto(graph, outputs, normalize), work / MODEL_FILE)
+        replace(config, files=hashes(work)).write(work)
     return OnnxStudent.from_pretrained(folder)
 
 
@@ -111,8 +123,6 @@ def runtime_config(
     student: Student | Detector, normalize: bool, threshold: float, threshold_inside: bool, task: str
 ) -> RuntimeConfig:
     """What runtime.json says of a student; `ValueError` for a threshold that is no probability."""
-    if not 0 < threshold < 1:
-        raise ValueError(f"the threshold is a probability between 0 and 1, got {threshold}")
     return RuntimeConfig(
         normalization=student.processor.normalization,
         percentiles=student.processor.percentiles,
@@ -122,26 +132,35 @@ def runtime_config(
         opset=OPSET,
         id2label={str(key): label for key, label in student.model.config.id2label.items()},
         task=task,
+        files={},
     )
 
 
 @torch.no_grad()
-def to_proto(graph: nn.Module, outputs: Sequence[str]) -> onnx.ModelProto:
-    """A module from `frames` (B, 1, H, W) to outputs alike, or to as many numbers for each frame, as an ONNX graph for
-    any batch, height and width."""
-    names = {0: "batch", 2: "height", 3: "width"}
+def to_proto(graph: nn.Module, outputs: Sequence[str], normalizes: bool = False) -> onnx.ModelProto:
+    """
+    A module from `frames` (B, 1, H, W) to outputs alike, or to as many numbers for each frame, as an ONNX graph for any
+    batch, height and width.
+
+    One that `normalizes` takes `normalization` (2,) too, offset and scale, which may be left out: a scale of 0, its
+    default, has it measure each frame.
+    """
+    sizes = {axis: torch.export.Dim(name) for axis, name in {0: "batch", 2: "height", 3: "width"}.items()}
+    own = torch.zeros(2, dtype=torch.float64)
     program = torch.onnx.export(
         graph,
-        (torch.randn(2, 1, 64, 96),),
+        (torch.randn(2, 1, 64, 96), *([own] if normalizes else [])),
         dynamo=True,
         opset_version=OPSET,
-        input_names=["frames"],
+        input_names=["frames", *([NORMALIZATION] if normalizes else [])],
         output_names=outputs,
-        dynamic_shapes={"frames": {axis: torch.export.Dim(name) for axis, name in names.items()}},
+        dynamic_shapes=(sizes, *([{}] if normalizes else [])),
         verbose=False,
     )
     assert program is not None
     model: onnx.ModelProto = program.model_proto
+    if normalizes:
+        model.graph.initializer.append(onnx.numpy_helper.from_array(own.numpy(), NORMALIZATION))
     values = [*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer]
     for item in [*model.graph.node, *values]:
         item.ClearField("metadata_props")  # stack traces, with this machine's paths
@@ -169,7 +188,7 @@ def check_student(student: Student, exported: OnnxStudent, frames: Iterable[Any]
     for frame in frames:
         differences.append(difference(exported.probabilities(frame), student.probabilities(frame)))
         x = exported.graph_input(frame)
-        answer, *_ = exported.session.run(None, {"frames": x})
+        (answer,) = exported.graph.run(x)
         expected = graph(torch.from_numpy(x))
         differences.append(difference(answer, expected if isinstance(expected, Tensor) else expected[0]))
     return checked(differences)

@@ -1,6 +1,5 @@
 """A teacher as two ONNX graphs: SAM's encoder, and the decoder that answers on the frame's own grid."""
 
-import json
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from scalpel_hf.adapter import link_frames
+from scalpel_hf.files import write_json
 from scalpel_hf.modeling.frames import SAM_MEAN, SAM_STD
+from scalpel_hf.runtime.config import TEACHER_FILE, hashes
 from scalpel_hf.teacher import Teacher
 
 from .files import OPSET, checked, difference, whole_or_not_at_all
 
-ENCODER_FILE, DECODER_FILE, CONFIG_FILE = "encoder.onnx", "decoder.onnx", "teacher.json"
+ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
 
 
 class TeacherEncoder(nn.Module):
@@ -52,7 +53,7 @@ def export_teacher(teacher: Teacher, folder: str | Path, threshold: float = 0.5)
     pixel_values = torch.randn(2, 3, size, size)
     frames, boxes = torch.randn(2, 1, 64, 96), torch.tensor([0.0, 0.0, size, size * 64 / 96]).expand(2, 4)
     encoder, decoder = TeacherEncoder(teacher).eval(), TeacherDecoder(teacher).eval()
-    with whole_or_not_at_all(Path(folder)) as work, torch.no_grad():
+    with whole_or_not_at_all(folder, TEACHER_FILE) as work, torch.no_grad():
         embeddings = encoder(pixel_values)
         _trace(encoder, {"pixel_values": pixel_values}, "image_embeddings", work / ENCODER_FILE)
         inputs = {"image_embeddings": embeddings, "frames": frames, "frame_boxes": boxes.contiguous()}
@@ -66,8 +67,9 @@ def export_teacher(teacher: Teacher, folder: str | Path, threshold: float = 0.5)
             "threshold": threshold,
             "opset": OPSET,
             "id2label": {"0": "background", "1": "target"},
+            "files": hashes(work),
         }
-        (work / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        write_json(work / TEACHER_FILE, config)
 
 
 def _trace(model: nn.Module, inputs: dict[str, Tensor], output: str, path: Path) -> None:

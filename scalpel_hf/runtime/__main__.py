@@ -19,8 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from .config import MODEL_FILE
 from .sources import read_stream
-from .student import MODEL_FILE, load_exported
+from .student import load_exported
 
 REPORT_SECONDS = 1.0
 

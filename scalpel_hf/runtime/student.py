@@ -1,61 +1,18 @@
 """Students that were exported to ONNX, as objects that find targets in frames."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import onnxruntime
 
 from scalpel_hf.modeling.frame_reading import ImageLike, read_frame
 
 from .components import Detections, find_detections, snap_boxes
-from .normalization import centred, normalize_frame
-
-CONFIG_FILE = "runtime.json"
-MODEL_FILE = "model.onnx"
-INT8_FILE = "model_int8.onnx"
-FOLDER = "onnx"  # of these files within a student's own folder or repository
-
-
-@dataclass(frozen=True)
-class RuntimeConfig:
-    """
-    What runs a student besides its ONNX file, kept beside it as runtime.json.
-
-    Args:
-        normalization, percentiles: of the frames; see [`normalize_frame`].
-        normalization_inside: whether the graph normalises, and takes frames as they were read.
-        threshold: probability above which a pixel is target.
-        threshold_inside: whether the graph gives `probabilities` and `mask` rather than `logits`.
-        opset: of the ONNX graph.
-        id2label: names of the classes.
-        size_multiple: heights and widths that the graph takes are multiples of it.
-        task: `segmentation`, or `detection` of a graph that gives `scores` and `boxes`.
-    """
-
-    normalization: str
-    percentiles: tuple[float, ...]
-    normalization_inside: bool
-    threshold: float
-    threshold_inside: bool
-    opset: int
-    id2label: dict[str, str]
-    size_multiple: int = 1
-    task: str = "segmentation"
-
-    @classmethod
-    def read(cls, path: Path) -> "RuntimeConfig":
-        try:
-            return cls(**json.loads(path.read_text()))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no configuration of an exported student: {error}") from error
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + "\n"
-
+from .config import CONFIG_FILE, FOLDER, MODEL_FILE, RuntimeConfig, check_belongs, is_number
+from .normalization import apply_normalization, centred, normalize_frame, offset_and_scale
+from .session import Session
+from .tiles import TILE_SIZE, Tile, check_tile_size, tiles
 
 S = TypeVar("S", bound="_Exported")
 
@@ -69,6 +26,10 @@ class _Exported:
         config: what was exported with it.
         threads: that onnxruntime computes one frame with; its own choice by default.
         providers: onnxruntime's execution providers, in order of preference.
+        tile_size: frames of more pixels than a square of this side are computed in tiles of at most that size, which
+            bounds the memory. A multiple of 32.
+
+    Raises `ValueError` where the file is no student's graph, or not what `config` says.
     """
 
     task: str
@@ -79,11 +40,11 @@ class _Exported:
         config: RuntimeConfig,
         threads: int | None = None,
         providers: Sequence[str] = ("CPUExecutionProvider",),
+        tile_size: int = TILE_SIZE,
     ):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
         self.config = config
-        self.session = onnxruntime.InferenceSession(str(model), options, providers=list(providers))
+        self.tile_size = check_tile_size(tile_size)
+        self.graph = Session(Path(model), config, threads, providers)
 
     @classmethod
     def from_pretrained(
@@ -95,11 +56,12 @@ class _Exported:
         Args:
             file: which ONNX file, where there are several; `model_int8.onnx` is the quantised one.
             revision: of the repository on the Hub.
-            kwargs: `threads` and `providers`, see the class.
+            kwargs: `threads`, `providers` and `tile_size`, see the class.
 
         Raises:
             FileNotFoundError: where there is no such file in the folder or repository.
-            ValueError: where runtime.json is not one, or one of a student for another task.
+            ValueError: where runtime.json is not one, one of a student for another task, or of another export than the
+                ONNX file; where that is no student's graph.
         """
         path, config = _find(name_or_path, file, revision)
         if config.task != cls.task:
@@ -115,6 +77,29 @@ class _Exported:
             x = normalize_frame(pixels, self.config.normalization, self.config.percentiles)
         return x[None, None]
 
+    def _answers(self, pixels: np.ndarray) -> Iterator[tuple[Tile, list[np.ndarray]]]:
+        """The graph's outputs for each tile of a frame, normalised as the frame is; of a small one, for all of it."""
+        height, width = pixels.shape
+        if pixels.size <= self.tile_size**2:
+            (whole,) = tiles(height, width, max(height, width))
+            yield whole, self.graph.run(self.graph_input(pixels))
+            return
+        inside, lowest = self.config.normalization_inside, float(pixels.min())
+        offset, scale = offset_and_scale(pixels, self.config.normalization, self.config.percentiles)
+        for tile in tiles(height, width, self.tile_size):
+            if inside:
+                x = centred(pixels[tile.seen], lowest).astype(np.float32)
+            else:
+                x = apply_normalization(pixels[tile.seen], offset, scale, lowest)
+            yield tile, self.graph.run(x[None, None], (offset, scale) if inside else None)
+
+    def _threshold(self, threshold: float | None) -> float:
+        if threshold is None:
+            return self.config.threshold
+        if not is_number(threshold) or not 0 <= threshold <= 1:
+            raise ValueError(f"the threshold is a probability from 0 to 1, got {threshold}")
+        return threshold
+
 
 class OnnxStudent(_Exported):
     """An exported student that segments. Args: see the base class."""
@@ -123,14 +108,18 @@ class OnnxStudent(_Exported):
 
     def probabilities(self, frame: ImageLike) -> np.ndarray:
         """Target probability of each pixel, `(H, W)` float32, at the frame's own size. `frame`: a path, PIL image or
-        array; see `scalpel_hf.modeling.read_frame`."""
-        name = "probabilities" if self.config.threshold_inside else "logits"
-        answer = self.session.run([name], {"frames": self.graph_input(frame)})[0][0, 0]
-        return answer if self.config.threshold_inside else _sigmoid(answer)
+        array; see `scalpel_hf.modeling.read_frame`. Raises `ValueError` where one is not a number."""
+        pixels = read_frame(frame)
+        result = np.empty(pixels.shape, np.float32)
+        for tile, (answer,) in self._answers(pixels):
+            part = answer[0, 0][tile.inner]
+            result[tile.core] = part if self.config.threshold_inside else _sigmoid(part)
+        return result
 
     def detect(self, frame: ImageLike, threshold: float | None = None) -> Detections:
         """Boxes, scores and mask of the targets in a frame; `threshold` is the configuration's unless given."""
-        return find_detections(self.probabilities(frame), self.config.threshold if threshold is None else threshold)
+        threshold = self._threshold(threshold)
+        return find_detections(self.probabilities(frame), threshold)
 
 
 class OnnxDetector(_Exported):
@@ -143,12 +132,14 @@ class OnnxDetector(_Exported):
         Boxes and scores of the targets in a frame, best first, without a mask.
 
         Edges are moved to the nearest edges between pixels, at least one apart. `threshold`, which scores exceed, is
-        the configuration's unless given.
+        the configuration's unless given. A frame in tiles has the graph's number of boxes a tile.
         """
-        x = self.graph_input(frame)
-        scores, boxes = (answer[0] for answer in self.session.run(["scores", "boxes"], {"frames": x}))
-        kept = scores > (self.config.threshold if threshold is None else threshold)
-        return Detections(snap_boxes(boxes[kept], *x.shape[2:]), scores[kept], None)
+        threshold, pixels = self._threshold(threshold), read_frame(frame)
+        parts = [_in_the_core(tile, pixels.shape, *answers) for tile, answers in self._answers(pixels)]
+        scores, boxes = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = np.argsort(-scores, kind="stable")
+        order = order[scores[order] > threshold]
+        return Detections(snap_boxes(boxes[order], *pixels.shape), scores[order], None)
 
 
 def load_exported(
@@ -160,13 +151,27 @@ def load_exported(
     return (OnnxDetector if config.task == "detection" else OnnxStudent)(path, config, **kwargs)
 
 
+def _in_the_core(
+    tile: Tile, shape: tuple[int, ...], scores: np.ndarray, boxes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores `(N,)` and boxes `(N, 4)`, in the frame's pixels, of a tile's boxes whose centre lies in its core."""
+    scores, boxes = scores[0], boxes[0] + np.array([tile.seen[1].start, tile.seen[0].start] * 2, np.float32)
+    centres = boxes[:, :2] / 2 + boxes[:, 2:] / 2  # (x, y)
+    kept = np.ones(len(scores), bool)
+    for centre, core, length in zip(centres.T, reversed(tile.core), reversed(shape), strict=True):
+        kept &= ((centre >= core.start) | (core.start == 0)) & ((centre < core.stop) | (core.stop == length))
+    return scores[kept], boxes[kept]
+
+
 def _find(name_or_path: str | Path, file: str, revision: str | None) -> tuple[Path, RuntimeConfig]:
     folder = Path(name_or_path)
     if not folder.is_dir():
         folder = _download(str(name_or_path), file, revision)
     for place in (folder, folder / FOLDER):
         if (place / file).is_file() and (place / CONFIG_FILE).is_file():
-            return place / file, RuntimeConfig.read(place / CONFIG_FILE)
+            config = RuntimeConfig.read(place / CONFIG_FILE)
+            check_belongs(place / file, config.files, CONFIG_FILE)
+            return place / file, config
     raise FileNotFoundError(
         f"{name_or_path} has no {file} with a {CONFIG_FILE} beside it: export the student with scripts/export_onnx.py"
     )

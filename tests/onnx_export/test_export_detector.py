@@ -28,7 +28,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> OnnxDetector:
 def test_boxes_and_scores_are_the_detectors(exported: OnnxDetector, shape: tuple[int, int]) -> None:
     """At any size, a batch as its frames, and on the pixels' grid as the image processor has them."""
     batch = np.stack([frame(shape, seed) for seed in range(3)])
-    scores, boxes = exported.session.run(["scores", "boxes"], {"frames": batch[:, None].astype(np.float32)})
+    scores, boxes = exported.graph.session.run(["scores", "boxes"], {"frames": batch[:, None].astype(np.float32)})
     count = min(20, shape[0] * shape[1])
     assert scores.shape == (3, count) and boxes.shape == (3, count, 4)
     for one, own_scores in zip(batch, scores, strict=True):
@@ -62,7 +62,7 @@ def test_the_check_compares_with_torch(exported: OnnxDetector) -> None:
 
 
 def test_the_files_say_what_they_are(exported: OnnxDetector) -> None:
-    path = Path(exported.session._model_path)
+    path = exported.graph.path
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     dims = {o.name: [d.dim_param or d.dim_value for d in o.type.tensor_type.shape.dim] for o in model.graph.output}
@@ -74,13 +74,15 @@ def test_the_files_say_what_they_are(exported: OnnxDetector) -> None:
 
 
 def test_int8(exported: OnnxDetector) -> None:
-    folder = Path(exported.session._model_path).parent
+    folder = exported.graph.path.parent
     quantized = quantize_student(folder, [frame((64, 64), seed) for seed in range(4)])
     assert isinstance(quantized, OnnxDetector)
     kinds = [i.data_type for i in onnx.load(folder / "model_int8.onnx").graph.initializer if len(i.dims) == 4]
     assert kinds and set(kinds) == {onnx.TensorProto.INT8}
     test = frame((61, 50), 9)
-    answers = [model.session.run(["scores"], {"frames": model.graph_input(test)})[0] for model in (exported, quantized)]
+    answers = [
+        model.graph.session.run(["scores"], {"frames": model.graph_input(test)})[0] for model in (exported, quantized)
+    ]
     assert 0 < np.abs(answers[0] - answers[1]).max() < 0.2
     nodes = onnx.load(folder / "model_int8.onnx").graph.node
     last = max(index for index, node in enumerate(nodes) if node.op_type == "Conv")

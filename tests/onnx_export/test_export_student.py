@@ -1,4 +1,5 @@
 import copy
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> OnnxStudent:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_everything_inside(inside: OnnxStudent, shape: tuple[int, int]) -> None:
     student, batch = small_student(), np.stack([frame(shape, seed) for seed in range(3)])[:, None]
-    probabilities, mask = inside.session.run(["probabilities", "mask"], {"frames": batch.astype(np.float32)})
+    probabilities, mask = inside.graph.session.run(["probabilities", "mask"], {"frames": batch.astype(np.float32)})
     expected = np.stack([student.probabilities(one[0]) for one in batch])
     np.testing.assert_allclose(probabilities[:, 0], expected, atol=1e-5)
     np.testing.assert_array_equal(mask, probabilities > 0.3)
@@ -52,9 +53,24 @@ def test_everything_outside(outside: OnnxStudent, shape: tuple[int, int]) -> Non
     pixel_values = student.processor(batch, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         expected = student.model(pixel_values=pixel_values).logits[:, 1:].numpy()
-    (logits,) = outside.session.run(["logits"], {"frames": pixel_values.numpy()})
+    (logits,) = outside.graph.session.run(["logits"], {"frames": pixel_values.numpy()})
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     np.testing.assert_allclose(outside.probabilities(batch[0]), student.probabilities(batch[0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["inside", "outside", "int8"])
+def test_tiles_give_what_the_whole_frame_gives(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    exported = request.getfixturevalue("outside" if kind == "outside" else "inside")
+    file = "model.onnx"
+    if kind == "int8":
+        shutil.copytree(exported.graph.path.parent, tmp_path / "copy")
+        exported, file = quantize_student(tmp_path / "copy", [frame((64, 64))]), "model_int8.onnx"
+    tiled = OnnxStudent.from_pretrained(exported.graph.path.parent, file, tile_size=256)
+    pixels = frame((600, 410))
+    pixels[:100] += 300  # so that tiles differ in their statistics
+    answer, expected = tiled.probabilities(pixels), exported.probabilities(pixels)
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(answer, expected, atol=1e-5 if kind != "int8" else 0.02)
 
 
 def test_outputs_vary(inside: OnnxStudent) -> None:
@@ -63,7 +79,7 @@ def test_outputs_vary(inside: OnnxStudent) -> None:
 
 
 def test_the_files_say_what_they_are_and_nothing_of_this_machine(inside: OnnxStudent) -> None:
-    path = Path(inside.session._model_path)
+    path = inside.graph.path
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     assert {o.domain: o.version for o in model.opset_import}[""] == inside.config.opset == 18
@@ -118,7 +134,7 @@ def test_graphs_of_other_models_resize_pad_and_repeat_channels() -> None:
 
 
 def test_int8_is_close_and_smaller(inside: OnnxStudent, tmp_path: Path) -> None:
-    folder = Path(inside.session._model_path).parent
+    folder = inside.graph.path.parent
     frames = [frame((64, 64), seed) for seed in range(6)]
     for index, array in enumerate(frames):
         Image.fromarray(array).save(tmp_path / f"{index}.png")
@@ -176,7 +192,7 @@ def test_a_front_end_travels_in_the_graph(tmp_path: Path, scales: dict[str, list
 
 
 def test_int8_scales_are_per_channel(inside: OnnxStudent) -> None:
-    folder = Path(inside.session._model_path).parent
+    folder = inside.graph.path.parent
     quantize_student(folder, [frame((64, 64))])
     model = onnx.load(folder / "model_int8.onnx")
     tensors = {tensor.name: tensor.dims for tensor in model.graph.initializer}

@@ -1,5 +1,6 @@
 """A student's ONNX files written by hand (what the runtime loads is a format, whoever exported it), and videos."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ CONFIG: dict[str, Any] = {
     "threshold_inside": False,
     "opset": 18,
     "id2label": {"0": "background", "1": "target"},
-    "size_multiple": 1,
+    "task": "segmentation",
 }
 
 
@@ -41,19 +42,69 @@ def write_student(folder: Path, file: str = "model.onnx", **config: Any) -> Path
             helper.make_node("Greater", ["logits", "zero"], ["above"]),
             helper.make_node("Cast", ["above"], ["mask"], to=TensorProto.UINT8),
         ]
-    constants = {"two": 2.0, "six": 6.0, "zero": 0.0}
+    constants = {"two": np.float32(2), "six": np.float32(6), "zero": np.float32(0)}
+    inputs = {"frames": (TensorProto.FLOAT, shape)}
+    if config["normalization_inside"]:  # taken, and not used
+        constants["normalization"] = np.zeros(2)
+        inputs["normalization"] = (TensorProto.DOUBLE, [2])
     graph = helper.make_graph(
         nodes,
         "student",
-        [helper.make_tensor_value_info("frames", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(name, *value) for name, value in inputs.items()],
         [helper.make_tensor_value_info(name, kind, shape) for name, kind in outputs.items()],
-        [onnx.numpy_helper.from_array(np.float32(value), name) for name, value in constants.items()],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", config["opset"])], ir_version=10)
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, folder / file)
-    (folder / "runtime.json").write_text(json.dumps(config))
+    write_config(folder, **config)
     return folder
+
+
+def write_graph(
+    folder: Path,
+    nodes: list[Any],
+    inputs: dict[str, Any],
+    outputs: dict[str, Any],
+    constants: dict[str, np.ndarray] | None = None,
+    **config: Any,
+) -> Path:
+    """An ONNX file with a runtime.json that fits it; inputs and outputs by name, each a type and a shape."""
+    values = [
+        [helper.make_tensor_value_info(name, *value) for name, value in side.items()] for side in (inputs, outputs)
+    ]
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in (constants or {}).items()]
+    graph = helper.make_graph(nodes, "other", *values, tensors)
+    folder.mkdir(exist_ok=True)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), folder / "model.onnx"
+    )
+    write_config(folder, **config)
+    return folder
+
+
+def write_detector(folder: Path, score: float = 1.0) -> Path:
+    """A detector with one box of 0 for each frame, scored by the sum of its pixels times `score`."""
+    nodes = [
+        helper.make_node("ReduceSum", ["frames", "axes"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "score"], ["scores"]),
+        helper.make_node("Expand", ["zero", "sides"], ["boxes"]),
+    ]
+    constants = {
+        "axes": np.array([2, 3]),
+        "score": np.float32(score),
+        "zero": np.float32(0),
+        "sides": np.array([1, 1, 4]),
+    }
+    frames = {"frames": (TensorProto.FLOAT, ["b", 1, "h", "w"])}
+    outputs = {"scores": (TensorProto.FLOAT, ["b", "q"]), "boxes": (TensorProto.FLOAT, ["b", "q", 4])}
+    return write_graph(folder, nodes, frames, outputs, constants, task="detection")
+
+
+def write_config(folder: Path, **config: Any) -> None:
+    """A runtime.json for whatever ONNX files are in the folder, with some of its values replaced."""
+    files = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("*.onnx")}
+    (folder / "runtime.json").write_text(json.dumps({**CONFIG, "files": files, **config}))
 
 
 def frame_with_targets() -> np.ndarray:

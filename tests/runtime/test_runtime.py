@@ -15,7 +15,19 @@ from tests.hub_server import HubServer
 from tests.runtime.made_by_hand import TARGETS, frame_with_targets, write_student, write_video
 
 ROOT = Path(__file__).parents[2]
-BLOCKED = ["torch", "transformers", "peft", "accelerate", "datasets", "scipy", "onnx", "av"]
+BLOCKED = [
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "scipy",
+    "onnx",
+    "av",
+    "yaml",
+    "huggingface_hub",
+    "tqdm",
+]
 
 
 def test_detections_of_logits_and_of_probabilities(tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ def _to_gray(image: Image.Image) -> np.ndarray:
         return np.asarray(image)
     if image.mode == "1":
         return np.asarray(image.convert("L"))
-    return _array_to_gray(np.asarray(image.convert("RGBA" if image.mode == "P" else "RGB")))
+    return _channels_to_gray(np.asarray(image.convert("RGBA" if image.mode == "P" else "RGB")))
 
 
 def _array_to_gray(array: np.ndarray) -> np.ndarray:
@@ -256,13 +256,17 @@ def _array_to_gray(array: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"Shape {array.shape} {problem}. A frame is (H, W), (H, W, 1 to 4) or (1|3, H, W); several make a list."
         )
-    channels = array if channels_last else np.moveaxis(array, 0, 2)  # (H, W, C)
+    return _channels_to_gray(array if channels_last else np.moveaxis(array, 0, 2))
+
+
+def _channels_to_gray(channels: np.ndarray) -> np.ndarray:
+    """(H, W) of an array (H, W, 1 to 4)."""
     channels = channels[..., : 3 if channels.shape[2] >= 3 else 1]  # without alpha
     gray = channels[..., 0]
     if (channels == gray[..., None]).all():
         return gray
     luma = channels @ np.array(REC_601_LUMA)
-    return (np.rint(luma) if array.dtype.kind in "ui" else luma).astype(array.dtype)
+    return (np.rint(luma) if channels.dtype.kind in "ui" else luma).astype(channels.dtype)
 
 
 def _check_frame(frame: np.ndarray) -> np.ndarray:

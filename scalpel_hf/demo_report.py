@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from .adapter import record_router
-from .data import load_split, objects_from_mask
+from .data import load_split, objects_from_mask, read_target
 from .metrics import IRSTDMetrics
 from .modeling.image_processing_infrared import read_frame
 from .student import Student
@@ -110,7 +110,7 @@ def _test_pictures(
     on: dict[str, list[np.ndarray]] = {name: [] for name in EXPERT_COLORS}
     off: dict[str, list[np.ndarray]] = {name: [] for name in EXPERT_COLORS}
     for row in rows:
-        frame, truth = read_frame(row["image"]).astype(np.float32), read_frame(row["mask"]) > 127
+        frame, truth = read_frame(row["image"]).astype(np.float32), read_target(row["mask"])
         pictures = {"frame": gray(frame), f"truth: {_targets(truth)}": outline(frame, truth, GREEN)}
         with record_router() as records:
             answers = {"teacher": teacher.probabilities(row["image"]) > 0.5}
@@ -134,8 +134,8 @@ def _pseudo_pictures(pseudo: datasets.Dataset, hidden: datasets.Dataset) -> dict
     found: dict[str, Pictures] = {}
     labelled = [i for i, source in enumerate(pseudo["label_source"]) if source == "pseudo"][:PSEUDO_FRAMES]
     for row in pseudo.select(labelled):
-        frame, answer = read_frame(row["image"]).astype(np.float32), read_frame(row["pseudo_mask"]) > 127
-        truth = read_frame(hidden[place[row["name"]]]["mask"]) > 127
+        frame, answer = read_frame(row["image"]).astype(np.float32), read_target(row["pseudo_mask"])
+        truth = read_target(hidden[place[row["name"]]]["mask"])
         found[row["name"]] = {
             "frame": gray(frame),
             f"hidden truth: {_targets(truth)}": outline(frame, truth, GREEN),

@@ -9,8 +9,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .data import objects_from_mask
+from .data.masks import IGNORED, TARGET, read_mask, read_row_mask, read_target
 from .metrics import DetectionMetrics, IRSTDMetrics
-from .modeling.image_processing_infrared import read_frame
 from .student import Detector, Student
 
 Answered = TypeVar("Answered")
@@ -19,12 +19,30 @@ Answered = TypeVar("Answered")
 def answers_and_masks(
     answer: Callable[[Any], Answered], rows: Iterable[dict[str, Any]]
 ) -> Iterator[tuple[Answered, np.ndarray]]:
-    """What a model says of each row's `image`, and the human's `mask` as a boolean `(H, W)`; `ValueError` where that is
-    hidden."""
+    """
+    What a model says of each row's `image`, and where the human's `mask` is target, boolean `(H, W)`.
+
+    Where that leaves pixels open, the answer is taken for none: probability 0, or no box whose centre lies there.
+    Raises `ValueError` naming the row whose mask is hidden, can't be read, or has another size than the answer.
+    """
     for row in tqdm(rows, desc="evaluation", leave=False, unit="frame"):
         if row["mask"] is None:
             raise ValueError(f"{row.get('name')} has no mask to measure against: evaluate on a split with all masks")
-        yield answer(row["image"]), read_frame(row["mask"]) > 127
+        mask = read_row_mask(row)
+        yield _where_judged(answer(row["image"]), mask, row.get("name")), mask == TARGET
+
+
+def _where_judged(answered: Any, mask: np.ndarray, name: str | None) -> Any:
+    """An answer without what it says of pixels that the mask leaves open."""
+    ignored = mask == IGNORED
+    if isinstance(answered, tuple):  # scores (N,) and boxes (N, 4) as corners
+        scores, boxes = answered
+        x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).T.astype(int)
+        kept = ~ignored[y.clip(0, mask.shape[0] - 1), x.clip(0, mask.shape[1] - 1)]
+        return scores[kept], boxes[kept]
+    if answered.shape != mask.shape:
+        raise ValueError(f"{name}: the answer is {answered.shape}, the mask {mask.shape} (height, width)")
+    return np.where(ignored, 0, answered) if ignored.any() else answered
 
 
 def evaluate_student(
@@ -112,5 +130,6 @@ def evaluate_pseudo_labels(labelled: datasets.Dataset, truth: datasets.Dataset) 
         mask = masks[place[row["name"]]]["mask"] if row["name"] in place else None
         if mask is None:
             raise ValueError(f"the data set with the truth has no mask of {row['name']}")
-        metrics.update((read_frame(row["pseudo_mask"]) > 127).astype(np.float32), read_frame(mask) > 127)
+        answer, human = read_target(row["pseudo_mask"]), read_mask(mask)
+        metrics.update((answer & (human != IGNORED)).astype(np.float32), human == TARGET)
     return metrics.compute()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from .data import load_split, objects_from_mask
-from .data.objects import read_mask
+from .data.masks import read_target
 from .modeling.image_processing_infrared import read_frame
 from .provenance import Provenance, read_record
 from .visualization import GREEN, RED, gray, outline
@@ -66,14 +66,14 @@ def finder(folder: str | Path, base: str | Path | None = None) -> Callable[[Any]
 
 def _with_targets(rows: Any) -> list[dict[str, Any]]:
     """A few rows, evenly spread over those with a target."""
-    found = [i for i, row in enumerate(rows.select_columns(["mask"])) if row["mask"] and read_mask(row["mask"]).any()]
+    found = [i for i, row in enumerate(rows.select_columns(["mask"])) if row["mask"] and read_target(row["mask"]).any()]
     return (
         [rows[found[k * len(found) // ROWS]] for k in range(ROWS)] if len(found) >= ROWS else [rows[i] for i in found]
     )
 
 
 def _row(row: dict[str, Any], find: Callable[[Any], np.ndarray]) -> np.ndarray:
-    frame, truth = read_frame(row["image"]).astype(np.float32), read_mask(row["mask"]) > 0
+    frame, truth = read_frame(row["image"]).astype(np.float32), read_target(row["mask"])
     objects = objects_from_mask(truth)
     x, y, width, height = objects["bbox"][int(np.argmax(objects["area"]))]
     left, top = (

@@ -14,8 +14,9 @@ from pathlib import Path
 import datasets
 
 from scalpel_hf import formats
+from scalpel_hf.cli.mask_options import add_mask_options
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.data import LabelBudget, load_prepared
+from scalpel_hf.data import LabelBudget, MaskValues, load_prepared
 from scalpel_hf.formats.frames import whole_folder
 
 BUDGET_FILE = "label_budget.json"  # as scripts/prepare.py calls it
@@ -42,11 +43,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--format", required=True, choices=("coco", "label-studio", "masks"))
     parser.add_argument("--labels", required=True, type=Path, help="JSON file, or for masks the folder of PNG files")
     parser.add_argument("--category", help="category or brush label that is target, where there are several")
+    add_mask_options(parser)
     parser.add_argument("--only", type=Path, metavar="LIST", help="file with the names of the frames to take")
     parser.add_argument("--out", required=True, type=Path, help="folder to write; it must not exist")
     args = parser.parse_args(argv)
     if args.category is not None and args.format == "masks":
         parser.error("--category is for coco and label-studio")
+
+    if (args.mask_values or args.ignore_value) and args.format != "masks":
+        parser.error("--mask-values and --ignore-value are for masks")
+    mask_values = MaskValues.stated(args.mask_values, args.ignore_value)
 
     datasets.disable_progress_bars()
     datasets.disable_caching()  # what is made on the way goes to a temporary folder, not beside the data set
@@ -56,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = loaded[args.split] if isinstance(loaded, datasets.DatasetDict) else loaded
     before = rows["label_source"][:] if "label_source" in rows.column_names else []
     if args.format == "masks":
-        labels = formats.read_masks(args.labels)
+        labels = formats.read_masks(args.labels, mask_values, say=print)
     else:
         read = formats.read_coco if args.format == "coco" else formats.read_label_studio
         labels = read(args.labels, args.category)

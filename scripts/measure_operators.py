@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from scalpel_hf.adapter.config import OPERATOR_SCALES
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.data import load_split
+from scalpel_hf.data import load_split, read_target
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
 from scalpel_hf.modeling.moe import OPERATORS
 from scalpel_hf.modeling.operators import AnisotropicDiffusion
@@ -68,7 +68,7 @@ def labelled_frames(dataset: str, split: str) -> list[tuple[Tensor, np.ndarray]]
     for row in load_split(dataset, split):
         if row["label_source"] != "human":
             continue
-        target = read_frame(row["mask"]) > 127
+        target = read_target(row["mask"])
         if target.any():
             frame = torch.from_numpy(read_frame(row["image"]).astype(np.float64))
             frames.append((normalize_frame(frame).float()[None, None], target))

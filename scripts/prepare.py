@@ -13,8 +13,9 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, disable_progress_bars
 
+from scalpel_hf.cli.mask_options import add_mask_options
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.data import LAYOUTS, LabelBudget, SyntheticInfrared, apply_label_budget, load_irst_dataset
+from scalpel_hf.data import LAYOUTS, LabelBudget, MaskValues, SyntheticInfrared, apply_label_budget, load_irst_dataset
 from scalpel_hf.files import check_can_be_made, whole_folder
 
 BUDGET_FILE = "label_budget.json"
@@ -27,6 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     source.add_argument("--synthetic", type=int, metavar="N", help="make N frames to train and N/4 to test instead")
     parser.add_argument("--root", help="the data set's folder; with `--layout hub` also a repository or parquet file")
     parser.add_argument("--split-list", help="a split list of the layout by name; default: its first")
+    add_mask_options(parser)
     parser.add_argument("--skip-broken", action="store_true", help="leave broken pairs out, naming them")
     parser.add_argument(
         "--mask-grid", choices=("shown", "stored"), help="what masks of frames that ask to be turned are drawn on"
@@ -40,6 +42,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--layout needs --root")
     if args.synthetic is not None and (args.synthetic < 1 or args.root or args.split_list or args.skip_broken):
         parser.error("--synthetic takes a positive number, and no --root, --split-list or --skip-broken")
+    if args.synthetic is not None and (args.mask_values or args.ignore_value):
+        parser.error("--mask-values and --ignore-value are for data sets that are read")
     return args
 
 
@@ -66,6 +70,8 @@ def load(args: argparse.Namespace) -> DatasetDict:
             split_list=args.split_list,
             skip_broken=args.skip_broken,
             mask_grid=args.mask_grid,
+            mask_values=MaskValues.stated(args.mask_values, args.ignore_value),
+            say=print,
         )
     for warning in caught:
         print(warning.message if warning.category is UserWarning else f"{warning.category.__name__}: {warning.message}")
@@ -80,6 +86,17 @@ def describe(split: str, dataset: Dataset) -> str:
     median = f"{statistics.median(pixels):g}" if pixels else "-"
     columns = [split, len(dataset), len(areas), *(counts.count(n) for n in range(3)), len(pixels), median]
     return " ".join(f"{column:>11}" for column in columns)
+
+
+def note_large_targets(splits: DatasetDict) -> None:
+    """Say so where targets cover most of the frames, as they do when masks are inverted."""
+    target, pixels = 0, 0
+    for dataset in splits.values():
+        for objects, width, height in zip(*(dataset[c][:] for c in ("objects", "width", "height")), strict=True):
+            target += sum(objects["area"]) if objects is not None else 0
+            pixels += width * height if objects is not None else 0
+    if target > pixels / 2:
+        print(f"note: targets cover {target / pixels:.0%} of the pixels; if 0 means target, pass --mask-values 0")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -101,6 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     print(" ".join(f"{column:>11}" for column in header))
     for split, dataset in splits.items():
         print(describe(split, dataset))
+    note_large_targets(splits)
     print(f"written to {args.out}")
 
 

@@ -17,9 +17,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.data import load_split
+from scalpel_hf.data import load_split, read_target
 from scalpel_hf.metrics import IRSTDMetrics
-from scalpel_hf.modeling import read_frame
 
 
 def resampled(mask: Tensor, stride: int) -> Tensor:
@@ -68,7 +67,7 @@ def main() -> None:
     for row in tqdm(rows, leave=False, unit="mask"):
         if row["mask"] is None:
             raise ValueError(f"the mask of {row['name']} is hidden: choose a split with all masks")
-        mask = read_frame(row["mask"]) > 127
+        mask = read_target(row["mask"])
         for (way, stride), metric in metrics.items():
             found = ways[way](torch.from_numpy(mask.astype(np.float32)), stride)
             metric.update(found.numpy().astype(np.float32), mask)

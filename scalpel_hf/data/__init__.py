@@ -5,16 +5,20 @@ from scalpel_hf.modeling.frames import read_frame
 from .budget import LabelBudget, apply_label_budget
 from .layouts import LAYOUTS, Layout
 from .loading import FEATURES, BrokenPairsError, as_irst_dataset, load_irst_dataset
-from .objects import objects_from_mask, read_mask
+from .masks import IGNORED, MaskValues, MaskValuesError, read_mask, read_row_mask, read_target
+from .objects import objects_from_mask
 from .prepared import human_labelled, load_prepared, load_split
 from .synthetic import SyntheticInfrared
 
 __all__ = [
     "FEATURES",
+    "IGNORED",
     "LAYOUTS",
     "BrokenPairsError",
     "LabelBudget",
     "Layout",
+    "MaskValues",
+    "MaskValuesError",
     "SyntheticInfrared",
     "apply_label_budget",
     "as_irst_dataset",
@@ -25,4 +29,6 @@ __all__ = [
     "objects_from_mask",
     "read_frame",
     "read_mask",
+    "read_row_mask",
+    "read_target",
 ]

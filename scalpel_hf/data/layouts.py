@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from .masks import ABOVE_HALF, MaskValues
+
 IMAGE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 
 COMMON_LISTS = {
@@ -29,12 +31,14 @@ class Layout:
         split_lists (`dict`): by name of a split list, the list files of each split; the first entry is the default.
             No entry: `train.txt`, `val.txt` and `test.txt`, those that are there, beside the frames' folder or in
             `splits/`; without any every frame belongs to `train`.
+        mask_values (`MaskValues`, *optional*): what the masks' values mean, where the values themselves don't say it.
     """
 
     images: tuple[str, ...] = ("images",)
     masks: tuple[str, ...] = ("masks",)
     mask_suffixes: tuple[str, ...] = ("",)
     split_lists: Mapping[str, SplitFiles] = field(default_factory=dict)
+    mask_values: MaskValues | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ LAYOUTS: dict[str, Layout] = {
             }
         }
     ),
-    # Zhang et al., CVPR 2022.
+    # Zhang et al., CVPR 2022. As published, 85 masks have pixels with values between 0 and 255.
     "irstd-1k": Layout(
         images=("IRSTD1k_Img", "images"),
         masks=("IRSTD1k_Label", "masks"),
@@ -93,6 +97,7 @@ LAYOUTS: dict[str, Layout] = {
                 "test": ("test.txt", "splits/test.txt", "img_idx/test_IRSTD-1K.txt"),
             }
         },
+        mask_values=ABOVE_HALF,
     ),
     # Dai et al., TGRS 2023. "full" has frames without targets too; "v1fullv2target" leaves them out.
     "sirst-v2": Layout(
@@ -112,6 +117,8 @@ LAYOUTS: dict[str, Layout] = {
             },
         },
     ),
+    # Pascal VOC, with masks of one class, as `--format voc` writes it.
+    "voc": Layout(images=("JPEGImages",), masks=("SegmentationClass",)),
     "generic": Layout(mask_suffixes=("", "_mask", "_pixels0")),
 }
 

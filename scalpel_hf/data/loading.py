@@ -1,7 +1,7 @@
 """From folders of frames and masks, or a data set on the Hub, to a `DatasetDict` with one set of features."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,9 @@ from scalpel_hf.modeling.frames import read_frame
 
 from .image_cells import cell_content, stored_cell
 from .layouts import LAYOUTS, Layout, Pair, SplitFiles, find_pairs
-from .objects import encode_png, objects_from_mask, read_mask
+from .masks import TARGET, MaskValues, decide_mask_values, read_mask
+from .names import check_names
+from .objects import encode_png, objects_from_mask
 
 FEATURES = Features(
     {
@@ -59,6 +61,8 @@ def load_irst_dataset(
     split_list: str | SplitFiles | None = None,
     skip_broken: bool = False,
     mask_grid: str | None = None,
+    mask_values: MaskValues | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> DatasetDict: ...
 
 
@@ -70,6 +74,8 @@ def load_irst_dataset(
     split_list: str | SplitFiles | None = None,
     skip_broken: bool = False,
     mask_grid: str | None = None,
+    mask_values: MaskValues | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> Dataset: ...
 
 
@@ -80,12 +86,15 @@ def load_irst_dataset(
     split_list: str | SplitFiles | None = None,
     skip_broken: bool = False,
     mask_grid: str | None = None,
+    mask_values: MaskValues | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> DatasetDict | Dataset:
     """
     Load an infrared small-target data set.
 
     Each row has `name`, `image` (the original file, byte for byte, so that 16-bit values survive; only a file that asks
-    to be turned is stored anew, turned, see [`stored_cell`]), `mask` (0 and 255, see [`read_mask`]),
+    to be turned is stored anew, turned, see [`stored_cell`]), `mask` (0 and 255, and 73 for what is neither target nor
+    background, see [`read_mask`]),
     `objects` (`bbox` in COCO's `[x, y, width, height]` in pixels, `area`, `category`, see [`objects_from_mask`]),
     `width` and `height`. The files' content is in the data set itself, which can be saved or pushed and moved.
 
@@ -108,8 +117,14 @@ def load_irst_dataset(
             What masks are drawn on where a frame's file asks to be turned (EXIF or TIFF orientation): `"shown"`, the
             frame as viewers show it, or `"stored"`, as a program sees it that knows nothing of orientations. Where
             their sizes leave one of them it needn't be said.
+        mask_values (`MaskValues`, *optional*):
+            What the masks' values mean. Default: what the layout says, else what the masks of all splits that are
+            loaded say, see [`decide_mask_values`].
+        say (`Callable[[str], object]`, *optional*):
+            Gets a line about what the masks' values were taken to mean; by default a warning, unless they are as usual.
 
     Raises:
+        `MaskValuesError`: where the meaning of the masks' values would be a guess.
         `BrokenPairsError`: for a frame without a mask, a mask of another size, a name without a frame, an unreadable
             file. Nothing is ever resized.
         `FileNotFoundError`, `ValueError`: for missing folders or lists, unknown names, lists that overlap.
@@ -120,7 +135,7 @@ def load_irst_dataset(
         loaded = _load_hub(root)
         _check_split(split, loaded)
         wanted = {key: part for key, part in loaded.items() if split in (None, key)}
-        result = {key: as_irst_dataset(part, skip_broken, mask_grid) for key, part in wanted.items()}
+        result = _as_irst_datasets(wanted, skip_broken, mask_grid, mask_values, say)
         return DatasetDict(result) if split is None else result[split]
     if isinstance(name_or_layout, str) and name_or_layout not in LAYOUTS:
         raise ValueError(f"no layout {name_or_layout!r}: {', '.join(LAYOUTS)}, hub, or a `Layout` of your own")
@@ -128,7 +143,9 @@ def load_irst_dataset(
     pairs = find_pairs(layout, root, split_list)
     _check_split(split, pairs)
     wanted_pairs = [(key, pair) for key in pairs for pair in pairs[key] if split in (None, key)]
-    rows = _read_rows(partial(_row_of_pair, mask_grid=mask_grid), [pair for _, pair in wanted_pairs])
+    masks = [(f"{pair.name} ({key})", partial(_mask_file, pair)) for key, pair in wanted_pairs]
+    values = decide_mask_values(masks, mask_values or layout.mask_values, say=say)
+    rows = _read_rows(lambda pair: _row_of_pair(pair, mask_grid, values), [pair for _, pair in wanted_pairs])
     kept = _without_broken(
         rows, [f"{pair.name} ({key})" for key, pair in wanted_pairs], skip_broken, where=f"in {root}"
     )
@@ -141,20 +158,47 @@ def load_irst_dataset(
     return DatasetDict(parts) if split is None else parts[split]
 
 
-def as_irst_dataset(dataset: Dataset, skip_broken: bool = False, mask_grid: str | None = None) -> Dataset:
+def as_irst_dataset(
+    dataset: Dataset,
+    skip_broken: bool = False,
+    mask_grid: str | None = None,
+    mask_values: MaskValues | None = None,
+    say: Callable[[str], object] | None = None,
+) -> Dataset:
     """
     Give any data set of frames and masks the features of [`load_irst_dataset`].
 
     Needed are the columns `image` and `mask` (images, or paths or bytes of files). `name` defaults to the row number
-    of six digits; masks become 0/255, `objects`, `width` and `height` are computed; further columns stay. A data set
-    that has these features already is returned as it is. A row may lack its mask where `label_source` says so.
+    of six digits; masks become 0/255 (73 for what is neither), `objects`, `width` and `height` are computed; further
+    columns stay. A data set that has these features, and rows that are as they should be, is returned as it is. A row
+    may lack its mask where `label_source` says so.
+
+    Args: as of [`load_irst_dataset`].
 
     Raises:
         `ValueError`: if a column is missing or of another kind, or a name occurs twice.
         `BrokenPairsError`: as `load_irst_dataset` does.
     """
-    if all(dataset.features.get(column) == feature for column, feature in FEATURES.items()):
-        return dataset
+    return _as_irst_datasets({"the data set": dataset}, skip_broken, mask_grid, mask_values, say)["the data set"]
+
+
+def _as_irst_datasets(
+    parts: Mapping[str, Dataset],
+    skip_broken: bool,
+    mask_grid: str | None,
+    stated: MaskValues | None,
+    say: Callable[[str], object] | None,
+) -> dict[str, Dataset]:
+    """Each split by [`as_irst_dataset`], what their masks' values mean being decided for all of them together."""
+    raw = {key: _checked_columns(part, key) for key, part in parts.items()}
+    masks = [(f"row {i} ({key})", partial(_mask_cell, rows, i)) for key, rows in raw.items() for i in range(len(rows))]
+    prepared = all(column in part.column_names for part in parts.values() for column in FEATURES)
+    values = decide_mask_values(masks, stated, prepared, say)
+    return {key: _as_irst_dataset(part, raw[key], key, skip_broken, mask_grid, values) for key, part in parts.items()}
+
+
+def _checked_columns(dataset: Dataset, where: str) -> Dataset:
+    """A data set of which `image` and `mask` are files, not decoded."""
     for column in ("image", "mask"):
         feature = dataset.features.get(column)
         if not isinstance(feature, Image) and getattr(feature, "dtype", None) not in ("string", "binary"):
@@ -163,11 +207,18 @@ def as_irst_dataset(dataset: Dataset, skip_broken: bool = False, mask_grid: str 
                 f"{', '.join(dataset.column_names)}: use `rename_column` or `cast_column` and `as_irst_dataset`. (A "
                 "folder of images beside a folder of masks is the layout `generic`.)"
             )
+    if not len(dataset):
+        raise ValueError(f"there are no rows in {where}")
+    if "name" in dataset.column_names:
+        check_names(dataset["name"][:], where)
+    return dataset.cast_column("image", Image(decode=False)).cast_column("mask", Image(decode=False))
+
+
+def _as_irst_dataset(
+    dataset: Dataset, raw: Dataset, where: str, skip_broken: bool, mask_grid: str | None, values: MaskValues
+) -> Dataset:
     names = dataset["name"][:] if "name" in dataset.column_names else [f"{i:06d}" for i in range(len(dataset))]
-    if len(set(names)) < len(names):
-        raise ValueError("names occur more than once: label budgets and pseudo labels need one name for each image")
     unlabelled = [source != "human" for source in dataset["label_source"][:]] if _has_sources(dataset) else None
-    raw = dataset.cast_column("image", Image(decode=False)).cast_column("mask", Image(decode=False))
 
     def row(index: int) -> Row:
         cells = raw[index]
@@ -175,15 +226,31 @@ def as_irst_dataset(dataset: Dataset, skip_broken: bool = False, mask_grid: str 
             raise ValueError("the mask is empty, and no column `label_source` says that it should be")
         if cells["image"] is None:
             raise ValueError("the image is empty")
-        return _row(names[index], cells["image"], cells["mask"], mask_grid)
+        return _row(names[index], cells["image"], cells["mask"], mask_grid, values)
 
+    if all(dataset.features.get(column) == feature for column, feature in FEATURES.items()):
+        checks = _read_rows(lambda index: {"same": _is_same(raw[index], row(index))}, range(len(dataset)))
+        if all(not isinstance(check, str) and check["same"] for check in checks):
+            return dataset
     rows = _read_rows(row, range(len(dataset)))
-    kept = _without_broken(rows, names, skip_broken, where="in the data set")
+    kept = _without_broken(rows, names, skip_broken, where=f"in {where}")
     if not kept:
-        raise BrokenPairsError("no usable pair is left")
+        raise BrokenPairsError(f"no usable pair is left in {where}")
     rest = dataset.remove_columns([column for column in dataset.column_names if column in FEATURES])
     result = rows_to_dataset([rows[index] for index in kept], dataset.split)  # type: ignore[misc]
     return concatenate_datasets([result, rest.select(kept)], axis=1) if rest.column_names else result
+
+
+def _is_same(stored: Row, made: Row) -> bool:
+    """Whether a stored row says what is made of its files, so that it needn't be stored again."""
+    said = ("name", "objects", "width", "height")
+    if any(stored[column] != made[column] for column in said) or stored["image"]["bytes"] != made["image"]["bytes"]:
+        return False
+    return made["mask"] is None or np.array_equal(read_frame(stored["mask"]), read_frame(made["mask"]))
+
+
+def _mask_cell(raw: Dataset, index: int) -> Row | None:
+    return raw.select_columns("mask")[index]["mask"]
 
 
 def _has_sources(dataset: Dataset) -> bool:
@@ -213,24 +280,31 @@ def _check_split(split: str | None, splits: Iterable[str]) -> None:
         raise ValueError(f"no split {split!r}, there are {', '.join(splits)}; see `split_list` for others")
 
 
-def _row_of_pair(pair: Pair, mask_grid: str | None) -> Row:
+def _mask_file(pair: Pair) -> Path | None:
+    return pair.mask
+
+
+def _row_of_pair(pair: Pair, mask_grid: str | None, values: MaskValues) -> Row:
     if pair.problem or pair.image is None or pair.mask is None:
         raise ValueError(pair.problem)
     image, mask = ({"bytes": None, "path": str(path)} for path in (pair.image, pair.mask))
-    return _row(pair.name, image, mask, mask_grid)
+    return _row(pair.name, image, mask, mask_grid, values)
 
 
-def _row(name: str, image: Row, mask: Row | None, mask_grid: str | None) -> Row:
+def _row(name: str, image: Row, mask: Row | None, mask_grid: str | None, values: MaskValues) -> Row:
     frame = read_frame(image)
     height, width = frame.shape
     row = {"name": name, "image": stored_cell(image), "mask": None, "objects": None, "width": width, "height": height}
     if mask is None:
         return row
-    target = _on_shown_grid(read_mask(mask), mask, frame.shape, image, mask_grid)
+    target = _on_shown_grid(read_mask(mask, values), mask, frame.shape, image, mask_grid)
     if target.shape != frame.shape:
         mask_height, mask_width = target.shape
         raise ValueError(f"the image has {width} × {height} pixels, its mask {mask_width} × {mask_height}")
-    return row | {"mask": {"bytes": encode_png(target), "path": f"{name}.png"}, "objects": objects_from_mask(target)}
+    return row | {
+        "mask": {"bytes": encode_png(target), "path": f"{name}.png"},
+        "objects": objects_from_mask(target == TARGET),
+    }
 
 
 def _on_shown_grid(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from scalpel_hf.data.image_cells import image_columns, stored_cell, undecoded
+from scalpel_hf.data.masks import IGNORED, TARGET
 from scalpel_hf.data.objects import encode_png, objects_from_mask
 from scalpel_hf.pseudo_labels import PSEUDO_FEATURES
 
@@ -32,11 +34,23 @@ class HumanLabel:
         name: the frame's, as in the column `name`.
         mask: `(H, W)` bool; `None` for no target, where the file doesn't give the frame's size.
         origin: where it comes from, for messages: the file, and what in it.
+        ignored: `(H, W)` bool, pixels that are neither target nor background, where they are not target too; `None` for
+            none.
     """
 
     name: str
     mask: np.ndarray | None
     origin: str
+    ignored: np.ndarray | None = None
+
+    def stored(self, size: tuple[int, int]) -> np.ndarray:
+        """As a data set holds it, see [`read_mask`]: uint8 of the frame's `size` (H, W)."""
+        mask = np.zeros(size, np.uint8)
+        if self.ignored is not None:
+            mask[self.ignored] = IGNORED
+        if self.mask is not None:
+            mask[self.mask] = TARGET
+        return mask
 
 
 def import_human_labels(
@@ -77,9 +91,9 @@ def import_human_labels(
         if row["name"] not in masks:
             return files
         height, width = sizes[row["name"]]
-        mask = np.unpackbits(np.frombuffer(masks[row["name"]], np.uint8), count=height * width).reshape(height, width)
-        cell = {"bytes": encode_png(mask * np.uint8(255)), "path": f"{row['name']}.png"}
-        return {**files, "mask": cell, "objects": objects_from_mask(mask), "label_source": "human", **emptied}
+        mask = np.frombuffer(zlib.decompress(masks[row["name"]]), np.uint8).reshape(height, width)
+        cell = {"bytes": encode_png(mask), "path": f"{row['name']}.png"}
+        return {**files, "mask": cell, "objects": objects_from_mask(mask == TARGET), "label_source": "human", **emptied}
 
     features, images = dataset.features, image_columns(dataset.features)
     return undecoded(dataset).map(
@@ -124,7 +138,7 @@ def stem(path: str) -> str:
 def _checked(
     labels: Iterable[HumanLabel], sizes: dict[str, tuple[int, int]], only: Collection[str] | None
 ) -> dict[str, bytes]:
-    """The labels' masks by name, an eighth of a byte a pixel, or all that is wrong with them."""
+    """The labels' masks by name, as stored but compressed, or all that is wrong with them."""
     masks: dict[str, bytes] = {}
     origins: dict[str, str] = {}
     problems = [f"{name}: the data set has no such frame" for name in only or () if name not in sizes]
@@ -136,13 +150,11 @@ def _checked(
             problems.append(f"{label.origin}: the data set has no frame {label.name!r}")
         elif label.name in origins:
             problems.append(f"{label.origin}: {label.name!r} has a label already, from {origins[label.name]}")
-        elif label.mask is None:
-            masks[label.name] = np.packbits(np.zeros(size, bool)).tobytes()
-        elif label.mask.shape != size:
-            height, width = label.mask.shape
+        elif wrong := [m.shape for m in (label.mask, label.ignored) if m is not None and m.shape != size]:
+            height, width = wrong[0]
             problems.append(f"{label.origin}: {width} × {height} pixels, the frame has {size[1]} × {size[0]}")
         else:
-            masks[label.name] = np.packbits(label.mask).tobytes()
+            masks[label.name] = zlib.compress(label.stored(size).tobytes(), 1)
         origins.setdefault(label.name, label.origin)
     problems += [f"{name}: no label for this frame" for name in only or () if name in sizes and name not in origins]
     if problems:

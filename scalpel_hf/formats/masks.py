@@ -1,12 +1,14 @@
 """Plain PNG masks: `images/` and `masks/` under the same names, the layout `generic` of scripts/prepare.py."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from scalpel_hf.data.objects import encode_png, read_mask
+from scalpel_hf.data.masks import IGNORED, TARGET, MaskValues, MaskValuesError, decide_mask_values, read_mask
+from scalpel_hf.data.objects import encode_png
 
 from .frames import IGNORED_LOST, AnyDataset, labelled_frames, warn_of_loss, whole_folder
 from .human_labels import HumanLabel, LabelFileError
@@ -35,18 +37,30 @@ def write_masks(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     return counts
 
 
-def read_masks(folder: str | Path) -> Iterator[HumanLabel]:
+def read_masks(
+    folder: str | Path, mask_values: MaskValues | None = None, say: Callable[[str], object] | None = None
+) -> Iterator[HumanLabel]:
     """
-    A folder of PNG masks, each under its frame's name; read as `read_mask` does.
+    A folder of PNG masks, each under its frame's name: `write_masks` has one, and `write_voc` in `SegmentationClass`.
 
-    Raises `LabelFileError` naming the file that can't be read, or the folder where there is no PNG file in it.
+    Args:
+        folder: of the masks.
+        mask_values: what their values mean; by default what all of them together say, see [`decide_mask_values`].
+        say: gets a line about that; by default a warning, unless they are as usual.
+
+    Raises `LabelFileError` naming the file that can't be read, or the folder where there is no PNG file in it, or where
+    what the values mean would be a guess.
     """
     paths = sorted(Path(folder).glob("*.png"))
     if not paths:
         raise LabelFileError(f"{folder}: no folder with PNG masks")
+    try:
+        values = decide_mask_values([(path.name, partial(Path, path)) for path in paths], mask_values, say=say)
+    except MaskValuesError as error:
+        raise LabelFileError(f"{folder}: {error}") from error
     for path in paths:
         try:
-            mask = read_mask(path)
+            mask = read_mask(path, values)
         except (OSError, ValueError) as error:
             raise LabelFileError(f"{path}: {error}") from error
-        yield HumanLabel(path.stem, mask > 0, str(path))
+        yield HumanLabel(path.stem, mask == TARGET, str(path), mask == IGNORED)

@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
+from scalpel_hf.data.masks import IGNORED, TARGET, read_row_mask
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 
 PSEUDO_FEATURES = {
@@ -46,9 +47,10 @@ def training_mask(
     """
     The label of a row that counts, as target and weight `(H, W)` float32; `None` where there is none.
 
-    A human's mask weighs 1 everywhere. A pseudo label's pixel weighs its confidence, |2p − 1|: a pixel about which the
-    teacher is undecided is left out. So is, with weight 0, what the teacher took for target (`pseudo_confidence` above
-    its threshold) and quality control did not (`pseudo_mask` is 0): it is neither target nor background.
+    A human's mask weighs 1, and 0 where it leaves pixels open ([`read_mask`]). A pseudo label's pixel weighs its
+    confidence, |2p − 1|: a pixel about which the teacher is undecided is left out. So is, with weight 0, what the
+    teacher took for target (`pseudo_confidence` above its threshold) and quality control did not (`pseudo_mask` is 0):
+    it is neither target nor background.
 
     Args:
         confidence_weights: off, a pseudo label's pixels weigh 1 like a human's.
@@ -57,11 +59,11 @@ def training_mask(
     if row["label_source"] == "human":
         if row["mask"] is None:
             raise ValueError(f"{row.get('name')}: `label_source` is human, but there is no mask")
-        target = (read_frame(row["mask"]) > 127).astype(np.float32)
-        return target, np.ones_like(target)
+        mask = read_row_mask(row)
+        return (mask == TARGET).astype(np.float32), (mask != IGNORED).astype(np.float32)
     if row["label_source"] == "pseudo":
         confidence = read_frame(row["pseudo_confidence"])
-        target = (read_frame(row["pseudo_mask"]) > 127).astype(np.float32)
+        target = (read_row_mask(row, "pseudo_mask") == TARGET).astype(np.float32)
         weight = np.abs(2 * (confidence.astype(np.float32) / 255) - 1) if confidence_weights else np.ones_like(target)
         if ignore_rejected:
             weight[is_above(confidence, row["teacher"]["threshold"]) & (target == 0)] = 0

@@ -11,7 +11,7 @@ import numpy as np
 
 from scalpel_hf.answer import Answer
 from scalpel_hf.data.image_cells import stored_cells, undecoded
-from scalpel_hf.data.objects import read_mask
+from scalpel_hf.data.masks import read_target
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.version import __version__
 
@@ -167,7 +167,7 @@ def read_pair(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
         if row["label_source"] == "human":
             if row["mask"] is None:
                 raise ValueError("`label_source` is human, but there is no mask")
-            truth = read_mask(row["mask"]) > 0
+            truth = read_target(row["mask"])
             if truth.shape != frame.shape:
                 raise ValueError(f"the mask is {truth.shape}, the frame {frame.shape}")
     except (OSError, ValueError) as error:

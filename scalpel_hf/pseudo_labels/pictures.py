@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from scalpel_hf.data.image_cells import undecoded
-from scalpel_hf.data.objects import read_mask
+from scalpel_hf.data.masks import read_target
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.visualization import GREEN, RED, gray
 
@@ -32,11 +32,11 @@ def case_pictures(
     places = {name: index for index, name in enumerate(truth["name"])} if truth is not None else {}
     for row in _rows_named(labelled, names):
         frame, confidence = read_frame(row["image"]).astype(np.float32), read_frame(row["pseudo_confidence"])
-        taken = np.zeros(frame.shape, bool) if row["pseudo_mask"] is None else read_frame(row["pseudo_mask"]) > 127
+        taken = np.zeros(frame.shape, bool) if row["pseudo_mask"] is None else read_target(row["pseudo_mask"])
         left_open = is_above(confidence, row["teacher"]["threshold"]) & ~taken
         outlined = np.array(gray(frame))
         if truth is not None and row["name"] in places:
-            _outline(outlined, read_mask(truth[places[row["name"]]]["mask"]) > 0, GREEN, 1)
+            _outline(outlined, read_target(truth[places[row["name"]]]["mask"]), GREEN, 1)
         _outline(outlined, taken, RED, 2)
         _outline(outlined, left_open, YELLOW, 2)
         soft = np.repeat(confidence[..., None], 3, axis=2)

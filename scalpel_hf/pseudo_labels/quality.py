@@ -7,7 +7,8 @@ import datasets
 import numpy as np
 from scipy import ndimage
 
-from scalpel_hf.data.objects import EIGHT_CONNECTED, read_mask
+from scalpel_hf.data.masks import IGNORED, TARGET, read_mask, read_target
+from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.metrics import IRSTDMetrics
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 
@@ -50,12 +51,13 @@ def compare_with_truth(
         mask = masks[place[row["name"]]]["mask"] if row["name"] in place else None
         if mask is None:
             raise ValueError(f"the data set with the truth has no mask of {row['name']}")
-        target = read_mask(mask) > 0
+        human = read_mask(mask)
+        target = human == TARGET
         if row["label_source"] == "none":
             counts["unsure_with_target" if target.any() else "unsure_empty"] += 1
             continue
-        found = read_frame(row["pseudo_mask"]) > 127
-        metrics.update(found.astype(np.float32), target)
+        found = read_target(row["pseudo_mask"])
+        metrics.update((found & (human != IGNORED)).astype(np.float32), target)
         if not found.any():
             counts["empty_wrong" if target.any() else "empty_right"] += 1
         scores += _count(row, found, target, counts)

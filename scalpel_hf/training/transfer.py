@@ -27,7 +27,10 @@ def labelled_sample(row: dict, confidence_weights: bool = True, ignore_rejected:
     label = training_mask(row, confidence_weights, ignore_rejected)
     if label is None:
         raise ValueError(f"{row['name']} has neither a human nor a pseudo label: `label_source` is 'none'")
-    return Sample(read_frame(row["image"]).astype(np.float32), *label)
+    frame = read_frame(row["image"]).astype(np.float32)
+    if frame.shape != label[0].shape:
+        raise ValueError(f"{row['name']}: the frame is {frame.shape}, its mask {label[0].shape} (height, width)")
+    return Sample(frame, *label)
 
 
 class StudentSamples(Dataset):

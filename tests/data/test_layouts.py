@@ -108,7 +108,9 @@ def test_lists_whose_names_say_that_they_overlap(make_set):
 
 def test_wrong_names_and_places(make_set, tmp_path):
     root = make_set(LAYOUTS["generic"], NAMES, {"train.txt": NAMES})
-    with pytest.raises(ValueError, match="no layout 'nuaa': nuaa-sirst, nudt-sirst, irstd-1k, sirst-v2, generic, hub"):
+    with pytest.raises(
+        ValueError, match="no layout 'nuaa': nuaa-sirst, nudt-sirst, irstd-1k, sirst-v2, voc, generic, hub"
+    ):
         load_irst_dataset("nuaa", root)
     with pytest.raises(ValueError, match="no split 'test', there are train"):
         load_irst_dataset("generic", root, split="test")

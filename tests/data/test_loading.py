@@ -207,7 +207,7 @@ BREAKAGES = {
     deep_colour: r"bad \(train\): .*bad.png.*16-bit gray",
     missing_image: r"bad \(train\): no such image",
     two_files: r"bad \(train\): several files: .*bad.bmp, .*bad.png",
-    dim_mask: r"bad \(train\): values up to 38 of 255",
+    dim_mask: r"bad \(train\): its values are 38, but here 255 target, 0 background",
 }
 
 

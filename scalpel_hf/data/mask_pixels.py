@@ -1,0 +1,81 @@
+"""The pixels of masks as they are stored, before anyone says what their values mean."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from scalpel_hf.modeling.frame_reading import ImageLike, open_image, read_frame
+
+COLOUR = 1 << 24  # added to the 24 bits of a pixel that is not gray
+LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000")  # in these, the values of edges are blurred
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A mask's `values` `(H, W)`, whether they are places in a palette, and whether the file's kind blurs edges."""
+
+    values: np.ndarray
+    indexed: bool = False
+    lossy: bool = False
+
+    def exact(self) -> np.ndarray:
+        """The values; of a lossy file 0 and 255, cut at half, where there is anything above half."""
+        blurred = self.lossy and (self.values > 127).any()
+        return np.where(self.values > 127, 255, 0) if blurred else self.values
+
+
+def mask_pixels(source: ImageLike) -> Pixels:
+    """A mask's pixels, whatever holds them. Errors are those of `read_frame`."""
+    frame = read_frame(source)
+    if isinstance(source, dict):
+        source = source["path"] if source.get("bytes") is None else source["bytes"]
+    if isinstance(source, Image.Image | bytes | str | os.PathLike):
+        with open_image(source) as image:
+            return _image_pixels(image, frame)
+    array = source if isinstance(source, np.ndarray) else frame
+    if array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8:
+        return Pixels(_with_alpha(array) if array.shape[2] == 4 else _colours(array))
+    return Pixels(frame)
+
+
+def _image_pixels(image: Image.Image, frame: np.ndarray) -> Pixels:
+    if image.format in LOSSY:
+        return Pixels(frame, lossy=True)
+    alpha = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
+    if alpha and image.mode not in ("1", "L", "I;16", "I", "F"):
+        return Pixels(_with_alpha(np.asarray(image.convert("RGBA"))))
+    if image.mode == "P":
+        return _palette_pixels(np.asarray(image), image)
+    return Pixels(_colours(np.asarray(image)) if image.mode == "RGB" else frame)
+
+
+def _palette_pixels(places: np.ndarray, image: Image.Image) -> Pixels:
+    palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    palette = np.pad(palette, ((0, 256 - len(palette)), (0, 0)))
+    used = palette[np.unique(places)]
+    if (used == used[:, :1]).all():
+        return Pixels(palette[places, 0])
+    if palette[0].any():
+        raise ValueError("its palette's place 0 isn't black, so that nobody knows what its places mean: store it gray")
+    return Pixels(places, indexed=True)
+
+
+def _with_alpha(rgba: np.ndarray) -> np.ndarray:
+    colours, alpha = _colours(rgba[..., :3]), rgba[..., 3]
+    if not alpha.any():
+        return np.zeros_like(alpha)
+    if (alpha == alpha[0, 0]).all() or ((colours > 0) == (alpha > 0)).all():
+        return colours
+    if (colours == colours[0, 0]).all():
+        return alpha
+    raise ValueError("its colours say one thing and its alpha another: store the mask as one channel")
+
+
+def _colours(rgb: np.ndarray) -> np.ndarray:
+    gray = (rgb == rgb[..., :1]).all(-1)
+    if gray.all():
+        return rgb[..., 0]
+    packed = COLOUR + (rgb.astype(np.int64) << np.array([16, 8, 0])).sum(-1)
+    return np.where(gray, rgb[..., 0], packed)

@@ -4,7 +4,6 @@ import base64
 import html
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import datasets
 import numpy as np
 from PIL import Image
+
+from scalpel_hf.files import write_text
 
 from .adapter import record_router
 from .data import load_split, objects_from_mask, read_target
@@ -92,9 +93,7 @@ def write_report(out: Path, stages: list[tuple[str, str, float]]) -> Path:
         _machine(_read(out / "teacher" / "metrics.json")),
     ]
     path = out / "report.html"
-    part = path.with_suffix(".part")
-    part.write_text(HEAD + "\n".join(parts) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, HEAD + "\n".join(parts) + "\n")
     return path
 
 

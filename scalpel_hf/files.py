@@ -117,12 +117,11 @@ def whole_folder(folder: str | Path, replace: bool = False) -> Iterator[Path]:
     is no room.
     """
     folder = Path(folder).resolve()
-    remove_leftovers(folder)
-    if folder.exists() and not replace:
-        raise FileExistsError(f"{folder} exists: choose another folder, or remove it")
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file, where a folder is to be: choose another name")
     with work_folder(folder) as part:
+        if folder.exists() and not replace:
+            raise FileExistsError(f"{folder} exists: choose another folder, or remove it")
+        if folder.exists() and not folder.is_dir():
+            raise FileExistsError(f"{folder} is a file, where a folder is to be: choose another name")
         yield part
         _widen(part)
         if folder.exists():
@@ -150,6 +149,14 @@ def work_folder(path: Path) -> Iterator[Path]:
         _remove(part)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder in one step, so that half of one isn't taken for whole."""
+    aside = _beside(folder, "part")
+    _remove(aside)
+    os.replace(folder, aside)
+    _remove(aside)
+
+
 def remove_leftovers(path: Path, name: str | None = None) -> None:
     """
     Remove what processes that were killed left while they wrote the file or folder `path`.
@@ -161,13 +168,13 @@ def remove_leftovers(path: Path, name: str | None = None) -> None:
     """
     if not path.parent.is_dir():
         return
-    leftover = re.compile(rf"\.({re.escape(path.name) if name is None else name})\.(\d+)-\d+\.(part|old)")
+    leftover = re.compile(rf"\.({re.escape(path.name) if name is None else name})\.(\d+)-(\d+)\.(part|old)")
     for entry in list(path.parent.iterdir()):
         match = leftover.fullmatch(entry.name)
-        if match is None or _is_running(int(match[2])):
+        if match is None or _is_written(int(match[2]), int(match[3])):
             continue
         final = entry.with_name(match[1])
-        if match[3] == "old" and not final.exists():
+        if match[4] == "old" and not final.exists():
             os.replace(entry, final)
             warnings.warn(f"{final} is back: what was to replace it was broken off", stacklevel=2)
         _remove(entry)
@@ -178,7 +185,10 @@ def _beside(path: Path, ending: str) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.{ending}")
 
 
-def _is_running(process: int) -> bool:
+def _is_written(process: int, thread: int) -> bool:
+    """Whether who began to write it still may; it isn't this thread, which is about to begin."""
+    if (process, thread) == (os.getpid(), threading.get_native_id()):
+        return False
     if os.name != "posix":  # there is no asking there without harm
         return True
     try:
@@ -228,7 +238,7 @@ def _room_for(path: Path, part: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, DiskFullError) or not is_disk_full(error):
+        if not is_disk_full(error) or (isinstance(error, DiskFullError) and str(part) not in str(error)):
             raise
         files = [part] if part.is_file() else part.rglob("*")
         written = sum(file.stat().st_size for file in files if file.is_file())

@@ -6,8 +6,6 @@ step. `FrozenPrefix` says which modules those are; `PrefixCache` keeps their out
 
 import hashlib
 import json
-import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from scalpel_hf.adapter.link import link_frames
+from scalpel_hf.files import remove_leftovers, whole_file
 
 HEADER_BYTES = 128  # of a .npy file
 # What a saved and a fresh configuration of the same encoder may differ in.
@@ -108,6 +107,7 @@ class PrefixCache:
             raise ValueError(f"the cache keeps `float16` or `float32`, not {dtype!r}")
         self.prefix, self.folder, self.dtype, self.max_bytes = prefix, Path(folder), dtype, max_bytes
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder / "entry", r"[0-9a-f]+\.npy")
         self._prefix_key = prefix.fingerprint()
 
     def key(self, pixel_values: Tensor) -> str:
@@ -138,13 +138,8 @@ class PrefixCache:
             )
         if self.max_bytes is not None and self._used() + array.nbytes + HEADER_BYTES > self.max_bytes:
             return
-        temporary = self.path(key).with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                np.save(file, array, allow_pickle=False)
-            os.replace(temporary, self.path(key))
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(self.path(key), sweep=False) as part, open(part, "wb") as file:
+            np.save(file, array, allow_pickle=False)
 
     def _used(self) -> int:
         """Bytes in the folder, those of other processes too."""

@@ -9,7 +9,6 @@ frozen prefix. The table is written anew after every cell.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from scalpel_hf import Teacher
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_probabilities, mean_and_deviation
+from scalpel_hf.files import write_json, write_text
 from scalpel_hf.trained import on_default_device
 
 ROOT = Path(__file__).parents[1]
@@ -69,13 +69,13 @@ def run_cell(values: dict[str, Any], split: str) -> dict[str, Any]:
         return record
     train(values, folder)
     record = {"settings": values, "split": split, **measure(values, folder, split)}
-    write(folder / FIGURES, json.dumps(record, indent=2) + "\n")
+    write_json(folder / FIGURES, record)
     return record
 
 
 def train(values: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "cell.yaml", yaml.safe_dump(values, sort_keys=False))
+    write_text(folder / "cell.yaml", yaml.safe_dump(values, sort_keys=False))
     with open(folder / "log.txt", "w") as log:
         command = [sys.executable, str(RECIPE), "--config", str(folder / "cell.yaml")]
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
@@ -121,12 +121,6 @@ def table(records: dict[str, list[dict[str, Any]]], command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="YAML with `common`, `seeds` and `variants`")
@@ -148,7 +142,7 @@ def main(argv: list[str] | None = None) -> None:
             records.setdefault(variant, []).append(record)
             figures = record["figures"]
             print(f"{variant}-{seed}: IoU {100 * figures['iou']:.1f}, nIoU {100 * figures['niou']:.1f}", flush=True)
-            write(args.out, table(records, command))
+            write_text(args.out, table(records, command))
 
 
 if __name__ == "__main__":

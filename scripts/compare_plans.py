@@ -13,9 +13,6 @@ OUT/results.json and OUT/results.md. The test split chooses nothing.
 """
 
 import argparse
-import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +23,15 @@ import numpy as np
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import LabelBudget, apply_label_budget, load_prepared
 from scalpel_hf.evaluation import mean_and_deviation
+from scalpel_hf.files import (
+    read_json,
+    remove_folder,
+    remove_leftovers,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+)
 from scalpel_hf.planner import candidates, describe_frames, plan_labels, teacher_uncertainty
 from scalpel_hf.sam import load_sam
 from scalpel_hf.teacher import Teacher
@@ -36,21 +42,12 @@ PLANS = ("random", "coverage", "uncertainty")
 FIGURES = ("iou", "niou", "pd", "fa")
 
 
-def write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
 def frame_features(frames: datasets.Dataset, base_model: str, image_size: int, path: Path) -> dict[str, np.ndarray]:
     """Each frame's features by name; computed once and kept."""
     if not path.exists():
         features = describe_frames(frames, load_sam(base_model, image_size).to(default_device()))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name("part." + path.name)  # np.savez adds its suffix to other names
-        np.savez(part, names=np.array(frames["name"][:]), features=features)
-        os.replace(part, path)
+        with whole_file(path) as part, open(part, "wb") as file:
+            np.savez(file, names=np.array(frames["name"][:]), features=features)
     content = np.load(path)
     return dict(zip(content["names"].tolist(), content["features"], strict=True))
 
@@ -85,18 +82,17 @@ def train(
 ) -> None:
     """One run of the recipe in `run`; its data are removed in the end."""
     data, teacher = run / "data", run / "teacher"
-    if not (data / "dataset_dict.json").exists():
+    remove_leftovers(data)
+    if not data.exists():
         hidden = datasets.DatasetDict({**splits, "train": apply_label_budget(splits["train"], budget=budget)})
-        shutil.rmtree(run / "data.part", ignore_errors=True)
-        shutil.rmtree(data, ignore_errors=True)
-        hidden.save_to_disk(str(run / "data.part"))
-        os.replace(run / "data.part", data)
+        with whole_folder(data) as part:
+            hidden.save_to_disk(str(part))
     command = [sys.executable, str(ROOT / "recipes" / "distill.py"), *flags]
     command += ["--dataset", str(data), "--output_dir", str(teacher), "--seed", str(seed), "--eval_split", "test"]
     command += ["--cache_dir", str(prefix)]
     if subprocess.run(command, check=False).returncode:
         raise ValueError(f"the training in {run} failed: run this again to go on from there")
-    shutil.rmtree(data)
+    remove_folder(data)
 
 
 def table(results: list[dict]) -> str:
@@ -132,10 +128,10 @@ def main(argv: list[str] | None = None) -> None:
     frames = splits["train"]
     settings = {"flags": flags, "frames": sorted(frames["name"])}
     if (args.out / "settings.json").exists():
-        if json.loads((args.out / "settings.json").read_text()) != settings:
+        if read_json(args.out / "settings.json") != settings:
             raise ValueError(f"{args.out} holds runs with other settings: choose another folder")
     else:
-        write_whole(args.out / "settings.json", json.dumps(settings))
+        write_json(args.out / "settings.json", settings)
     features = frame_features(frames, args.base_model, args.image_size, args.out / "features.npz")
     prefix = args.out / "prefix"
 
@@ -154,13 +150,13 @@ def main(argv: list[str] | None = None) -> None:
                 if not (run / "teacher" / "metrics.json").exists():
                     print(f"== {run.parent.name}, {count} labels, seed {seed}", flush=True)
                     train(run, splits, LabelBudget.load(run / "label_budget.json"), seed, flags, prefix)
-                figures = json.loads((run / "teacher" / "metrics.json").read_text())["metrics"]["test"]
+                figures = read_json(run / "teacher" / "metrics.json")["metrics"]["test"]
                 results.append({"plan": plan, "labels": count, "seed": seed, "test": figures})
                 ordered = sorted(results, key=lambda r: (r["labels"], PLANS.index(r["plan"]), r["seed"]))
-                write_whole(args.out / "results.json", json.dumps(ordered, indent=1) + "\n")
-                write_whole(args.out / "results.md", table(ordered))
+                write_json(args.out / "results.json", ordered)
+                write_text(args.out / "results.md", table(ordered))
                 before = run
-    print((args.out / "results.md").read_text(), end="")
+    print((args.out / "results.md").read_text(encoding="utf-8"), end="")
 
 
 if __name__ == "__main__":

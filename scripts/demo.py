@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from scalpel_hf.cli.program import run_program
+from scalpel_hf.files import whole_folder, write_json
 
 if TYPE_CHECKING:
     from transformers import SamModel
@@ -99,9 +100,8 @@ def small_sam(size: int = 256) -> "SamModel":
 
 
 def save_small_sam(folder: Path) -> None:
-    part = folder.with_name(f"{folder.name}.part")
-    small_sam().save_pretrained(part)
-    os.replace(part, folder)
+    with whole_folder(folder) as part:
+        small_sam().save_pretrained(part)
 
 
 def run(command: list[str]) -> None:
@@ -160,9 +160,7 @@ def run_stages(out: Path, todo: list[tuple[str, Path, list[str]]]) -> dict[str, 
             run(command)
         finally:
             seconds[name] = seconds.get(name, 0.0) + time.monotonic() - began
-            part = times.with_suffix(".part")
-            part.write_text(json.dumps(seconds, indent=2) + "\n")
-            os.replace(part, times)
+            write_json(times, seconds)
     return seconds
 
 

@@ -16,7 +16,7 @@ import datasets
 
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
-from scalpel_hf.formats.frames import whole_folder
+from scalpel_hf.files import whole_folder
 from scalpel_hf.planner import LabelPlan, candidates, describe_frames, plan_labels, teacher_uncertainty
 from scalpel_hf.sam import load_sam
 from scalpel_hf.teacher import Teacher

@@ -16,7 +16,6 @@ and so do several machines with one disk: `--shard 1/3`, `--shard 2/3`, `--shard
 """
 
 import argparse
-import json
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -28,10 +27,11 @@ from accelerate import PartialState
 
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
+from scalpel_hf.files import read_json, write_json
 from scalpel_hf.hub import push_dataset
 from scalpel_hf.pseudo_labels import Calibration, LabelRun, Rules
 from scalpel_hf.pseudo_labels.labelling import key_of
-from scalpel_hf.pseudo_labels.output import Labelled, write_json
+from scalpel_hf.pseudo_labels.output import Labelled
 from scalpel_hf.pseudo_labels.quality import compare_with_truth
 from scalpel_hf.pseudo_labels.report import write_report
 from scalpel_hf.pseudo_labels.thresholds import ThresholdChoice, choose_threshold
@@ -175,7 +175,7 @@ def finish(args: argparse.Namespace, run: LabelRun, choice: ThresholdChoice | No
     truth = load_split(args.truth, args.split) if args.truth else None
 
     def complete(folder: Path, labelled: Labelled) -> None:
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = read_json(folder / "summary.json")
         if truth is not None:
             summary["quality"] = compare_with_truth(labelled, truth)
         if choice is not None:
@@ -184,7 +184,7 @@ def finish(args: argparse.Namespace, run: LabelRun, choice: ThresholdChoice | No
         write_report(folder, labelled, truth, summary.get("quality"), choice)
 
     run.finish(complete)
-    print((args.out / "summary.json").read_text())
+    print((args.out / "summary.json").read_text(encoding="utf-8"))
     print(f"report: {args.out / 'report' / 'README.md'}")
     if args.push_to_hub:
         labelled = load_split(args.out, args.split)  # a stream's result, from its files

@@ -9,6 +9,7 @@ from peft import get_peft_model
 from torch import nn
 
 from scalpel_hf import FrozenPrefix, PrefixCache, ScalpelMoeConfig, record_router
+from scalpel_hf.files import DiskFullError
 from scalpel_hf.modeling.mask_level import MaskLevel
 from scalpel_hf.sam import load_sam
 from tests.small_models import perturb, random_inputs, small_mobile_sam, small_sam
@@ -221,7 +222,7 @@ def test_a_crash_in_the_middle_of_a_write_leaves_no_entry(tmp_path: Path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", full_disk)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(DiskFullError, match=r"no room for .*\.npy: it needs"):
             cache.get(pixel_values)
     assert not list(tmp_path.iterdir()) and cache.load(cache.key(pixel_values)) is None
     states = cache.prefix.states(pixel_values[None])[0]
@@ -232,6 +233,9 @@ def test_a_crash_in_the_middle_of_a_write_leaves_no_entry(tmp_path: Path, monkey
     os.waitpid(process, 0)
     assert len(list(tmp_path.iterdir())) == 1 and cache.load(cache.key(pixel_values)) is None
     assert cache.get(pixel_values).isfinite().all()
+    assert len(list(tmp_path.iterdir())) == 2
+    PrefixCache(cache.prefix, tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
 
 
 def test_the_bound_is_kept(tmp_path: Path) -> None:

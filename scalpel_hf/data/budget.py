@@ -1,13 +1,13 @@
 """Label budgets: which frames of a training set keep their masks."""
 
 import hashlib
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from datasets import Dataset, Value
+
+from scalpel_hf.files import read_json, write_json
 
 LABEL_COLUMNS = ("mask", "objects")
 
@@ -52,16 +52,13 @@ class LabelBudget:
 
     def save(self, path: str | Path) -> None:
         """Write the budget as JSON, in one step."""
-        path = Path(path)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        write_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> "LabelBudget":
         """Read what `save` wrote. Raises `ValueError`, naming the file, if it is something else."""
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = read_json(path)
             names = content["names"]
             if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
                 raise TypeError("names must be a list of strings")

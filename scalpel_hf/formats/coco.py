@@ -12,8 +12,10 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from scalpel_hf.files import whole_folder
+
 from .coco_masks import decode_annotation
-from .frames import IGNORE, TARGET, AnyDataset, Frame, labelled_frames, whole_folder
+from .frames import IGNORE, TARGET, AnyDataset, Frame, labelled_frames
 from .human_labels import HumanLabel, LabelFileError, image_size, read_json, stem
 from .polygons import corners_are_centres, read_polygons
 

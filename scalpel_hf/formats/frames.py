@@ -1,11 +1,8 @@
 """What every export reads of a data set, and folders that are written whole or not at all."""
 
-import os
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -146,25 +143,6 @@ def labelled_frames(dataset: AnyDataset, counts: Counter[str]) -> Iterator[Frame
             yield frame
     if not counts["frames"]:
         raise ValueError("no frame has a label to export: label some, or choose label-studio, which also takes frames")
-
-
-@contextmanager
-def whole_folder(folder: str | Path) -> Iterator[Path]:
-    """
-    A temporary folder that becomes `folder` when the block ends, and vanishes when it fails.
-
-    Raises `FileExistsError` where `folder` is there already.
-    """
-    folder = Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists: choose another folder, or remove it")
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    part.mkdir(parents=True)
-    try:
-        yield part
-        os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def warn_of_loss(what: str, names: list[str]) -> None:

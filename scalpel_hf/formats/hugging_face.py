@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 
 from scalpel_hf.data.image_cells import image_columns
 from scalpel_hf.data.parquet import write_parquet_file
+from scalpel_hf.files import whole_folder
 
-from .frames import AnyDataset, Frame, read_rows, whole_folder
+from .frames import AnyDataset, Frame, read_rows
 
 ROWS = 256  # of the metadata that are written at a time
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from scalpel_hf.data import read_frame
 from scalpel_hf.data.objects import encode_png
+from scalpel_hf.files import whole_folder
 
 from .brush_rle import encode_brush_rle
-from .frames import IGNORE, TARGET, AnyDataset, Frame, read_frames, whole_folder
+from .frames import IGNORE, TARGET, AnyDataset, Frame, read_frames
 from .human_labels import HumanLabel, LabelFileError, objects_of, read_json, stem
 from .label_studio_regions import NO_LABEL, read_regions
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from scalpel_hf.data.masks import IGNORED, TARGET, MaskValues, MaskValuesError, decide_mask_values, read_mask
 from scalpel_hf.data.objects import encode_png
+from scalpel_hf.files import whole_folder
 
-from .frames import IGNORED_LOST, AnyDataset, labelled_frames, warn_of_loss, whole_folder
+from .frames import IGNORED_LOST, AnyDataset, labelled_frames, warn_of_loss
 from .human_labels import HumanLabel, LabelFileError
 
 

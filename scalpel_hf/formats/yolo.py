@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from .frames import IGNORED_LOST, AnyDataset, Frame, Target, labelled_frames, warn_of_loss, whole_folder
+from scalpel_hf.files import whole_folder
+
+from .frames import IGNORED_LOST, AnyDataset, Frame, Target, labelled_frames, warn_of_loss
 from .outlines import outline
 
 DATA_YAML = """# Frames and labels of one split. Name your validation frames here before training: val: ...

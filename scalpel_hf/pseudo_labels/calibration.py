@@ -1,7 +1,5 @@
 """How often candidates like this one are targets: learnt from the labelled frames."""
 
-import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import optimize
 from scipy.special import expit, logit
+
+from scalpel_hf.files import read_json, write_json
 
 from .evidence import EVIDENCE
 
@@ -71,15 +71,13 @@ class Calibration:
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON, in one step."""
-        part = Path(f"{path}.part")
-        part.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        os.replace(part, path)
+        write_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
         """Read what `save` wrote; `ValueError` naming the file for anything else."""
         try:
-            content: dict[str, Any] = json.loads(Path(path).read_text())
+            content: dict[str, Any] = read_json(path)
             settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
             return cls(**settings)
         except (TypeError, ValueError, AttributeError) as error:

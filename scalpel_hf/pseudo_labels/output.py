@@ -1,13 +1,13 @@
 """Finished shards as one data set on disk, written piece by piece: nothing is copied at the end or held in memory."""
 
-import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
+
+from scalpel_hf.files import read_json, write_json
 
 KEY_FILE = "pseudo_labels.json"  # in a finished folder: which settings it was made with
 
@@ -21,9 +21,9 @@ def write_arrow(decide: Decide, count: int, folder: Path, fingerprint: str) -> N
     for index, file in enumerate(files):
         last = decide(index, folder / file)
     last.select([]).save_to_disk(str(folder / "empty"))
-    state = json.loads((folder / "empty" / "state.json").read_text())
+    state = read_json(folder / "empty" / "state.json")
     state |= {"_data_files": [{"filename": file} for file in files], "_fingerprint": fingerprint}
-    os.replace(folder / "empty" / "dataset_info.json", folder / "dataset_info.json")
+    shutil.move(folder / "empty" / "dataset_info.json", folder)
     shutil.rmtree(folder / "empty")
     write_json(folder / "state.json", state)
 
@@ -55,19 +55,12 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     """The record of a finished run: its `rules`, `teacher`, and `summary`; of skipped frames the names, since what was
     wrong with them may name files of this machine."""
     folder = Path(folder)
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_json(folder / "summary.json")
     summary["skipped"] = sorted(summary["skipped"])
-    return json.loads((folder / KEY_FILE).read_text()) | {"summary": summary}
+    return read_json(folder / KEY_FILE) | {"summary": summary}
 
 
 def read_grid(folder: str | Path) -> bytes | None:
     """The picture grid of its report, a PNG file's content."""
     path = Path(folder) / "report" / "grid.png"
     return path.read_bytes() if path.exists() else None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON in one step."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # several processes may write the same
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(part, path)

@@ -2,8 +2,6 @@
 
 import hashlib
 import heapq
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from scalpel_hf.files import whole_folder, write_text
 from scalpel_hf.markdown import code, escape
 
 from .calibration import MODELS, Calibration
@@ -45,14 +44,7 @@ def write_report(
     """
     folder = Path(folder)
     rows, chosen = _survey(labelled, cases)
-    part, old = folder / "report.part", folder / "report.old"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
     pictures = dict(case_pictures(labelled, {n for names in chosen.values() for n in names}, truth))
-    for name, picture in pictures.items():
-        picture.save(part / f"{file_name(name)}.png", optimize=True)
-    if AT_RANDOM in chosen:
-        picture_grid([pictures[name] for name in chosen[AT_RANDOM]]).save(part / "grid.png", optimize=True)
     run = read_run(folder)
     text = [
         _head(run, choice),
@@ -62,12 +54,12 @@ def write_report(
         _quality(quality) if quality else "",
         *(_gallery(title, names, truth is not None) for title, names in chosen.items()),
     ]
-    (part / "README.md").write_text("\n".join(text), encoding="utf-8")
-    shutil.rmtree(old, ignore_errors=True)
-    if (folder / "report").exists():
-        os.replace(folder / "report", old)
-    os.replace(part, folder / "report")
-    shutil.rmtree(old, ignore_errors=True)
+    with whole_folder(folder / "report", replace=True) as part:
+        for name, picture in pictures.items():
+            picture.save(part / f"{file_name(name)}.png", optimize=True)
+        if AT_RANDOM in chosen:
+            picture_grid([pictures[name] for name in chosen[AT_RANDOM]]).save(part / "grid.png", optimize=True)
+        write_text(part / "README.md", "\n".join(text))
     return folder / "report"
 
 

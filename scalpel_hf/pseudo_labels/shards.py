@@ -1,6 +1,5 @@
 """Labelling in shards: work is committed piece by piece, shared among processes, and resumed where it stopped."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,11 +11,12 @@ from typing import Any
 import datasets
 
 from scalpel_hf.data.image_cells import stored_cells, undecoded
+from scalpel_hf.files import DiskFullError, read_json, remove_leftovers, whole_folder, work_folder, write_json
 
 from .calibration import Calibration, fit_calibration, match_prevalence
 from .columns import PSEUDO_FEATURES
 from .labelling import ANSWER_FEATURES, answer_rows, check_columns, decide_rows, key_of, provenance_of
-from .output import KEY_FILE, Labelled, column_pairs, load_output, write_arrow, write_json, write_parquet
+from .output import KEY_FILE, Labelled, column_pairs, load_output, write_arrow, write_parquet
 from .progress import Progress
 from .rules import Rules
 from .streams import stream_features, stream_shards
@@ -85,7 +85,7 @@ class LabelRun:
 
     def is_finished(self) -> bool:
         """Whether `out` holds the result of these very settings already."""
-        return (self.out / KEY_FILE).is_file() and json.loads((self.out / KEY_FILE).read_text())["key"] == self.key
+        return (self.out / KEY_FILE).is_file() and read_json(self.out / KEY_FILE)["key"] == self.key
 
     def answer(self, worker: int = 0, workers: int = 1) -> None:
         """
@@ -133,28 +133,22 @@ class LabelRun:
         self, rows: datasets.Dataset, step: Callable, path: Path, features: datasets.Features, fingerprint: str
     ) -> datasets.Dataset:
         """`Dataset.map` into a file that is there whole or not at all."""
-        temporary = path.with_suffix(".tmp")  # a folder, since `map` leaves what it has written when it fails
-        shutil.rmtree(temporary, ignore_errors=True)
         try:
-            temporary.mkdir()
-            undecoded(rows).map(
-                step,
-                batched=True,
-                batch_size=self.batch_size,
-                writer_batch_size=self.batch_size,
-                remove_columns=[name for name in rows.column_names if name not in features],
-                features=features,
-                new_fingerprint=fingerprint,
-                cache_file_name=str(temporary / path.name),
-                load_from_cache_file=False,
-            )
-            os.replace(temporary / path.name, path)
-        except OSError as error:
-            raise OSError(
-                f"{path} can't be written ({error}): make room, then run the same command again; what is finished stays"
-            ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            with work_folder(path) as work:  # where `map` may leave what it has written when it fails
+                undecoded(rows).map(
+                    step,
+                    batched=True,
+                    batch_size=self.batch_size,
+                    writer_batch_size=self.batch_size,
+                    remove_columns=[name for name in rows.column_names if name not in features],
+                    features=features,
+                    new_fingerprint=fingerprint,
+                    cache_file_name=str(work / path.name),
+                    load_from_cache_file=False,
+                )
+                os.replace(work / path.name, path)
+        except DiskFullError as error:
+            raise DiskFullError(f"{error}, then run the same command again: what is finished stays") from error
         return datasets.Dataset.from_file(str(path))
 
     def finish(self, complete: Callable[[Path, Labelled], None] | None = None) -> Labelled:
@@ -169,15 +163,13 @@ class LabelRun:
         """
         if self.is_finished():
             self.report(f"{self.out} has these pseudo labels already")
+            remove_leftovers(self.out)
             shutil.rmtree(self.partial, ignore_errors=True)
             if complete is not None:
                 complete(self.out, load_output(self.out))
             return load_output(self.out)
         paths = self._finished_shards()
         calibration = self._calibrate(paths)
-        final, old = self.work / "all", self.work / "old"
-        shutil.rmtree(final, ignore_errors=True)
-        final.mkdir()
         features = datasets.Features({**self.features, **PSEUDO_FEATURES})
         step = partial(decide_rows, rules=self.rules, calibration=calibration, provenance=self.provenance)
 
@@ -185,19 +177,16 @@ class LabelRun:
             answers = datasets.Dataset.from_file(str(paths[index]))
             return self._map(answers, step, to, features, f"{self.key}-{index}")
 
-        if self.streamed:
-            write_parquet(decide, len(paths), final, str(self.source.split or "train"))
-        else:
-            write_arrow(decide, len(paths), final, self.key)
-        calibration.save(final / "calibration.json")
-        write_json(final / "summary.json", self._summary(load_output(final), paths))
-        write_json(final / KEY_FILE, {"key": self.key, "teacher": self.provenance, "rules": asdict(self.rules)})
-        if complete is not None:
-            complete(final, load_output(final))
-        if self.out.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(self.out, old)
-        os.replace(final, self.out)
+        with whole_folder(self.out, replace=True) as final:
+            if self.streamed:
+                write_parquet(decide, len(paths), final, str(self.source.split or "train"))
+            else:
+                write_arrow(decide, len(paths), final, self.key)
+            calibration.save(final / "calibration.json")
+            write_json(final / "summary.json", self._summary(load_output(final), paths))
+            write_json(final / KEY_FILE, {"key": self.key, "teacher": self.provenance, "rules": asdict(self.rules)})
+            if complete is not None:
+                complete(final, load_output(final))
         shutil.rmtree(self.partial)
         return load_output(self.out)
 
@@ -223,7 +212,7 @@ class LabelRun:
 
     def _finished_shards(self) -> list[Path]:
         count_file = self.work / COUNT_FILE
-        count = json.loads(count_file.read_text())["shards"] if count_file.exists() else 0
+        count = read_json(count_file)["shards"] if count_file.exists() else 0
         paths = [self._path(index) for index in range(count)]
         missing = [path.stem for path in paths if not path.exists()]
         if missing or not paths:

@@ -5,11 +5,8 @@ half-precision gradients, and says of which arguments, rows and first weights it
 and renamed, and only then the one before it is removed.
 """
 
-import json
 import math
-import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from scalpel_hf.files import read_json
+from scalpel_hf.files import read_json, remove_folder, remove_leftovers, whole_file, whole_folder, write_json
 
 NEW_RUN: dict[str, Any] = {"step": 0, "seconds": 0.0, "best": None, "last": {}}
 
@@ -69,21 +66,18 @@ class Checkpoints:
         if scaler is not None:
             self.training["scaler"] = scaler
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder / "any", r"checkpoint-\d+|best-\d+\.safetensors")
 
     def save(self, state: dict[str, Any]) -> None:
         final = self.folder / f"checkpoint-{state['step']}"
-        temporary = self.folder / f".{final.name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        _save_tensors(self.values, temporary / "weights.safetensors")
-        _save_tensors(self.ema.shadow, temporary / "ema.safetensors")
-        torch.save({name: part.state_dict() for name, part in self.training.items()}, temporary / "training.pt")
-        (temporary / "state.json").write_text(json.dumps(state))
-        self._remove(final)
-        os.replace(temporary, final)
+        with whole_folder(final, replace=True) as part:
+            _save_tensors(self.values, part / "weights.safetensors")
+            _save_tensors(self.ema.shadow, part / "ema.safetensors")
+            torch.save({name: of.state_dict() for name, of in self.training.items()}, part / "training.pt")
+            write_json(part / "state.json", state)
         for other in self._folders():
             if other != final:
-                self._remove(other)
+                remove_folder(other)
         best = state["best"] and self._best(state["best"]["step"])
         for file in self.folder.glob("best-*.safetensors"):
             if file != best:
@@ -137,9 +131,8 @@ class Checkpoints:
                     raise ValueError(f"{name} of a weight {tuple(parameter.shape)} is {tuple(value.shape)}")
 
     def save_best(self, step: int) -> None:
-        temporary = self.folder / ".best.tmp"
-        _save_tensors(self.values, temporary)
-        os.replace(temporary, self._best(step))
+        with whole_file(self._best(step)) as part:
+            _save_tensors(self.values, part)
 
     def load_best(self, step: int) -> None:
         self._restore(self._best(step))
@@ -153,14 +146,6 @@ class Checkpoints:
     def _folders(self) -> list[Path]:
         found = [f for f in self.folder.iterdir() if re.fullmatch(r"checkpoint-\d+", f.name) and f.is_dir()]
         return sorted(found, key=_step_of)
-
-    def _remove(self, folder: Path) -> None:
-        """Remove a checkpoint so that a half-removed one is not taken for whole."""
-        if folder.exists():
-            removed = self.folder / ".removed"
-            shutil.rmtree(removed, ignore_errors=True)
-            os.replace(folder, removed)
-            shutil.rmtree(removed)
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

@@ -1,6 +1,5 @@
 """The record that a run leaves: what it did and everything needed to do it again."""
 
-import json
 import os
 import platform
 import shlex
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from scalpel_hf.files import write_json
 
 from .arguments import LoopArguments
 
@@ -42,9 +43,7 @@ def write_metrics(args: LoopArguments, outcome: dict[str, Any], metrics: dict[st
         },
     }
     path = Path(args.output_dir) / METRICS_FILE
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(temporary, path)
+    write_json(path, record)
     return path
 
 

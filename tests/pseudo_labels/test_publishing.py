@@ -7,9 +7,9 @@ import datasets
 import pytest
 from huggingface_hub import DatasetCard, HfApi
 
+from scalpel_hf.files import write_json
 from scalpel_hf.hub import push_dataset
 from scalpel_hf.pseudo_labels import Rules, label_in_shards
-from scalpel_hf.pseudo_labels.output import write_json
 from scalpel_hf.pseudo_labels.quality import compare_with_truth
 from scalpel_hf.pseudo_labels.report import write_report
 from tests.hub_server import HubServer

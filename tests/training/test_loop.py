@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from torch import nn
 
+from scalpel_hf.files import DiskFullError
 from scalpel_hf.training import checkpoints
 from scalpel_hf.training.arguments import LoopArguments
 from scalpel_hf.training.checkpoints import Ema
@@ -222,7 +223,7 @@ def test_an_interrupted_save_leaves_the_checkpoint_before_it(
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, full_disk)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(DiskFullError, match=r"no room for .*/checkpoint-6: it needs"):
             run(tmp_path / "b")
     AcceleratorState._reset_state(True)
     GradientState._reset_state()

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import threading
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 # Of `safetensors` and `torch`, which raise errors of their own where the system's says so.
 FULL_IN_WORDS = re.compile(r"No space left|os error 28\b|Disk quota|File too large|PytorchStreamWriter failed writing")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LONGEST_NAME = 200  # bytes: file systems allow 255, with the suffix and what hidden part files are called
 LARGEST_YAML = 2**20  # bytes: a configuration is smaller
 KINDS = {dict: "an object of names and values", list: "a list", str: "text", int: "a number", float: "a number"}
 
@@ -36,6 +38,26 @@ def check_can_be_made(path: str | Path, option: str) -> None:
     else:
         return
     raise ValueError(f"nothing can be written to {path}, as {problem}: choose another `{option}`")
+
+
+def safe_name(name: Any, what: str) -> str:
+    """
+    A name that comes from data and is to be a file's or folder's: it leads nowhere, and every list and file takes it.
+
+    Args:
+        what: of what it is the name, for the message, such as `the column`.
+
+    Raises `ValueError` for what is no text or empty, holds a slash of either kind, a character that can't be printed
+    or half a surrogate pair, is `.` or `..`, or is longer than file systems allow.
+    """
+    is_text = isinstance(name, str) and name.strip(". ") != ""
+    if not is_text or any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
+        raise ValueError(f"{what} {name!r} can't be a file's name: rename it")
+    if os.name == "nt" and any(character in '<>:"|?*' for character in name):
+        raise ValueError(f"{what} {name!r} can't be a file's name on this system: rename it")
+    if len(name.encode()) > LONGEST_NAME:
+        raise ValueError(f"{what} {name[:40]!r}… can't be a file's name, being longer than {LONGEST_NAME} bytes")
+    return name
 
 
 # Writing

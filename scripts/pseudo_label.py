@@ -27,6 +27,7 @@ from accelerate import PartialState
 
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
+from scalpel_hf.data.stored import stream_stored
 from scalpel_hf.files import read_json, write_json
 from scalpel_hf.hub import push_dataset
 from scalpel_hf.pseudo_labels import Calibration, LabelRun, Rules
@@ -153,7 +154,7 @@ def part_of(text: str) -> tuple[int, int]:
 
 
 def stream(name: str, split: str) -> datasets.IterableDataset:
-    return datasets.load_dataset(name, split=split, streaming=True)
+    return stream_stored(name, split)
 
 
 def choose(rows: Any, teacher: Teacher, args: argparse.Namespace) -> ThresholdChoice:

@@ -18,8 +18,6 @@ from datasets import (
     NamedSplit,
     Value,
     concatenate_datasets,
-    load_dataset,
-    load_from_disk,
 )
 
 from scalpel_hf.modeling.frame_reading import file_orientation, turn
@@ -30,6 +28,7 @@ from .layouts import LAYOUTS, Layout, Pair, SplitFiles, find_pairs
 from .masks import TARGET, MaskValues, decide_mask_values, read_mask
 from .names import check_names
 from .objects import encode_png, objects_from_mask
+from .stored import load_stored
 
 FEATURES = Features(
     {
@@ -259,20 +258,20 @@ def _has_sources(dataset: Dataset) -> bool:
 
 def _load_hub(source: str | Path) -> DatasetDict:
     path = Path(source)
-    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        loaded = load_from_disk(str(path))
-    elif path.suffix == ".parquet":
-        loaded = load_dataset("parquet", data_files={"train": str(path)})
-    elif path.is_file():
+    if path.is_file() and path.suffix != ".parquet":
         raise ValueError(f"{source} is no parquet file (*.parquet), nor a folder or a repository on the Hub")
-    else:
-        try:
-            loaded = load_dataset(str(source))
-        except OSError as error:
+    try:
+        loaded = load_stored(source)
+    except OSError as error:
+        raise ValueError(f"{str(source)!r} is neither a folder nor a data set that the Hub gives: {error}") from error
+    splits = loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
+    for column in ("image", "mask"):
+        if any(getattr(part.features.get(column), "dtype", None) == "string" for part in splits.values()):
             raise ValueError(
-                f"{str(source)!r} is neither a folder nor a data set that the Hub gives: {error}"
-            ) from error
-    return loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
+                f"{source}: the column {column!r} holds text, and a path in a data set is not followed: if these are "
+                "your files, load it with `datasets` in Python where they are, and give it to `as_irst_dataset`"
+            )
+    return splits
 
 
 def _check_split(split: str | None, splits: Iterable[str]) -> None:

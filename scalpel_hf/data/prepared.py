@@ -2,26 +2,26 @@ from pathlib import Path
 
 import datasets
 
+from .stored import load_stored
+
 
 def load_prepared(name_or_path: str | Path) -> datasets.DatasetDict | datasets.Dataset:
     """
     A data set made by `scripts/prepare.py` or `scripts/pseudo_label.py`: a folder, or a repository on the Hub.
 
-    Raises `ValueError` naming the folder and how it is made where there is none.
+    Raises `ValueError` naming the folder and how it is made where there is none, and as [`load_stored`] does.
     """
     name = str(name_or_path)
     if not name or name == ".":
         raise ValueError("no data set given: name a folder made by scripts/prepare.py, or a repository on the Hub")
     path = Path(name)
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        return datasets.load_from_disk(name)
-    if any(path.glob("data/*.parquet")):
-        return datasets.load_dataset(name)
+    if any((path / file).exists() for file in ("dataset_dict.json", "state.json")) or any(path.glob("data/*.parquet")):
+        return load_stored(name)
     remedy = f"make one with scripts/prepare.py --out {name}"
     if path.exists() or name.count("/") != 1:
         raise ValueError(f"{name!r} holds no data set: {remedy}")
     try:
-        return datasets.load_dataset(name)
+        return load_stored(name)
     except OSError as error:
         raise ValueError(f"{name!r} is neither a folder nor a data set that the Hub gives: {remedy}") from error
 

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from scalpel_hf.data.image_cells import image_columns, stored_cell, undecoded
 from scalpel_hf.data.objects import EIGHT_CONNECTED
+from scalpel_hf.files import safe_name
 from scalpel_hf.modeling.frame_reading import FORMATS, image_format
 from scalpel_hf.pseudo_labels import training_mask
 
@@ -153,9 +154,7 @@ def warn_of_loss(what: str, names: list[str]) -> None:
 
 
 def _frame(row: dict[str, Any]) -> Frame:
-    name, source = row["name"], row.get("label_source", "human")
-    if not name or name in (".", "..") or any(character in name for character in "/\\\0"):
-        raise ValueError(f"the row's name {name!r} can't be a file's: rename it")
+    name, source = safe_name(row["name"], "the row's name"), row.get("label_source", "human")
     content = row["image"]["bytes"]
     label = training_mask({**row, "label_source": source})
     mask, ignored = (None, None) if label is None else (label[0] > 0.5, label[1] == 0)

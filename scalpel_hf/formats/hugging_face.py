@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 
 from scalpel_hf.data.image_cells import image_columns
 from scalpel_hf.data.parquet import write_parquet_file
-from scalpel_hf.files import whole_folder
+from scalpel_hf.files import safe_name, whole_folder
 
 from .frames import AnyDataset, Frame, read_rows
 
+METADATA = "metadata.parquet"
 ROWS = 256  # of the metadata that are written at a time
 
 
@@ -28,12 +29,15 @@ def write_imagefolder(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     features = dict(dataset.features)
     images = image_columns(dataset.features)
     names = {column: "file_name" if column == "image" else f"{column}_file_name" for column in images}
+    for column in images:
+        if safe_name(column, "the column") == METADATA:
+            raise ValueError(f"the column {column!r} can't be a folder beside the file of that name: rename it")
     text = datasets.Value("string")
     # `file_name` comes first: `imagefolder` gives the first image column it meets a left-over `file_name`.
     stored = {names["image"]: text} | {names.get(c, c): text if c in names else f for c, f in features.items()}
     schema = datasets.Features(stored).arrow_schema
     counts, rows = Counter[str](), list[dict[str, Any]]()
-    with whole_folder(folder) as part, pq.ParquetWriter(part / "metadata.parquet", schema) as writer:
+    with whole_folder(folder) as part, pq.ParquetWriter(part / METADATA, schema) as writer:
         for column in images:
             (part / column).mkdir()
         for row, frame in read_rows(dataset):

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import datasets
 
-from scalpel_hf.files import read_json, write_json
+from scalpel_hf.files import read_json, safe_name, write_json
 
 KEY_FILE = "pseudo_labels.json"  # in a finished folder: which settings it was made with
 
@@ -30,6 +30,7 @@ def write_arrow(decide: Decide, count: int, folder: Path, fingerprint: str) -> N
 
 def write_parquet(decide: Decide, count: int, folder: Path, split: str) -> None:
     """A folder that `load_dataset` loads, with a file a shard."""
+    safe_name(split, "the split")
     (folder / "data").mkdir()
     for index in range(count):
         cache_file = folder / "shard.arrow"

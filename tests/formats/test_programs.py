@@ -97,3 +97,15 @@ def test_a_wrong_file_writes_nothing(prepared: Path, tmp_path: Path, run: Callab
     assert error.startswith("error: nothing was imported, 1 labels")
     assert "tasks.json, task 1, annotation 0: the data set has no frame 'nobody'" in error
     assert not (tmp_path / "new").exists()
+
+
+def test_a_split_that_leads_elsewhere_writes_nothing(prepared: Path, tmp_path: Path, run: Callable) -> None:
+    tiny().save_to_disk(str(tmp_path / "outside"))
+    (prepared / "dataset_dict.json").write_text('{"splits": ["train", "../outside"]}')
+    write_masks(tiny(), tmp_path / "masks")
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ("--dataset", prepared, "--format", "masks", "--labels", tmp_path / "masks" / "masks")
+    error = run("import_labels.py", *arguments, "--out", tmp_path / "deep" / "new")[2]
+    assert "the split '../outside' can't be a file's name" in error and sorted(tmp_path.rglob("*")) == before
+    error = run("export_dataset.py", "--dataset", prepared, "--format", "imagefolder", "--out", tmp_path / "new")[2]
+    assert "the split '../outside' can't be a file's name" in error and sorted(tmp_path.rglob("*")) == before

@@ -1,0 +1,121 @@
+"""
+Data sets from a folder, a file or the Hub, which anyone may have made.
+
+What is in them counts as data alone. A name leads nowhere but into the folder that it stands in. An image's cell holds
+the image's bytes: a cell that holds a path instead would have a file of this machine read, exported and published.
+Folders of images are the exception: there `datasets` itself makes the paths, of the files that it finds in them. And
+whoever makes a data set of files with `datasets` in Python has paths in its cells; these are read, and `save_to_disk`,
+`to_parquet` and `push_to_hub` store the files' bytes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from scalpel_hf.files import read_json, safe_name
+
+FOLDER_OF_IMAGES = "imagefolder"  # `datasets`' name for what finds images in a folder
+
+
+def load_stored(name: str | Path) -> datasets.DatasetDict | datasets.Dataset:
+    """
+    What `load_from_disk` loads of a folder that `save_to_disk` wrote, and `load_dataset` of anything else.
+
+    Raises `ValueError` for names that lead out of the folder, and for cells that hold paths instead of images.
+    """
+    path = Path(name)
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return _load_from_disk(path)
+    is_parquet = path.suffix == ".parquet" and path.is_file()
+    options = {"data_files": {"train": str(path)}} if is_parquet else {}
+    loaded = datasets.load_dataset("parquet" if is_parquet else str(name), **options)
+    for part in _parts(loaded):
+        if part.info.builder_name != FOLDER_OF_IMAGES:
+            _check_cells(part, name)
+    return loaded
+
+
+def stream_stored(name: str | Path, split: str) -> datasets.IterableDataset:
+    """
+    What `load_dataset` streams.
+
+    Iterating raises `ValueError` where a cell comes that holds a path instead of an image.
+    """
+    stream = datasets.load_dataset(str(name), split=split, streaming=True)
+    if stream.info.builder_name == FOLDER_OF_IMAGES or stream.features is None:  # without features nobody takes it
+        return stream
+
+    def check(row: dict[str, Any]) -> dict[str, Any]:
+        for column, cell in row.items():
+            if _is_path(cell):
+                raise ValueError(_message(column, name))
+        return row
+
+    return stream.decode(False).map(check, features=stream.features).decode(True)
+
+
+def _parts(loaded: datasets.DatasetDict | datasets.Dataset) -> list[datasets.Dataset]:
+    return list(loaded.values()) if isinstance(loaded, datasets.DatasetDict) else [loaded]
+
+
+def _load_from_disk(folder: Path) -> datasets.DatasetDict | datasets.Dataset:
+    parts = [folder]
+    if (folder / "dataset_dict.json").is_file():
+        path = folder / "dataset_dict.json"
+        splits = read_json(path).get("splits")
+        if not isinstance(splits, list) or not splits:
+            raise ValueError(f"{path} names no splits")
+        parts = [folder / safe_name(split, f"{path}: the split") for split in splits]
+    for part in parts:
+        path = part / "state.json"
+        files = read_json(path).get("_data_files")
+        if not isinstance(files, list) or not all(isinstance(file, dict) for file in files):
+            raise ValueError(f"{path} names no files")
+        for file in files:
+            safe_name(file.get("filename"), f"{path}: the file")
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder} isn't as `save_to_disk` writes a data set: {error}") from error
+    for dataset in _parts(loaded):
+        _check_cells(dataset, folder)
+    return loaded
+
+
+def _check_cells(dataset: datasets.Dataset, name: str | Path) -> None:
+    for column in dataset.column_names:
+        if any(_holds_path(chunk) for chunk in dataset.data.column(column).chunks):
+            raise ValueError(_message(column, name))
+
+
+def _holds_path(array: pa.Array) -> bool:
+    """Whether a cell, however deep, has a path and no bytes. The bytes themselves are not read."""
+    kind = array.type
+    if pa.types.is_struct(kind):
+        names = [field.name for field in kind]
+        if {"bytes", "path"} <= set(names):
+            without = pc.and_(array.field("bytes").is_null(), array.field("path").is_valid())
+            return bool(pc.any(pc.and_(array.is_valid(), without)).as_py())
+        return any(_holds_path(array.field(name)) for name in names)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _holds_path(array.flatten())
+    return False
+
+
+def _is_path(cell: Any) -> bool:
+    if isinstance(cell, dict):
+        if {"bytes", "path"} <= cell.keys():
+            return cell["bytes"] is None and cell["path"] is not None
+        return any(map(_is_path, cell.values()))
+    return isinstance(cell, list) and any(map(_is_path, cell))
+
+
+def _message(column: str, name: str | Path) -> str:
+    return (
+        f"{name}: the column {column!r} has cells with a path instead of a file's content, and a data set's word is no "
+        "reason to open files of this machine: if it is yours, load it with `datasets` in Python where its files are, "
+        "and store it with `save_to_disk`, which puts them in"
+    )

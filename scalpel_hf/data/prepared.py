@@ -9,14 +9,16 @@ def load_prepared(name_or_path: str | Path) -> datasets.DatasetDict | datasets.D
     """
     A data set made by `scripts/prepare.py` or `scripts/pseudo_label.py`: a folder, or a repository on the Hub.
 
+    What people decided about its frames on the review page counts: see [`with_reviews`].
+
     Raises `ValueError` naming the folder and how it is made where there is none, and as [`load_stored`] does.
     """
     name = str(name_or_path)
     if not name or name == ".":
         raise ValueError("no data set given: name a folder made by scripts/prepare.py, or a repository on the Hub")
     path = Path(name)
-    if any((path / file).exists() for file in ("dataset_dict.json", "state.json")) or any(path.glob("data/*.parquet")):
-        return load_stored(name)
+    if holds_data_set(path):
+        return _reviewed(load_stored(name), path)
     remedy = f"make one with scripts/prepare.py --out {name}"
     if path.exists() or name.count("/") != 1:
         raise ValueError(f"{name!r} holds no data set: {remedy}")
@@ -24,6 +26,21 @@ def load_prepared(name_or_path: str | Path) -> datasets.DatasetDict | datasets.D
         return load_stored(name)
     except OSError as error:
         raise ValueError(f"{name!r} is neither a folder nor a data set that the Hub gives: {remedy}") from error
+
+
+def holds_data_set(folder: Path) -> bool:
+    files = ("dataset_dict.json", "state.json")
+    return any((folder / file).exists() for file in files) or any(folder.glob("data/*.parquet"))
+
+
+def _reviewed(loaded: datasets.DatasetDict | datasets.Dataset, folder: Path) -> datasets.DatasetDict | datasets.Dataset:
+    from scalpel_hf.pseudo_labels.reviews import with_reviews  # that room imports this one
+
+    if isinstance(loaded, datasets.Dataset):
+        return with_reviews(loaded, folder)
+    if len(loaded) == 1:  # what is reviewed are pseudo labels, which have one split
+        return datasets.DatasetDict({name: with_reviews(rows, folder) for name, rows in loaded.items()})
+    return loaded
 
 
 def load_split(name_or_path: str | Path, split: str) -> datasets.Dataset:

@@ -10,6 +10,7 @@ import datasets
 from scalpel_hf.files import read_json, safe_name, write_json
 
 KEY_FILE = "pseudo_labels.json"  # in a finished folder: which settings it was made with
+REVIEW_FOLDER = "review"  # in a finished folder: what people decided about its frames
 
 Labelled: TypeAlias = datasets.Dataset | datasets.IterableDataset
 Decide = Callable[[int, Path], datasets.Dataset]  # has a shard's labels written to a file, which it opens

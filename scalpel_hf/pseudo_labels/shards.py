@@ -16,7 +16,7 @@ from scalpel_hf.files import DiskFullError, read_json, remove_leftovers, whole_f
 from .calibration import Calibration, fit_calibration, match_prevalence
 from .columns import PSEUDO_FEATURES
 from .labelling import ANSWER_FEATURES, answer_rows, check_columns, decide_rows, key_of, provenance_of
-from .output import KEY_FILE, Labelled, column_pairs, load_output, write_arrow, write_parquet
+from .output import KEY_FILE, REVIEW_FOLDER, Labelled, column_pairs, load_output, write_arrow, write_parquet
 from .progress import Progress
 from .rules import Rules
 from .streams import stream_features, stream_shards
@@ -187,6 +187,8 @@ class LabelRun:
             write_json(final / KEY_FILE, {"key": self.key, "teacher": self.provenance, "rules": asdict(self.rules)})
             if complete is not None:
                 complete(final, load_output(final))
+            if (self.out / REVIEW_FOLDER).exists():  # what people decided holds for other labels of the frames too
+                shutil.copytree(self.out / REVIEW_FOLDER, final / REVIEW_FOLDER)
         shutil.rmtree(self.partial)
         return load_output(self.out)
 

@@ -1,0 +1,1 @@
+"""Pages in the browser. `python -m scalpel_hf.app.review RUN`: accept, reject or mend pseudo labels."""

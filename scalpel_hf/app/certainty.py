@@ -1,0 +1,57 @@
+"""How sure a teacher's label of a frame is, so that people see the least certain first."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from scipy import ndimage
+
+from scalpel_hf.data.masks import TARGET, read_row_mask
+from scalpel_hf.files import read_json, write_json
+from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.pseudo_labels.columns import is_above
+
+BORDER = 3  # pixels around an object that belong to it: its soft edge is no other candidate
+CERTAINTY_FILE = "certainty.json"
+
+
+def certainty(row: dict[str, Any]) -> float:
+    """
+    The least |2p − 1| of all that the label of a frame says, 0 (undecided) to 1.
+
+    p is an accepted object's score, and, away from these, the highest probability of a target in the background. Where
+    the teacher took something for a target and quality control did not, the certainty is 0. A frame that the teacher
+    did not answer for has no label to check: 1.
+    """
+    if row["pseudo_confidence"] is None or row["teacher"] is None:
+        return 1.0
+    confidence = read_frame(row["pseudo_confidence"])
+    taken = target_of(row, confidence.shape)
+    around = ndimage.binary_dilation(taken, np.ones((3, 3)), iterations=BORDER) if taken.any() else taken
+    elsewhere = int(np.max(confidence, where=~around, initial=0))
+    if (is_above(confidence, row["teacher"]["threshold"]) & ~taken & ~around).any():
+        return 0.0
+    scores = row["pseudo_objects"]["score"] if row["pseudo_objects"] else []
+    return min(abs(2 * p - 1) for p in (*scores, elsewhere / 255))
+
+
+def target_of(row: dict[str, Any], size: tuple[int, ...]) -> np.ndarray:
+    """What a teacher's label says is target, bool; nothing where it has no mask."""
+    return np.zeros(size, bool) if row["pseudo_mask"] is None else read_row_mask(row, "pseudo_mask") == TARGET
+
+
+def rank(rows: datasets.Dataset, folder: Path) -> list[tuple[int, float]]:
+    """
+    Index and certainty of every frame that no human had labelled when the data set was made, least certain first.
+
+    It is worked out once and kept in `folder`.
+    """
+    path = folder / CERTAINTY_FILE
+    kept = read_json(path) if path.exists() else {}
+    if kept.get("data_set") != rows._fingerprint:
+        places = [i for i, source in enumerate(rows["label_source"]) if source != "human"]
+        wanted = rows.select_columns(["pseudo_confidence", "pseudo_mask", "pseudo_objects", "teacher"])
+        kept = {"data_set": rows._fingerprint, "frames": [[i, round(certainty(wanted[i]), 4)] for i in places]}
+        write_json(path, kept)
+    return sorted(((index, sure) for index, sure in kept["frames"]), key=lambda pair: (pair[1], pair[0]))

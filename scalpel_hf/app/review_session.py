@@ -1,0 +1,172 @@
+"""A person's review of a run's pseudo labels, without the page: frames in order, decisions at once on disk."""
+
+import threading
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from filelock import FileLock, Timeout
+
+from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.data.prepared import holds_data_set
+from scalpel_hf.data.stored import load_stored
+from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.pseudo_labels.columns import PSEUDO_FEATURES, is_above
+from scalpel_hf.pseudo_labels.output import REVIEW_FOLDER
+from scalpel_hf.pseudo_labels.reviews import (
+    NEEDED_COLUMNS,
+    Decision,
+    append_decisions,
+    mask_of_runs,
+    now,
+    read_decisions,
+    runs_of_mask,
+)
+from scalpel_hf.visualization import gray, level
+
+from .certainty import rank, target_of
+
+
+class ReviewSession:
+    """
+    The frames of a run that a teacher has labelled, least certain first, and what people decide about them.
+
+    One session at a time has a run; it ends with `close`. What was decided before is there again.
+
+    Args:
+        run: folder that `scripts/pseudo_label.py` made.
+        reviewer: who decides.
+
+    Raises `ValueError` for a folder without pseudo labels, and where someone else is reviewing it.
+    """
+
+    def __init__(self, run: str | Path, reviewer: str):
+        self.folder, self.reviewer = Path(run), reviewer
+        self.rows = load_pseudo_labelled(self.folder)
+        (self.folder / REVIEW_FOLDER).mkdir(exist_ok=True)
+        self._one_at_a_time = FileLock(self.folder / REVIEW_FOLDER / "lock")
+        try:
+            self._one_at_a_time.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"{self.folder} is being reviewed already: end that program first") from None
+        self._lock = threading.Lock()
+        self.names = self.rows["name"][:]
+        self.decisions = read_decisions(self.folder)
+        self.order = rank(self.rows, self.folder / REVIEW_FOLDER)
+        objects, sources = self.rows.select_columns("pseudo_objects"), self.rows["label_source"]
+        self.empty = [
+            sources[index] == "pseudo" and not objects[index]["pseudo_objects"]["area"] for index, _ in self.order
+        ]
+
+    def close(self) -> None:
+        self._one_at_a_time.release()
+
+    def queue(self) -> list[dict[str, Any]]:
+        """Of each frame, least certain first, its row's `index`, `name`, `certainty`, whether the teacher says that it
+        is `empty`, and what was decided, or `None`."""
+        return [
+            {
+                "index": index,
+                "name": self.names[index],
+                "certainty": sure,
+                "empty": empty,
+                "decision": self._decided(self.names[index]),
+            }
+            for (index, sure), empty in zip(self.order, self.empty, strict=True)
+        ]
+
+    def _decided(self, name: str) -> str | None:
+        decision = self.decisions.get(name)
+        return None if decision is None else decision.decision
+
+    def frame(self, index: int) -> dict[str, Any]:
+        """A frame's size, its label by teacher and person as runs of pixels, and its objects."""
+        row = self._row(index)
+        size = (row["height"], row["width"])
+        taken, left_open = target_of(row, size), np.zeros(size, bool)
+        if row["pseudo_confidence"] is not None:
+            left_open = is_above(read_frame(row["pseudo_confidence"]), row["teacher"]["threshold"]) & ~taken
+        decision = self.decisions.get(row["name"])
+        return {
+            "name": row["name"],
+            "height": size[0],
+            "width": size[1],
+            "objects": row["pseudo_objects"] or {"bbox": [], "score": [], "area": []},
+            "teacher": runs_of_mask(taken),
+            "ignored": runs_of_mask(left_open),
+            "person": None if decision is None else decision.runs,
+        }
+
+    def picture(self, index: int, what: str) -> bytes:
+        """The frame, stretched to 8 bits, or the teacher's `confidence`, as PNG."""
+        row = self._row(index)
+        if what == "frame":
+            image = gray(read_frame(row["image"]).astype(np.float32)).convert("L")
+        elif row["pseudo_confidence"] is None:
+            raise ValueError(f"{row['name']} has no answer of a teacher")
+        else:
+            image = level(read_frame(row["pseudo_confidence"]).astype(np.float32) / 255).convert("L")
+        content = BytesIO()
+        image.save(content, "PNG", compress_level=1)
+        return content.getvalue()
+
+    def decide(self, wishes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """
+        Write decisions down: all of these, or, where one is wrong, none.
+
+        Args:
+            wishes: of each the row's `index` and the `decision`; with `mend` also `runs`.
+
+        Returns `index` and `decision` of each, as in [`queue`]. Raises `ValueError` for an unknown row or decision, and
+        for runs that are no mask of the frame.
+        """
+        decisions = [self._decision(wish) for wish in wishes]
+        with self._lock:
+            append_decisions(self.folder, decisions)
+            for decision in decisions:
+                self.decisions.pop(decision.name, None)
+                if decision.decision != "undo":
+                    self.decisions[decision.name] = decision
+        return [{"index": w["index"], "decision": self._decided(self.names[w["index"]])} for w in wishes]
+
+    def _decision(self, wish: dict[str, Any]) -> Decision:
+        index, kind = wish.get("index"), wish.get("decision")
+        row = self._row(index)
+        size = (row["height"], row["width"])
+        if kind == "accept":
+            runs = runs_of_mask(target_of(row, size))
+        elif kind == "mend":
+            if not isinstance(wish.get("runs"), list):
+                raise ValueError("`mend` needs `runs`, a list")
+            runs = tuple(wish["runs"])
+            mask_of_runs(runs, size)
+        elif kind in ("reject", "undo"):
+            runs = ()
+        else:
+            raise ValueError(f"{kind!r} is no decision")
+        return Decision(row["name"], kind, self.reviewer, now(), size, runs)
+
+    def _row(self, index: Any) -> dict[str, Any]:
+        if type(index) is not int or not 0 <= index < len(self.names):
+            raise ValueError(f"there is no row {index!r}")
+        with self._lock:
+            return self.rows[index]
+
+
+def load_pseudo_labelled(folder: Path) -> datasets.Dataset:
+    """The rows of a folder with pseudo labels as they were written, images undecoded; `ValueError` for another."""
+    if not holds_data_set(folder) and holds_data_set(folder / "pseudo"):
+        raise ValueError(f"{folder} is a folder of several steps: name the labels' own, {folder / 'pseudo'}")
+    if not holds_data_set(folder):
+        raise ValueError(f"{folder} holds no pseudo labels: name a folder that scripts/pseudo_label.py made")
+    rows = load_stored(folder)
+    if isinstance(rows, datasets.DatasetDict):
+        if len(rows) != 1:
+            raise ValueError(f"{folder} has the splits {', '.join(rows)}: pseudo labels have one")
+        rows = next(iter(rows.values()))
+    if missing := {*NEEDED_COLUMNS, *PSEUDO_FEATURES} - set(rows.column_names):
+        raise ValueError(f"{folder} lacks the columns {', '.join(sorted(missing))}: it holds no pseudo labels")
+    return undecoded(rows)

@@ -1,0 +1,225 @@
+"""The review page as a person uses it: in a real browser, by keyboard and mouse."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from selenium.webdriver import ActionChains, Chrome, Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from scalpel_hf.app.review import responder
+from scalpel_hf.app.review_session import ReviewSession
+from scalpel_hf.app.server import PageServer
+from scalpel_hf.data import load_split, read_mask
+from scalpel_hf.pseudo_labels.reviews import read_decisions
+from scalpel_hf.pseudo_labels.rules import Rules
+
+from .browser import headless_chromium
+from .runs import make_run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Chrome]:
+    with headless_chromium() as driver:
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("made"), frames=40, rules=Rules(0.9, min_empty=0.0))
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+@contextmanager
+def serving(run: Path, reviewer: str = "ada") -> Iterator[PageServer]:
+    session = ReviewSession(run, reviewer)
+    with PageServer(responder(session)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+            session.close()
+
+
+@contextmanager
+def page(chromium: Chrome, run: Path) -> Iterator[PageServer]:
+    """The page on its first undecided frame."""
+    with serving(run) as server:
+        chromium.get(server.address)
+        until(chromium, "!!shown")
+        yield server
+        chromium.get("about:blank")
+
+
+def until(chromium: Chrome, condition: str) -> None:
+    WebDriverWait(chromium, 20, poll_frequency=0.02).until(
+        lambda driver: driver.execute_script(f"return {condition}"), message=condition
+    )
+
+
+def press(chromium: Chrome, *keys: str) -> None:
+    """Press keys and wait until the page has dealt with all of them."""
+    ActionChains(chromium).send_keys(*keys).perform()
+    chromium.execute_async_script("const done = arguments[0]; busy.then(() => done())")
+
+
+def here(chromium: Chrome) -> str:
+    return chromium.execute_script("return queue[at].name")
+
+
+def label(run: Path, name: str) -> np.ndarray:
+    row = next(row for row in load_split(run, "train") if row["name"] == name)
+    assert row["label_source"] == "human" and row["review"]["by"] == "ada"
+    return read_mask(row["mask"]) > 0
+
+
+def test_accept_reject_next_and_undo(chromium: Chrome, run: Path) -> None:
+    with page(chromium, run):
+        names = chromium.execute_script("return queue.map((frame) => frame.name)")
+        press(chromium, "a")
+        assert {n: d.decision for n, d in read_decisions(run).items()} == {names[0]: "accept"}, "at once on disk"
+        press(chromium, "r", "n", Keys.ENTER)
+        said = {n: d.decision for n, d in read_decisions(run).items()}
+        assert said == {names[0]: "accept", names[1]: "reject", names[3]: "accept"}
+        assert not label(run, names[1]).any()
+        assert here(chromium) == names[4]
+        press(chromium, "u", "u")
+        assert list(read_decisions(run)) == [names[0]] and here(chromium) == names[1]
+        press(chromium, Keys.ARROW_LEFT)
+        assert here(chromium) == names[0] and chromium.find_element("id", "state").text == "accepted"
+
+
+def test_closed_and_opened_again_it_goes_on(chromium: Chrome, run: Path) -> None:
+    with page(chromium, run):
+        press(chromium, "a", "r")
+    with page(chromium, run):
+        assert chromium.execute_script("return at") == 2
+        assert chromium.find_element("id", "progress").text.startswith("3 of ")
+
+
+def test_mending_by_keyboard(chromium: Chrome, run: Path) -> None:
+    with page(chromium, run):
+        name = here(chromium)
+        press(chromium, "c", "m", "[", "[")
+        chromium.execute_script("cursor = {x: 5, y: 7}; if (shown.mask.pixels.includes(1)) shown.mask.pixels.fill(0)")
+        press(chromium, " ", Keys.ARROW_RIGHT, " ", Keys.ARROW_DOWN, " ")
+        press(chromium, Keys.SHIFT + Keys.ARROW_DOWN + Keys.NULL, " ", "x")
+        press(chromium, Keys.ENTER)
+        assert read_decisions(run)[name].decision == "mend"
+        assert np.argwhere(label(run, name)).tolist() == [[7, 5], [7, 6], [8, 6]]
+
+
+def test_mending_with_the_mouse(chromium: Chrome, run: Path) -> None:
+    with page(chromium, run):
+        name = here(chromium)
+        press(chromium, "[", "[")
+        before = chromium.execute_script("return [...shown.mask.pixels]")
+        canvas = chromium.find_element("id", "canvas")
+        middle = chromium.execute_script(
+            "const box = canvas.getBoundingClientRect();"
+            "return [3, 9].map((x) => [(view.x + (x + 0.5) * view.scale) - box.width / 2,"
+            " (view.y + 4.5 * view.scale) - box.height / 2])"
+        )
+        (x0, y0), (x1, y1) = ((round(x), round(y)) for x, y in middle)
+        drag = ActionChains(chromium).move_to_element_with_offset(canvas, x0, y0).click_and_hold()
+        drag.move_by_offset(x1 - x0, y1 - y0).release().perform()
+        press(chromium, "a")
+        mask = np.array(before, bool).reshape(32, 40)
+        mask[4, 3:10] = True
+        assert np.array_equal(label(run, name), mask)
+
+
+def test_a_stroke_is_undone_and_unsaved_ones_are_not_lost_unasked(chromium: Chrome, run: Path) -> None:
+    with page(chromium, run):
+        name, before = here(chromium), chromium.execute_script("return shown.mask.runs()")
+        press(chromium, "m", " ", Keys.ESCAPE, "n")
+        assert here(chromium) == name and "not saved" in chromium.find_element("id", "state").text
+        press(chromium, "z")
+        assert chromium.execute_script("return shown.mask.runs()") == before
+        press(chromium, "m", " ", Keys.ESCAPE, "n", "n")
+        assert here(chromium) != name and not read_decisions(run)
+
+
+def test_empty_frames_a_page_at_a_time(chromium: Chrome, run: Path) -> None:
+    with page(chromium, run):
+        empty = chromium.execute_script("return queue.filter((frame) => frame.empty).map((frame) => frame.name)")
+        assert len(empty) > 3
+        press(chromium, "g", Keys.ARROW_RIGHT, " ", Keys.ENTER)
+        said = read_decisions(run)
+        assert list(said) == [empty[0], *empty[2:24]] and {d.decision for d in said.values()} == {"accept"}
+        assert not any(d.runs for d in said.values())
+        press(chromium, "u")
+        assert not read_decisions(run)
+        press(chromium, "g")
+        assert chromium.execute_script("return grid === null && !!shown")
+
+
+def test_nothing_goes_elsewhere_and_nothing_is_wrong_in_the_page(chromium: Chrome, run: Path) -> None:
+    chromium.get_log("performance"), chromium.get_log("browser")
+    with page(chromium, run) as server:
+        press(chromium, "t", "h", Keys.TAB, "+", "-", "0", "g", "g", "a")
+        messages = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
+        addresses = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+        addresses = {address for address in addresses if not address.startswith(("blob:", "data:"))}
+        assert len(addresses) > 5
+        assert {urlsplit(address).netloc for address in addresses} == {f"127.0.0.1:{server.server_address[1]}"}
+        assert chromium.get_log("browser") == []
+
+
+def test_without_the_token_the_page_shows_nothing(chromium: Chrome, run: Path) -> None:
+    with serving(run) as server:
+        chromium.get(server.address.split("#")[0])
+        until(chromium, "document.getElementById('state').className === 'problem'")
+        assert "open the address" in chromium.find_element("id", "state").text
+
+
+def test_the_program_killed_and_started_again(chromium: Chrome, run: Path) -> None:
+    program = [sys.executable, "-m", "scalpel_hf.app.review", str(run), "--reviewer", "ada", "--no-browser"]
+    for decided, end in ((0, signal.SIGKILL), (1, signal.SIGINT)):
+        process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(3)]
+        assert f" {decided} of them decided; you are ada" in lines[1]
+        chromium.get(lines[2])
+        until(chromium, "!!shown")
+        press(chromium, "r")
+        process.send_signal(end)
+        said = process.communicate(timeout=20)
+        press(chromium, "r")
+        assert "not running" in chromium.find_element("id", "state").text
+        chromium.get("about:blank")
+    assert process.returncode == 130 and "2 frames are decided" in said[0]
+    assert [d.decision for d in read_decisions(run).values()] == ["reject", "reject"]
+
+
+@pytest.mark.slow
+def test_a_thousand_frames_are_quick(chromium: Chrome, tmp_path: Path) -> None:
+    run = make_run(tmp_path, frames=1340, size=(256, 256), rules=Rules(0.9, min_empty=0.0))
+    start = time.perf_counter()
+    with page(chromium, run):
+        print(f"first frame after {time.perf_counter() - start:.1f} s")
+        start = time.perf_counter()
+        for _ in range(5):
+            press(chromium, *"aaaaaaaaaa", *"nnnnnnnnnn")
+        print(f"{10 * (time.perf_counter() - start):.0f} ms a frame")
+        assert len(read_decisions(run)) == 50
+        assert time.perf_counter() - start < 60

@@ -1,0 +1,221 @@
+"""The review without a browser: order, decisions, and what the server lets through."""
+
+import http.client
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from scalpel_hf.app.certainty import certainty
+from scalpel_hf.app.review import main, responder
+from scalpel_hf.app.review_session import ReviewSession
+from scalpel_hf.app.server import PageServer
+from scalpel_hf.data import load_split, read_mask
+from scalpel_hf.pseudo_labels.reviews import mask_of_runs, read_decisions
+from scalpel_hf.pseudo_labels.rules import Rules
+from scalpel_hf.pseudo_labels.shards import LabelRun
+from tests.pseudo_labels.helpers import FakeTeacher, png
+
+from .runs import make_run, quiet
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    make_run(folder)
+    return folder
+
+
+@pytest.fixture
+def session(made: Path, tmp_path: Path) -> Iterator[ReviewSession]:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    session = ReviewSession(tmp_path / "run", "ada")
+    yield session
+    session.close()
+
+
+def labelled(confidence: list[list[int]], mask: list[list[int]] | None, scores: list[float]) -> dict:
+    return {
+        "pseudo_confidence": {"bytes": png(np.array(confidence, np.uint8)), "path": None},
+        "pseudo_mask": None if mask is None else {"bytes": png(np.array(mask, np.uint8) * np.uint8(255)), "path": None},
+        "pseudo_objects": {"score": scores},
+        "teacher": {"threshold": 0.5},
+    }
+
+
+def test_certainty() -> None:
+    """The worst of the objects, of the background away from them, and of what quality control turned down."""
+    far = [0] * 10
+    assert certainty(labelled([[255, 120, *far]], [[1, 0, *far]], [0.9])) == pytest.approx(0.8)  # its own soft edge
+    assert certainty(labelled([[255, *far, 102]], [[1, *far, 0]], [0.95])) == pytest.approx(0.2)  # 0.4 elsewhere
+    assert certainty(labelled([[255, *far, 250]], [[1, *far, 0]], [0.95])) == 0  # turned down
+    assert certainty(labelled([[0, 51, *far]], None, [])) == pytest.approx(0.6)
+    assert certainty({"pseudo_confidence": None, "teacher": None}) == 1
+
+
+def test_the_least_certain_come_first_and_humans_not_at_all(session: ReviewSession) -> None:
+    queue = session.queue()
+    rows = load_split(session.folder, "train")
+    assert {frame["name"] for frame in queue} == {r["name"] for r in rows if r["label_source"] != "human"}
+    certainties = [frame["certainty"] for frame in queue]
+    assert certainties == sorted(certainties) and len(set(certainties)) > 2
+    rows = {row["name"]: row for row in rows}
+    for frame in queue:
+        assert frame["empty"] == (rows[frame["name"]]["pseudo_objects"]["area"] == [])
+
+
+def test_accepting_rejecting_and_mending(session: ReviewSession) -> None:
+    with_target = [f for f in session.queue() if not f["empty"]]
+    kept, denied, mended = with_target[:3]
+    teacher = {f["name"]: session.frame(f["index"])["teacher"] for f in with_target}
+    session.decide([{"index": kept["index"], "decision": "accept"}, {"index": denied["index"], "decision": "reject"}])
+    session.decide([{"index": mended["index"], "decision": "mend", "runs": [7, 2]}])
+    rows = {row["name"]: row for row in load_split(session.folder, "train")}
+    masks = {n: read_mask(rows[n]["mask"]) > 0 for n in (kept["name"], denied["name"], mended["name"])}
+    assert np.array_equal(masks[kept["name"]], mask_of_runs(teacher[kept["name"]], (32, 40)))
+    assert masks[kept["name"]].any() and not masks[denied["name"]].any()
+    assert np.flatnonzero(masks[mended["name"]]).tolist() == [7, 8]
+    assert session.frame(mended["index"])["person"] == (7, 2)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"index": 10**6, "decision": "accept"},
+        {"index": "0", "decision": "accept"},
+        {"index": None, "decision": "accept"},
+        {"decision": "accept"},
+        {"index": 0, "decision": "delete"},
+        {"index": 0},
+        {"index": 0, "decision": "mend", "runs": [0, 10**6]},
+        {"index": 0, "decision": "mend", "runs": [5]},
+    ],
+)
+def test_one_wrong_wish_and_nothing_is_written(session: ReviewSession, wish: dict) -> None:
+    good = {"index": session.queue()[0]["index"], "decision": "reject"}
+    with pytest.raises(ValueError, match=r"row|decision|run"):
+        session.decide([good, wish])
+    assert not read_decisions(session.folder) and session.queue()[0]["decision"] is None
+
+
+def test_one_session_at_a_time_and_it_resumes(session: ReviewSession) -> None:
+    first = session.queue()[0]
+    session.decide([{"index": first["index"], "decision": "reject"}])
+    with pytest.raises(ValueError, match="being reviewed already"):
+        ReviewSession(session.folder, "bob")
+    session.close()
+    again = ReviewSession(session.folder, "bob")
+    assert [f["decision"] for f in again.queue()] == ["reject", *[None] * (len(again.queue()) - 1)]
+    again.close()
+
+
+def test_labelling_again_keeps_what_people_decided(session: ReviewSession) -> None:
+    first = session.queue()[0]
+    session.decide([{"index": first["index"], "decision": "reject"}])
+    session.close()
+    rows = datasets.load_from_disk(str(session.folder.parent / "frames"))
+    other = Rules(0.7, min_score=0.75, min_empty=0.0)
+    run = LabelRun(rows, FakeTeacher(), session.folder, other, report=quiet)
+    run.answer()
+    run.finish()
+    assert list(read_decisions(session.folder)) == [first["name"]]
+
+
+def test_a_streamed_run_is_reviewed_too(made: Path, tmp_path: Path) -> None:
+    frames = datasets.load_from_disk(str(made / "frames")).to_iterable_dataset()
+    run = LabelRun(frames, FakeTeacher(), tmp_path / "streamed", Rules(0.8), report=quiet)
+    run.answer()
+    run.finish()
+    session = ReviewSession(tmp_path / "streamed", "ada")
+    index, name = session.queue()[0]["index"], session.queue()[0]["name"]
+    session.decide([{"index": index, "decision": "reject"}])
+    session.close()
+    rows = {row["name"]: row for row in load_split(tmp_path / "streamed", "train")}
+    assert rows[name]["label_source"] == "human" and rows[name]["review"]["by"] == "ada"
+
+
+def test_what_is_no_run_is_said(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    for folder, complaint in [
+        (tmp_path / "nowhere", "holds no pseudo labels"),
+        (tmp_path, "holds no pseudo labels"),
+        (tmp_path / "frames", "lacks the columns"),
+    ]:
+        with pytest.raises(ValueError, match=complaint):
+            main([str(folder), "--no-browser"])
+    assert not (tmp_path / "nowhere").exists() and not (tmp_path / "frames" / "review").exists()
+
+
+# The server
+
+
+@pytest.fixture
+def server(session: ReviewSession) -> Iterator[PageServer]:
+    with PageServer(responder(session)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def ask(server: PageServer, path: str, token: str | None = None, body: bytes | None = None) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+    headers = {} if token is None else {"X-Token": token}
+    connection.request("GET" if body is None else "POST", path, body, headers)
+    answer = connection.getresponse()
+    assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+    return answer.status, answer.read()
+
+
+def test_it_listens_on_this_machine_alone(server: PageServer) -> None:
+    assert server.server_address[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("path", ["/api/queue", "/api/frame?index=0", "/api/picture?index=0&what=frame", "/api/decide"])
+def test_nothing_without_the_token(server: PageServer, path: str) -> None:
+    for token in (None, "", "wrong", server.token[:-1]):
+        assert ask(server, path, token)[0] == 403
+        assert ask(server, path, token, b"[]")[0] == 403
+
+
+def test_what_the_page_asks_for(server: PageServer, session: ReviewSession) -> None:
+    assert ask(server, "/")[0] == ask(server, "/review.js")[0] == ask(server, "/brush.js")[0] == 200
+    status, queue = ask(server, "/api/queue", server.token)
+    assert status == 200 and json.loads(queue)["reviewer"] == "ada"
+    index = session.queue()[0]["index"]
+    assert json.loads(ask(server, f"/api/frame?index={index}", server.token)[1])["width"] == 40
+    for what in ("frame", "confidence"):
+        assert ask(server, f"/api/picture?index={index}&what={what}", server.token)[1].startswith(b"\x89PNG")
+    wish = json.dumps([{"index": index, "decision": "accept"}]).encode()
+    assert ask(server, "/api/decide", server.token, wish) == (200, wish)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/api/frame", None, 422),
+        ("/api/frame?index=x", None, 422),
+        ("/api/frame?index=-1", None, 422),
+        ("/api/picture?index=99999&what=frame", None, 422),
+        ("/api/nothing", None, 404),
+        ("/../secret", None, 404),
+        ("/api/decide", None, 422),
+        ("/api/decide", b"{}", 422),
+        ("/api/decide", b"[1]", 422),
+        ("/api/decide", b"\xff", 400),
+        ("/api/decide", b'[{"index": 0, "decision": "mend", "runs": "abc"}]', 422),
+        ("/api/decide", b'[{"index": 0, "decision": "mend", "runs": [0.5, 1]}]', 422),
+        ("/api/decide", b'[{"index": 0, "decision": "mend", "runs": [[0], [1]]}]', 422),
+        ("/api/decide", b'[{"index": true, "decision": "mend", "runs": 3}]', 422),
+    ],
+)
+def test_wrong_requests_are_told_so(server: PageServer, path: str, body: bytes | None, status: int) -> None:
+    assert ask(server, path, server.token, body)[0] == status
+    assert ask(server, "/api/queue", server.token)[0] == 200
+    assert not read_decisions(server.respond.__closure__[0].cell_contents.folder)  # type: ignore[attr-defined]

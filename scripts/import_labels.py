@@ -24,7 +24,7 @@ BUDGET_FILE = "label_budget.json"  # as scripts/prepare.py calls it
 
 def read_names(path: Path) -> set[str]:
     """The first column of a list such as scripts/plan_labels.py writes: a name a line, `#` starts a comment."""
-    lines = (line.split("\t")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    lines = (line.split("\t")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
     return {line for line in lines if line and not line.startswith("#")}
 
 

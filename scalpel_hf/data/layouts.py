@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 from .masks import ABOVE_HALF, MaskValues
+from .names import FrameNames, UnknownNameError, few
 
 IMAGE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 
@@ -142,12 +143,19 @@ def find_pairs(layout: Layout, root: str | Path, split_list: str | SplitFiles | 
         raise FileNotFoundError(f"there is no folder {root}: `root` is the folder that the data set lies in")
     images = _index(_existing(root, layout.images, "the frames"))
     masks = _index(_existing(root, layout.masks, "the masks"))
-    splits = _read_lists(layout, root, split_list) or {"train": sorted(images)}
+    frames, mask_names = FrameNames(images), FrameNames(masks)
+    splits = {
+        split: _found(names, frames, path) for split, (path, names) in _read_lists(layout, root, split_list).items()
+    } or {"train": sorted(images)}
     _check_disjoint(splits)
-    return {split: [_pair(name, images, masks, layout) for name in names] for split, names in splits.items()}
+    return {
+        split: [_pair(name, images, masks, frames, mask_names, layout) for name in names]
+        for split, names in splits.items()
+    }
 
 
-def _read_lists(layout: Layout, root: Path, split_list: str | SplitFiles | None) -> dict[str, list[str]]:
+def _read_lists(layout: Layout, root: Path, split_list: str | SplitFiles | None) -> dict[str, tuple[Path, list[str]]]:
+    """The file of each split's list, and its lines."""
     if isinstance(split_list, Mapping):
         files: SplitFiles = split_list
     elif not layout.split_lists and split_list is None:
@@ -161,10 +169,11 @@ def _read_lists(layout: Layout, root: Path, split_list: str | SplitFiles | None)
     else:
         known = ", ".join(layout.split_lists) or "none, train.txt, val.txt and test.txt are found without"
         raise ValueError(f"no split list {split_list!r} here; by name: {known}; else give the file of each split")
-    return {
-        split: _read_names(_existing(root, paths if isinstance(paths, tuple) else (paths,), f"the {split} list"))
+    lists = {
+        split: _existing(root, paths if isinstance(paths, tuple) else (paths,), f"the {split} list")
         for split, paths in files.items()
     }
+    return {split: (path, _read_names(path)) for split, path in lists.items()}
 
 
 def _existing(root: Path, candidates: tuple[str | Path, ...], what: str) -> Path:
@@ -188,15 +197,21 @@ def _index(folder: Path) -> dict[str, list[Path]]:
 
 
 def _read_names(path: Path) -> list[str]:
-    names = []
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
-        name = line.strip()
-        if name:
-            names.append(name[: name.rindex(".")] if name.lower().endswith(IMAGE_SUFFIXES) else name)
-    if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise ValueError(f"{path} names {_few(repeated)} more than once: remove the repeated lines")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no list of names in UTF-8 ({error})") from error
+    names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise ValueError(f"{path} names no image")
+    return names
+
+
+def _found(listed: list[str], frames: FrameNames, path: Path) -> list[str]:
+    """The frames that a list names; names that no frame has stay as they are, [`_pair`] says so."""
+    names = [frames.get(name) or name for name in listed]
+    if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise ValueError(f"{path} names {few(repeated)} more than once: remove the repeated lines")
     return names
 
 
@@ -206,23 +221,26 @@ def _check_disjoint(splits: dict[str, list[str]]) -> None:
     for one, other in combinations(splits, 2):
         shared = sorted(set(splits[one]) & set(splits[other]))
         if shared and not parts[one] & parts[other]:
-            raise ValueError(f"the {one} and {other} lists share {_few(shared)}: no result on them would mean anything")
+            raise ValueError(f"the {one} and {other} lists share {few(shared)}: no result on them would mean anything")
 
 
-def _pair(name: str, images: dict[str, list[Path]], masks: dict[str, list[Path]], layout: Layout) -> Pair:
-    image_files = images.get(name, [])
-    mask_files = next((masks[name + end] for end in layout.mask_suffixes if name + end in masks), [])
+def _pair(
+    name: str,
+    images: dict[str, list[Path]],
+    masks: dict[str, list[Path]],
+    frames: FrameNames,
+    mask_names: FrameNames,
+    layout: Layout,
+) -> Pair:
+    try:
+        image_files = images[frames.find(name)]
+    except UnknownNameError as error:
+        return Pair(name, None, None, f"no such image: {error}")
+    wanted = [name + end for end in layout.mask_suffixes]
+    mask_files = next((masks[found] for mask in wanted if (found := mask_names.get(mask))), [])
     problem = None
-    if not image_files:
-        problem = "no such image"
-    elif not mask_files:
-        wanted = " or ".join(f"{name}{end}" for end in layout.mask_suffixes)
-        problem = f"no mask {wanted} for {image_files[0]}"
+    if not mask_files:
+        problem = f"no mask {' or '.join(wanted)} for {image_files[0]}"
     elif len(image_files) > 1 or len(mask_files) > 1:
         problem = "several files: " + ", ".join(map(str, image_files if len(image_files) > 1 else mask_files))
-    return Pair(name, next(iter(image_files), None), next(iter(mask_files), None), problem)
-
-
-def _few(names: list[str], limit: int = 10) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return Pair(name, image_files[0], next(iter(mask_files), None), problem)

@@ -1,7 +1,75 @@
 """The names of frames: each must have one of its own, and lists that name them otherwise are told which is meant."""
 
+import difflib
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+
+from scalpel_hf.modeling.frame_reading import IMAGE_SUFFIXES
+
+UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's, before the name of a file that was uploaded
+LARGEST_SEARCH = 20_000  # names among which the nearest is looked for
+
+
+class UnknownNameError(ValueError):
+    """A name that no frame has; the message says what was tried, and the nearest name."""
+
+
+class FrameNames:
+    """
+    The names of a data set's frames, found as other programs and systems spell them.
+
+    That is: with a file's suffix, with folders before it, written with either slash, in another normal form of Unicode,
+    or after the prefix that Label Studio gives to uploads.
+
+    Args:
+        names: of the frames.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = list(names)
+        self._exact = set(self.names)
+        self._spelt: dict[str, set[str]] = {}
+        for name in self.names:
+            for key in {_normal(name), _normal(name).rpartition("/")[2]}:
+                self._spelt.setdefault(key, set()).add(name)
+
+    def find(self, given: str) -> str:
+        """The frame's name that `given` means. Raises [`UnknownNameError`] where there is none, or several."""
+        if given in self._exact:
+            return given
+        tried = _spellings(given)
+        for spelling in tried:
+            found = self._spelt.get(spelling, set())
+            if len(found) > 1:
+                raise UnknownNameError(f"{given!r} may be {few(sorted(found))}: write one of them in full")
+            if found:
+                return next(iter(found))
+        also = f" (tried {', '.join(tried)})" if tried != [given] else ""
+        near = difflib.get_close_matches(tried[-1], self.names[:LARGEST_SEARCH], 1)
+        nearest = f"; the nearest is {near[0]!r}" if near else ""
+        raise UnknownNameError(f"the data set has no frame {given!r}{also}{nearest}")
+
+    def get(self, given: str) -> str | None:
+        """As `find`, but `None` where there is none."""
+        try:
+            return self.find(given)
+        except UnknownNameError:
+            return None
+
+
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name).replace("\\", "/")
+
+
+def _spellings(given: str) -> list[str]:
+    """What a frame may be called that somebody calls `given`, the likeliest first."""
+    whole = _normal(given.strip()).removeprefix("./")
+    plain = str(PurePosixPath(whole).with_suffix("")) if whole.lower().endswith(IMAGE_SUFFIXES) else whole
+    last = plain.rpartition("/")[2]
+    return list(dict.fromkeys([whole, plain, whole.rpartition("/")[2], last, UPLOAD_PREFIX.sub("", last)]))
 
 
 def check_names(names: Sequence[object], where: str) -> None:

@@ -70,7 +70,7 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
     Args:
         path: the JSON file.
         category: name of the category that is target; needed where the annotations have several. What is called
-            `ignore` is none by itself.
+            `ignore` is none by itself, but neither target nor background.
 
     Raises `LabelFileError` naming the file and the image or annotation, where the file isn't COCO's, ids occur twice,
     an annotation has no mask, one of another size, none that covers a pixel, or one that its `bbox` or `area`
@@ -83,21 +83,24 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
         raise LabelFileError(f"{path}: not a COCO file, which has the lists `images` and `annotations`")
     images, annotations = (_by_id(content, key, path) for key in lists)
     wanted = _wanted_categories(content, category, path)
+    ignored = {number for number, entry in _by_id(content, "categories", path).items() if entry.get("name") == IGNORE}
+    ignored -= wanted
     of_image: dict[int | str, list[dict[str, Any]]] = {key: [] for key in images}
     for number, annotation in annotations.items():
         if type(image := annotation.get("image_id")) not in (int, str) or image not in images:
             raise LabelFileError(f"{path}, annotation {number}: there is no image {image!r}")
-        if annotation.get("category_id") in wanted:
+        if annotation.get("category_id") in wanted | ignored:
             of_image[image].append(annotation)
     checked = {n: image for n, image in images.items() if image.get("label_source", "human") == "human"}
     sizes = {number: _size(image, _origin(image, path)) for number, image in checked.items()}
     centres = _corners_are_centres({n: of_image[n] for n in checked}, sizes, path, codec)
     for number, image in checked.items():
-        mask = np.zeros(sizes[number], bool)
+        mask, open_pixels = np.zeros(sizes[number], bool), np.zeros(sizes[number], bool)
         for annotation in of_image[number]:
+            pixels = open_pixels if annotation.get("category_id") in ignored else mask
             with _named(f"{path}, annotation {annotation['id']}"):
-                mask |= decode_annotation(annotation, sizes[number], codec, centres[annotation["id"]])
-        yield HumanLabel(stem(image["file_name"]), mask, _origin(image, path))
+                pixels |= decode_annotation(annotation, sizes[number], codec, centres[annotation["id"]])
+        yield HumanLabel(stem(image["file_name"]), mask, _origin(image, path), open_pixels)
     if unchecked := len(images) - len(checked):
         warnings.warn(
             f"{path}: {unchecked} images say that their label is no human's and are left as they are; set "

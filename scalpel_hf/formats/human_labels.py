@@ -15,6 +15,7 @@ from PIL import Image
 
 from scalpel_hf.data.image_cells import image_columns, stored_cell, undecoded
 from scalpel_hf.data.masks import IGNORED, TARGET
+from scalpel_hf.data.names import FrameNames, UnknownNameError
 from scalpel_hf.data.objects import encode_png, objects_from_mask
 from scalpel_hf.pseudo_labels import PSEUDO_FEATURES
 
@@ -62,9 +63,9 @@ def import_human_labels(
     """
     Put people's labels into a prepared or pseudo-labelled data set.
 
-    Rows are found by `name`. A labelled row gets the mask, its `objects` and `label_source: human`; an earlier human
-    label is replaced, and what a teacher said of the row is emptied, as in every row that a human has labelled. Other
-    rows stay as they are. All labels are checked before anything is changed.
+    Rows are found by `name`, see [`FrameNames`]. A labelled row gets the mask, its `objects` and `label_source: human`;
+    an earlier human label is replaced, and what a teacher said of the row is emptied, as in every row that a human has
+    labelled. Other rows stay as they are. All labels are checked before anything is changed.
 
     Args:
         dataset: with `name`, `mask`, `objects`, `width`, `height`, `label_source`.
@@ -141,22 +142,32 @@ def _checked(
     """The labels' masks by name, as stored but compressed, or all that is wrong with them."""
     masks: dict[str, bytes] = {}
     origins: dict[str, str] = {}
-    problems = [f"{name}: the data set has no such frame" for name in only or () if name not in sizes]
+    problems: list[str] = []
+    frames, wanted = FrameNames(sizes), set[str]()
+    for name in only or ():
+        try:
+            wanted.add(frames.find(name))
+        except UnknownNameError as error:
+            problems.append(f"{name}: {error}")
     for label in labels:
-        if only is not None and label.name not in only:
+        try:
+            name = frames.find(label.name)
+        except UnknownNameError as error:
+            if only is None:
+                problems.append(f"{label.origin}: {error}")
             continue
-        size = sizes.get(label.name)
-        if size is None:
-            problems.append(f"{label.origin}: the data set has no frame {label.name!r}")
-        elif label.name in origins:
-            problems.append(f"{label.origin}: {label.name!r} has a label already, from {origins[label.name]}")
+        if only is not None and name not in wanted:
+            continue
+        size = sizes[name]
+        if name in origins:
+            problems.append(f"{label.origin}: {name!r} has a label already, from {origins[name]}")
         elif wrong := [m.shape for m in (label.mask, label.ignored) if m is not None and m.shape != size]:
             height, width = wrong[0]
             problems.append(f"{label.origin}: {width} × {height} pixels, the frame has {size[1]} × {size[0]}")
         else:
-            masks[label.name] = zlib.compress(label.stored(size).tobytes(), 1)
-        origins.setdefault(label.name, label.origin)
-    problems += [f"{name}: no label for this frame" for name in only or () if name in sizes and name not in origins]
+            masks[name] = zlib.compress(label.stored(size).tobytes(), 1)
+        origins.setdefault(name, label.origin)
+    problems += [f"{name}: no label for this frame" for name in sorted(wanted - set(origins))]
     if problems:
         more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         listing = "\n  ".join(problems[:SHOWN] + more)

@@ -81,7 +81,7 @@ def read_label_studio(path: str | Path, label: str | None = None) -> Iterator[Hu
     Args:
         path: the JSON file.
         label: the brush or bitmask label that is target; needed where there are several. What is called `ignore` is
-            none by itself.
+            none by itself, but neither target nor background.
 
     Raises `LabelFileError` naming the file, the task and the annotation, where two annotations of a task are left, a
     region isn't a brush mask or bitmask, its mask is damaged or of another size, or no region has the `label`.
@@ -99,19 +99,22 @@ def read_label_studio(path: str | Path, label: str | None = None) -> Iterator[Hu
         if annotation is None:
             continue
         origin += f", annotation {annotation.get('id', 0)}"
-        masks = []
+        masks, ignored = [], []
         for region in read_regions(annotation.get("result"), origin):
             seen |= region.labels
             if label in region.labels if label else region.labels != {IGNORE}:
                 taken |= region.labels
                 masks.append(region.mask)
+            elif region.labels == {IGNORE}:
+                ignored.append(region.mask)
         if len(taken) > 1 and label is None:
             raise LabelFileError(f"{origin}: there are brush labels {sorted(taken)}: say which one is target")
         if NO_LABEL in seen and label is not None:
             raise LabelFileError(f"{origin}: has a region without a label, of which {label!r} can't be told")
-        if len({mask.shape for mask in masks}) > 1:
+        if len({mask.shape for mask in [*masks, *ignored]}) > 1:
             raise LabelFileError(f"{origin}: its regions have different sizes")
-        yield HumanLabel(_frame_name(task["data"], origin), np.logical_or.reduce(masks) if masks else None, origin)
+        mask, open_pixels = (np.logical_or.reduce(found) if found else None for found in (masks, ignored))
+        yield HumanLabel(_frame_name(task["data"], origin), mask, origin, open_pixels)
     if label is not None and seen and label not in seen:
         raise LabelFileError(f"{path}: no region has the label {label!r}, there are {sorted(seen)}")
 

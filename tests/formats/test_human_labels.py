@@ -72,7 +72,7 @@ def test_only_some_of_the_labels() -> None:
     ]
     with pytest.raises(LabelFileError, match="n1: no label for this frame"):
         import_human_labels(tiny(), labels, only={"p1", "n1"})
-    with pytest.raises(LabelFileError, match="nope: the data set has no such frame"):
+    with pytest.raises(LabelFileError, match="nope: the data set has no frame 'nope'"):
         import_human_labels(tiny(), labels, only={"p1", "nope"})
 
 

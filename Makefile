@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test quality docs clean
+.PHONY: demo test test-fast quality docs clean
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py --out demo
@@ -14,6 +14,10 @@ demo: $(READY)
 # Two workers of one thread each: two that each use all cores slow each other down.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# What one runs while writing: no other process, Hub, browser or export, and no real data (tests/conftest.py).
+test-fast: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m fast
 
 quality: $(READY)
 	$(BIN)/ruff check .

@@ -1,4 +1,5 @@
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,20 @@ DEFAULT_SHARED = Path(__file__).parents[2] / "shared"
 # What is compared bit by bit here is the CPU's, on a machine with a GPU too: tests/test_gpu.py is about the other.
 VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+# What `make test-fast` leaves out: tests whose file says one of these words, or that ask for one of these fixtures.
+NOT_FAST = re.compile(r"subprocess|multiprocessing|tests\.hub_|\.browser|\bonnx|import demo|torch\.export|benchmark_")
+NOT_FAST_FIXTURES = {"hub", "client", "shared_dir"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `fast` what starts no process, Hub, browser or export and reads no real data; nothing that is `slow`."""
+    fast_files = {path: not NOT_FAST.search(path.read_text(encoding="utf-8")) for path in {i.path for i in items}}
+    for item in items:
+        fixtures = NOT_FAST_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+        if fast_files[item.path] and not fixtures and not item.get_closest_marker("slow"):
+            item.add_marker("fast")
 
 
 @pytest.fixture(scope="session")

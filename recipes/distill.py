@@ -39,7 +39,7 @@ from scalpel_hf.training.background import background_samples
 from scalpel_hf.training.distill import TeacherSamples, distillation_loss
 from scalpel_hf.training.loop import make_accelerator, train
 from scalpel_hf.training.prior_bar import fit_prior_bar
-from scalpel_hf.training.report import write_metrics
+from scalpel_hf.training.report import METRICS_FILE, write_metrics
 from scalpel_hf.training.transfer import labelled_sample
 from scalpel_hf.training.validation import hold_out
 
@@ -142,6 +142,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.fit_prior_bar:
         accelerator.print(f"prior bar {fit_prior_bar(teacher, samples):.2f}")
     if accelerator.is_main_process:
+        (Path(args.output_dir) / METRICS_FILE).unlink(missing_ok=True)  # the figures of other weights
         teacher.save_pretrained(args.output_dir)
         metrics = {}
         if test_rows is not None:

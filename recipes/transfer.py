@@ -9,6 +9,7 @@ and its image processor to `output_dir`, with metrics.json: how the run is repea
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import datasets
@@ -34,7 +35,7 @@ from scalpel_hf.training.arguments import (
     parse_arguments,
 )
 from scalpel_hf.training.loop import make_accelerator, train
-from scalpel_hf.training.report import write_metrics
+from scalpel_hf.training.report import METRICS_FILE, write_metrics
 from scalpel_hf.training.transfer import DetectionSamples, StudentSamples, detection_loss, prior_shift, transfer_loss
 from scalpel_hf.training.validation import hold_out
 
@@ -124,6 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     # Evaluate and save
     if accelerator.is_main_process:
         model.eval()
+        (Path(args.output_dir) / METRICS_FILE).unlink(missing_ok=True)  # the figures of other weights
         student.save_pretrained(args.output_dir)
         metrics = {}
         if test_rows is not None:

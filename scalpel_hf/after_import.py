@@ -7,7 +7,6 @@ imports its Auto classes while it is still defining the models that ours derive 
 
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType

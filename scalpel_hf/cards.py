@@ -1,9 +1,10 @@
 """Cards of models that are published on the Hub."""
 
-import json
 from pathlib import Path
 
 from huggingface_hub import ModelCard
+
+from scalpel_hf.files import read_json
 
 from .card_parts import as_card, closing_text, figures_text, metadata, picture_text, training_text
 from .provenance import NOTHING_KNOWN, Provenance, base_on_hub, read_record
@@ -24,9 +25,9 @@ def teacher_card(
     Raises `ValueError` for a base that was loaded from a folder, without the Hub's id for it.
     """
     folder, record = Path(folder), read_record(folder)
-    config = json.loads((folder / "adapter_config.json").read_text())
+    config = read_json(folder / "adapter_config.json")
     base = base_on_hub(config["base_model_name_or_path"], provenance.base_model)
-    size = json.loads((folder / "preprocessor_config.json").read_text())["sam_size"]
+    size = read_json(folder / "preprocessor_config.json")["sam_size"]
     name = repo_id.split("/")[-1]
     data = metadata(
         record,
@@ -76,7 +77,7 @@ def standalone_card(
     """Card of a stand-alone teacher, a [`ScalpelSamModel`], in a folder with its run's metrics.json."""
     record, name = read_record(folder), repo_id.split("/")[-1]
     base = base_on_hub(record["arguments"].get("base_model"), provenance.base_model)
-    size = json.loads((Path(folder) / "processor_config.json").read_text())["image_processor"]["sam_size"]
+    size = read_json(Path(folder) / "processor_config.json")["image_processor"]["sam_size"]
     data = metadata(
         record,
         provenance,
@@ -137,7 +138,7 @@ def student_card(
 ) -> ModelCard:
     """Card of a student in a folder that `recipes/transfer.py` wrote."""
     record, name = read_record(folder), repo_id.split("/")[-1]
-    model_type = json.loads((Path(folder) / "config.json").read_text())["model_type"]
+    model_type = read_json(Path(folder) / "config.json")["model_type"]
     own, detector = model_type.startswith("scalpel_student"), record["arguments"].get("task") == "detection"
     data = metadata(
         record,

@@ -1,6 +1,5 @@
 """The picture grid of a model's card: frames, truth, and what the model finds."""
 
-import json
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+
+from scalpel_hf.files import read_json
 
 from .data import load_split, objects_from_mask
 from .data.masks import read_target
@@ -46,7 +47,7 @@ def finder(folder: str | Path, base: str | Path | None = None) -> Callable[[Any]
     if (Path(folder) / "adapter_config.json").exists():
         teacher = Teacher.from_pretrained(folder, base)
         return lambda frame: teacher.probabilities(frame) > 0.5
-    if json.loads((Path(folder) / "config.json").read_text())["model_type"] == "scalpel_sam":
+    if read_json(Path(folder) / "config.json")["model_type"] == "scalpel_sam":
         model, processor = ScalpelSamModel.from_pretrained(folder), ScalpelSamProcessor.from_pretrained(folder)
 
         @torch.no_grad()

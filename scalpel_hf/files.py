@@ -145,7 +145,7 @@ def whole_folder(folder: str | Path, replace: bool = False) -> Iterator[Path]:
         if folder.exists() and not folder.is_dir():
             raise FileExistsError(f"{folder} is a file, where a folder is to be: choose another name")
         yield part
-        _widen(part)
+        as_umask_says(part)
         if folder.exists():
             _exchange(part, folder)
         else:
@@ -229,10 +229,13 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _widen(folder: Path) -> None:
-    """Give files the permissions that the folder has by the umask; safetensors makes its own for the owner alone."""
-    mode = folder.stat().st_mode & 0o666
-    for file in folder.rglob("*"):
+def as_umask_says(folder: Path, pattern: str = "**/*") -> None:
+    """Give a folder's files the permissions that the umask asks for; safetensors makes its own for the owner alone."""
+    probe = _beside(folder / "umask", "part")
+    probe.touch()
+    mode = probe.stat().st_mode & 0o666
+    probe.unlink()
+    for file in folder.glob(pattern):
         if file.is_file() and not file.is_symlink():
             file.chmod(file.stat().st_mode | mode)
 

@@ -12,6 +12,8 @@ from datasets.table import embed_table_storage
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard, RepoCard
 from huggingface_hub.errors import RepositoryNotFoundError
 
+from scalpel_hf.files import read_json
+
 from .card_parts import PICTURE
 from .cards import standalone_card, student_card, teacher_card
 from .data import LabelBudget
@@ -65,7 +67,7 @@ def push_run(
     record = read_record(folder, for_others=False)
     if (Path(folder) / "adapter_config.json").exists():
         make_card = teacher_card
-        config = json.loads((Path(folder) / "adapter_config.json").read_text())
+        config = read_json(Path(folder) / "adapter_config.json")
         base = base_on_hub(config["base_model_name_or_path"], base_model_id or None)
     elif (Path(folder) / "processor_config.json").exists():
         make_card = standalone_card
@@ -116,7 +118,7 @@ def push_folder(
     elif repo_type == "model":
         contents = _with_code(folder, contents)
     if METRICS_FILE in contents:
-        contents[METRICS_FILE] = _json(without_local_paths(json.loads((folder / METRICS_FILE).read_text())))
+        contents[METRICS_FILE] = _json(without_local_paths(read_json(folder / METRICS_FILE)))
     contents |= {"README.md": str(_with_known_datasets(api, card)).encode(), **(extra or {})}
 
     sdk = "gradio" if repo_type == "space" else None
@@ -174,20 +176,24 @@ def push_dataset(
 
 def push_metric(repo_id: str, private: bool | None = None) -> str:
     """Push the metric as a Space that `evaluate.load(repo_id)` loads without scalpel-hf; see [`push_folder`]."""
-    script = (METRIC / "irstd.py").read_text()
+    script = (METRIC / "irstd.py").read_text(encoding="utf-8")
     script = re.sub(
         r"^from scalpel_hf\.metrics\.irstd_metrics import", "from .irstd_metrics import", script, flags=re.M
     )
-    card = RepoCard((METRIC / "README.md").read_text().replace("<path to>/scalpel_hf/metrics/irstd", repo_id))
+    card = RepoCard(
+        (METRIC / "README.md").read_text(encoding="utf-8").replace("<path to>/scalpel_hf/metrics/irstd", repo_id)
+    )
     card.text = card.text.replace(
         "`scalpel-hf` must be importable. Without", "NumPy and SciPy are all it needs. Without"
     )
     card.data["sdk"], card.data["app_file"] = "gradio", "app.py"
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / f"{repo_id.split('/')[-1]}.py").write_text(script)  # the name that `evaluate` looks for
+        (Path(folder) / f"{repo_id.split('/')[-1]}.py").write_text(
+            script, encoding="utf-8"
+        )  # the name that `evaluate` looks for
         shutil.copy(METRIC.parent / "irstd_metrics.py", folder)
-        (Path(folder) / "app.py").write_text(METRIC_APP.format(repo_id=repo_id))
-        (Path(folder) / "requirements.txt").write_text("evaluate\nscipy\n")
+        (Path(folder) / "app.py").write_text(METRIC_APP.format(repo_id=repo_id), encoding="utf-8")
+        (Path(folder) / "requirements.txt").write_text("evaluate\nscipy\n", encoding="utf-8")
         return push_folder(folder, repo_id, card, repo_type="space", private=private)
 
 
@@ -223,13 +229,13 @@ def _published_adapter(api: HfApi, folder: Path, card: RepoCard) -> bytes:
         revision = api.model_info(base).sha
     except RepositoryNotFoundError as error:
         raise ValueError(f"{folder}: the base model {base!r} is not on the Hub: push it there first") from error
-    config = json.loads((folder / "adapter_config.json").read_text())
+    config = read_json(folder / "adapter_config.json")
     return _json({**config, "base_model_name_or_path": base, "revision": revision})
 
 
 def _with_code(folder: Path, contents: dict[str, str | bytes]) -> dict[str, str | bytes]:
     """The same with configurations that say where their classes are, and the code of these."""
-    configs = {name: json.loads((folder / name).read_text()) for name in contents if name.endswith("config.json")}
+    configs = {name: read_json(folder / name) for name in contents if name.endswith("config.json")}
     others = {name: content for name, content in contents.items() if name not in configs}
     published = {name: _json(config) for name, config in published_configs(configs).items()}
     return {**others, **published, **{path.name: str(path) for path in code_files(configs.values())}}

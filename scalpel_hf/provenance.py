@@ -1,6 +1,5 @@
 """What a model that is to be published was made of: its run's record, its base, its data, its label budget."""
 
-import json
 import re
 import tempfile
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+
+from scalpel_hf.files import read_json
 
 from .training.report import METRICS_FILE, without_local_paths
 
@@ -42,7 +43,7 @@ def read_record(folder: str | Path, for_others: bool = True) -> dict[str, Any]:
     path = Path(folder) / METRICS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: a card's figures come from it; let the recipe finish first")
-    record = json.loads(path.read_text())
+    record = read_json(path)
     return without_local_paths(record) if for_others else record
 
 
@@ -105,7 +106,7 @@ def _fingerprint(folder: Path) -> str | None:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def _download_json(api: HfApi, repo_id: str, name: str, repo_type: str) -> dict[str, Any] | None:

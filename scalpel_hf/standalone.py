@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from .files import as_umask_says
 from .modeling.modeling_scalpel_sam import ScalpelSamModel
 from .modeling.processing_scalpel_sam import ScalpelSamProcessor
 from .teacher import Teacher
@@ -20,5 +21,6 @@ def save_standalone(teacher: str | Path, folder: str | Path, base: str | Path | 
     loaded = Teacher.from_pretrained(teacher, base)
     ScalpelSamModel.from_peft(loaded.model).save_pretrained(str(folder))
     ScalpelSamProcessor(loaded.processor).save_pretrained(str(folder))
+    as_umask_says(Path(folder), "*.safetensors")
     if (Path(teacher) / METRICS_FILE).is_file():
         shutil.copy(Path(teacher) / METRICS_FILE, folder)

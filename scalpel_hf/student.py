@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from .files import as_umask_says
 from .modeling.configuration_scalpel_student import ScalpelStudentConfig, ScalpelStudentDetectionConfig
 from .modeling.image_processing_infrared import InfraredImageProcessor
 from .modeling.modeling_scalpel_student import ScalpelStudentBackbone, ScalpelStudentForSemanticSegmentation
@@ -41,6 +42,7 @@ class _Saved:
     def save_pretrained(self, folder: str | Path) -> None:
         self.model.save_pretrained(str(folder))
         self.processor.save_pretrained(str(folder))
+        as_umask_says(Path(folder), "*.safetensors")
 
     @torch.no_grad()
     def _outputs(self, frame: Any) -> tuple[Any, Any]:

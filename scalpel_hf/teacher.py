@@ -17,6 +17,7 @@ from transformers.image_processing_utils import BatchFeature
 from .adapter.layer import prompt_free_logits
 from .adapter.link import link_frames
 from .answer import Answer
+from .files import as_umask_says
 from .modeling.image_processing_infrared import InfraredImageProcessor, read_frame
 from .prefix_cache import FrozenPrefix, PrefixCache
 from .sam import load_sam
@@ -87,6 +88,7 @@ class Teacher:
         """Write the adapter (safetensors) and the processor; not the base model."""
         self.model.save_pretrained(str(folder))
         self.processor.save_pretrained(str(folder))
+        as_umask_says(Path(folder), "*.safetensors")
 
     @property
     def device(self) -> torch.device:

@@ -8,7 +8,6 @@ frozen prefix. The table is written anew after every cell.
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -19,10 +18,11 @@ import yaml
 from safetensors import safe_open
 
 from scalpel_hf import Teacher
+from scalpel_hf.cli.numbers import SEED
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_probabilities, mean_and_deviation
-from scalpel_hf.files import write_json, write_text
+from scalpel_hf.files import read_json, read_yaml, write_json, write_text
 from scalpel_hf.trained import on_default_device
 
 ROOT = Path(__file__).parents[1]
@@ -33,15 +33,18 @@ COLUMNS = {"iou": ("IoU", 100.0), "niou": ("nIoU", 100.0), "pd": ("Pd", 100.0), 
 
 def read_config(path: Path) -> dict[str, Any]:
     """The file's `common`, `seeds` and `variants`, checked."""
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"can't read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(config, dict) or set(config) != {"common", "seeds", "variants"}:
+    config = read_yaml(path)
+    if set(config) != {"common", "seeds", "variants"}:
         raise ValueError(f"{path} must have `common`, `seeds` and `variants`, and nothing else")
-    for name, variant in config["variants"].items():
+    seeds, variants = config["seeds"], config["variants"]
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise ValueError(f"{path}: `seeds` must be a list of whole numbers, and is {seeds!r}")
+    if not isinstance(variants, dict) or not variants:
+        raise ValueError(f"{path}: `variants` must have a name and fields a variant, and is {variants!r}")
+    for name, fields in {"common": config["common"], **variants}.items():
+        if not isinstance(fields, dict):
+            raise ValueError(f"{path}: {name!r} must hold `field: value` lines, and holds {fields!r}")
+    for name, variant in variants.items():
         if taken := {"seed", "output_dir", "cache_dir", "eval_split"} & (set(variant) | set(config["common"])):
             raise ValueError(f"{path}: {', '.join(sorted(taken))} of {name!r} is set by this program")
     return config
@@ -63,7 +66,7 @@ def run_cell(values: dict[str, Any], split: str) -> dict[str, Any]:
     """Train and measure a cell, or read what was measured before."""
     folder = Path(values["output_dir"])
     if (folder / FIGURES).exists():
-        record = json.loads((folder / FIGURES).read_text())
+        record = read_json(folder / FIGURES)
         if (record["settings"], record["split"]) != (values, split):
             raise ValueError(f"{folder} is of other settings: remove it, or give another --runs")
         return record
@@ -76,11 +79,13 @@ def run_cell(values: dict[str, Any], split: str) -> dict[str, Any]:
 def train(values: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "cell.yaml", yaml.safe_dump(values, sort_keys=False))
-    with open(folder / "log.txt", "w") as log:
+    with open(folder / "log.txt", "wb") as output:
         command = [sys.executable, str(RECIPE), "--config", str(folder / "cell.yaml")]
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
-        lines = (folder / "log.txt").read_text().replace("\r", "\n").strip().splitlines()
+        lines = (
+            (folder / "log.txt").read_text(encoding="utf-8", errors="replace").replace("\r", "\n").strip().splitlines()
+        )
         raise ValueError(f"{folder.name} ended with status {done.returncode}: {lines[-1] if lines else 'no output'}")
 
 
@@ -93,7 +98,7 @@ def measure(values: dict[str, Any], folder: Path, split: str) -> dict[str, Any]:
         cache_dtype=values.get("cache_dtype", "float16"),
     )
     figures = evaluate_probabilities(on_default_device(teacher).probabilities, rows)
-    run = json.loads((folder / "metrics.json").read_text())
+    run = read_json(folder / "metrics.json")
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         weights = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 - not a dict
     return {"figures": figures, "weights": weights, "seconds": run["training"]["seconds"], "machine": run["machine"]}
@@ -128,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="Markdown file for the table")
     parser.add_argument("--split", default="test", help="split to measure on (default: %(default)s)")
     parser.add_argument("--variants", nargs="+", help="only these variants")
-    parser.add_argument("--seeds", nargs="+", type=int, help="these seeds in place of the file's")
+    parser.add_argument("--seeds", nargs="+", type=SEED, help="these seeds in place of the file's")
     args = parser.parse_args(argv)
     config = read_config(args.config)
     variants = args.variants or list(config["variants"])

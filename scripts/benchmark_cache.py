@@ -23,6 +23,7 @@ from transformers import SamConfig, SamModel
 from transformers.models.sam.configuration_sam import SamPromptEncoderConfig, SamVisionConfig
 
 from scalpel_hf import FrozenPrefix, PrefixCache, ScalpelMoeConfig
+from scalpel_hf.cli.numbers import BATCH_SIZE, COUNT
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.sam import load_sam
 from scalpel_hf.training.distill import distillation_loss
@@ -89,8 +90,8 @@ def summary(seconds: np.ndarray) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mobile-sam", required=True, help="MobileSAM as scripts/convert_mobile_sam.py makes it")
-    parser.add_argument("--batch-size", type=int, default=4, help="crops a step (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=7, help="steps of each case (default: %(default)s)")
+    parser.add_argument("--batch-size", type=BATCH_SIZE, default=4, help="crops a step (default: %(default)s)")
+    parser.add_argument("--repeats", type=COUNT, default=7, help="steps of each case (default: %(default)s)")
     args = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:

@@ -21,7 +21,10 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def held(field: str) -> float:
     """A field of this process's status that is in kB, in MiB."""
-    return int(next(line for line in STATUS.read_text().splitlines() if line.startswith(field)).split()[1]) / 1024
+    return (
+        int(next(line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(field)).split()[1])
+        / 1024
+    )
 
 
 def onnx_loader(path: str) -> Callable[[], Callable[[np.ndarray], Any]]:
@@ -59,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     width, height = (int(side) for side in args.size.split("x"))
     load = (onnx_loader if args.model.endswith(".onnx") else eager_loader)(args.model)
     before = held("VmRSS")
-    CLEAR.write_text("5")  # the peak counts from here
+    CLEAR.write_text("5", encoding="utf-8")  # the peak counts from here
     run = load()
     for _ in range(3):
         run(np.zeros((1, 1, height, width), np.float32))

@@ -17,6 +17,7 @@ from scipy import ndimage
 from skimage.morphology import footprint_rectangle, white_tophat
 from torch import nn
 
+from scalpel_hf.cli.numbers import COUNT, SIDE
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.modeling.operators import AnisotropicDiffusion, LocalContrast, MatchedFilter, TopHat
 
@@ -96,8 +97,8 @@ def summary(times: np.ndarray) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=256, help="side of the frame in pixels")
-    parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--size", type=SIDE, default=256, help="side of the frame in pixels")
+    parser.add_argument("--repeats", type=COUNT, default=100)
     args = parser.parse_args()
     torch.set_num_threads(1)
 

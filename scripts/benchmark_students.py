@@ -36,7 +36,9 @@ from benchmark_models import MODELS, build
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from scalpel_hf.cli.numbers import COUNT, THREADS
 from scalpel_hf.cli.program import run_program
+from scalpel_hf.files import write_text
 from scalpel_hf.onnx_export.int8 import quantize
 from scalpel_hf.onnx_export.student import to_proto
 
@@ -125,8 +127,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
     sizes = [(256, 256), (512, 512), (640, 512)]
     parser.add_argument("--sizes", nargs="+", type=parse_size, default=sizes, help="width x height, such as 640x512")
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=50, help="(default: %(default)s)")
+    parser.add_argument("--threads", nargs="+", type=THREADS, default=[1, 2])
+    parser.add_argument("--repeats", type=COUNT, default=50, help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, help="Markdown file to write (default: standard output)")
     args = parser.parse_args(argv)
     if "compiled" in args.backends and not shutil.which("g++"):
@@ -157,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.out is None:
         print(text)
     else:
-        args.out.write_text(text)
+        write_text(args.out, text)
 
 
 def heading(argv: list[str], repeats: int) -> list[str]:
@@ -176,7 +178,7 @@ def heading(argv: list[str], repeats: int) -> list[str]:
 def processor() -> str:
     """The machine's processor by name, where Linux knows it."""
     info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    names = re.findall(r"model name\s*: (.*)", info.read_text(encoding="utf-8")) if info.exists() else []
     return f"{os.cpu_count()} cores, {names[0] if names else platform.machine()}"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scalpel_hf.cli.numbers import PROBABILITY
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.comparison import (
     COUNTS,
@@ -70,7 +71,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--base-model", help="the teachers' base, if it isn't where their adapters say")
     parser.add_argument("--cache-dir", type=Path, help="where the teachers' frozen prefix is kept")
     parser.add_argument("--trained-on", help="data set whose labelled frames are left out, as the models know them")
-    parser.add_argument("--threshold", type=float, default=0.5, help="probability of a target (default: %(default)s)")
+    parser.add_argument(
+        "--threshold", type=PROBABILITY, default=0.5, help="probability of a target (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
 
     (reference, folders), *others = seeds_of_models(args.models).items()

@@ -20,6 +20,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
+from scalpel_hf.cli.numbers import SEED, SHARE, SIDE
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import LabelBudget, apply_label_budget, load_prepared
 from scalpel_hf.evaluation import mean_and_deviation
@@ -113,9 +114,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dataset", required=True, help="made by scripts/prepare.py without a budget: all masks")
     parser.add_argument("--config", required=True, help="YAML file of recipes/distill.py")
     parser.add_argument("--base-model", required=True, help="Segment Anything model, of the plans and the teachers")
-    parser.add_argument("--image-size", type=int, default=512, help="side of its input (default: %(default)s)")
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.01, 0.05, 0.1], help="shares of the train split")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--image-size", type=SIDE, default=512, help="side of its input (default: %(default)s)")
+    parser.add_argument("--budgets", type=SHARE, nargs="+", default=[0.01, 0.05, 0.1], help="shares of the train split")
+    parser.add_argument("--seeds", type=SEED, nargs="+", default=[0, 1, 2])
     parser.add_argument("--plans", nargs="+", choices=PLANS, default=list(PLANS))
     parser.add_argument("--out", required=True, type=Path, help="folder of the runs")
     args, flags = parser.parse_known_args(argv)

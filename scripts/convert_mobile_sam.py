@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import SamImageProcessor, SamProcessor
 
+from scalpel_hf.cli.numbers import SIDE
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.files import check_can_be_made, whole_folder, write_text
 from scalpel_hf.modeling.configuration_mobile_sam import MobileSamConfig
@@ -155,7 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", type=Path, help="the published mobile_sam.pt")
     parser.add_argument("output", type=Path, help="folder to write")
-    parser.add_argument("--image-size", type=int, default=1024, help="input side, a multiple of 32 (default: 1024)")
+    parser.add_argument("--image-size", type=SIDE, default=1024, help="input side, a multiple of 32 (default: 1024)")
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it exists")
     args = parser.parse_args(arguments)
     convert(args.checkpoint, args.output, args.image_size, args.overwrite)

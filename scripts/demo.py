@@ -9,7 +9,6 @@ The commands are the ones for real data and are printed as they run. Run again a
 
 import argparse
 import hashlib
-import json
 import os
 import shlex
 import subprocess
@@ -18,10 +17,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.files import whole_folder, write_json
+from scalpel_hf.files import read_json, read_yaml, whole_folder, write_json
 
 if TYPE_CHECKING:
     from transformers import SamModel
@@ -56,9 +54,9 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
             if out.exists() and (not out.is_dir() or any(out.iterdir())):
                 sys.exit(f"error: {out} exists and is no demo folder: choose another --out")
             out.mkdir(parents=True, exist_ok=True)
-            marker.write_text(json.dumps(settings) + "\n")
+            write_json(marker, settings)
             return
-        before = json.loads(marker.read_text() or "{}")
+        before = read_json(marker) if marker.stat().st_size else {}
     except (OSError, ValueError) as error:
         sys.exit(f"error: can't use {out} ({error}): choose another --out")
     changed = [f"{k} {before.get(k, 'unknown')}, now {v}" for k, v in settings.items() if before.get(k) != v]
@@ -128,7 +126,7 @@ def stages(out: Path, frames: int, scale_steps: float) -> list[tuple[str, Path, 
     distill, transfer = ([f"recipes/{name}.py", "--config", path] for name, path in RECIPES.items())
     if scale_steps != 1:
         for command, path in ((distill, RECIPES["distill"]), (transfer, RECIPES["transfer"])):
-            steps = yaml.safe_load((ROOT / path).read_text())["max_steps"]
+            steps = read_yaml(ROOT / path)["max_steps"]
             command += ["--max_steps", str(max(2, round(steps * scale_steps)))]
     distill += ["--dataset", tenth, "--base_model", str(out / "sam"), "--output_dir", teacher]
     students = {
@@ -151,7 +149,7 @@ def stages(out: Path, frames: int, scale_steps: float) -> list[tuple[str, Path, 
 def run_stages(out: Path, todo: list[tuple[str, Path, list[str]]]) -> dict[str, float]:
     """Run the stages that aren't done; seconds that each took, over all of the demo's runs."""
     times = out / "times.json"
-    seconds: dict[str, float] = json.loads(times.read_text()) if times.exists() else {}
+    seconds: dict[str, float] = read_json(times) if times.exists() else {}
     for name, done, command in todo:
         if done.exists():
             continue
@@ -167,8 +165,12 @@ def run_stages(out: Path, todo: list[tuple[str, Path, list[str]]]) -> dict[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=300, help="training frames (default: %(default)s)")
-    parser.add_argument("--scale-steps", type=float, default=1.0, help="train for this many times the steps")
+    parser.add_argument(
+        "--frames", type=between(int, 20, 10**6), default=300, help="training frames (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--scale-steps", type=between(float, 1e-3, 1e3), default=1.0, help="train for this many times the steps"
+    )
     args = parser.parse_args()
     if args.frames < 20 or args.scale_steps <= 0:
         parser.error("--frames must be at least 20, and --scale-steps positive")

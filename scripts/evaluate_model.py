@@ -18,6 +18,7 @@ from typing import Any
 from huggingface_hub import file_exists
 
 from scalpel_hf import Teacher, load_student
+from scalpel_hf.cli.numbers import PROBABILITY
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_probabilities, evaluate_pseudo_labels, evaluate_student
@@ -48,7 +49,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--cache-dir", type=Path, help="where a teacher's frozen prefix is kept, for further teachers on the same base"
     )
-    parser.add_argument("--threshold", type=float, default=0.5, help="probability of a target (default: %(default)s)")
+    parser.add_argument(
+        "--threshold", type=PROBABILITY, default=0.5, help="probability of a target (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
 
     rows = load_split(args.dataset, args.split)

@@ -19,6 +19,7 @@ import numpy as np
 from huggingface_hub import file_exists
 
 from scalpel_hf import Detector, Student, SyntheticInfrared, Teacher, load_student
+from scalpel_hf.cli.numbers import COUNT, PROBABILITY, between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_student
@@ -53,11 +54,15 @@ def main(argv: list[str] | None = None) -> None:
     sides = ["inside", "outside"]
     student.add_argument("--normalization", choices=sides, default="inside", help="of the graph (default: %(default)s)")
     student.add_argument("--thresholding", choices=sides, default="inside", help="of the graph (default: %(default)s)")
-    student.add_argument("--threshold", type=float, default=0.5, help="probability of a target (default: %(default)s)")
+    student.add_argument(
+        "--threshold", type=PROBABILITY, default=0.5, help="probability of a target (default: %(default)s)"
+    )
     student.add_argument("--int8", action="store_true", help="quantise too; needs `--dataset`")
     student.add_argument("--calibration-split", default="train", help="split to calibrate on (default: %(default)s)")
-    student.add_argument("--calibration-frames", type=int, default=100, help="how many of it (default: %(default)s)")
-    student.add_argument("--float-convs", type=int, default=0, help="convolutions that INT8 harms most, left in float")
+    student.add_argument("--calibration-frames", type=COUNT, default=100, help="how many of it (default: %(default)s)")
+    student.add_argument(
+        "--float-convs", type=between(int, 0, 1000), default=0, help="convolutions that INT8 harms most, left in float"
+    )
     student.add_argument("--evaluate", action="store_true", help="print a table of figures on the split")
     args = parser.parse_args(argv)
     if (args.int8 or args.evaluate) and not args.dataset:

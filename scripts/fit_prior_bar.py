@@ -17,6 +17,7 @@ import argparse
 from pathlib import Path
 
 from scalpel_hf import Teacher
+from scalpel_hf.cli.numbers import SHARE
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import human_labelled, load_split
 from scalpel_hf.trained import on_default_device
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--teacher", required=True, help="a folder or a Hub repository")
     parser.add_argument("--base-model", help="the teacher's base, if it isn't where the adapter says")
-    parser.add_argument("--noise-floor", type=float, help="of the operators' maps, 0.0039 in training: 1/256")
+    parser.add_argument("--noise-floor", type=SHARE, help="of the operators' maps, 0.0039 in training: 1/256")
     parser.add_argument("--out", type=Path, required=True, help="folder for the adapter; may be the teacher's own")
     args = parser.parse_args(argv)
     if args.noise_floor is not None and not 0 <= args.noise_floor < 1:

@@ -19,6 +19,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from scalpel_hf.adapter.config import OPERATOR_SCALES
+from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split, read_target
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
@@ -93,9 +94,15 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="made by scripts/prepare.py: a folder or a Hub repository")
     parser.add_argument("--split", default="train", help="split whose labelled frames count (default: %(default)s)")
-    parser.add_argument("--diffusion-k", nargs="+", type=float, help="the diffusion alone, at these K")
-    parser.add_argument("--diffusion-steps", nargs="+", type=int, default=[AnisotropicDiffusion.steps])
-    parser.add_argument("--scales", nargs="+", type=float, default=OPERATOR_SCALES["anisotropic_diffusion"])
+    parser.add_argument(
+        "--diffusion-k", nargs="+", type=between(float, 1e-6, 1e6), help="the diffusion alone, at these K"
+    )
+    parser.add_argument(
+        "--diffusion-steps", nargs="+", type=between(int, 1, 1000), default=[AnisotropicDiffusion.steps]
+    )
+    parser.add_argument(
+        "--scales", nargs="+", type=between(float, 0.1, 100.0), default=OPERATOR_SCALES["anisotropic_diffusion"]
+    )
     args = parser.parse_args(argv)
     frames = labelled_frames(args.dataset, args.split)
     print(f"{len(frames)} labelled frames of {args.split}\n")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.comparison import frames_to_compare
 from scalpel_hf.evaluation import evaluate_curve, mean_and_deviation, pd_at_fa
@@ -32,7 +33,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--cache-dir", type=Path, help="where the teachers' frozen prefix is kept")
     parser.add_argument("--trained-on", help="data set whose labelled frames are left out, as the models know them")
     parser.add_argument(
-        "--fa", nargs="+", type=float, default=[10.0, 20.0, 50.0, 100.0], help="in 1e-6 (default: 10 20 50 100)"
+        "--fa",
+        nargs="+",
+        type=between(float, 0.0, 1e6),
+        default=[10.0, 20.0, 50.0, 100.0],
+        help="in 1e-6 (default: 10 20 50 100)",
     )
     args = parser.parse_args(argv)
 

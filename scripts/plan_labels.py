@@ -14,6 +14,7 @@ from pathlib import Path
 
 import datasets
 
+from scalpel_hf.cli.numbers import COUNT, SEED, SIDE
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.files import whole_folder
@@ -35,11 +36,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="prepared or pseudo-labelled: a folder or a Hub repository")
     parser.add_argument("--split", default="train", help="split to label (default: %(default)s)")
-    parser.add_argument("--budget", required=True, type=int, help="frames that are to have a label in the end")
+    parser.add_argument("--budget", required=True, type=COUNT, help="frames that are to have a label in the end")
     parser.add_argument("--base-model", required=True, help="Segment Anything model whose embeddings are compared")
-    parser.add_argument("--image-size", type=int, default=512, help="side of its input (default: %(default)s)")
+    parser.add_argument("--image-size", type=SIDE, default=512, help="side of its input (default: %(default)s)")
     parser.add_argument("--teacher", help="output of recipes/distill.py; default: `pseudo_confidence`, if it's there")
-    parser.add_argument("--seed", type=int, default=0, help="decides between equals (default: %(default)s)")
+    parser.add_argument("--seed", type=SEED, default=0, help="decides between equals (default: %(default)s)")
     parser.add_argument("--out", required=True, type=Path, help="folder to write; it must not exist")
     args = parser.parse_args(argv)
 

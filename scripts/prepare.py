@@ -14,6 +14,7 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, disable_progress_bars
 
 from scalpel_hf.cli.mask_options import add_mask_options
+from scalpel_hf.cli.numbers import SEED, between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import LAYOUTS, LabelBudget, MaskValues, SyntheticInfrared, apply_label_budget, load_irst_dataset
 from scalpel_hf.files import check_can_be_made, whole_folder
@@ -25,7 +26,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--layout", choices=[*LAYOUTS, "hub"], help="how the data set in --root is laid out")
-    source.add_argument("--synthetic", type=int, metavar="N", help="make N frames to train and N/4 to test instead")
+    source.add_argument(
+        "--synthetic", type=between(int, 1, 10**6), metavar="N", help="make N frames to train and N/4 to test instead"
+    )
     parser.add_argument("--root", help="the data set's folder; with `--layout hub` also a repository or parquet file")
     parser.add_argument("--split-list", help="a split list of the layout by name; default: its first")
     add_mask_options(parser)
@@ -34,7 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--mask-grid", choices=("shown", "stored"), help="what masks of frames that ask to be turned are drawn on"
     )
     parser.add_argument("--budget", type=float, metavar="F", help="share of the train split that keeps its masks")
-    parser.add_argument("--seed", type=int, default=0, help="of the label budget and of synthetic frames")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the label budget and of synthetic frames")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it is a prepared folder")
     args = parser.parse_args(argv)

@@ -16,6 +16,7 @@ and so do several machines with one disk: `--shard 1/3`, `--shard 2/3`, `--shard
 """
 
 import argparse
+import sys
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -25,15 +26,16 @@ import datasets
 import torch
 from accelerate import PartialState
 
-from scalpel_hf.cli.program import run_program
+from scalpel_hf.cli.numbers import BATCH_SIZE, COUNT, PROBABILITY, SCALE, SHARE, SIDE, between
+from scalpel_hf.cli.program import one_line, run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.data.stored import stream_stored
 from scalpel_hf.files import read_json, write_json
 from scalpel_hf.hub import push_dataset
 from scalpel_hf.pseudo_labels import Calibration, LabelRun, Rules
-from scalpel_hf.pseudo_labels.labelling import key_of
+from scalpel_hf.pseudo_labels.labelling import check_columns, key_of
 from scalpel_hf.pseudo_labels.output import Labelled
-from scalpel_hf.pseudo_labels.quality import compare_with_truth
+from scalpel_hf.pseudo_labels.quality import check_truth, compare_with_truth
 from scalpel_hf.pseudo_labels.report import write_report
 from scalpel_hf.pseudo_labels.thresholds import ThresholdChoice, choose_threshold
 from scalpel_hf.teacher import Teacher
@@ -55,6 +57,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     teacher.model.to(state.device)
     rows = stream(args.dataset, args.split) if args.streaming else load_split(args.dataset, args.split)
+    if isinstance(rows, datasets.Dataset):
+        check_columns(rows)
+    truth = load_truth(args, rows)
     choice = None
     if args.threshold == "auto":
         with state.main_process_first():  # the others read what it has chosen
@@ -87,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
         if parts > 1:
             print(f"part {part} of {parts} is done; when all are, run the same command without --shard")
         else:
-            finish(args, run, choice)
+            finish(args, run, choice, truth)
     state.destroy_process_group()
 
 
@@ -106,13 +111,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     model.add_argument("--revision", help="the teacher's on the Hub")
     model.add_argument("--base-model", help="the teacher's base, if it isn't where the adapter says")
     model.add_argument("--flips", action="store_true", help="average over the frame's mirror images (4 times slower)")
-    model.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over the frame at these scales")
+    model.add_argument("--scales", type=SCALE, nargs="+", default=[1.0], help="average over the frame at these scales")
     model.add_argument(
-        "--tile-size", type=int, help="side of a large frame's tiles (default: the teacher's input size)"
+        "--tile-size", type=SIDE, help="side of a large frame's tiles (default: the teacher's input size)"
     )
     model.add_argument("--cache-dir", type=Path, help="where the teacher's training kept its frozen prefix")
     model.add_argument(
-        "--cache-gb", type=float, default=0.0, help="let it grow to so many GB, for other teachers on the same base"
+        "--cache-gb",
+        type=between(float, 0.0, 1e6),
+        default=0.0,
+        help="let it grow to so many GB, for other teachers on the same base",
     )
     rules = parser.add_argument_group("what becomes a label")
     rules.add_argument(
@@ -120,14 +128,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     rules.add_argument("--calibration", metavar="FILE", help="calibration.json of another run, to score objects by")
     rules.add_argument("--no-calibration", action="store_true", help="score by the teacher's mean probability")
-    rules.add_argument("--min-score", type=float, help="least score (default: 0.5; 0 with --no-calibration)")
-    rules.add_argument("--min-area", type=int, default=1, help="least area in pixels (default: %(default)s)")
-    rules.add_argument("--max-area", type=int, help="largest area in pixels")
-    rules.add_argument("--min-agreement", type=float, default=0.0, help="least agreement of the frame's views, 0 to 1")
-    rules.add_argument("--min-empty", type=float, default=0.8, help="how sure to be that a frame is empty to say so")
+    rules.add_argument("--min-score", type=SHARE, help="least score (default: 0.5; 0 with --no-calibration)")
+    rules.add_argument("--min-area", type=COUNT, default=1, help="least area in pixels (default: %(default)s)")
+    rules.add_argument("--max-area", type=COUNT, help="largest area in pixels")
+    rules.add_argument("--min-agreement", type=SHARE, default=0.0, help="least agreement of the frame's views, 0 to 1")
+    rules.add_argument("--min-empty", type=SHARE, default=0.8, help="how sure to be that a frame is empty to say so")
     work = parser.add_argument_group("work")
-    work.add_argument("--shard-size", type=int, default=64, help="frames between commits (default: %(default)s)")
-    work.add_argument("--batch-size", type=int, default=8, help="frames the teacher gets at a time")
+    work.add_argument("--shard-size", type=COUNT, default=64, help="frames between commits (default: %(default)s)")
+    work.add_argument("--batch-size", type=BATCH_SIZE, default=8, help="frames the teacher gets at a time")
     work.add_argument("--shard", type=part_of, default=(1, 1), metavar="I/N", help="do only one of N parts of the work")
     work.add_argument("--skip-broken", action="store_true", help="leave out and count frames that can't be labelled")
     args = parser.parse_args(argv)
@@ -143,7 +151,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def threshold(text: str) -> float | str:
-    return text if text == "auto" else float(text)
+    return text if text == "auto" else PROBABILITY(text)
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -172,9 +180,22 @@ def choose(rows: Any, teacher: Teacher, args: argparse.Namespace) -> ThresholdCh
     return choice
 
 
-def finish(args: argparse.Namespace, run: LabelRun, choice: ThresholdChoice | None) -> None:
-    truth = load_split(args.truth, args.split) if args.truth else None
+def load_truth(args: argparse.Namespace, rows: Labelled) -> datasets.Dataset | None:
+    """The data set to measure against, checked before the hours of labelling that come first."""
+    if not args.truth:
+        return None
+    truth = load_split(args.truth, args.split)
+    names = None
+    if isinstance(rows, datasets.Dataset):
+        pairs = zip(rows["name"], rows["label_source"], strict=True)
+        names = [name for name, source in pairs if source != "human"]
+    check_truth(truth, names)
+    return truth
 
+
+def finish(
+    args: argparse.Namespace, run: LabelRun, choice: ThresholdChoice | None, truth: datasets.Dataset | None
+) -> None:
     def complete(folder: Path, labelled: Labelled) -> None:
         summary = read_json(folder / "summary.json")
         if truth is not None:
@@ -182,11 +203,15 @@ def finish(args: argparse.Namespace, run: LabelRun, choice: ThresholdChoice | No
         if choice is not None:
             summary["threshold"] = asdict(choice)
         write_json(folder / "summary.json", summary)
-        write_report(folder, labelled, truth, summary.get("quality"), choice)
+        try:
+            write_report(folder, labelled, truth, summary.get("quality"), choice)
+        except Exception as error:  # hours of work are not lost for a picture
+            print(f"warning: there is no report ({one_line(error)}); the same command tries again", file=sys.stderr)
 
     run.finish(complete)
     print((args.out / "summary.json").read_text(encoding="utf-8"))
-    print(f"report: {args.out / 'report' / 'README.md'}")
+    if (args.out / "report").exists():
+        print(f"report: {args.out / 'report' / 'README.md'}")
     if args.push_to_hub:
         labelled = load_split(args.out, args.split)  # a stream's result, from its files
         print(push_dataset(labelled, args.push_to_hub, args.split, args.license, run=args.out))

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split, read_target
 from scalpel_hf.metrics import IRSTDMetrics
@@ -58,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="with all masks of the split: a folder or a Hub repository")
     parser.add_argument("--split", default="test", help="default: %(default)s")
-    parser.add_argument("--strides", type=int, nargs="+", default=[2, 4, 8], help="default: 2 4 8")
+    parser.add_argument("--strides", type=between(int, 1, 1024), nargs="+", default=[2, 4, 8], help="default: 2 4 8")
     args = parser.parse_args()
 
     rows = load_split(args.dataset, args.split).select_columns(["name", "mask"])

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -36,6 +37,8 @@ def run_program(main: Callable[[], object], resumes: bool = False) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if not debug:
+        warnings.simplefilter("ignore", FutureWarning)  # of libraries, to those who develop with them
     try:
         with _signals_as_exceptions():
             main()

@@ -1,5 +1,6 @@
 """How often candidates like this one are targets: learnt from the labelled frames."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -48,6 +49,19 @@ class Calibration:
     empty_right: int = 0
     empty_wrong: int = 0
     log_loss: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.features if name not in EVIDENCE]:
+            raise ValueError(f"unknown features {unknown}, there are {', '.join(EVIDENCE)}")
+        for name in ("weights", "centre", "scale"):
+            if len(getattr(self, name)) != len(self.features):
+                raise ValueError(f"`{name}` has {len(getattr(self, name))} values for {len(self.features)} features")
+        numbers = [self.bias, self.offset, *self.weights, *self.centre, *self.scale, *self.log_loss]
+        if not all(type(x) in (int, float) and math.isfinite(x) for x in numbers) or not all(self.scale):
+            raise ValueError("its values must be finite numbers, and `scale` not 0")
+        counts = [self.frames, self.candidates, self.true, self.empty_right, self.empty_wrong]
+        if not all(type(n) is int and n >= 0 for n in counts):
+            raise ValueError("its counts must be whole numbers of 0 or more")
 
     def scores(self, candidates: dict[str, Any]) -> np.ndarray:
         """Probability `(n,)` that each of a frame's candidates is a target."""

@@ -12,6 +12,7 @@ import numpy as np
 from scalpel_hf.answer import Answer
 from scalpel_hf.data.image_cells import stored_cells, undecoded
 from scalpel_hf.data.masks import read_target
+from scalpel_hf.data.names import check_names
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.version import __version__
 
@@ -102,6 +103,7 @@ def check_columns(dataset: datasets.Dataset) -> None:
     missing = {"name", "image", "label_source"} - set(dataset.column_names)
     if missing:
         raise ValueError(f"the data set lacks the columns {sorted(missing)}: apply a label budget to it first")
+    check_names(dataset["name"][:], "the data set")
 
 
 def key_of(settings: Any) -> str:

@@ -1,5 +1,6 @@
 """Pseudo labels against masks that were hidden while they were made."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from scalpel_hf.data.masks import IGNORED, TARGET, read_mask, read_target
+from scalpel_hf.data.names import check_names, few
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.metrics import IRSTDMetrics
 from scalpel_hf.modeling.image_processing_infrared import read_frame
@@ -16,6 +18,26 @@ from .columns import is_above
 from .evidence import share_on_target
 
 BINS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)  # of the scores
+
+
+def check_truth(truth: datasets.Dataset, names: Sequence[str] | None = None) -> None:
+    """
+    Make sure, before frames are labelled, that a data set has the masks to measure the labels by.
+
+    Args:
+        names: of the frames that will be labelled, where they are known.
+
+    Raises `ValueError` for a data set without `name` or `mask`, with a name twice, and naming frames that it has no
+    mask of.
+    """
+    if missing := {"name", "mask"} - set(truth.column_names):
+        raise ValueError(f"the data set with the truth lacks the columns {sorted(missing)}")
+    known = truth["name"][:]
+    check_names(known, "the data set with the truth")
+    masks = truth.select_columns("mask").with_format("arrow")[:].column("mask").is_valid().to_pylist()
+    there = {name for name, mask in zip(known, masks, strict=True) if mask}
+    if lacking := [name for name in names or [] if name not in there]:
+        raise ValueError(f"the data set with the truth has no mask of {few(lacking)}")
 
 
 def compare_with_truth(

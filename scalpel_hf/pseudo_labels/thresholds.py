@@ -1,6 +1,5 @@
 """The threshold of a probability, chosen on frames that people labelled and on no others."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import datasets
 import numpy as np
 
 from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.files import read_json
 
 from .columns import is_above
 from .labelling import ask, confidence_of, read_pair
@@ -32,8 +32,11 @@ class ThresholdChoice:
     @classmethod
     def load(cls, path: str | Path) -> "ThresholdChoice":
         """Read what was written as JSON."""
-        content = json.loads(Path(path).read_text())
-        return cls(content["threshold"], tuple(content["iou"]), content["left_out_iou"])
+        content = read_json(path)
+        try:
+            return cls(content["threshold"], tuple(content["iou"]), content["left_out_iou"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no choice of a threshold: remove it, and one is chosen anew") from error
 
 
 def choose_threshold(labelled: datasets.Dataset, teacher: Any, batch_size: int = 8) -> ThresholdChoice:

@@ -63,6 +63,13 @@ def test_an_error_is_one_line(tmp_path: Path, error: str, line: str) -> None:
     assert (code, out, err.strip()) == (1, "", line) and err.count("\n") == 1
 
 
+def test_what_libraries_tell_developers_is_shown_with_debug(tmp_path: Path) -> None:
+    body = "import warnings; warnings.warn('old', FutureWarning); warnings.warn('mine')"
+    said = run(tmp_path, body)[2]
+    assert "UserWarning: mine" in said and "FutureWarning: old" not in said
+    assert "FutureWarning: old" in run(tmp_path, body, "--debug")[2]
+
+
 def test_debug_shows_where(tmp_path: Path) -> None:
     code, _, err = run(tmp_path, "raise ValueError('wrong')", "--debug")
     assert code == 1 and "Traceback" in err and "program.py" in err and err.endswith("\nerror: wrong\n")

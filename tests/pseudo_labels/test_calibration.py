@@ -1,3 +1,5 @@
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +173,28 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
         (tmp_path / "c.json").write_text(content)
         with pytest.raises(ValueError, match=r"c\.json is no calibration"):
             Calibration.load(tmp_path / "c.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"features": ["colour"]}, r"unknown features \['colour'\]"),
+        ({"weights": [1.0]}, "`weights` has 1 values for 0 features"),
+        ({"bias": float("nan")}, "finite numbers"),
+        ({"bias": "0"}, "finite numbers"),
+        ({"offset": None}, "finite numbers"),
+        ({"features": ["area"], "weights": [1], "centre": [0], "scale": [0]}, "`scale` not 0"),
+        ({"frames": -1}, "whole numbers of 0 or more"),
+        ({"frames": 1.5}, "whole numbers of 0 or more"),
+        ({"features": 3}, "is no calibration"),
+        ({"surplus": 1}, "surplus"),
+    ],
+)
+def test_a_file_with_other_values_is_no_calibration(tmp_path: Path, change: dict, problem: str) -> None:
+    path = tmp_path / "calibration.json"
+    Calibration().save(path)
+    assert Calibration.load(path) == Calibration()
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=f"{path} is no calibration: ") as raised:
+        Calibration.load(path)
+    assert re.search(problem, str(raised.value))

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from scalpel_hf import add_pseudo_labels, training_mask
+from scalpel_hf import SyntheticInfrared, add_pseudo_labels, apply_label_budget, training_mask
 from scalpel_hf.answer import Answer
 from scalpel_hf.evaluation import evaluate_pseudo_labels
 from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
 from scalpel_hf.pseudo_labels import Calibration, Rules, label_in_shards, summarize
-from scalpel_hf.pseudo_labels.quality import compare_with_truth
+from scalpel_hf.pseudo_labels.quality import check_truth, compare_with_truth
 from scalpel_hf.pseudo_labels.report import write_report
 from scalpel_hf.pseudo_labels.thresholds import THRESHOLDS, choose_threshold
 from scalpel_hf.training.transfer import labelled_sample
@@ -270,3 +270,17 @@ def test_the_report(tmp_path: Path) -> None:
     write_report(out, labelled)
     assert "hidden" not in (out / "report" / "README.md").read_text()
     json.loads((out / "summary.json").read_text())
+
+
+def test_the_truth_is_checked_before_anything_is_labelled() -> None:
+    truth = SyntheticInfrared(size=(32, 32), n_targets=(1, 1), seed=1).to_dataset(3)
+    check_truth(truth)
+    check_truth(truth, truth["name"][:2])
+    with pytest.raises(ValueError, match="no mask of elsewhere"):
+        check_truth(truth, [truth["name"][0], "elsewhere"])
+    with pytest.raises(ValueError, match="no mask of "):
+        check_truth(apply_label_budget(truth, 0.3), truth["name"][:])
+    with pytest.raises(ValueError, match="names occur more than once in the data set with the truth"):
+        check_truth(datasets.concatenate_datasets([truth, truth]))
+    with pytest.raises(ValueError, match=r"lacks the columns \['mask'\]"):
+        check_truth(truth.remove_columns("mask"))

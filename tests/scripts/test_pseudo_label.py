@@ -94,6 +94,44 @@ def test_the_summary_and_the_report(work: SimpleNamespace, tmp_path: Path, capsy
     assert "has these pseudo labels already" in capsys.readouterr().out and tree(tmp_path / "out") == before
 
 
+def test_a_report_that_fails_costs_no_label(
+    work: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise UnicodeEncodeError("charmap", "█", 0, 1, "character maps to <undefined>")
+
+    argv = [*work.argv, *work.data, "--out", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr(pseudo_label, "write_report", fails)
+        pseudo_label.main(argv)
+    assert "warning: there is no report ('charmap' codec can't" in capsys.readouterr().err
+    assert len(datasets.load_from_disk(str(tmp_path / "out"))) == 10 and not (tmp_path / "out" / "report").exists()
+    pseudo_label.main(argv)
+    assert (tmp_path / "out" / "report" / "README.md").exists()
+
+
+def test_what_is_wrong_is_said_before_the_teacher_is_asked(
+    work: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Teacher, "answers", lambda *_: pytest.fail("it was asked"))
+    rows = datasets.load_from_disk(str(work.root / "full"))["train"]
+    for name, truth in {"few": rows.select(range(3)), "twice": datasets.concatenate_datasets([rows, rows])}.items():
+        datasets.DatasetDict({"train": truth}).save_to_disk(str(tmp_path / name))
+        with pytest.raises(ValueError, match=r"has no mask of|occur more than once"):
+            pseudo_label.main([*work.argv, *work.data, "--truth", str(tmp_path / name), "--out", str(tmp_path / "out")])
+    twice = apply_label_budget(rows, 0.3)
+    datasets.DatasetDict({"train": datasets.concatenate_datasets([twice, twice])}).save_to_disk(str(tmp_path / "data"))
+    with pytest.raises(ValueError, match="occur more than once"):
+        pseudo_label.main([*work.argv, "--dataset", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
+    (tmp_path / "calibration.json").write_text('{"bias": NaN}')
+    with pytest.raises(ValueError, match=r"calibration.json is no calibration: its values must be finite"):
+        argv = [a for a in work.argv if a != "--no-calibration"] + ["--calibration", str(tmp_path / "calibration.json")]
+        pseudo_label.main([*argv, *work.data, "--out", str(tmp_path / "out")])
+    for flags in (["--scales", "500"], ["--tile-size", "1"], ["--threshold", "nan"], ["--batch-size", "0"]):
+        with pytest.raises(SystemExit):
+            pseudo_label.main([*work.argv, *work.data, *flags, "--out", str(tmp_path / "out")])
+
+
 def test_a_threshold_and_scores_from_the_labelled_frames(work: SimpleNamespace, tmp_path: Path) -> None:
     argv = ["--teacher", work.root / "teacher", "--base-model", work.root / "base", *work.data, "--threshold", "auto"]
     argv = [str(a) for a in [*argv, "--out", tmp_path / "out", "--min-score", 0, "--min-empty", 0]]

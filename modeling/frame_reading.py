@@ -4,7 +4,7 @@ import math
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, Union
@@ -71,14 +71,22 @@ def read_frame(image: ImageLike) -> np.ndarray:
     return _check_frame(_array_to_gray(image))
 
 
-def read_pages(path: str | os.PathLike) -> Iterator[np.ndarray]:
+def read_pages(path: str | os.PathLike, skip: Callable[[Exception], object] | None = None) -> Iterator[np.ndarray]:
     """Frames of an image file with one page or several, such as a recorded sequence as TIFF, one after the other.
 
-    Args and errors as of [`read_frame`], but that several pages are none.
+    `skip` is called with what is wrong with a page that can't be read, which is left out then. Other args and errors as
+    of [`read_frame`], but that several pages are none.
     """
     with _opened(path) as image:
         for page in _pages(image):
-            yield _check_frame(_to_gray(_decoded(page)))
+            try:
+                frame = _check_frame(_to_gray(_decoded(page)))
+            except Exception as error:
+                if skip is None:
+                    raise
+                skip(error)
+            else:
+                yield frame
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dataset", required=True, help="prepared or pseudo-labelled: a folder or a Hub repository")
     parser.add_argument("--split", default="train", help="split that the labels are for (default: %(default)s)")
     parser.add_argument("--format", required=True, choices=("coco", "label-studio", "masks"))
-    parser.add_argument("--labels", required=True, type=Path, help="JSON file, or for masks the folder of PNG files")
+    parser.add_argument("--labels", required=True, type=Path, help="JSON file, or for masks the folder of image files")
     parser.add_argument("--category", help="category or brush label that is target, where there are several")
     add_mask_options(parser)
     parser.add_argument("--only", type=Path, metavar="LIST", help="file with the names of the frames to take")

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from scalpel_hf.image_files import find_images, frame_name
+
 from .masks import ABOVE_HALF, MaskValues
 from .names import FrameNames, UnknownNameError, few
-
-IMAGE_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 
 COMMON_LISTS = {
     "train": ("splits/train.txt", "train.txt"),
@@ -128,6 +128,9 @@ def find_pairs(layout: Layout, root: str | Path, split_list: str | SplitFiles | 
     """
     The pairs of each split, in the order of the lists. Files are looked for, not opened.
 
+    A frame's name is that of its file without the suffix; in a sub-folder it begins with that's, so that `b/f0.png` is
+    `b_f0`. A mask lies in the same sub-folder as its frame, or in another where its own name is enough to tell.
+
     Args:
         layout (`Layout`): of the data set.
         root (`str` or `Path`): its folder.
@@ -135,7 +138,7 @@ def find_pairs(layout: Layout, root: str | Path, split_list: str | SplitFiles | 
             file of each split, `{"train": "lists/a.txt", ...}`, relative to `root` or absolute.
 
     Raises:
-        `FileNotFoundError`: if the root, a folder or a list file isn't there.
+        `FileNotFoundError`: if the root, a folder or a list file isn't there, or a folder has no images.
         `ValueError`: for an unknown split list, a name twice in a list, or one in two lists that should be disjoint.
     """
     root = Path(root)
@@ -143,13 +146,14 @@ def find_pairs(layout: Layout, root: str | Path, split_list: str | SplitFiles | 
         raise FileNotFoundError(f"there is no folder {root}: `root` is the folder that the data set lies in")
     images = _index(_existing(root, layout.images, "the frames"))
     masks = _index(_existing(root, layout.masks, "the masks"))
-    frames, mask_names = FrameNames(images), FrameNames(masks)
+    masks |= {stem: masks[name] for stem, name in _by_stem(masks).items() if stem not in masks}
+    frames, mask_names, alone = FrameNames(images), FrameNames(masks), set(_by_stem(images).values())
     splits = {
         split: _found(names, frames, path) for split, (path, names) in _read_lists(layout, root, split_list).items()
     } or {"train": sorted(images)}
     _check_disjoint(splits)
     return {
-        split: [_pair(name, images, masks, frames, mask_names, layout) for name in names]
+        split: [_pair(name, images, masks, frames, mask_names, layout, name in alone) for name in names]
         for split, names in splits.items()
     }
 
@@ -188,12 +192,17 @@ def _existing(root: Path, candidates: tuple[str | Path, ...], what: str) -> Path
 
 
 def _index(folder: Path) -> dict[str, list[Path]]:
-    """Image files of a folder by stem."""
+    """Image files of a folder and its sub-folders by frame name."""
     index: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-            index.setdefault(path.stem, []).append(path)
+    for path in find_images(folder):
+        index.setdefault(frame_name(path.relative_to(folder)), []).append(path)
     return index
+
+
+def _by_stem(index: dict[str, list[Path]]) -> dict[str, str]:
+    """Of files whose own name, without the folder, is that of no other, the index's name by it."""
+    counts = Counter(stem for paths in index.values() for stem in {path.stem for path in paths})
+    return {paths[0].stem: name for name, paths in index.items() if counts[paths[0].stem] == 1}
 
 
 def _read_names(path: Path) -> list[str]:
@@ -231,12 +240,14 @@ def _pair(
     frames: FrameNames,
     mask_names: FrameNames,
     layout: Layout,
+    is_alone: bool,
 ) -> Pair:
     try:
         image_files = images[frames.find(name)]
     except UnknownNameError as error:
         return Pair(name, None, None, f"no such image: {error}")
-    wanted = [name + end for end in layout.mask_suffixes]
+    called = dict.fromkeys([name, image_files[0].stem] if is_alone else [name])
+    wanted = [stem + end for stem in called for end in layout.mask_suffixes]
     mask_files = next((masks[found] for mask in wanted if (found := mask_names.get(mask))), [])
     problem = None
     if not mask_files:

@@ -69,7 +69,9 @@ def _spellings(given: str) -> list[str]:
     whole = _normal(given.strip()).removeprefix("./")
     plain = str(PurePosixPath(whole).with_suffix("")) if whole.lower().endswith(IMAGE_SUFFIXES) else whole
     last = plain.rpartition("/")[2]
-    return list(dict.fromkeys([whole, plain, whole.rpartition("/")[2], last, UPLOAD_PREFIX.sub("", last)]))
+    parts = plain.split("/")
+    joined = ["_".join(parts[start:]) for start in range(len(parts) - 1)]  # as `frame_name` has a file in a sub-folder
+    return list(dict.fromkeys([whole, plain, *joined, whole.rpartition("/")[2], last, UPLOAD_PREFIX.sub("", last)]))
 
 
 def check_names(names: Sequence[object], where: str) -> None:

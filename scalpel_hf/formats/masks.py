@@ -10,6 +10,7 @@ import numpy as np
 from scalpel_hf.data.masks import IGNORED, TARGET, MaskValues, MaskValuesError, decide_mask_values, read_mask
 from scalpel_hf.data.objects import encode_png
 from scalpel_hf.files import whole_folder
+from scalpel_hf.image_files import find_images, frame_name
 
 from .frames import IGNORED_LOST, AnyDataset, labelled_frames, warn_of_loss
 from .human_labels import HumanLabel, LabelFileError
@@ -42,19 +43,21 @@ def read_masks(
     folder: str | Path, mask_values: MaskValues | None = None, say: Callable[[str], object] | None = None
 ) -> Iterator[HumanLabel]:
     """
-    A folder of PNG masks, each under its frame's name: `write_masks` has one, and `write_voc` in `SegmentationClass`.
+    A folder of masks, image files each under its frame's name: `write_masks` has one, and `write_voc` in
+    `SegmentationClass`.
 
     Args:
         folder: of the masks.
         mask_values: what their values mean; by default what all of them together say, see [`decide_mask_values`].
         say: gets a line about that; by default a warning, unless they are as usual.
 
-    Raises `LabelFileError` naming the file that can't be read, or the folder where there is no PNG file in it, or where
+    Raises `LabelFileError` naming the file that can't be read, or the folder where there is no image in it, or where
     what the values mean would be a guess.
     """
-    paths = sorted(Path(folder).glob("*.png"))
-    if not paths:
-        raise LabelFileError(f"{folder}: no folder with PNG masks")
+    try:
+        paths = find_images(folder)
+    except FileNotFoundError as error:
+        raise LabelFileError(f"no masks: {error}") from error
     try:
         values = decide_mask_values([(path.name, partial(Path, path)) for path in paths], mask_values, say=say)
     except MaskValuesError as error:
@@ -64,4 +67,4 @@ def read_masks(
             mask = read_mask(path, values)
         except (OSError, ValueError) as error:
             raise LabelFileError(f"{path}: {error}") from error
-        yield HumanLabel(path.stem, mask == TARGET, str(path), mask == IGNORED)
+        yield HumanLabel(frame_name(path.relative_to(folder)), mask == TARGET, str(path), mask == IGNORED)

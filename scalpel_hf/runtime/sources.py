@@ -1,60 +1,78 @@
 """Frames from image files, folders, multi-page TIFFs, videos and cameras, one at a time."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from scalpel_hf.modeling.frame_reading import read_frame, read_pages
+from scalpel_hf.image_files import find_images
+from scalpel_hf.modeling.frame_reading import IMAGE_SUFFIXES, read_frame, read_pages
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff"}
+from .recordings import Damage, read_recording
 
 
-def read_stream(source: str) -> Iterator[tuple[str, np.ndarray]]:
+class DamagedSourceWarning(UserWarning):
+    """Some frames of a source could not be read and were left out; the message counts them."""
+
+
+def read_stream(source: str, damage: Damage | None = None) -> Iterator[tuple[str, np.ndarray]]:
     """
     Name and pixels `(H, W)` of each frame of a source, at the source's own depth: nothing is scaled or clipped.
 
     Args:
-        source: an image, multi-page ones included; a folder of images, in the order of their names; a video file; a
-            stream's address (`rtsp://...`, `http://...`); a camera (`/dev/video0`). The last three need PyAV
-            (`pip install "scalpel-hf[video]"`).
+        source: an image, multi-page ones included; a folder of images, with its sub-folders, in the order of their
+            paths; a video file; a stream's address (`rtsp://...`, `http://...`); a camera (`/dev/video0`). The last
+            three need PyAV (`pip install "scalpel-hf[video]"`).
+        damage: gets what could not be read and was left out; without it, a [`DamagedSourceWarning`] says it at the end.
 
     Raises:
         FileNotFoundError: where there is no such file, or no image in the folder.
         ImportError: for a video without PyAV.
-        OSError, ValueError: where a file can't be read.
+        OSError, ValueError: where nothing in it can be read, or a stream breaks off.
     """
+    found = Damage() if damage is None else damage
+    count = 0
+    for name, frame in _frames(source, found):
+        yield name, frame
+        count += 1
+    if found and not count:
+        raise OSError(f"{source} has no frame that can be read: {found}")
+    if found and damage is None:
+        warnings.warn(f"{source}: {found}", DamagedSourceWarning, stacklevel=2)
+
+
+def _frames(source: str, damage: Damage) -> Iterator[tuple[str, np.ndarray]]:
     path = Path(source)
-    if path.is_dir():
-        yield from _read_folder(path)
-    elif path.suffix.lower() in IMAGE_SUFFIXES and "://" not in source:
-        for index, frame in enumerate(read_pages(path)):
-            yield f"{path.name}#{index}", frame
-    elif "://" in source or path.exists():
-        yield from _read_video(source)
-    else:
+    if "://" in source:
+        yield from ((f"#{number}", frame) for number, frame in read_recording(source, damage))
+    elif path.is_dir():
+        yield from _read_folder(path, damage)
+    elif not path.exists():
         raise FileNotFoundError(f"{source} is neither a file, a folder nor a stream's address")
+    elif path.name.lower().endswith(IMAGE_SUFFIXES):
+        yield from _read_pages(path, damage)
+    else:
+        yield from ((f"#{number}", frame) for number, frame in read_recording(source, damage))
 
 
-def _read_folder(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
-    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise FileNotFoundError(f"{folder} has no images: none of {', '.join(sorted(IMAGE_SUFFIXES))}")
-    for file in files:
-        yield file.name, read_frame(file)
+def _read_folder(folder: Path, damage: Damage) -> Iterator[tuple[str, np.ndarray]]:
+    for file in find_images(folder):
+        try:
+            frame = read_frame(file)
+        except (OSError, ValueError) as error:
+            damage.skip(error)
+            continue
+        yield file.relative_to(folder).as_posix(), frame
 
 
-def _read_video(source: str) -> Iterator[tuple[str, np.ndarray]]:
+def _read_pages(path: Path, damage: Damage) -> Iterator[tuple[str, np.ndarray]]:
+    count = 0
     try:
-        import av
-    except ImportError as error:
-        raise ImportError('videos and cameras need PyAV: pip install "scalpel-hf[video]"') from error
-
-    is_camera = source.startswith("/dev/")
-    with av.open(source, format="v4l2" if is_camera else None) as container:
-        if not container.streams.video:
-            raise ValueError(f"{source} has no video in it")
-        for index, frame in enumerate(container.decode(video=0)):
-            # Luma is what infrared video has; sensors of more than 8 bits keep all of them.
-            deep = any(component.bits > 8 for component in frame.format.components)
-            yield f"#{index}", frame.to_ndarray(format="gray16le" if deep else "gray")
+        for frame in read_pages(path, skip=damage.skip):
+            yield f"{path.name}#{count + damage.skipped}", frame
+            count += 1
+    except (OSError, ValueError) as error:
+        if not count:
+            raise
+        damage.stop(error)

@@ -1,9 +1,11 @@
 import pytest
+from PIL import Image
 
 from scalpel_hf.data import LAYOUTS, Layout, load_irst_dataset
 from scalpel_hf.data.layouts import find_pairs
 
 NAMES = ["Misc_1", "Misc_2", "XDU3", "000004", "a.b-5"]
+GENERIC = LAYOUTS["generic"]
 OLD, NEW = LAYOUTS["nuaa-sirst"], Layout(mask_suffixes=("",))
 
 CASES = {
@@ -119,3 +121,74 @@ def test_wrong_names_and_places(make_set, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="the frames: looked for IRSTD1k_Img, images"):
         load_irst_dataset("irstd-1k", tmp_path / "empty")
+
+
+def found(pairs):
+    """Frames' names with their files, relative to the root."""
+    return {pair.name: (pair.image and pair.image.name, pair.mask and pair.mask.name) for pair in pairs}
+
+
+def write(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 3)).save(root / name)
+
+
+@pytest.mark.parametrize("suffix", [".PNG", ".bmp", ".Tif", ".webp", ".JPEG"])
+def test_frames_of_any_kind_in_sub_folders(suffix, tmp_path):
+    write(tmp_path, f"images/a/f0{suffix}", f"images/b/f0{suffix}", f"images/c/d/f2{suffix}", f"images/f3{suffix}")
+    write(tmp_path, "masks/a/f0.png", "masks/b/f0_mask.png", "masks/f2.png", "masks/x/f3.png")
+    (tmp_path / "images" / "._f3.png").write_bytes(b"of macOS")
+    (pairs,) = find_pairs(GENERIC, tmp_path).values()
+    assert found(pairs) == {
+        "a_f0": (f"f0{suffix}", "f0.png"),
+        "b_f0": (f"f0{suffix}", "f0_mask.png"),
+        "c_d_f2": (f"f2{suffix}", "f2.png"),
+        "f3": (f"f3{suffix}", "f3.png"),
+    }
+    assert not any(pair.problem for pair in pairs)
+
+
+def test_a_mask_whose_frame_is_a_guess_is_nobodys(tmp_path):
+    write(tmp_path, "images/a/f0.png", "images/b/f0.png", "masks/f0.png")
+    (pairs,) = find_pairs(GENERIC, tmp_path).values()
+    assert [pair.problem[:12] for pair in pairs] == ["no mask a_f0", "no mask b_f0"]
+    write(tmp_path, "images/a_f0.png")  # and two files that would have one name
+    (pairs,) = find_pairs(GENERIC, tmp_path).values()
+    write(tmp_path, "masks/a/f0.png")
+    (pairs,) = find_pairs(GENERIC, tmp_path).values()
+    assert "several files" in {pair.name: pair for pair in pairs}["a_f0"].problem
+
+
+@pytest.mark.parametrize("written", ["a/f0", "a\\f0.png", "images/a/f0.PNG", "./a/f0", "/data/images/a/f0.png", "a_f0"])
+def test_lists_may_write_paths(written, tmp_path):
+    write(tmp_path, "images/a/f0.png", "images/b/f0.png", "masks/a/f0.png", "masks/b/f0.png")
+    (tmp_path / "train.txt").write_text(written + "\n")
+    (pairs,) = find_pairs(GENERIC, tmp_path).values()
+    assert [(pair.name, pair.problem) for pair in pairs] == [("a_f0", None)]
+    assert pairs[0].mask == tmp_path / "masks" / "a" / "f0.png"
+
+
+def test_names_by_their_letters_not_their_bytes(tmp_path):
+    write(tmp_path, "images/Ka\u0308lte.png", "masks/K\u00e4lte.png")
+    (tmp_path / "train.txt").write_text("K\u00e4lte\n", encoding="utf-8")
+    (pairs,) = find_pairs(GENERIC, tmp_path).values()
+    assert [(pair.name, pair.problem) for pair in pairs] == [("K\u00e4lte", None)]
+
+
+def test_names_that_are_no_frames_come_with_the_nearest(tmp_path):
+    write(tmp_path, "images/frame_01.png", "images/frame_22.png", "masks/frame_01.png", "masks/frame_22.png")
+    (tmp_path / "train.txt").write_text("Frame-22\nc/f0\n")
+    (pairs,) = find_pairs(GENERIC, tmp_path).values()
+    assert pairs[0].problem.startswith("no such image: ") and "'frame_22'" in pairs[0].problem
+    (tmp_path / "train.txt").write_text("frame_01\nimages/frame_01.png\n")
+    with pytest.raises(ValueError, match="names frame_01 more than once"):
+        find_pairs(GENERIC, tmp_path)
+
+
+def test_a_folder_without_images_is_an_error(tmp_path):
+    write(tmp_path, "masks/f0.png")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "f0.raw").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"images has no images .* only other files \(1 \*\.raw\)"):
+        find_pairs(GENERIC, tmp_path)

@@ -43,7 +43,8 @@ def test_spellings(spelt: str, name: str) -> None:
 def test_what_is_not_found_says_what_was_tried_and_the_nearest() -> None:
     names = FrameNames(NAMES)
     with pytest.raises(
-        UnknownNameError, match=r"no frame 'images/f00.png' \(tried images/f00.png, images/f00, f00.png, f00\)"
+        UnknownNameError,
+        match=r"no frame 'images/f00.png' \(tried images/f00.png, images/f00, images_f00, f00.png, f00\)",
     ):
         names.find("images/f00.png")
     with pytest.raises(UnknownNameError, match=r"the nearest is 'f[01]'"):

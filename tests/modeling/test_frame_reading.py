@@ -114,6 +114,15 @@ def test_path_bytes_and_cell_are_one_frame(kind: str, orientation: int | None, t
     same(np.ascontiguousarray(turn(read_frame(saved(kind)), effective)), frame)
 
 
+@pytest.mark.parametrize("shape", [(3, 4), (4, 3), (3, 3), (1, 3), (1, 1)])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "WEBP"])
+def test_colour_files_of_few_pixels(kind: str, shape: tuple[int, int]) -> None:
+    colour = RNG.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(colour).save(buffer, kind, lossless=True)
+    assert read_frame(buffer.getvalue()).shape == shape
+
+
 def test_an_orientation_that_follows_the_pixels(tmp_path: Path) -> None:
     content = saved("png", 6)
     place = content.index(b"eXIf") - 4

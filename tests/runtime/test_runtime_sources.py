@@ -1,3 +1,4 @@
+import os
 import sys
 import threading
 from functools import partial
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scalpel_hf.runtime.sources import read_stream
+from scalpel_hf.image_files import PassedOverWarning
+from scalpel_hf.runtime.recordings import Damage
+from scalpel_hf.runtime.sources import DamagedSourceWarning, read_stream
 from tests.runtime.made_by_hand import write_video
 
 SEQUENCE = [np.random.default_rng(i).integers(14000, 15000, (36, 52)).astype(np.uint16) for i in range(4)]
@@ -37,7 +40,8 @@ def test_a_folder_in_the_order_of_names(tmp_path: Path) -> None:
     for index in (2, 0, 3, 1):
         Image.fromarray(SEQUENCE[index]).save(tmp_path / f"{index}.png")
     (tmp_path / "notes.txt").write_text("not a frame")
-    stream = list(read_stream(str(tmp_path)))
+    with pytest.warns(PassedOverWarning, match=r"4 images, and 1 other files that are not read \(1 \*\.txt\)"):
+        stream = list(read_stream(str(tmp_path)))
     assert_same(stream, SEQUENCE)
     assert [name for name, _ in stream] == ["0.png", "1.png", "2.png", "3.png"]
 
@@ -67,8 +71,8 @@ def test_frames_are_read_one_at_a_time(tmp_path: Path) -> None:
     stream = read_stream(str(path))
     next(stream)
     path.write_bytes(path.read_bytes()[:100])  # what has been asked for is here, what follows is gone
-    with pytest.raises((OSError, ValueError)):
-        list(stream)
+    with pytest.warns(DamagedSourceWarning, match=r"sequence\.tiff: "):
+        assert list(stream) == []
 
 
 def test_errors_name_the_source(tmp_path: Path) -> None:
@@ -87,3 +91,94 @@ def test_without_av_a_video_says_what_to_install(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match=r"scalpel-hf\[video\]"):
         list(read_stream(str(tmp_path / "sequence.mkv")))
+
+
+def test_sub_folders_capitals_and_every_kind_but_what_is_hidden(tmp_path: Path) -> None:
+    for name in ("b/1.PNG", "a.webp", "b/c/2.Tiff", "._a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.startswith("."):
+            (tmp_path / name).write_bytes(b"of macOS")
+        else:
+            Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / name)
+    assert [name for name, _ in read_stream(str(tmp_path))] == ["a.webp", "b/1.PNG", "b/c/2.Tiff"]
+
+
+def test_a_broken_picture_among_good_ones_is_left_out_and_said(tmp_path: Path) -> None:
+    for index in range(4):
+        Image.fromarray(SEQUENCE[index]).save(tmp_path / f"{index}.png")
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:500])
+    os.mkfifo(tmp_path / "2b.png")
+    damage = Damage()
+    stream = list(read_stream(str(tmp_path), damage))
+    assert [name for name, _ in stream] == ["0.png", "2.png", "3.png"]
+    assert damage.skipped == 2 and "1.png" in damage.problems[0] and "2b.png: a pipe" in damage.problems[1]
+    with pytest.warns(DamagedSourceWarning, match=r"2 damaged frames were left out \(.*1\.png"):
+        list(read_stream(str(tmp_path)))
+    for name in ("0.png", "2.png", "3.png"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(OSError, match="has no frame that can be read: 5 damaged frames"):
+        list(read_stream(str(tmp_path)))
+
+
+def test_a_broken_page_among_good_ones_is_left_out_and_keeps_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "sequence.tiff"
+    images = [Image.fromarray(frame) for frame in SEQUENCE]
+    images[0].save(path, save_all=True, append_images=images[1:], compression="tiff_deflate")
+    with Image.open(path) as image:
+        image.seek(2)
+        place = image.tag_v2[273][0]
+    content = bytearray(path.read_bytes())
+    content[place : place + 40] = bytes(40)
+    path.write_bytes(content)
+    damage = Damage()
+    stream = list(read_stream(str(path), damage))
+    assert_same(stream, [SEQUENCE[0], SEQUENCE[1], SEQUENCE[3]])
+    assert [name[-1] for name, _ in stream] == ["0", "1", "3"] and damage.skipped == 1
+
+
+@pytest.mark.parametrize(
+    "source", ["file:///etc/passwd", "concat://a|b", "crypto://x.mkv", "subfile://x", "tee://x", "ftp://h/x.mkv"]
+)
+def test_addresses_of_other_kinds(source: str) -> None:
+    pytest.importorskip("av")
+    with pytest.raises(ValueError, match=r"an address begins with rtsp://"):
+        list(read_stream(source))
+
+
+def test_a_files_name_is_no_protocol_and_its_content_no_playlist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = write_video(tmp_path / "secret.mkv", SEQUENCE, "ffv1", "gray16le")
+    monkeypatch.chdir(tmp_path)
+    for name in ("file:secret.mkv", "concat:secret.mkv|secret.mkv", "subfile,,start,0,end,0,,:secret.mkv"):
+        with pytest.raises(FileNotFoundError, match="neither a file"):
+            list(read_stream(name))
+        Path(name).write_bytes(secret.read_bytes())  # a file that is called so is read as what it is
+        assert_same(list(read_stream(name)), SEQUENCE)
+    playlists = {
+        "list.ffconcat": "ffconcat version 1.0\nfile secret.mkv\n",
+        "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nsecret.mkv\n#EXT-X-ENDLIST\n",
+        "list.sdp": "v=0\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 26\n",
+        "list.mpd": '<?xml version="1.0"?><MPD><Period><BaseURL>secret.mkv</BaseURL></Period></MPD>',
+        "picture.mkv": None,
+    }
+    Image.fromarray(SEQUENCE[0]).save(tmp_path / "picture.png")
+    for name, content in playlists.items():
+        Path(name).write_bytes(content.encode() if content else Path("picture.png").read_bytes())
+        with pytest.raises(OSError, match=rf"{name}: no video that can be read"):
+            list(read_stream(name))
+    os.mkfifo("pipe.mkv")
+    for name in ("pipe.mkv", "/dev/zero"):
+        with pytest.raises(OSError, match="a pipe, socket or device"):
+            list(read_stream(name))
+
+
+def test_a_playlist_behind_an_address_is_not_followed(tmp_path: Path) -> None:
+    write_video(tmp_path / "secret.mkv", SEQUENCE, "ffv1", "gray16le")
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile://{tmp_path}/secret.mkv\n#EXT-X-ENDLIST\n"
+    (tmp_path / "list.m3u8").write_text(playlist)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(OSError, match="no video that can be read"):
+            list(read_stream(f"http://127.0.0.1:{server.server_port}/list.m3u8"))
+        server.shutdown()

@@ -1,0 +1,258 @@
+"""Frames of recordings, cameras and streams, by PyAV: brightness as it is stored, and what is damaged left out."""
+
+import os
+from bisect import insort
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from scalpel_hf.modeling.frame_reading import open_plain_file, read_frame
+
+# What is opened: containers of video, by FFmpeg's names. None of them leads to other files, as playlists do.
+CONTAINERS = (
+    "3g2,3gp,asf,avi,dv,flv,gif,h264,hevc,ivf,m4a,matroska,mj2,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mpjpeg,mxf,nut,ogg,"
+    "webm,yuv4mpegpipe"
+)
+# By what an address begins with: the protocols that reading it takes, and the formats that it may be in.
+ADDRESSES = {
+    "rtsp": ("rtsp,rtp,udp,tcp", "rtsp,sdp,rtp"),
+    "rtsps": ("rtsps,rtsp,rtp,srtp,udp,tcp,tls", "rtsp,sdp,rtp"),
+    "http": ("http,https,tcp,tls", CONTAINERS),
+    "https": ("http,https,tcp,tls", CONTAINERS),
+}
+CAMERA = "/dev/video"
+SILENCE = 30.0  # seconds after which a stream that sends nothing is an error
+LONGEST_WAIT = 300  # frames without a picture that stands alone, after which those that lean on others are taken again
+
+HIGH_BITS = ("p010", "p012", "p210", "p212", "p410", "p412")  # pixel formats that keep a sample in the high bits
+BYTE_OF_LUMA = {"yuyv422": 0, "yvyu422": 0, "uyvy422": 1}  # of each pair of bytes, in those that mix the components
+
+
+@dataclass
+class Damage:
+    """
+    What of a source could not be read, to be said at its end.
+
+    Args:
+        skipped: frames that were left out, because they are damaged or lean on one that is.
+        missing: frames that the recording says it has, and which never came.
+        stopped: whether it could not be read to its end.
+        problems: what was wrong with the first ones.
+    """
+
+    skipped: int = 0
+    missing: int = 0
+    stopped: bool = False
+    problems: list[str] = field(default_factory=list)
+
+    def skip(self, problem: object = None) -> None:
+        """Count a frame that is left out."""
+        self.skipped += 1
+        if problem is not None:
+            self.note(problem)
+
+    def stop(self, problem: object) -> None:
+        """Note that what follows can't be read, however much it is."""
+        self.stopped = True
+        self.note(problem)
+
+    def note(self, problem: object) -> None:
+        """Keep what was wrong, of the first few problems."""
+        line = " ".join(str(problem).split())
+        if line not in self.problems and len(self.problems) < 5:
+            self.problems.append(line)
+
+    def __bool__(self) -> bool:
+        return bool(self.skipped or self.missing or self.stopped)
+
+    def __str__(self) -> str:
+        parts = [f"{self.skipped} damaged frames were left out"] if self.skipped else []
+        parts += [f"{self.missing} frames are missing at its end"] if self.missing else []
+        parts += ["it can't be read to its end"] if self.stopped and not self.missing else []
+        return " and ".join(parts) + (f" ({'; '.join(self.problems)})" if self.problems else "")
+
+
+def read_recording(source: str, damage: Damage) -> Iterator[tuple[int, np.ndarray]]:
+    """
+    Number and pixels `(H, W)` of each frame of a recording, an address or a camera that can be read.
+
+    The pixels are the luma as it is stored, at its own depth: limited range stays limited, and 10 bits are 0 to 1023.
+    Colour without luma becomes the luma that [`read_frame`] makes of it. A frame that is damaged, and those that lean
+    on it, are left out and counted in `damage`; the numbers of the others are as if they were there.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ImportError: without PyAV.
+        OSError: where it can't be read at all, is no video, or where a stream breaks off.
+        ValueError: for an address that begins with something else than `ADDRESSES`.
+    """
+    with _opened(source) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.options = {**stream.codec_context.options, "err_detect": "crccheck"}
+        clock = _Clock()
+        if stream.codec_context.name == "ffv1":
+            stream.codec_context.thread_count = 1  # see `_checksums`
+        waits, last = 0, 0.0
+        for frame, is_damaged in _decoded(container, stream, source, clock, damage):
+            number = clock.tick(frame, damage)
+            waits = LONGEST_WAIT if is_damaged else 0 if frame.key_frame else max(0, waits - 1)
+            last = max(last, frame.time or 0.0)
+            if waits:
+                damage.skip()
+            else:
+                yield number, _luma(frame)
+        clock.stop(damage)
+        damage.missing += _missing(container, stream, clock.number, last)
+
+
+class _Clock:
+    """The numbers of frames, among which those count whose packets gave none."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.due: list[int] = []  # presentation times of packets that were decoded, and whose frames haven't come yet
+
+    def wait_for(self, packet: Any) -> None:
+        if packet.size and packet.pts is not None:
+            insort(self.due, packet.pts)
+
+    def tick(self, frame: Any, damage: Damage) -> int:
+        """The number of a frame that has come."""
+        if frame.pts is not None and frame.pts in self.due:
+            while self.due.pop(0) != frame.pts:
+                self._lose(damage)
+        self.number += 1
+        return self.number - 1
+
+    def stop(self, damage: Damage) -> None:
+        for _ in self.due:
+            self._lose(damage)
+
+    def _lose(self, damage: Damage) -> None:
+        self.number += 1
+        damage.skip()
+
+
+@contextmanager
+def _opened(source: str) -> Iterator[Any]:
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError('videos and cameras need PyAV: pip install "scalpel-hf[video]"') from error
+
+    scheme, is_address, _ = source.partition("://")
+    if is_address and scheme.lower() not in ADDRESSES:
+        raise ValueError(f"{source}: an address begins with {', '.join(f'{name}://' for name in ADDRESSES)}")
+    try:
+        if is_address:
+            protocols, formats = ADDRESSES[scheme.lower()]
+            options = {"protocol_whitelist": protocols, "format_whitelist": formats}
+            container: Any = av.open(source, options=options, timeout=SILENCE)
+        elif os.path.realpath(source).startswith(CAMERA):
+            container = av.open(os.path.realpath(source), format="v4l2", options={"protocol_whitelist": "file"})
+        else:  # an open file instead of its path, in which FFmpeg might see `concat:` and the like
+            options = {"protocol_whitelist": "none", "format_whitelist": CONTAINERS}
+            container = av.open(open_plain_file(source), options=options)
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    except av.FFmpegError as error:
+        raise OSError(f"{source}: no video that can be read ({error.strerror})") from error
+    with container:
+        if not container.streams.video:
+            raise OSError(f"{source} has no video in it")
+        yield container
+
+
+def _decoded(container: Any, stream: Any, source: str, clock: _Clock, damage: Damage) -> Iterator[tuple[Any, bool]]:
+    """The frames that come, and whether each is damaged, or the first after a packet that was."""
+    import av
+
+    packets = container.demux(stream)
+    is_damaged = False
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError as error:
+            if "://" in source:
+                raise OSError(f"{source}: the stream broke off ({error.strerror})") from error
+            damage.stop(error.strerror)
+            return
+        if packet is None:
+            return
+        clock.wait_for(packet)
+        frames = []
+        with _checksums(stream) as log:
+            try:
+                frames = packet.decode()
+            except av.FFmpegError as error:
+                if packet.size:  # not what is left in the decoder at the end
+                    damage.note(error.strerror)
+                    is_damaged = True
+        if any("CRC" in message for _, _, message in log):
+            damage.note("a checksum is wrong")
+            is_damaged = True
+        for frame in frames:
+            if frame.is_corrupt:
+                damage.note("a picture is damaged")
+            yield frame, is_damaged or frame.is_corrupt
+            is_damaged = False
+
+
+@contextmanager
+def _checksums(stream: Any) -> Iterator[list[tuple[int, str, str]]]:
+    """What FFV1's decoder says: it finds wrong checksums, fills the picture in, and says so nowhere else."""
+    import av
+
+    if stream.codec_context.name != "ffv1":
+        yield []
+        return
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as log:  # of this thread, which is why there is but one
+            yield log
+    finally:
+        av.logging.set_level(before)
+
+
+def _missing(container: Any, stream: Any, count: int, last: float) -> int:
+    """How many frames a recording lacks of those that it says it has, or that the time holds that it says it lasts."""
+    if stream.frames:
+        return max(0, stream.frames - count)
+    if not container.duration or not stream.average_rate:
+        return 0
+    lacking = (container.duration / 1e6 - last) * float(stream.average_rate) - 1
+    return round(lacking) if lacking > 1.5 else 0
+
+
+def _luma(frame: Any) -> np.ndarray:
+    name = frame.format.name
+    luma = frame.format.components[0]
+    if name in BYTE_OF_LUMA:
+        return _plane(frame, np.uint8, 2 * frame.width)[:, BYTE_OF_LUMA[name] :: 2]
+    if frame.format.is_rgb or frame.format.has_palette:
+        deep = luma.bits > 8
+        return read_frame(frame.reformat(format="rgb48le" if deep else "rgb24").to_ndarray())
+    if not name.startswith(("gray", "yuv", "nv", "p0", "p2", "p4")):  # a rare order of components: in planes instead
+        frame = frame.reformat(format="gray" if name.startswith("mono") else _planes_of(luma.bits))
+        name = frame.format.name
+    if luma.bits <= 8:
+        return _plane(frame, np.uint8, frame.width)
+    pixels = _plane(frame, np.dtype(">u2" if name.endswith("be") else "<u2"), frame.width).astype(np.uint16)
+    return pixels >> (16 - luma.bits) if name.startswith(HIGH_BITS) else pixels
+
+
+def _planes_of(bits: int) -> str:
+    return "yuv444p" if bits <= 8 else f"yuv444p{bits if bits in (9, 10, 12, 14) else 16}le"
+
+
+def _plane(frame: Any, dtype: Any, width: int) -> np.ndarray:
+    """The first plane as `(H, width)`, copied out of the decoder's memory."""
+    plane = frame.planes[0]
+    if plane.line_size < 0:
+        raise ValueError(f"pictures that are stored from the bottom up ({frame.format.name}) can't be read")
+    samples = np.frombuffer(plane, dtype).reshape(-1, plane.line_size // np.dtype(dtype).itemsize)
+    return samples[: frame.height, :width].copy()

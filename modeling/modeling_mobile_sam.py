@@ -30,6 +30,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_mobile_sam import MobileSamConfig, MobileSamVisionConfig
 from .custom_code import TakesCodeAlong
+from .whole_weights import LoadsWholeWeights
 
 
 class MobileSamConvNorm(nn.Module):
@@ -218,7 +219,7 @@ class MobileSamNeck(SamVisionNeck):
         return super().forward(hidden_states.permute(0, 2, 3, 1))
 
 
-class MobileSamPreTrainedModel(TakesCodeAlong, SamPreTrainedModel):
+class MobileSamPreTrainedModel(LoadsWholeWeights, TakesCodeAlong, SamPreTrainedModel):
     config: MobileSamConfig
     base_model_prefix = "mobile_sam"
     _no_split_modules = ["MobileSamConvBlock", "MobileSamBlock"]  # noqa: RUF012

@@ -23,6 +23,7 @@ from .frame_region import FrameRegion
 from .losses import soft_iou_loss, weighted_bce
 from .mask_level import answer_without_prompts
 from .scalpel_sam_parts import DrawsExperts, ScalpelSamMaskDecoder, build_encoder, build_mask_level
+from .whole_weights import LoadsWholeWeights
 
 IGNORE_INDEX = 255
 BCE_WEIGHT = 10.0  # as in the training of teachers and students
@@ -66,7 +67,7 @@ class ScalpelSamOutput(ModelOutput):
     prior: Tensor | None = None
 
 
-class ScalpelSamPreTrainedModel(TakesCodeAlong, DrawsExperts, SamPreTrainedModel):
+class ScalpelSamPreTrainedModel(LoadsWholeWeights, TakesCodeAlong, DrawsExperts, SamPreTrainedModel):
     config: ScalpelSamConfig
     base_model_prefix = "scalpel_sam"
     _no_split_modules = ["SamVisionLayer", "MobileSamConvBlock", "MobileSamBlock"]  # noqa: RUF012

@@ -21,6 +21,7 @@ from .losses import soft_iou_loss, weighted_bce
 from .operators import WhiteBoxOperator
 from .residual_unet import decode, decoder_levels, encoder_levels, pad_to_multiple
 from .segmentation_maps import IGNORE_INDEX
+from .whole_weights import LoadsWholeWeights
 
 BCE_WEIGHT = 10.0  # large targets dominate the soft IoU: with 1, a one-pixel target takes twice the steps
 
@@ -40,7 +41,7 @@ class Classifier(nn.Conv2d):
         return F.pixel_shuffle(super().forward(x), 2)
 
 
-class ScalpelStudentPreTrainedModel(TakesCodeAlong, PreTrainedModel):
+class ScalpelStudentPreTrainedModel(LoadsWholeWeights, TakesCodeAlong, PreTrainedModel):
     """Loading, saving and weight initialisation of students."""
 
     config_class = ScalpelStudentConfig

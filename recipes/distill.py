@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
         metrics = {}
         if test_rows is not None:
             metrics[args.eval_split] = evaluate_probabilities(teacher.probabilities, test_rows)
-        write_metrics(args, outcome, metrics)
+        write_metrics(args, outcome, metrics, base_revision=base.config._commit_hash)
         if args.push_to_hub:
             accelerator.print(push_run(args.output_dir, args.push_to_hub, args.base_model_id or None))
 

@@ -6,7 +6,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .markdown import code, escape
-from .provenance import Provenance, is_hub_id, shown_name
+from .names import is_hub_id, shown_name
+from .provenance import Provenance
 
 PROJECT_TAGS = ["scalpel-hf", "infrared", "infrared-small-target-detection"]
 PICTURE = "examples.png"

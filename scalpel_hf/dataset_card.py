@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from .card_parts import PICTURE, PROJECT_TAGS
 from .data import LabelBudget
 from .markdown import code, escape
-from .provenance import shown_name
+from .names import shown_name
 from .pseudo_labels import summarize
 
 

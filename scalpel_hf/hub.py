@@ -6,26 +6,26 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import datasets
 from datasets.table import embed_table_storage
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard, RepoCard
-from huggingface_hub.errors import RepositoryNotFoundError
-
-from scalpel_hf.files import read_json
 
 from .card_parts import PICTURE
 from .cards import standalone_card, student_card, teacher_card
 from .data import LabelBudget
 from .dataset_card import dataset_card
 from .examples import example_pictures
+from .files import read_json
 from .modeling.custom_code import IMAGE_PROCESSOR_FILE, code_files, published_configs
-from .provenance import BUDGET_FILE, base_on_hub, read_record, trace
+from .names import shown_name
+from .provenance import BUDGET_FILE, base_commit, base_on_hub, read_record, trace
 from .pseudo_labels.output import read_grid, read_run
 from .runtime.config import FOLDER as ONNX
 from .runtime.config import belonging_files
 from .standalone import save_standalone
-from .training.report import METRICS_FILE, without_local_paths
+from .training.report import METRICS_FILE, shown_values, without_local_paths
 
 __all__ = ["base_on_hub", "push_dataset", "push_folder", "push_metric", "push_run", "save_standalone"]
 
@@ -91,7 +91,8 @@ def push_folder(
 
     So are the files of one export in the folder `onnx`. Checkpoints, caches and whatever else lies there stay behind,
     and so do the paths of this machine. An adapter's `base_model_name_or_path` is published as the card's `base_model`,
-    with the commit it has now. Models and processors of this project get the code that `trust_remote_code=True` loads
+    with the commit that it was trained on, or where that is not recorded, as of a base in a folder, the one it has now.
+    Models and processors of this project get the code that `trust_remote_code=True` loads
     them with. The folder itself is not changed.
 
     Until the commit, which comes last, the repository stays as it was, so an interrupted push is simply repeated. Data
@@ -164,7 +165,9 @@ def push_dataset(
         splits = datasets.DatasetDict({name: _with_label_source(rows) for name, rows in splits.items()})
     record, grid = (read_run(run), read_grid(run)) if run else (None, None)
     card = dataset_card(splits, repo_id, license, budget, record, picture=grid is not None)
-    extra = ({PICTURE: grid} if grid else {}) | ({"summary.json": _json(record["summary"])} if record else {})
+    extra = ({PICTURE: grid} if grid else {}) | (
+        {"summary.json": _json(shown_values(record["summary"]))} if record else {}
+    )
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "data").mkdir()
         for name, rows in splits.items():
@@ -214,22 +217,30 @@ def _with_label_source(rows: datasets.Dataset) -> datasets.Dataset:
     return rows.add_column("label_source", ["human"] * len(rows))
 
 
+def _with_shown_teachers(rows: datasets.Dataset) -> datasets.Dataset:
+    """The same, where teachers have names that mean something elsewhere in place of this machine's paths."""
+    if "teacher" not in rows.column_names:
+        return rows
+
+    def rename(teachers: list[dict[str, Any] | None]) -> dict[str, list]:
+        return {"teacher": [row and {**row, "repo": row["repo"] and shown_name(row["repo"])} for row in teachers]}
+
+    return rows.map(rename, input_columns="teacher", batched=True, features=rows.features, keep_in_memory=True)
+
+
 def _write_parquet(rows: datasets.Dataset, folder: Path, split: str) -> None:
     count = max(1, -(-len(rows) // ROWS))
     for index in range(count):
-        shard = rows.shard(count, index, contiguous=True).with_format("arrow")
+        shard = _with_shown_teachers(rows.shard(count, index, contiguous=True)).with_format("arrow")
         # Images that lie in files of this machine go along, their paths don't.
         embedded = shard.map(embed_table_storage, batched=True, batch_size=100, keep_in_memory=True)
         embedded.with_format(None).to_parquet(folder / f"{split}-{index:05d}-of-{count:05d}.parquet")
 
 
 def _published_adapter(api: HfApi, folder: Path, card: RepoCard) -> bytes:
-    base = base_on_hub(card.data.get("base_model"))
-    try:
-        revision = api.model_info(base).sha
-    except RepositoryNotFoundError as error:
-        raise ValueError(f"{folder}: the base model {base!r} is not on the Hub: push it there first") from error
-    config = read_json(folder / "adapter_config.json")
+    base, config = base_on_hub(card.data.get("base_model")), read_json(folder / "adapter_config.json")
+    trained_on = config.get("revision") if base == config.get("base_model_name_or_path") else None
+    revision = base_commit(api, base, trained_on)
     return _json({**config, "base_model_name_or_path": base, "revision": revision})
 
 

@@ -9,15 +9,17 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy import ndimage
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
+from transformers import AutoConfig, AutoModel, AutoModelForSemanticSegmentation
 from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 from transformers.utils import find_adapter_config_file
 
+from .loading import load_image_processor, loading
 from .metrics.irstd_metrics import EIGHT_CONNECTED
 from .modeling.frames import ImageLike, read_frame
 from .modeling.image_processing_infrared import InfraredImageProcessor
 from .modeling.processing_scalpel_sam import ScalpelSamProcessor
+from .modeling.whole_weights import load_whole
 
 TASK = "infrared-small-target-detection"
 HUB_ARGUMENTS = ("revision", "subfolder", "cache_dir", "token", "local_files_only")
@@ -39,11 +41,12 @@ class InfraredModel:
         if find_adapter_config_file(name_or_path, **hub) is not None:
             model, processor = load_adapted(name_or_path, **hub)
         else:
-            config = AutoConfig.from_pretrained(name_or_path, **hub)
-            segments = type(config) in AutoModelForSemanticSegmentation._model_mapping
-            auto_class = AutoModelForSemanticSegmentation if segments else AutoModel
-            model = auto_class.from_pretrained(name_or_path, **hub)
-            processor = AutoImageProcessor.from_pretrained(name_or_path, **hub)
+            with loading(name_or_path, "config.json"):
+                config = AutoConfig.from_pretrained(name_or_path, **hub)
+                segments = type(config) in AutoModelForSemanticSegmentation._model_mapping
+                auto_class = AutoModelForSemanticSegmentation if segments else AutoModel
+                model = load_whole(auto_class.from_pretrained, name_or_path, **hub)
+            processor = load_image_processor(name_or_path, **hub)
         model.image_processor = processor
         return model.to(dtype) if isinstance(dtype, torch.dtype) else model
 

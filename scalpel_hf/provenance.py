@@ -1,16 +1,15 @@
 """What a model that is to be published was made of: its run's record, its base, its data, its label budget."""
 
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
-from scalpel_hf.files import read_json
-
+from .files import read_json
+from .names import is_hub_id
 from .training.report import METRICS_FILE, without_local_paths
 
 BUDGET_FILE = "label_budget.json"
@@ -21,7 +20,7 @@ class Provenance:
     """
     Args:
         base_model: Hub id of the base, where there is one.
-        base_revision: its commit.
+        base_revision: its commit that the model was trained on; its latest one where that isn't known.
         base_size: side of the input that its weights are made for, in pixels.
         dataset_revision: commit of the training data on the Hub, or the fingerprint of the split in a folder.
         budget: `fraction`, `seed`, `total` and the number of `labelled` frames; `None` where all had labels, or the
@@ -53,9 +52,13 @@ def trace(api: HfApi, folder: str | Path, base_model: str | None) -> Provenance:
 
     Raises `ValueError` for a base that is not on the Hub.
     """
-    arguments = read_record(folder, for_others=False)["arguments"]
+    record = read_record(folder, for_others=False)
+    arguments = record["arguments"]
     name, split = str(arguments["dataset"]), str(arguments.get("train_split", "train"))
-    base_revision, base_size = _look_up_base(api, base_model) if base_model else (None, None)
+    base_revision, base_size = None, None
+    if base_model:
+        trained_on = record.get("base_revision") if base_model == arguments.get("base_model") else None
+        base_revision, base_size = _look_up_base(api, base_model, trained_on)
     if Path(name).is_dir():
         revision, budget = _fingerprint(Path(name) / split), _read_json(Path(name) / BUDGET_FILE)
     elif is_hub_id(name) and api.repo_exists(name, repo_type="dataset"):
@@ -78,26 +81,26 @@ def base_on_hub(base_model: str | None, base_model_id: str | None = None) -> str
     return base
 
 
-def is_hub_id(name: str | None) -> bool:
-    """Whether a name is `org/name` and no folder here."""
-    return (
-        bool(name)
-        and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)) is not None
-        and not Path(str(name)).exists()
-    )
+def base_commit(api: HfApi, base_model: str, trained_on: str | None = None) -> str:
+    """
+    The commit of a base that belongs with what was trained on it: the one it was trained on where that is known, and
+    else the one it has now.
 
-
-def shown_name(name: str) -> str:
-    """A name for readers elsewhere: of an absolute path its last part."""
-    return Path(name).name if Path(name).is_absolute() else name
-
-
-def _look_up_base(api: HfApi, base_model: str) -> tuple[str, int | None]:
+    Raises `ValueError` where it is not on the Hub.
+    """
     try:
-        revision = str(api.model_info(base_model).sha)
+        return str(api.model_info(base_model, revision=trained_on).sha)
+    except RevisionNotFoundError as error:
+        raise ValueError(
+            f"the base model {base_model!r} has no commit {trained_on} on the Hub, which this was trained on"
+        ) from error
     except RepositoryNotFoundError as error:
         raise ValueError(f"the base model {base_model!r} is not on the Hub: push it there first") from error
-    config = _download_json(api, base_model, "config.json", "model") or {}
+
+
+def _look_up_base(api: HfApi, base_model: str, trained_on: str | None) -> tuple[str, int | None]:
+    revision = base_commit(api, base_model, trained_on)
+    config = _download_json(api, base_model, "config.json", "model", revision) or {}
     return revision, config.get("vision_config", {}).get("image_size")
 
 
@@ -109,9 +112,12 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
-def _download_json(api: HfApi, repo_id: str, name: str, repo_type: str) -> dict[str, Any] | None:
+def _download_json(
+    api: HfApi, repo_id: str, name: str, repo_type: str, revision: str | None = None
+) -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return _read_json(Path(api.hf_hub_download(repo_id, name, repo_type=repo_type, local_dir=folder)))
+            path = api.hf_hub_download(repo_id, name, repo_type=repo_type, local_dir=folder, revision=revision)
+            return _read_json(Path(path))
         except EntryNotFoundError:
             return None

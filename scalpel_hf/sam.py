@@ -7,8 +7,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoConfig, SamModel
+from transformers.utils import cached_file
 
+from .loading import loading
 from .modeling.modeling_mobile_sam import MobileSamModel
+from .modeling.whole_weights import load_whole
+from .names import SNAPSHOT, is_hub_id, lasting_name
+
+OF_THE_HUB = ("revision", "cache_dir", "token", "local_files_only")
 
 
 def load_sam(name_or_path: str | Path, image_size: int | None = None, **kwargs: Any) -> SamModel:
@@ -25,32 +31,36 @@ def load_sam(name_or_path: str | Path, image_size: int | None = None, **kwargs: 
     if not name_or_path:
         raise ValueError("no base model given: name a folder or a repository on the Hub")
     name = str(name_or_path)
+    lasting, revision = lasting_name(name)
     try:
-        config = AutoConfig.from_pretrained(name, **kwargs)
+        with loading(name, "config.json"):
+            if is_hub_id(name):
+                kwargs["revision"] = revision = hub_commit(name, **kwargs)
+            config = AutoConfig.from_pretrained(name, **kwargs)
     except OSError as error:
         raise ValueError(
             f"{name!r} is neither a folder with a model nor a model that the Hub gives: "
             f"{str(error).strip().splitlines()[0]}"
         ) from error
-    if config.model_type == "mobile_sam":
-        sized = {} if image_size is None else {"image_size": image_size}
-        model = _load(MobileSamModel, name, **sized, **kwargs)
-    elif config.model_type == "sam":
-        model = _load(SamModel, name, **kwargs)
-        model = model if image_size is None else resize_sam(model, image_size)
-    else:
+    if config.model_type not in ("mobile_sam", "sam"):
         raise ValueError(f"{name} is a {config.model_type!r} model, not SAM's first version (`sam` or `mobile_sam`)")
+    with loading(name):
+        if config.model_type == "mobile_sam":
+            sized: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
+            model = load_whole(MobileSamModel.from_pretrained, name, **sized, **kwargs)
+        else:
+            model = load_whole(SamModel.from_pretrained, name, **kwargs)
+            model = model if image_size is None else resize_sam(model, image_size)
+    model.name_or_path = model.config.name_or_path = lasting
+    model.config._commit_hash = revision  # for `record_base`; it isn't saved
     return model.requires_grad_(False).eval()
 
 
-def _load(cls: type[SamModel], name: str, **kwargs: Any) -> SamModel:
-    model, found = cls.from_pretrained(name, output_loading_info=True, **kwargs)
-    if missing := sorted(found["missing_keys"]):
-        raise ValueError(
-            f"{name} lacks {len(missing)} weights of a {cls.__name__} (`{missing[0]}` is one): it isn't the model that "
-            "its configuration says"
-        )
-    return model
+def hub_commit(name: str, **kwargs: Any) -> str | None:
+    """The commit of a model on the Hub that `from_pretrained` takes with these arguments."""
+    config = cached_file(name, "config.json", **{key: kwargs[key] for key in OF_THE_HUB if key in kwargs})
+    found = SNAPSHOT.search(Path(config).as_posix()) if config else None
+    return found["revision"] if found else kwargs.get("revision")
 
 
 def resize_sam(model: SamModel, image_size: int) -> SamModel:

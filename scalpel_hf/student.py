@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForObjectDetection,
     AutoModelForSemanticSegmentation,
     PreTrainedConfig,
@@ -15,10 +14,12 @@ from transformers import (
 )
 
 from .files import as_umask_says
+from .loading import load_image_processor, loading
 from .modeling.configuration_scalpel_student import ScalpelStudentConfig, ScalpelStudentDetectionConfig
 from .modeling.image_processing_infrared import InfraredImageProcessor
 from .modeling.modeling_scalpel_student import ScalpelStudentBackbone, ScalpelStudentForSemanticSegmentation
 from .modeling.modeling_scalpel_student_detection import ScalpelStudentForObjectDetection
+from .modeling.whole_weights import check_numbers, check_weights, keys_that_differ, load_whole
 
 SIZE_DIVISOR = 32  # the coarsest stride of other models
 LABELS = {"segmentation": ["background", "target"], "detection": ["target"]}
@@ -36,8 +37,14 @@ class _Saved:
 
     @classmethod
     def from_pretrained(cls: type[S], name_or_path: str | Path, **kwargs: Any) -> S:
-        model = cls.auto_class.from_pretrained(str(name_or_path), **kwargs)
-        return cls(model.eval(), AutoImageProcessor.from_pretrained(str(name_or_path), **kwargs))
+        """
+        Load the model and its image processor from a folder or the Hub.
+
+        Raises `ValueError` for files that are damaged, of another kind, or without all of the model's weights.
+        """
+        with loading(name_or_path, "config.json"):
+            model = load_whole(cls.auto_class.from_pretrained, str(name_or_path), **kwargs)
+        return cls(model.eval(), load_image_processor(name_or_path, **kwargs))
 
     def save_pretrained(self, folder: str | Path) -> None:
         self.model.save_pretrained(str(folder))
@@ -77,7 +84,8 @@ class Detector(_Saved):
 
 def load_student(name_or_path: str | Path, **kwargs: Any) -> Student | Detector:
     """The student in a folder or repository, of the kind that its configuration says."""
-    config = AutoConfig.from_pretrained(str(name_or_path), **kwargs)
+    with loading(name_or_path, "config.json"):
+        config = AutoConfig.from_pretrained(str(name_or_path), **kwargs)
     is_detector = (config.architectures or [""])[0].endswith("ForObjectDetection")
     return (Detector if is_detector else Student).from_pretrained(name_or_path, **kwargs)
 
@@ -130,7 +138,8 @@ def new_student(
 def _any_model(auto_class: Any, name: str, labels: list[str]) -> PreTrainedModel:
     ids = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(name, **ids)
+        with loading(name, "config.json"):
+            config: PreTrainedConfig = AutoConfig.from_pretrained(name)
     except OSError as error:
         raise ValueError(
             f"{name!r} is neither a folder with a model nor a model that the Hub gives: "
@@ -138,7 +147,36 @@ def _any_model(auto_class: Any, name: str, labels: list[str]) -> PreTrainedModel
         ) from error
     if type(config) not in auto_class._model_mapping:
         raise ValueError(f"{name!r} is a {config.model_type!r} model, which {auto_class.__name__} doesn't know")
-    folder = Path(name)
-    if folder.is_dir() and not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
-        return auto_class.from_config(config)
-    return auto_class.from_pretrained(name, config=config, ignore_mismatched_sizes=True)
+    saved_as, classes = config.architectures or [], (config.num_labels, config.num_labels + 1)
+    with loading(name):
+        config = AutoConfig.from_pretrained(name, **ids)
+        if Path(name).is_dir() and not [*Path(name).glob("*.safetensors"), *Path(name).glob("*.bin")]:
+            return auto_class.from_config(config)
+        model, found = auto_class.from_pretrained(
+            name, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    missing, surplus, mismatched = keys_that_differ(found)
+    if not isinstance(model, ScalpelStudentBackbone) or type(model).__name__ not in saved_as:
+        surplus = []  # another head, or what a release of transformers has no use for
+    if type(model).__name__ not in saved_as:  # a head of its own starts afresh, which transformers says
+        missing = [key for key in missing if _in_body(model, key)]
+    check_weights(
+        f"{name} holds no whole {type(model).__name__}",
+        missing=missing,
+        surplus=surplus,
+        mismatched={key: shapes for key, shapes in mismatched.items() if not _of_other_classes(*shapes, classes)},
+    )
+    check_numbers(name, model.named_parameters())
+    return model
+
+
+def _in_body(model: PreTrainedModel, key: str) -> bool:
+    """Whether a weight is of the part that models with different heads share."""
+    if isinstance(model, ScalpelStudentBackbone):
+        return not key.startswith(("classifier.", "head."))
+    return key.startswith(f"{model.base_model_prefix}.")
+
+
+def _of_other_classes(there: tuple[int, ...], here: tuple[int, ...], classes: tuple[int, ...]) -> bool:
+    """Whether a weight's two shapes differ by the number of classes alone, of which there were so many in the file."""
+    return len(there) == len(here) and all(a in classes for a, b in zip(there, here, strict=True) if a != b)

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
 
+from .adapter.config import record_base
 from .adapter.layer import prompt_free_logits
 from .adapter.link import link_frames
 from .answer import Answer
-from .files import as_umask_says
+from .files import as_umask_says, read_json, write_json
+from .loading import ADAPTER_CONFIG, load_adapter, load_adapter_config, load_image_processor
 from .modeling.image_processing_infrared import InfraredImageProcessor, read_frame
 from .prefix_cache import FrozenPrefix, PrefixCache
 from .sam import load_sam
@@ -85,8 +87,18 @@ class Teacher:
         return cls(model.to(memory_format=torch.channels_last), processor, **kwargs)  # 7 % faster on a CPU
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the adapter (safetensors) and the processor; not the base model."""
+        """
+        Write the adapter (safetensors) and the processor; not the base model.
+
+        Of that adapter_config.json names the id on the Hub and the commit, or the folder by its absolute path.
+        """
+        for config in self.model.peft_config.values():
+            record_base(config, self.model.get_base_model())
         self.model.save_pretrained(str(folder))
+        config_file = Path(folder) / ADAPTER_CONFIG
+        content = read_json(config_file)
+        if isinstance(content["target_modules"], list):  # of other methods, which PEFT has in a set
+            write_json(config_file, {**content, "target_modules": sorted(content["target_modules"])})
         self.processor.save_pretrained(str(folder))
         as_umask_says(Path(folder), "*.safetensors")
 
@@ -223,12 +235,21 @@ def load_adapted(
         hub: for the adapter `revision` and `subfolder`, for both `cache_dir`, `token` and `local_files_only`.
     """
     name, of_both = str(name_or_path), {key: hub[key] for key in hub if key not in ("revision", "subfolder")}
-    config = PeftConfig.from_pretrained(name, **hub)
-    processor = InfraredImageProcessor.from_pretrained(name, **hub)
+    config, processor = load_adapter_config(name, **hub), load_image_processor(name, **hub)
+    if processor.sam_size is None:
+        raise ValueError(f"{name}: the image processor has no `sam_size`: it is a student's, not a teacher's")
     if base is None and config.revision:
         of_both["revision"] = config.revision
-    sam = load_sam(base or config.base_model_name_or_path, processor.sam_size, **of_both)
-    return PeftModel.from_pretrained(sam, name, **hub), processor
+    try:
+        sam = load_sam(base or config.base_model_name_or_path or "", processor.sam_size, **of_both)
+    except (OSError, ValueError) as error:
+        if base is not None:
+            raise
+        raise ValueError(
+            f"{name} can't be loaded without its base model, {config.base_model_name_or_path!r}: {error}; say where "
+            "that is, with `base=` in Python or the programs' flag `--base-model`"
+        ) from error
+    return load_adapter(sam, name, config, **hub), processor
 
 
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -134,6 +134,56 @@ def test_the_snippets_of_all_cards_answer_as_the_models_here(hub: HubServer, cli
         np.testing.assert_allclose(found["scores"], scores, **CLOSE)
 
 
+def test_a_base_that_moved_is_named_by_the_commit_trained_on(hub: HubServer, client: HfApi, tmp_path: Path) -> None:
+    """From the training to the pushed adapter and card; its repository has another commit by then."""
+    make_teacher(tmp_path, small_mobile_sam())
+    push_base(client, tmp_path, BASE)
+    trained_on = client.model_info(BASE).sha
+    code = f"""
+from peft import get_peft_model
+from scalpel_hf import ScalpelMoeConfig, load_sam
+for revision in (None, "main", "{trained_on}"):
+    base = load_sam("{BASE}", **({{}} if revision is None else {{"revision": revision}}))
+    config = get_peft_model(base, ScalpelMoeConfig()).peft_config["default"]
+    assert base.config._commit_hash == config.revision == "{trained_on}", (base.config._commit_hash, config.revision)
+    assert config.base_model_name_or_path == "{BASE}"
+"""
+    run_elsewhere(hub, code, tmp_path)
+    for file, values in (
+        ("adapter_config.json", {"base_model_name_or_path": BASE, "revision": trained_on}),
+        ("metrics.json", {"base_revision": trained_on}),
+    ):
+        content = json.loads((tmp_path / "teacher" / file).read_text())
+        if file == "metrics.json":
+            content["arguments"]["base_model"] = BASE
+        (tmp_path / "teacher" / file).write_text(json.dumps({**content, **values}))
+    client.upload_file(path_or_fileobj=b"moved", path_in_repo="note.txt", repo_id=BASE)
+    assert client.model_info(BASE).sha != trained_on
+    push_run(tmp_path / "teacher", TEACHER)
+    config = json.loads(download(client, TEACHER, "adapter_config.json", tmp_path).read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == (BASE, trained_on)
+    assert ModelCard.load(download(client, TEACHER, "README.md", tmp_path)).data.base_model_revision == trained_on
+    config["revision"] = "f" * 40
+    (tmp_path / "teacher" / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"has no commit f+ on the Hub, which this was trained on"):
+        push_run(tmp_path / "teacher", TEACHER)
+
+
+def test_a_pushed_data_set_names_no_path_of_its_teacher(hub: HubServer, client: HfApi, tmp_path: Path) -> None:
+    rows = make_labelled(make_teacher(tmp_path, small_mobile_sam()), tmp_path, str(tmp_path / "runs" / "teacher"))
+    assert {teacher["repo"] for teacher in rows["teacher"] if teacher} == {"teacher"}
+    for name in (str(tmp_path / "runs" / "teacher"), "../../home_of_someone/runs/teacher"):  # of an earlier version
+
+        def named(row: dict, name: str = name) -> dict:
+            return {"teacher": row["teacher"] and {**row["teacher"], "repo": name}}
+
+        push_dataset(rows.map(named, features=rows.features, keep_in_memory=True), DATASET)
+        (file,) = [file for file in client.list_repo_files(DATASET, repo_type="dataset") if file.endswith(".parquet")]
+        back = datasets.Dataset.from_parquet(str(download(client, DATASET, file, tmp_path, "dataset")))
+        assert {teacher["repo"] for teacher in back["teacher"] if teacher} == {"teacher"}
+        assert back.features["teacher"] == rows.features["teacher"]
+
+
 def test_a_push_is_one_commit_of_what_belongs_there(
     hub: HubServer, client: HfApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

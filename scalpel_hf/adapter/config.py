@@ -5,9 +5,11 @@ from enum import Enum
 from typing import Any
 
 from peft import PeftConfig
+from torch import nn
 
 from scalpel_hf.modeling.configuration_scalpel_sam import LEVELS, OPERATOR_SCALES
 from scalpel_hf.modeling.moe import NOISE_FLOOR, OPERATORS
+from scalpel_hf.names import lasting_name
 
 MASK_GRIDS = ("frame", "base")
 
@@ -76,10 +78,27 @@ class ScalpelMoeConfig(PeftConfig):
         # The experts' order is part of the weights' meaning, and JSON files are written with sorted keys.
         self.scales = {name: self.scales[name] for name in OPERATOR_SCALES if name in self.scales}
 
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as it is saved, the same for equal ones: sets have another order in every process."""
+        return {key: sorted(value) if isinstance(value, set) else value for key, value in super().to_dict().items()}
+
     @property
     def operator_scales(self) -> dict[str, list[float]]:
         """The scales of the pixel level; empty when that level is off."""
         return self.scales if "pixel" in self.levels else {}
+
+
+def record_base(config: PeftConfig, base: nn.Module) -> None:
+    """
+    Write into an adapter's configuration which base it was made on: a name that loads it from any working directory,
+    and its commit where `load_sam` or the name tells it.
+    """
+    if not config.base_model_name_or_path:
+        return
+    name, revision = lasting_name(config.base_model_name_or_path)
+    config.base_model_name_or_path = name
+    if config.revision is None and lasting_name(getattr(base, "name_or_path", ""))[0] == name:
+        config.revision = revision or getattr(base.config, "_commit_hash", None)
 
 
 def _check(config: ScalpelMoeConfig) -> None:

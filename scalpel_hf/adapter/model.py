@@ -5,8 +5,9 @@ import torch
 from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
 from torch import Tensor, nn
+from transformers import SamModel
 
-from .config import ScalpelMoeConfig, ScalpelPeftType
+from .config import ScalpelMoeConfig, ScalpelPeftType, record_base
 from .layer import MaskLevelLayer, ScalpelMoeLayer, TokenLevelLayer
 
 
@@ -56,11 +57,13 @@ class ScalpelMoeModel(BaseTuner):
             raise ValueError(
                 "this is a PeftModel already: adapt its base model, `get_base_model()`, or add to it with `add_adapter`"
             )
-        if not all(hasattr(self.model, name) for name in ("vision_encoder", "prompt_encoder", "mask_decoder")):
+        if not isinstance(self.model, SamModel) or hasattr(self.model, "mask_level"):
+            # Later versions have these parts too, and other data between them: their forward pass would break.
             raise ValueError(
-                f"ScalpelMoeConfig adapts Segment Anything models (`SamModel`, `MobileSamModel`), not "
-                f"{type(self.model).__name__}: it needs a vision encoder, a prompt encoder and a mask decoder"
+                "ScalpelMoeConfig adapts Segment Anything models of the first version (`SamModel`, `MobileSamModel`), "
+                f"not {type(self.model).__name__}"
             )
+        record_base(peft_config, self.model)
         for name in peft_config.modules_to_save or []:
             self._check_module_to_save(name, "mask" in peft_config.levels)
         if peft_config.target_modules is None:

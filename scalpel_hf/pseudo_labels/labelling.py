@@ -14,6 +14,7 @@ from scalpel_hf.data.image_cells import stored_cells, undecoded
 from scalpel_hf.data.masks import read_target
 from scalpel_hf.data.names import check_names
 from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.names import shown_name
 from scalpel_hf.version import __version__
 
 from .calibration import Calibration
@@ -113,7 +114,7 @@ def key_of(settings: Any) -> str:
 def provenance_of(teacher: Any, rules: Rules, name: str, revision: str | None) -> dict[str, Any]:
     """What the `teacher` column says."""
     return {
-        "repo": name,
+        "repo": shown_name(name),
         "revision": revision,
         "fingerprint": teacher.fingerprint(),
         "threshold": rules.threshold,

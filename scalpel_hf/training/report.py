@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from scalpel_hf.files import write_json
+from scalpel_hf.names import shown_name
 
 from .arguments import LoopArguments
 
@@ -20,18 +21,25 @@ METRICS_FILE = "metrics.json"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scalpel-hf")
 
 
-def write_metrics(args: LoopArguments, outcome: dict[str, Any], metrics: dict[str, dict[str, float]]) -> Path:
+def write_metrics(
+    args: LoopArguments,
+    outcome: dict[str, Any],
+    metrics: dict[str, dict[str, float]],
+    base_revision: str | None = None,
+) -> Path:
     """
     Write `metrics.json` into the run's folder.
 
     Keys: `metrics` (by split, with their threshold and matching radius), `training` (steps, seconds, last losses, best
-    step), `arguments`, `command`, `commit` and `machine`. Paths are as they were given, so that the run can be repeated
-    here; [`without_local_paths`] is what others get.
+    step), `arguments`, `base_revision` (the base's commit, where it came from the Hub), `command`, `commit` and
+    `machine`. Paths are as they were given, so that the run can be repeated here; [`without_local_paths`] is what
+    others get.
     """
     record = {
         "metrics": metrics,
         "training": outcome,
         "arguments": asdict(args),
+        "base_revision": base_revision,
         "command": shlex.join(sys.argv),
         "commit": _commit(),
         "machine": {
@@ -48,22 +56,24 @@ def write_metrics(args: LoopArguments, outcome: dict[str, Any], metrics: dict[st
 
 
 def without_local_paths(record: dict[str, Any]) -> dict[str, Any]:
-    """The record for readers elsewhere: of every absolute path in it, and in its command, the last part alone."""
+    """The record for readers elsewhere: of every path in it, and in its command, that begins outside the
+    working directory the last part alone."""
     command = shlex.join(map(_shown, shlex.split(record["command"])))
-    return {**{key: _walk(value) for key, value in record.items()}, "command": command}
+    return {**{key: shown_values(value) for key, value in record.items()}, "command": command}
 
 
-def _walk(value: Any) -> Any:
+def shown_values(value: Any) -> Any:
+    """Nested lists and dicts with every path in them as [`shown_name`] has it."""
     if isinstance(value, dict):
-        return {key: _walk(item) for key, item in value.items()}
+        return {key: shown_values(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_walk(item) for item in value]
+        return [shown_values(item) for item in value]
     return _shown(value) if isinstance(value, str) else value
 
 
 def _shown(text: str) -> str:
     flag, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
-    return flag + equals + (Path(value).name if Path(value).is_absolute() else value)
+    return flag + equals + shown_name(value)
 
 
 def _commit() -> str | None:

@@ -53,6 +53,17 @@ def test_names_that_are_no_paths_of_this_machine_stay() -> None:
     assert without_local_paths(record) == record
 
 
+@pytest.mark.parametrize("outside", ["../../home_of_someone/data", "~/data", "/home/someone/data", "a/../../data"])
+def test_paths_outside_the_working_directory_are_not_shown(outside: str) -> None:
+    record = {
+        "arguments": {"dataset": outside, "operators": [outside], "inner": {"base_model": outside}},
+        "command": f"recipes/distill.py --dataset {outside} --cache_dir={outside}",
+    }
+    shown = without_local_paths(record)
+    assert shown["arguments"] == {"dataset": "data", "operators": ["data"], "inner": {"base_model": "data"}}
+    assert shown["command"] == "recipes/distill.py --dataset data --cache_dir=data"
+
+
 def test_neither_the_pushed_record_nor_the_card_has_local_paths(
     tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,165 @@
+"""Fill the marked tables of the README and docs/ from the JSON files under results/.
+
+    python scripts/render_results.py
+
+A table stands between two comments, the first of which names a folder of results:
+
+    <!-- table: results/teacher/nuaa; teacher - student -->
+    <!-- end of table -->
+
+It has a row for each model, with the mean of its seeds, and one for each difference asked for, with what 95 % of draws
+of frames and seeds make of it. `results/teacher`, a folder of data sets, gives the rows of each. A file is called
+`ARM-SEED.json`, with `arm`, `dataset`, `seed`, `seconds`, `commit`, `machine`, `metrics`, and `counts` on every frame.
+With `--check` nothing is written, and a table that isn't what the files say is an error.
+"""
+
+import argparse
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scalpel_hf.cli.program import run_program
+from scalpel_hf.comparison import COUNTS, DRAWS, bootstrap_differences, figures_of_counts
+from scalpel_hf.evaluation import mean_and_deviation
+from scalpel_hf.files import read_json, read_text, write_text
+from scalpel_hf.markdown import escape
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = {"iou": ("IoU %", 100.0), "niou": ("nIoU %", 100.0), "pd": ("Pd %", 100.0), "fa": ("Fa 1e-6", 1.0)}
+TABLE = re.compile(r"^<!-- table: (.*?) -->\n(.*?)^<!-- end of table -->$", re.DOTALL | re.MULTILINE)
+NOTHING = "*Not measured yet.*"
+KEYS = {"arm", "dataset", "seed", "seconds", "commit", "machine", "metrics", "counts"}
+
+Runs = dict[str, list[dict[str, Any]]]  # by arm, in the order of seeds
+
+
+def documents(root: Path = ROOT) -> list[Path]:
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+
+
+def render(text: str, root: Path = ROOT) -> str:
+    """The document with each marked table as the files under `root` have it."""
+    if len(re.findall("^<!-- table:", text, re.MULTILINE)) != len(TABLE.findall(text)):
+        raise ValueError("a table has no line `<!-- end of table -->`")
+    return TABLE.sub(lambda found: f"<!-- table: {found[1]} -->\n{_table(found[1], root)}\n<!-- end of table -->", text)
+
+
+def _table(asked: str, root: Path) -> str:
+    name, *pairs = (part.strip() for part in asked.split(";"))
+    differences = [tuple(arm.strip() for arm in pair.split(" - ")) for pair in pairs]
+    if any(len(pair) != 2 for pair in differences):
+        raise ValueError(f"{asked!r}: a difference is two models with ` - ` between them")
+    folder = root / name
+    folders = [folder] if any(folder.glob("*.json")) else sorted(path for path in folder.glob("*/") if path.is_dir())
+    if not folders:
+        return NOTHING
+    runs = [read_runs(folder) for folder in folders]
+    several = len(runs) > 1
+    head = [*(["data"] if several else []), "", "seeds", *(title for title, _ in COLUMNS.values()), "training, s"]
+    lines = [_row(head), _row(["---"] * len(head))]
+    for folder, arms in zip(folders, runs, strict=True):
+        rows = [*_rows_of_arms(arms), *_rows_of_differences(arms, differences, folder)]
+        lines += [_row([*([escape(folder.name)] if several else []), *row]) for row in rows]
+    return "\n".join([*lines, "", _note([run for arms in runs for seeds in arms.values() for run in seeds])])
+
+
+def read_runs(folder: Path) -> Runs:
+    """The folder's runs by arm; a file whose figures aren't those of its counts is an error."""
+    runs: Runs = {}
+    for path in sorted(folder.glob("*.json")):
+        run = read_json(path)
+        if missing := KEYS - set(run):
+            raise ValueError(f"{path}: has no {', '.join(sorted(missing))}")
+        if path.stem != f"{run['arm']}-{run['seed']}":
+            raise ValueError(f"{path}: is of {run['arm']}, seed {run['seed']}, which its name doesn't say")
+        if run["counts"]["columns"] != list(COUNTS):
+            raise ValueError(f"{path}: the columns of its counts are not {', '.join(COUNTS)}")
+        figures = _figures(_counts([run]))[0]
+        if not np.allclose([run["metrics"][name] for name in COLUMNS], figures, rtol=1e-6, atol=1e-9):
+            raise ValueError(f"{path}: its metrics are not those of its counts")
+        runs.setdefault(run["arm"], []).append(run)
+    frames = {len(run["counts"]["frames"]) for seeds in runs.values() for run in seeds}
+    if len(frames) > 1:
+        raise ValueError(f"{folder}: its runs were measured on {' and '.join(map(str, sorted(frames)))} frames")
+    return {arm: sorted(seeds, key=lambda run: run["seed"]) for arm, seeds in runs.items()}
+
+
+def _counts(runs: list[dict[str, Any]]) -> np.ndarray:
+    return np.array([run["counts"]["frames"] for run in runs], dtype=np.int64)
+
+
+def _figures(counts: np.ndarray) -> np.ndarray:
+    """`(seeds, 4)` over all frames."""
+    return figures_of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0]
+
+
+def _rows_of_arms(arms: Runs) -> Iterable[list[str]]:
+    for arm, runs in arms.items():
+        figures = zip(COLUMNS.values(), _figures(_counts(runs)).T, strict=True)
+        cells = [mean_and_deviation([unit * float(value) for value in values]) for (_, unit), values in figures]
+        yield [
+            escape(arm),
+            ", ".join(str(run["seed"]) for run in runs),
+            *cells,
+            f"{np.mean([run['seconds'] for run in runs]):.0f}",
+        ]
+
+
+def _rows_of_differences(arms: Runs, pairs: list[tuple[str, ...]], folder: Path) -> Iterable[list[str]]:
+    for pair in pairs:
+        if unknown := set(pair) - set(arms):
+            raise ValueError(f"{folder}: has no run of {', '.join(sorted(unknown))}")
+        first, second = (_counts(arms[arm]) for arm in pair)
+        means = _figures(first).mean(0) - _figures(second).mean(0)
+        low, high = np.percentile(bootstrap_differences(first, second), [2.5, 97.5], axis=0)
+        cells = [
+            f"{unit * mean:+.1f} ({unit * least:+.1f} to {unit * most:+.1f})"
+            for (_, unit), mean, least, most in zip(COLUMNS.values(), means, low, high, strict=True)
+        ]
+        yield [" less ".join(escape(arm) for arm in pair), "", *cells, ""]
+
+
+def _note(runs: list[dict[str, Any]]) -> str:
+    frames = sorted({len(run["counts"]["frames"]) for run in runs})
+    commits = sorted({str(run["commit"])[:12] for run in runs})
+    machines = sorted({_machine(run["machine"]) for run in runs})
+    return (
+        f"Mean ± standard deviation over seeds, on {' and '.join(map(str, frames))} frames; in brackets what 95 % of\n"
+        f"{DRAWS:,} draws of frames and seeds give. Measured at {', '.join(commits)} on {', '.join(machines)}."
+    )
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    return escape(machine["accelerator"] or f"{machine['cpus']} CPU cores with {machine['cpu_capability']}")
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; an error if a table differs")
+    args = parser.parse_args(argv)
+
+    stale = []
+    for path in documents(root):
+        text = read_text(path)
+        try:
+            rendered = render(text, root)
+        except ValueError as error:
+            raise ValueError(f"{path.relative_to(root)}: {error}") from error
+        if rendered != text:
+            stale.append(str(path.relative_to(root)))
+            if not args.check:
+                write_text(path, rendered)
+    if stale and args.check:
+        raise ValueError(f"tables are not those of results/ in {', '.join(stale)}: run scripts/render_results.py")
+    print("\n".join(stale) or "every table is up to date")
+
+
+if __name__ == "__main__":
+    run_program(main)

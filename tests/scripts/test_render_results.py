@@ -1,0 +1,135 @@
+"""Tables of the documents are what results/ holds; the renderer on made-up runs, which stay in a temporary folder."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scalpel_hf.comparison import COUNTS, bootstrap_differences, figures_of_counts
+from scripts.render_results import NOTHING, documents, main, render
+
+MACHINE = {"cpus": 2, "cpu_capability": "AVX2", "accelerator": None}
+
+
+def write_run(folder: Path, name: str, seed: int, frames: int = 20, **changed: object) -> np.ndarray:
+    generator = np.random.default_rng([seed, len(name)])
+    counts = generator.integers([5, 20, 1, 0, 0, 1000], [20, 40, 3, 2, 9, 1001], size=(frames, len(COUNTS)))
+    iou, niou, pd, fa = figures_of_counts(counts[None], np.ones((1, frames), dtype=np.int64))[0, 0].tolist()
+    record = {
+        "arm": name,
+        "dataset": folder.name,
+        "seed": seed,
+        "seconds": 100.0 + seed,
+        "commit": "0123456789abcdef",
+        "machine": MACHINE,
+        "metrics": {"iou": iou, "niou": niou, "pd": pd, "fa": fa, "n_images": frames},
+        "counts": {"columns": list(COUNTS), "frames": counts.tolist()},
+    } | changed
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}-{seed}.json").write_text(json.dumps(record))
+    return counts
+
+
+def marked(asked: str, content: str = "") -> str:
+    return f"# Title\n\n<!-- table: {asked} -->\n{content}<!-- end of table -->\n\nText.\n"
+
+
+def cells(text: str, start: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_documents_show_what_the_results_say() -> None:
+    """A figure changed by hand, or a run that isn't rendered yet, fails here: run scripts/render_results.py."""
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        assert render(text) == text, f"{path}: run scripts/render_results.py"
+
+
+def test_a_row_has_the_mean_and_the_spread_of_its_seeds(tmp_path: Path) -> None:
+    folder = tmp_path / "results/x/sea"
+    figures = []
+    for seed in range(3):
+        counts = write_run(folder, "teacher", seed)
+        figures.append(figures_of_counts(counts[None], np.ones((1, 20), dtype=np.int64))[0, 0])
+    text = render(marked("results/x/sea"), tmp_path)
+    row = cells(text, "teacher")
+    assert row[:2] == ["teacher", "0, 1, 2"] and row[-1] == "101"
+    for cell, mean, deviation, unit in zip(
+        row[2:6], np.mean(figures, 0), np.std(figures, 0, ddof=1), (100, 100, 100, 1), strict=True
+    ):
+        assert cell == f"{unit * mean:.1f} ± {unit * deviation:.1f}"
+    assert "on 20 frames" in text and "0123456789ab on 2 CPU cores with AVX2" in text
+    assert text.endswith("<!-- end of table -->\n\nText.\n")
+
+
+def test_a_single_seed_has_no_spread(tmp_path: Path) -> None:
+    write_run(tmp_path / "results/x", "student", 4)
+    assert "±" not in " ".join(cells(render(marked("results/x"), tmp_path), "student"))
+
+
+def test_a_difference_has_its_bootstrap_interval(tmp_path: Path) -> None:
+    folder = tmp_path / "results/x/sea"
+    first, second = (np.stack([write_run(folder, arm, seed) for seed in range(2)]) for arm in ("teacher", "small-net"))
+    row = cells(render(marked("results/x/sea; teacher - small-net"), tmp_path), "teacher less small-net")
+    low, high = np.percentile(bootstrap_differences(first, second)[:, 0], [2.5, 97.5])
+    every = np.ones((1, 20), dtype=np.int64)
+    mean = (figures_of_counts(first, every) - figures_of_counts(second, every))[:, 0, 0].mean()
+    assert row[2] == f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def test_a_folder_of_data_sets_gives_the_rows_of_each(tmp_path: Path) -> None:
+    write_run(tmp_path / "results/x/sea", "teacher", 0)
+    write_run(tmp_path / "results/x/sky", "teacher", 0, frames=7)
+    text = render(marked("results/x"), tmp_path)
+    assert cells(text, "sea")[1] == cells(text, "sky")[1] == "teacher"
+    assert "on 7 and 20 frames" in text
+
+
+def test_rendering_again_changes_nothing(tmp_path: Path) -> None:
+    write_run(tmp_path / "results/x", "teacher", 0)
+    once = render(marked("results/x", "old\n"), tmp_path)
+    assert "old" not in once and render(once, tmp_path) == once
+
+
+def test_a_figure_altered_by_hand_is_found(tmp_path: Path) -> None:
+    write_run(tmp_path / "results/x", "teacher", 0)
+    (tmp_path / "README.md").write_text(marked("results/x"))
+    main([], tmp_path)
+    main(["--check"], tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    figure = cells(text, "teacher")[2]
+    (tmp_path / "README.md").write_text(text.replace(figure, f"{float(figure) + 0.1:.1f}", 1))
+    with pytest.raises(ValueError, match=r"README\.md: run"):
+        main(["--check"], tmp_path)
+
+
+def test_without_runs_it_says_so(tmp_path: Path) -> None:
+    assert NOTHING in render(marked("results/x"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"metrics": {"iou": 0.9, "niou": 0.5, "pd": 1.0, "fa": 0.0}}, "not those of its counts"),
+        ({"arm": "student"}, "is of student"),
+        ({"counts": {"columns": ["n_union"], "frames": []}}, "columns"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_an_error(tmp_path: Path, changed: dict[str, object], message: str) -> None:
+    write_run(tmp_path / "results/x", "teacher", 0, **changed)
+    with pytest.raises(ValueError, match=message) as error:
+        render(marked("results/x"), tmp_path)
+    assert "teacher-0.json" in str(error.value)
+
+
+def test_what_cannot_be_compared_is_an_error(tmp_path: Path) -> None:
+    write_run(tmp_path / "results/x", "teacher", 0)
+    with pytest.raises(ValueError, match="no run of student"):
+        render(marked("results/x; teacher - student"), tmp_path)
+    write_run(tmp_path / "results/x", "student", 0, frames=9)
+    with pytest.raises(ValueError, match="9 and 20 frames"):
+        render(marked("results/x"), tmp_path)
+    with pytest.raises(ValueError, match="end of table"):
+        render("<!-- table: results/x -->\n", tmp_path)

@@ -94,11 +94,7 @@ class _Exported:
             yield tile, self.graph.run(x[None, None], (offset, scale) if inside else None)
 
     def _threshold(self, threshold: float | None) -> float:
-        if threshold is None:
-            return self.config.threshold
-        if not is_number(threshold) or not 0 <= threshold <= 1:
-            raise ValueError(f"the threshold is a probability from 0 to 1, got {threshold}")
-        return threshold
+        return self.config.threshold if threshold is None else check_threshold(threshold)
 
 
 class OnnxStudent(_Exported):
@@ -149,6 +145,13 @@ def load_exported(
     of `from_pretrained`."""
     path, config = _find(name_or_path, file, revision)
     return (OnnxDetector if config.task == "detection" else OnnxStudent)(path, config, **kwargs)
+
+
+def check_threshold(threshold: float) -> float:
+    """The threshold, if it is a probability; else `ValueError`."""
+    if not is_number(threshold) or not 0 <= threshold <= 1:
+        raise ValueError(f"the threshold is a probability from 0 to 1, got {threshold}")
+    return threshold
 
 
 def _in_the_core(

@@ -1,5 +1,7 @@
 import copy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,24 @@ def test_tiles_give_what_the_whole_frame_gives(kind: str, request: pytest.Fixtur
     answer, expected = tiled.probabilities(pixels), exported.probabilities(pixels)
     assert expected.std() > 0.01
     np.testing.assert_allclose(answer, expected, atol=1e-5 if kind != "int8" else 0.02)
+
+
+MEASURE = """
+import resource, numpy as np
+from scalpel_hf.runtime import load_exported
+student = load_exported(FOLDER, threads=1)
+frame = np.zeros((6000, 6000), np.uint16)
+frame[::7, ::5] = 9
+assert student.detect(frame).mask.shape == frame.shape
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+"""
+
+
+@pytest.mark.slow
+def test_a_large_frame_takes_less_than_a_gigabyte(inside: OnnxStudent) -> None:
+    code = MEASURE.replace("FOLDER", repr(str(inside.graph.path.parent)))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1
 
 
 def test_outputs_vary(inside: OnnxStudent) -> None:

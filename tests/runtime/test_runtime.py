@@ -136,15 +136,3 @@ def test_command_on_a_video(tmp_path: Path) -> None:
     main([str(write_student(tmp_path)), str(video), "--out", str(tmp_path / "boxes.jsonl")])
     lines = [json.loads(line) for line in (tmp_path / "boxes.jsonl").read_text().splitlines()]
     assert [line["boxes"] for line in lines] == [TARGETS] * 3
-
-
-def test_a_stream_that_breaks_leaves_the_old_file(tmp_path: Path) -> None:
-    (tmp_path / "frames").mkdir()
-    Image.fromarray(frame_with_targets()).save(tmp_path / "frames" / "a.png")
-    (tmp_path / "frames" / "b.png").write_bytes(b"broken")
-    out = tmp_path / "boxes.jsonl"
-    out.write_text("of yesterday")
-    with pytest.raises(OSError, match=r"b\.png"):
-        main([str(write_student(tmp_path)), str(tmp_path / "frames"), "--out", str(out)])
-    assert out.read_text() == "of yesterday"
-    assert sorted(p.name for p in tmp_path.glob("boxes*")) == ["boxes.jsonl"]

@@ -1,0 +1,96 @@
+"""Lines of JSON that are there as soon as they are written, whatever ends the program."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from scalpel_hf.files import DiskFullError, is_disk_full
+
+try:
+    import fcntl
+except (
+    ImportError
+):  # Windows, where a file that one program writes can't be opened for the same by another's --overwrite
+    fcntl = None  # type: ignore[assignment]
+
+
+class JsonLines:
+    """
+    A file of JSON lines, or standard output, to which each line is appended whole.
+
+    The file is made with the first line, so that a program that finds nothing to do leaves what was there. It is one
+    program's: another that would write to it gets an error.
+
+    Args:
+        path: of the file; standard output by default.
+        overwrite: whether a file that is there is replaced.
+
+    Raises `FileExistsError` where the file is there and isn't to be replaced, `ValueError` where another program writes
+    to it, and `DiskFullError` where a line has no room, the lines before it being kept.
+    """
+
+    def __init__(self, path: Path | None, overwrite: bool = False):
+        self.path, self.overwrite = path, overwrite
+        self.count = self.end = 0  # lines, and the bytes that they take
+        self._file: int | None = None
+        if path is not None and path.exists() and not path.is_file():
+            raise ValueError(f"{path} is no file: choose another `--out`")
+        if path is not None and path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists: choose another `--out`, or replace it by `--overwrite`")
+
+    def __enter__(self) -> "JsonLines":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._file is not None:
+            os.close(self._file)
+
+    def write(self, content: Any) -> None:
+        """Append one line; it is in the file, or with who reads standard output, when this returns."""
+        line = json.dumps(content, allow_nan=False) + "\n"
+        if self.path is None:
+            print(line, end="", flush=True)
+        else:
+            self._append(line.encode())
+        self.count += 1
+
+    def _append(self, line: bytes) -> None:
+        if self._file is None:
+            self._file = self._opened()
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._file, line[written:])
+        except BaseException as error:  # no half of a line stays
+            os.ftruncate(self._file, self.end)
+            if is_disk_full(error):
+                raise DiskFullError(
+                    f"there is no room for {self.path}: {self.count} lines are in it, all whole"
+                ) from error
+            raise
+        self.end += len(line)
+
+    def _opened(self) -> int:
+        assert self.path is not None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        try:
+            file = os.open(self.path, flags if self.overwrite else flags | os.O_EXCL, 0o666)
+        except FileExistsError as error:
+            raise FileExistsError(f"{self.path} was made by another program since this one began") from error
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(file)
+                raise ValueError(f"another program writes to {self.path}: choose another `--out`") from error
+        os.ftruncate(file, 0)
+        return file
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Print to standard error, where progress and what went wrong are told."""
+    print(text, end=end, file=sys.stderr, flush=True)

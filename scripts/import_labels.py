@@ -17,15 +17,18 @@ from scalpel_hf import formats
 from scalpel_hf.cli.mask_options import add_mask_options
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import LabelBudget, MaskValues, load_prepared
-from scalpel_hf.files import whole_folder
+from scalpel_hf.files import read_text, whole_folder
 
 BUDGET_FILE = "label_budget.json"  # as scripts/prepare.py calls it
 
 
 def read_names(path: Path) -> set[str]:
     """The first column of a list such as scripts/plan_labels.py writes: a name a line, `#` starts a comment."""
-    lines = (line.split("\t")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
-    return {line for line in lines if line and not line.startswith("#")}
+    lines = (line.split("\t")[0].strip() for line in read_text(path).splitlines())
+    names = {line for line in lines if line and not line.startswith("#")}
+    if not names:
+        raise ValueError(f"{path} names no frame")
+    return names
 
 
 def write(loaded: datasets.Dataset | datasets.DatasetDict, train: datasets.Dataset, out: Path) -> None:
@@ -66,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         read = formats.read_coco if args.format == "coco" else formats.read_label_studio
         labels = read(args.labels, args.category)
-    labelled = formats.import_human_labels(rows, labels, args.only and read_names(args.only))
+    labelled = formats.import_human_labels(rows, labels, read_names(args.only) if args.only else None)
     if isinstance(loaded, datasets.DatasetDict):
         loaded[args.split] = labelled
     else:

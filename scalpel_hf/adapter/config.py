@@ -11,6 +11,7 @@ from scalpel_hf.modeling.configuration_scalpel_sam import LEVELS, OPERATOR_SCALE
 from scalpel_hf.modeling.moe import NOISE_FLOOR, OPERATORS
 from scalpel_hf.names import lasting_name
 
+MOST_REPEATS = 4  # of a regular expression over names of some 100 characters
 MASK_GRIDS = ("frame", "base")
 
 
@@ -134,6 +135,22 @@ def _check_modules(name: str, value: Any) -> None:
     if not (value is None or names or (isinstance(value, str) and name != "modules_to_save")):
         what = "a list of names" if name == "modules_to_save" else "a list of names or a regular expression"
         raise ValueError(f"`{name}` must be {what}, got {value!r}")
+    if isinstance(value, str):
+        _check_pattern(name, value)
+
+
+def _check_pattern(name: str, pattern: str) -> None:
+    """A regular expression may come with somebody's adapter: it must be one, and one that ends in time."""
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"`{name}` is not a regular expression: {error} in {pattern!r}") from None
+    bare = re.sub(r"\\.|\[\]?[^\]]*\]", "c", pattern)  # without escapes and sets, whose characters mean themselves
+    if re.search(r"\)[*+{]", bare) or len(re.findall(r"[*+{]", bare)) > MOST_REPEATS:
+        raise ValueError(
+            f"`{name}` may take for ever: a repeated group, or more than {MOST_REPEATS} repeats, in {pattern!r}; list "
+            "the modules' names instead"
+        )
 
 
 def _check_scales(scales: Any) -> None:
@@ -159,10 +176,7 @@ def _check_levels(config: ScalpelMoeConfig) -> None:
     if "pixel" in levels and not config.scales:
         raise ValueError("`scales` is empty: name operators, or leave `pixel` out of `levels`")
     if isinstance(blocks, str):
-        try:
-            re.compile(blocks)
-        except re.error as error:
-            raise ValueError(f"`blocks` is not a regular expression: {error} in {blocks!r}") from None
+        _check_pattern("blocks", blocks)
     elif isinstance(blocks, list | tuple | set):
         if not blocks or not all(isinstance(name, str) for name in blocks):
             raise ValueError(f"`blocks` must be a non-empty list of names, got {blocks}")

@@ -16,8 +16,8 @@ from scalpel_hf.files import whole_folder
 
 from .coco_masks import decode_annotation
 from .frames import IGNORE, TARGET, AnyDataset, Frame, labelled_frames
-from .human_labels import HumanLabel, LabelFileError, image_size, read_json, stem
-from .polygons import corners_are_centres, read_polygons
+from .human_labels import HumanLabel, LabelFileError, image_size, read_labels, stem
+from .polygons import can_be_centres, corners_are_centres, read_polygons
 
 CATEGORIES = [{"id": 1, "name": TARGET, "supercategory": TARGET}, {"id": 2, "name": IGNORE, "supercategory": IGNORE}]
 ANNOTATIONS = "annotations.json"
@@ -77,7 +77,7 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
     contradicts.
     """
     codec, path = _mask_codec(), Path(path)
-    content = read_json(path)
+    content = read_labels(path)
     lists = ("images", "annotations")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in lists):
         raise LabelFileError(f"{path}: not a COCO file, which has the lists `images` and `annotations`")
@@ -99,7 +99,7 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
         for annotation in of_image[number]:
             pixels = open_pixels if annotation.get("category_id") in ignored else mask
             with _named(f"{path}, annotation {annotation['id']}"):
-                pixels |= decode_annotation(annotation, sizes[number], codec, centres[annotation["id"]])
+                pixels |= decode_annotation(annotation, sizes[number], codec, centres.get(annotation["id"], False))
         yield HumanLabel(stem(image["file_name"]), mask, _origin(image, path), open_pixels)
     if unchecked := len(images) - len(checked):
         warnings.warn(
@@ -211,17 +211,17 @@ def _corners_are_centres(
     codec: ModuleType,
 ) -> dict[int | str, bool]:
     """
-    Of each annotation, by its id, whether its polygons' corners are pixels' centres.
+    Of the annotations whose polygons' corners can be pixels' centres, by their ids, whether they are.
 
     One that doesn't say is as the others of its file are.
     """
     says: dict[int | str, bool | None] = {}
     for number, some in annotations.items():
         for annotation in some:
-            segmentation = annotation.get("segmentation")
             with _named(f"{path}, annotation {annotation['id']}"):
-                polygons = read_polygons(segmentation, sizes[number]) if isinstance(segmentation, list) else []
-                says[annotation["id"]] = corners_are_centres(annotation, polygons, sizes[number], codec)
+                polygons = read_polygons(annotation.get("segmentation"), sizes[number])
+                if can_be_centres(polygons):
+                    says[annotation["id"]] = corners_are_centres(annotation, polygons, sizes[number], codec)
     found = Counter(says.values())
     if found[True]:
         warnings.warn(

@@ -1,7 +1,6 @@
 """Labels that people drew or corrected elsewhere, as `label_source: human` in a data set that exists already."""
 
 import hashlib
-import json
 import math
 import zlib
 from collections.abc import Collection, Iterable
@@ -17,13 +16,28 @@ from scalpel_hf.data.image_cells import image_columns, stored_cell, undecoded
 from scalpel_hf.data.masks import IGNORED, TARGET
 from scalpel_hf.data.names import FrameNames, UnknownNameError
 from scalpel_hf.data.objects import encode_png, objects_from_mask
+from scalpel_hf.files import read_json
 from scalpel_hf.pseudo_labels import PSEUDO_FEATURES
 
 SHOWN = 20  # problems that an error lists
+LONGEST_LINE = 600  # characters
 
 
 class LabelFileError(ValueError):
-    """Labels that can't be taken; the message names the file and the image or annotation."""
+    """
+    Labels that can't be taken; the message names the file and the image or annotation.
+
+    Args:
+        lines: of the message. What a file says in them is cut to what one reads, and stays on its line.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n  ".join(map(_one_line, lines)))
+
+
+def _one_line(text: str) -> str:
+    line = "".join(character if character.isprintable() else " " for character in text)
+    return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 2 :]}"
 
 
 @dataclass(frozen=True)
@@ -106,12 +120,12 @@ def import_human_labels(
     )
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file's content. Raises [`LabelFileError`] naming the file where it is something else."""
+def read_labels(path: Path) -> Any:
+    """A label file's JSON. Raises [`LabelFileError`] naming the file where it is something else."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise LabelFileError(f"{path}: not JSON ({error})") from error
+        return read_json(path, (dict, list))
+    except ValueError as error:
+        raise LabelFileError(str(error)) from error
 
 
 def objects_of(content: Any, what: str) -> list[dict[str, Any]]:
@@ -170,8 +184,7 @@ def _checked(
     problems += [f"{name}: no label for this frame" for name in sorted(wanted - set(origins))]
     if problems:
         more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        listing = "\n  ".join(problems[:SHOWN] + more)
-        raise LabelFileError(f"nothing was imported, {len(problems)} labels can't be taken:\n  {listing}")
+        raise LabelFileError(f"nothing was imported, {len(problems)} labels can't be taken:", *problems[:SHOWN], *more)
     if not masks:
         raise LabelFileError("nothing was imported: there is no human's label")
     return masks

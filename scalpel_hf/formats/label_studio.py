@@ -15,7 +15,7 @@ from scalpel_hf.files import whole_folder
 
 from .brush_rle import encode_brush_rle
 from .frames import IGNORE, TARGET, AnyDataset, Frame, read_frames
-from .human_labels import HumanLabel, LabelFileError, objects_of, read_json, stem
+from .human_labels import HumanLabel, LabelFileError, objects_of, read_labels, stem
 from .label_studio_regions import NO_LABEL, read_regions
 
 TASKS, CONFIG = "tasks.json", "label_config.xml"
@@ -87,7 +87,7 @@ def read_label_studio(path: str | Path, label: str | None = None) -> Iterator[Hu
     region isn't a brush mask or bitmask, its mask is damaged or of another size, or no region has the `label`.
     """
     path = Path(path)
-    content = read_json(path)
+    content = read_labels(path)
     if not isinstance(content, list) or not all(
         isinstance(t, dict) and isinstance(t.get("data"), dict) for t in content
     ):

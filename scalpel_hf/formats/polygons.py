@@ -22,14 +22,14 @@ SHARE = 0.7  # of the pixels that `area` says
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 
 
-def read_polygons(segmentation: list[Any], shape: tuple[int, int]) -> list[np.ndarray]:
+def read_polygons(segmentation: Any, shape: tuple[int, int]) -> list[np.ndarray]:
     """
-    A segmentation's polygons, each `(N, 2)`, x and y.
+    A segmentation's polygons, each `(N, 2)`, x and y; none where it is no list.
 
     Raises `ValueError` for what is none, and for one that lies or leads far outside a frame of `shape`.
     """
     polygons = []
-    for number, flat in enumerate(segmentation, 1):
+    for number, flat in enumerate(segmentation if isinstance(segmentation, list) else [], 1):
         where = f"its segmentation can't be decoded: polygon {number} of {len(segmentation)}"
         if not isinstance(flat, list) or len(flat) % 2 or not flat or not all(_is_number(value) for value in flat):
             raise ValueError(f"{where} isn't a list of numbers x1, y1, x2, y2, …")
@@ -43,22 +43,25 @@ def read_polygons(segmentation: list[Any], shape: tuple[int, int]) -> list[np.nd
     return polygons
 
 
+def can_be_centres(polygons: list[np.ndarray]) -> bool:
+    """Whether the polygons' corners are whole numbers, all, or all halves."""
+    return bool(polygons) and _half(polygons) is not None
+
+
 def corners_are_centres(
     annotation: dict[str, Any], polygons: list[np.ndarray], shape: tuple[int, int], codec: ModuleType
 ) -> bool | None:
     """
-    Whether the polygons' corners are pixels' centres, by what the annotation's `bbox` and `area` say; `None` where
-    they say nothing, or the corners are of neither kind.
+    Whether the polygons' corners, which can be pixels' centres, are, by what the annotation's `bbox` and `area` say;
+    `None` where they say nothing.
 
-    Corners that are centres are whole numbers, all, or all halves. Then a `bbox` that counts pixels is one wider and
-    higher than the polygons, and an `area` that counts them is that of the pixels on the polygons, too.
+    Then a `bbox` that counts pixels is one wider and higher than the polygons, and an `area` that counts them is that
+    of the pixels on the polygons, too.
 
     Raises `ValueError` for a `bbox` or `area` that is none.
     """
     box, area = _stated(annotation)
-    half = _half(polygons) if polygons else None
-    if half is None:
-        return None
+    half = _half(polygons) or 0.0
     x0, y0, x1, y1 = _extent(polygons)
     if box is not None and _is_close(box, (x0 - half, y0 - half, x1 - half + 1, y1 - half + 1)):
         return True

@@ -104,3 +104,19 @@ def test_wrong_values_are_errors_at_construction(kwargs: dict, message: str) -> 
 def test_an_unknown_field_is_an_error() -> None:
     with pytest.raises(TypeError, match="rank"):
         ScalpelMoeConfig(rank=8)
+
+
+@pytest.mark.parametrize("name", ["blocks", "target_modules", "exclude_modules"])
+@pytest.mark.parametrize(
+    "pattern", ["(a+)+$", "(.*)*x", "(a|aa)+$", "(?:\\w+\\.?){1,99}x", ".*.*.*.*.*.*x", "(", "a{99999999999}"]
+)
+def test_a_pattern_that_may_never_end_is_refused(name: str, pattern: str) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` (may take for ever|is not a regular expression)"):
+        ScalpelMoeConfig(**{name: pattern})
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"vision_encoder\.layers\.(2|3)\.mlp", r".*layers\.[0-9+]+\.mlp", r"(.*\.)?\(x\)*"]
+)
+def test_a_pattern_that_ends_is_taken(pattern: str) -> None:
+    assert ScalpelMoeConfig(blocks=pattern).blocks == pattern

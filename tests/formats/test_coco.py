@@ -161,7 +161,7 @@ def test_images_that_are_none(tmp_path: Path, image: dict) -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("{", "not JSON"),
+        ("{", "can't be read as JSON"),
         ("[]", "not a COCO file"),
         ('{"images": {}, "annotations": []}', "not a COCO file"),
         ('{"images": [{"id": 1}, {"id": 1}], "annotations": []}', "two images have the id 1"),

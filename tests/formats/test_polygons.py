@@ -144,6 +144,16 @@ def test_all_outlines_of_a_mask(tmp_path_factory: pytest.TempPathFactory, mask: 
     np.testing.assert_array_equal(found, np.logical_or.reduce(parts))
 
 
+def test_a_mask_or_a_polygon_that_can_not_be_one_needs_to_say_nothing(tmp_path: Path) -> None:
+    centre, edge = {"segmentation": [DIAMOND], "area": 13}, {"segmentation": [[8, 1, 10, 1, 10, 3, 8, 3]], "area": 4}
+    rle = {"segmentation": {"size": [10, 12], "counts": [119, 1]}}
+    between = {"segmentation": [[8.1, 5.1, 9.9, 5.1, 9.9, 6.9, 8.1, 6.9]]}
+    with pytest.warns(UserWarning, match="polygons of 1 annotations"):
+        found = read(tmp_path, (10, 12), rle, between, centre, edge)
+    square, pixels = (slice(1, 3), slice(8, 10)), (slice(5, 7), slice(8, 10))
+    np.testing.assert_array_equal(found, THIRTEEN | draw(square, pixels, (9, 11), shape=(10, 12)))
+
+
 def test_one_that_does_not_say_is_as_the_others(tmp_path: Path) -> None:
     silent, centre = {"segmentation": [[8, 8]]}, {"segmentation": [DIAMOND], "area": 13}
     edge = {"segmentation": [[8, 1, 10, 1, 10, 3, 8, 3]], "bbox": [8, 1, 2, 2]}

@@ -20,6 +20,7 @@ from .modeling.frames import ImageLike, read_frame
 from .modeling.image_processing_infrared import InfraredImageProcessor
 from .modeling.processing_scalpel_sam import ScalpelSamProcessor
 from .modeling.whole_weights import load_whole
+from .targets import Target
 
 TASK = "infrared-small-target-detection"
 HUB_ARGUMENTS = ("revision", "subfolder", "cache_dir", "token", "local_files_only")
@@ -98,9 +99,9 @@ class InfraredSmallTargetPipeline(Pipeline):
         The targets in a frame, or in each of several.
 
         Args:
-            inputs: a frame as path, URL, file's bytes, PIL image, array or tensor; or a list, generator or data set of
-                such: a `datasets.Dataset` with a column `image`, or `KeyDataset(dataset, column)` for another. Frames
-                may differ in size.
+            inputs: a frame as path, URL, file's bytes, PIL image, array or tensor; or a list, tuple, generator or data
+                set of such, which may be empty: a `datasets.Dataset` with a column `image`, or
+                `KeyDataset(dataset, column)` for another. Frames may differ in size.
             threshold (`float`, defaults to 0.5): probability above which a pixel is target.
             batch_size (`int`, defaults to 1): frames a forward pass; those of one size go through the model together,
                 and the answers don't depend on it.
@@ -108,9 +109,10 @@ class InfraredSmallTargetPipeline(Pipeline):
 
         Returns:
             For a frame a list of targets, best first, for a list of frames a list of such, for others an iterator. A
-            target has `score`, the mean probability inside it; `label`, "target"; `box`, a dict of `xmin`, `ymin`,
-            `xmax`, `ymax` in pixels, the edges after the last pixel, so that a single pixel has a box of 1 x 1; and
-            `mask`, a PIL image of the frame's size, 255 inside the target and 0 outside. Targets are 8-connected.
+            target is a mapping, a [`Target`], of `score`, the mean probability inside it; `label`, "target"; `box`, a
+            dict of `xmin`, `ymin`, `xmax`, `ymax` in pixels, the edges after the last pixel, so that a single pixel has
+            a box of 1 x 1; and `mask`, a PIL image of the frame's size, 255 inside the target and 0 outside, which is
+            made when it is asked for. Targets are 8-connected.
 
         Raises `OSError` and `ValueError` as [`read_frame`] does; either message names the file.
         """
@@ -120,6 +122,11 @@ class InfraredSmallTargetPipeline(Pipeline):
             inputs = KeyDataset(inputs, "image")
         elif isinstance(inputs, datasets.IterableDataset):
             inputs = (row["image"] for row in inputs)
+        elif isinstance(inputs, tuple):
+            inputs = list(inputs)
+        if isinstance(inputs, list | KeyDataset) and not len(inputs):  # into which transformers' own looks for messages
+            self._sanitize_parameters(**{key: kwargs[key] for key in ("threshold", "timeout") if key in kwargs})
+            return [] if isinstance(inputs, list) else iter(())
         return super().__call__(inputs, **kwargs)
 
     def preprocess(self, image: ImageLike, timeout: float | None = None) -> dict[str, Any]:
@@ -154,24 +161,15 @@ class InfraredSmallTargetPipeline(Pipeline):
         )
         return ScalpelSamProcessor(self.image_processor).post_process_probabilities(outputs, batch["original_sizes"])
 
-    def postprocess(self, model_outputs: dict[str, Any], threshold: float = 0.5) -> list[dict[str, Any]]:
+    def postprocess(self, model_outputs: dict[str, Any], threshold: float = 0.5) -> list[Target]:
         prob = model_outputs["probabilities"][0].float().numpy()
         labels, count = ndimage.label(prob > threshold, structure=EIGHT_CONNECTED)
         scores = np.atleast_1d(ndimage.mean(prob, labels, np.arange(1, count + 1)))
         places = ndimage.find_objects(labels)
-        targets = []
-        for index in np.argsort(-scores, kind="stable"):
-            rows, cols = places[index]
-            mask = np.where(labels == index + 1, np.uint8(255), np.uint8(0))
-            targets.append(
-                {
-                    "score": float(scores[index]),
-                    "label": "target",
-                    "box": {"xmin": cols.start, "ymin": rows.start, "xmax": cols.stop, "ymax": rows.stop},
-                    "mask": Image.fromarray(mask),
-                }
-            )
-        return targets
+        return [
+            Target(float(scores[index]), places[index], labels[places[index]] == index + 1, prob.shape)
+            for index in np.argsort(-scores, kind="stable")
+        ]
 
 
 def to_8_bits(frame: ImageLike) -> Image.Image:

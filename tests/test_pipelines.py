@@ -1,9 +1,12 @@
 """The project's own pipeline, and transformers' stock pipelines on its students."""
 
 import json
+import pickle
 import subprocess
 import sys
 import threading
+import time
+import tracemalloc
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -195,6 +198,49 @@ def test_saved_it_loads_again_without_remote_code(models: SimpleNamespace, tmp_p
     again = pipeline(TASK, model=str(tmp_path), device="cpu")
     threshold = float(np.quantile(models.probabilities[kind](FRAMES[0]), 0.95))
     assert same(again(FRAMES[0], threshold=threshold), pipe(FRAMES[0], threshold=threshold))
+
+
+def test_nothing_in_nothing_out(student: Any) -> None:
+    assert student([]) == [] == student(()) == list(student(frame for frame in []))
+    empty = datasets.Dataset.from_dict({"image": []}, features=datasets.Features({"image": datasets.Image()}))
+    assert list(student(empty)) == [] == list(student(KeyDataset(empty, "image")))
+    with pytest.raises(ValueError, match="`threshold` is a probability"):
+        student.func([], threshold=2)
+
+
+def test_a_tuple_is_taken_as_a_list(student: Any) -> None:
+    answers = student(tuple(FRAMES), batch_size=2)
+    assert isinstance(answers, list) and all(map(same, answers, student(FRAMES)))
+
+
+def test_thousands_of_targets_take_little_memory_and_time(student: Any) -> None:
+    """20,164 targets in 1136 x 1136 pixels: full masks of them would take 26 GB."""
+    probability = torch.zeros(1136, 1136)
+    probability[::8, ::8] = 0.9
+    probability[1::8, ::8] = 0.7
+    probability[4::8, 4::8] = 0.3
+    postprocess = student.func.postprocess
+    tracemalloc.start()
+    start = time.process_time()
+    targets = postprocess({"probabilities": [probability]})
+    seconds, (kept, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(targets) == 142 * 142 and kept < 40e6 and peak < 150e6 and seconds < 20
+    last = targets[-1]
+    assert last["score"] == pytest.approx(0.8)
+    assert last["box"] == {"xmin": 1128, "ymin": 1128, "xmax": 1129, "ymax": 1130}
+    mask = np.asarray(last["mask"])
+    assert mask.shape == (1136, 1136) and mask.sum() == 2 * 255 and mask[1128, 1128] == mask[1129, 1128] == 255
+
+
+def test_a_target_is_a_mapping(student: Any) -> None:
+    target = student(FRAMES[0])[0]
+    assert dict(target).keys() == {"score", "label", "box", "mask"} and len(target) == 4 and "mask" in target
+    assert target.get("area") is None and {**target}["box"] == target["box"]
+    with pytest.raises(KeyError):
+        target["area"]
+    assert pickle.loads(pickle.dumps(target))["mask"].tobytes() == target["mask"].tobytes()
+    assert "'label': 'target'" in repr(target) and "<L image 48x40>" in repr(target)
 
 
 def test_no_target_is_an_empty_list(student: Any) -> None:

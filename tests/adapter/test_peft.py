@@ -12,9 +12,10 @@ from peft import AutoPeftModel, LoraConfig, PeftConfig, PeftModel, get_peft_mode
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModel, SamModel
+from transformers import AutoModel, Sam2Config, Sam2Model, SamHQConfig, SamHQModel, SamModel
 
 from scalpel_hf import ScalpelMoeConfig
+from scalpel_hf.modeling import ScalpelSamConfig, ScalpelSamModel
 from tests.adapter.adapted import SCALES, adapted, assert_close, masks, small_config
 from tests.small_models import perturb, random_inputs, small_mobile_sam, small_sam
 
@@ -452,3 +453,19 @@ def test_wrong_bases_and_blocks_are_errors_at_injection() -> None:
     get_peft_model(small_sam(), config)
     with pytest.raises(ValueError, match="made for another base"):
         get_peft_model(small_mobile_sam(), config)
+
+
+@pytest.mark.parametrize(("kind", "config"), [(Sam2Model, Sam2Config), (SamHQModel, SamHQConfig)])
+def test_models_whose_forward_pass_would_break_are_refused_when_wrapped(kind: type, config: type) -> None:
+    """They have a vision encoder, a prompt encoder and a mask decoder, too."""
+    with torch.device("meta"):
+        model = kind(config())
+    for wrap in (get_peft_model, lambda base, config: base.add_adapter(config)):
+        with pytest.raises(ValueError, match=f"first version .*not {type(model).__name__}"):
+            wrap(model, ScalpelMoeConfig())
+
+
+def test_a_stand_alone_teacher_is_adapted_already() -> None:
+    model = ScalpelSamModel(ScalpelSamConfig(base_config=small_mobile_sam().config, blocks=1))
+    with pytest.raises(ValueError, match="not ScalpelSamModel"):
+        get_peft_model(model, ScalpelMoeConfig())

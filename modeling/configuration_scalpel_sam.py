@@ -33,6 +33,7 @@ class ScalpelSamConfig(PreTrainedConfig):
             number, for so many of the last ones.
         bottleneck: width of the token adapters.
         channels: width of the mask level at half resolution.
+        full_resolution_channels: of its convolutions on the frame's own grid, which draw edges; 0 for none.
         top_k: how many experts keep their weight at a position.
         temperature: of the position routers' softmax.
         routers: off, every expert has the same weight everywhere.
@@ -55,6 +56,7 @@ class ScalpelSamConfig(PreTrainedConfig):
     blocks: int | list[str] = 2
     bottleneck: int = 16
     channels: int = 24
+    full_resolution_channels: int = 0
     top_k: int = 4
     temperature: float = 1.0
     routers: bool = True

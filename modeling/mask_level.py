@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .frame_region import FrameRegion, sample_region
 from .moe import NOISE_FLOOR, ImageRouter, PositionRouter, PriorPyramid, consensus, symlog, uniform_weights, zero_
-from .residual_unet import decode, decoder_levels, encoder_levels, pad_to_multiple
+from .residual_unet import FullResolution, decode, decoder_levels, encoder_levels, pad_to_multiple
 
 # First weights of the maps in the first layer, relative to the frame's. Maps are in units of their spread and frames in
 # units of their range: with 1, some frames would be all but lost among their maps (docs/log.md).
@@ -51,6 +51,7 @@ class MaskLevel(nn.Module):
         scales: for each operator its scales in frame pixels; an empty dict leaves the operators out.
         upscaled_dim, embedding_dim: channels of SAM's up-scaled and image embedding.
         channels: width of the network at half resolution; two, three and four times as wide at the coarser ones.
+        full_resolution_channels: of the convolutions on the frame's own grid, before and after the U-Net; 0 for none.
         routers: off, every expert has the same weight everywhere.
         sam_features: off, SAM's logits and embeddings count as zero: the answer is the frame's alone.
         noise_floor: of the prior maps, in units of the frame's intensity, see `PriorPyramid`.
@@ -64,6 +65,7 @@ class MaskLevel(nn.Module):
         upscaled_dim: int,
         embedding_dim: int,
         channels: int = 24,
+        full_resolution_channels: int = 0,
         top_k: int = 4,
         temperature: float = 1.0,
         routers: bool = True,
@@ -82,12 +84,16 @@ class MaskLevel(nn.Module):
             self.position_router = PositionRouter(1 + sum(counts), len(counts), 16, top_k, temperature, stride=2)
         self.scale_weights = nn.ParameterList(nn.Parameter(torch.full((n,), 1.0 / n)) for n in counts)
         sizes = [channels, 2 * channels, 3 * channels, 4 * channels]  # strides 2, 4, 8, 16
-        self.encoder = encoder_levels(2 + sum(counts), sizes, (1, 1, 1, 1))
-        _let_the_frame_lead(next(m for m in self.encoder.modules() if isinstance(m, nn.Conv2d)), 2)
+        in_channels, fine = 2 + sum(counts), full_resolution_channels
+        self.full_resolution = FullResolution(in_channels, fine, channels) if fine else None
+        self.encoder = encoder_levels(fine or in_channels, sizes, (1, 1, 1, 1))
+        first = self.encoder if self.full_resolution is None else self.full_resolution
+        _let_the_frame_lead(next(m for m in first.modules() if isinstance(m, nn.Conv2d)), 2)
         self.upscaled_entry = FeatureEntry(upscaled_dim, sizes[0])
         self.embedding_entry = FeatureEntry(embedding_dim, sizes[1])
         self.decoder = decoder_levels(sizes)
-        self.head = nn.Conv2d(channels, 4, 3, padding=1)  # the four pixels of a cell
+        # One logit of each pixel, or the four of a cell.
+        self.head: nn.Conv2d = nn.Conv2d(fine or channels, 1 if fine else 4, 3, padding=1)
         self.keep = nn.Parameter(torch.ones(()))
         zero_(self.head)
 
@@ -116,9 +122,23 @@ class MaskLevel(nn.Module):
             inputs += routed
         residual = self._network(torch.cat(inputs, 1), boxes, upscaled, embedding, input_size)
         outputs["logits"] = self.keep * sam_logits + residual
-        if maps and (self.prior_bar or self.prior_share) and not self.training:
+        # A training loop leaves a module with frozen operators inside in evaluation mode, and trains its other parts.
+        if maps and (self.prior_bar or self.prior_share) and not self.head.training:
             outputs["logits"] = outputs["logits"] - _shortfall(maps, self.prior_bar, self.prior_share)
         return outputs
+
+    def without_sam(self, frame: Tensor) -> dict[str, Tensor]:
+        """What [`forward`] gives for normalised frames `(B, 1, H, W)` of which SAM has nothing to say, which is all
+        that there is to ask for with `sam_features` off."""
+        entries = self.upscaled_entry[0], self.embedding_entry[0]
+        nothing = [frame.new_zeros(len(frame), entry.in_channels, 2, 2) for entry in entries]
+        whole = frame.new_tensor([0.0, 0.0, 2.0, 2.0]).expand(len(frame), 4)
+        return self(frame, whole, torch.zeros_like(frame), *nothing, input_size=2)
+
+    @torch.no_grad()
+    def add_to_logits(self, amount: float) -> None:
+        """Add a constant to the logits, which multiplies the odds of a target at every pixel by its exponential."""
+        self.head.bias.add_(amount / HEAD_SCALE)
 
     def _route(
         self, maps: list[Tensor], statistics: Tensor, compressed: Tensor
@@ -148,6 +168,8 @@ class MaskLevel(nn.Module):
         """`(B, 1, H, W)`, what is added to SAM's logits."""
         height, width = x.shape[-2:]
         x = pad_to_multiple(x, 2 ** len(self.encoder))
+        if self.full_resolution is not None:
+            x = fine = self.full_resolution.before(x)
         entries = {1: (self.upscaled_entry, upscaled), 2: (self.embedding_entry, embedding)}
         levels: list[Tensor] = []
         for index, level in enumerate(self.encoder):
@@ -164,7 +186,11 @@ class MaskLevel(nn.Module):
                 )
             x = level(x)
             levels.append(x)
-        residual = F.pixel_shuffle(HEAD_SCALE * self.head(decode(self.decoder, levels)), 2)
+        features = decode(self.decoder, levels)
+        if self.full_resolution is not None:
+            residual = HEAD_SCALE * self.head(self.full_resolution.join(fine, features))
+        else:
+            residual = F.pixel_shuffle(HEAD_SCALE * self.head(features), 2)
         return residual[:, :, :height, :width]
 
 

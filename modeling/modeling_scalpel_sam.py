@@ -33,6 +33,7 @@ ADAPTER_SETTINGS = (
     "levels",
     "bottleneck",
     "channels",
+    "full_resolution_channels",
     "top_k",
     "temperature",
     "routers",

@@ -1,9 +1,10 @@
 """The parts of a residual U-Net with all levels centred on the same pixels, which students and mask level share.
 
-- No layer runs at full resolution. Every 2 x 2 cell of the frame becomes one position whose channels hold its four
-  pixels, and at the end gives its four logits back (sub-pixel convolution, Shi et al., "Real-Time Single Image and
-  Video Super-Resolution", 2016). Against 8 channels at full resolution, 16 at half take as many multiplications, half
-  the memory traffic and, on a CPU, half the time.
+- No layer of the U-Net itself runs at full resolution. Every 2 x 2 cell of the frame becomes one position whose
+  channels hold its four pixels, and at the end gives its four logits back (sub-pixel convolution, Shi et al.,
+  "Real-Time Single Image and Video Super-Resolution", 2016). Against 8 channels at full resolution, 16 at half take as
+  many multiplications, half the memory traffic and, on a CPU, half the time.
+- `FullResolution` puts a few channels at full resolution around it, where edges are worth the time: a teacher's.
 - Max pooling carries the peak of a one-pixel target down.
 - Batch norms keep the amplitude that tells a faint target from noise; norms over a position's channels, or over groups
   of them, remove it (docs/log.md).
@@ -67,6 +68,25 @@ def encoder_levels(in_channels: int, sizes: Sequence[int], depths: Sequence[int]
 def decoder_levels(sizes: Sequence[int]) -> nn.ModuleList:
     """The way up, finest level first."""
     return nn.ModuleList(DecoderLevel(coarse, fine) for fine, coarse in pairwise(sizes))
+
+
+class FullResolution(nn.Module):
+    """Two convolutions at full resolution before a U-Net, and one after it that sees both.
+
+    Args:
+        in_channels: of the frame and what joins it.
+        channels: at full resolution.
+        unet_channels: of the U-Net's features at half resolution; a multiple of 4.
+    """
+
+    def __init__(self, in_channels: int, channels: int, unet_channels: int) -> None:
+        super().__init__()
+        self.before = nn.Sequential(ConvLayer(in_channels, channels), ConvLayer(channels, channels))
+        self.after = ConvLayer(channels + unet_channels // 4, channels)
+
+    def join(self, fine: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Of the frame's features (B, C, H, W) and the U-Net's (B, U, H/2, W/2): (B, C, H, W)."""
+        return self.after(torch.cat([fine, F.pixel_shuffle(features, 2)], 1))
 
 
 def decode(decoder: nn.ModuleList, levels: list[torch.Tensor]) -> torch.Tensor:

@@ -147,6 +147,7 @@ def build_mask_level(config: ScalpelSamConfig) -> MaskLevel | None:
         upscaled_dim=channels // 8,
         embedding_dim=channels,
         channels=config.channels,
+        full_resolution_channels=config.full_resolution_channels,
         top_k=config.top_k,
         temperature=config.temperature,
         routers=config.routers,

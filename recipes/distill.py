@@ -6,17 +6,21 @@ Any field of the YAML can be given as a flag too, which then counts. Run again a
 and its image processor to `output_dir`, with metrics.json: how the run is repeated, how well it does on `eval_split`.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import datasets
 import numpy as np
 import torch
+from accelerate import Accelerator
 from peft import get_peft_model
 from torch import nn
 
-from scalpel_hf import FrozenPrefix, InfraredImageProcessor, PrefixCache, ScalpelMoeConfig
+from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig
 from scalpel_hf.adapter.config import LEVELS, OPERATOR_SCALES
+from scalpel_hf.adapter.layer import asks_sam
 from scalpel_hf.adapter.low_rank import lora_of_equal_size
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import human_labelled, load_split
@@ -30,15 +34,16 @@ from scalpel_hf.training.arguments import (
     CropSize,
     LoopArguments,
     OneOf,
-    Share,
     Weight,
     option,
     parse_arguments,
 )
 from scalpel_hf.training.background import background_samples
-from scalpel_hf.training.distill import TeacherSamples, distillation_loss
+from scalpel_hf.training.distill import TeacherSamples, distillation_loss, freeze_operators, start_from
+from scalpel_hf.training.guard import LEAST_FRAMES, Probabilities, compare_with_small_network, verdict
 from scalpel_hf.training.loop import make_accelerator, train
 from scalpel_hf.training.prior_bar import fit_prior_bar
+from scalpel_hf.training.prior_shift import prior_shift
 from scalpel_hf.training.report import METRICS_FILE, write_metrics
 from scalpel_hf.training.transfer import labelled_sample
 from scalpel_hf.training.validation import hold_out
@@ -60,18 +65,18 @@ class DistillArguments(LoopArguments):
     adapter: Annotated[str, OneOf(ADAPTERS)] = option(
         "scalpel_moe", "`scalpel_moe`, or `lora` of the same size to compare with."
     )
-    levels: list[str] = option(list(LEVELS), "Levels of the adapter: some of pixel, token, mask.")
+    levels: list[str] = option(["pixel", "mask"], f"Levels of the adapter: some of {', '.join(LEVELS)}.")
     operators: list[str] = option(list(OPERATOR_SCALES), "Experts of the adapter.")
     blocks: Annotated[int, Between(0, 1000)] = option(2, "How many of the encoder's last blocks get a token adapter.")
-    channels: Annotated[int, Between(1, 1024)] = option(24, "Width of the adapter's mask level.")
+    channels: Annotated[int, Between(1, 1024)] = option(16, "Width of the adapter's mask level at half resolution.")
+    full_resolution_channels: Annotated[int, Between(0, 1024)] = option(8, "Its width on the frame's own grid.")
     top_k: Annotated[int, Between(1, 64)] = option(4, "How many experts keep their weight at a position.")
     routers: bool = option(True, "Off, every expert has the same weight everywhere.")
-    sam_features: bool = option(True, "Off, the mask level sees the frame alone.")
-    views: Annotated[int, Between(1, 10_000)] = option(
-        8, "Augmented views of each labelled frame that the frozen prefix is computed for."
-    )
+    sam_features: bool = option(False, "On, the mask level sees SAM's features of the frame besides.")
     crop_size: CropSize = option(256, "Side of the training crops in frame pixels.")
-    streaks: Share = option(0.0, "Share of the views that get bright lines, which are background.")
+    guard: bool = option(
+        False, "Compare the teacher with a small network of the same labels first, cross-validated on labelled frames."
+    )
     fit_prior_bar: bool = option(True, "Off, the operators have no say after the training but as the network's inputs.")
     background_frames: Annotated[int, Between(0, 10_000_000)] = option(
         0, "Unlabelled frames to train on as background, but for what operators answer to."
@@ -84,20 +89,19 @@ class DistillArguments(LoopArguments):
     prior_weight: Weight = option(0.3, "Weight of prior guidance.")
     balance_weight: Weight = option(0.01, "Weight of the routers' load balance.")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if {"token", "mask"} <= set(self.levels) and not self.sam_features:
+            raise ValueError("the `token` level changes SAM's features, which `sam_features` keeps from the mask level")
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(DistillArguments, "Train a teacher from the labelled part of a data set.", argv)
-    if args.push_to_hub:
-        base_on_hub(args.base_model, args.base_model_id)  # an error now rather than after the training
-    accelerator = make_accelerator(args)
 
-    # Data
-    rows = load_split(args.dataset, args.train_split)
-    test_rows = load_split(args.dataset, args.eval_split) if args.eval_split else None
-    train_rows, held_out = hold_out(human_labelled(rows, args.dataset), args.validation_fraction, args.seed)
-    samples = [labelled_sample(row) for row in train_rows]
+def train_teacher(
+    args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset, held_out: datasets.Dataset | None
+) -> tuple[Teacher, dict[str, Any]]:
+    """A teacher of the labelled ones of `rows`, and how its training went; with frames held out, its best step."""
+    samples = [labelled_sample(row) for row in human_labelled(rows, args.dataset)]
     background = background_samples(rows, samples, args.background_frames, args.seed) if args.background_frames else []
-    accelerator.print(f"{len(samples)} labelled frames to train on, {len(held_out)} held out")
+    accelerator.print(f"{len(samples)} labelled frames to train on, {len(held_out or ())} held out")
     if background:
         left_out = 1 - np.mean([sample.weight.mean() for sample in background])
         accelerator.print(f"{len(background)} unlabelled frames as background, {left_out:.1%} of them left out")
@@ -109,45 +113,87 @@ def main(argv: list[str] | None = None) -> None:
         levels=args.levels,
         blocks=args.blocks,
         channels=args.channels,
+        full_resolution_channels=args.full_resolution_channels,
         top_k=args.top_k,
         routers=args.routers,
         sam_features=args.sam_features,
     )
     adapter = lora_of_equal_size(base, config) if args.adapter == "lora" else config
-    model = get_peft_model(base, adapter).eval().to(memory_format=torch.channels_last)
+    model = get_peft_model(base, adapter).eval().to(accelerator.device, memory_format=torch.channels_last)
+    freeze_operators(model)
     model.print_trainable_parameters()
     processor = InfraredImageProcessor(normalization=args.normalization, sam_size=base.config.vision_config.image_size)
 
     # Frozen prefix
-    prefix = FrozenPrefix(model)
     cache_dir = args.cache_dir or Path(args.output_dir) / "prefix"
-    model.to(accelerator.device)
-    cache = PrefixCache(prefix, cache_dir, args.cache_dtype)
-    dataset = TeacherSamples(samples, processor, cache, args.views, args.crop_size, args.seed, args.streaks, background)
+    teacher = Teacher(model, processor, cache_dir if asks_sam(model) else None, cache_dtype=args.cache_dtype)
+    dataset = TeacherSamples(samples, processor, teacher.cache, args.crop_size, args.seed, background)
     with accelerator.main_process_first():
         dataset.fill(progress=accelerator.is_main_process)
 
     # Train
-    teacher = Teacher(model, processor, cache_dir, cache_dtype=args.cache_dtype)
-    loss = distillation_loss(prefix, args.supervised_weight, args.prior_weight, args.balance_weight)
+    shift = prior_shift(dataset)
+    accelerator.print(f"target pixels are {math.exp(shift):.1f} times as likely in crops as in frames")
+    start_from(model, shift)
+    loss = distillation_loss(teacher.prefix, args.supervised_weight, args.prior_weight, args.balance_weight, shift)
 
     def evaluate(_: nn.Module) -> dict[str, float]:
         if args.fit_prior_bar:
             fit_prior_bar(teacher, samples)
-        return evaluate_probabilities(teacher.probabilities, held_out)
+        return evaluate_probabilities(teacher.probabilities, held_out or ())
 
-    outcome = train(accelerator, model, dataset, loss, args, evaluate if len(held_out) else None)
-
-    # Evaluate and save
+    outcome = train(accelerator, model, dataset, loss, args, evaluate if held_out else None)
     if args.fit_prior_bar:
         accelerator.print(f"prior bar {fit_prior_bar(teacher, samples):.2f}")
+    return teacher, outcome
+
+
+def guard(args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset) -> dict[str, Any]:
+    """What comes of comparing the teacher with a small network of the same labels, each a third of the steps."""
+    small = {"levels": ["mask"], "full_resolution_channels": 0, "adapter": "scalpel_moe", "background_frames": 0}
+
+    def train_arm(arm: str, fold: int, half: datasets.Dataset) -> Probabilities:
+        folder = f"{args.output_dir}/guard/{arm.replace(' ', '-')}-{fold}"
+        short = replace(args, output_dir=folder, max_steps=max(1, args.max_steps // 3), validation_fraction=0.0)
+        arm_args = replace(short, **small) if arm == "small network" else short
+        unlabelled = rows.filter(lambda s: s == "none", input_columns="label_source", keep_in_memory=True)
+        teacher, _ = train_teacher(arm_args, accelerator, datasets.concatenate_datasets([half, unlabelled]), None)
+        return teacher.probabilities
+
+    record = compare_with_small_network(train_arm, human_labelled(rows, args.dataset), args.seed)
+    accelerator.print(verdict(record))
+    return record
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(DistillArguments, "Train a teacher from the labelled part of a data set.", argv)
+    if args.push_to_hub:
+        base_on_hub(args.base_model, args.base_model_id)  # an error now rather than after the training
+    accelerator = make_accelerator(args)
+
+    # Data
+    rows = load_split(args.dataset, args.train_split)
+    test_rows = load_split(args.dataset, args.eval_split) if args.eval_split else None
+    labelled, held_out = hold_out(human_labelled(rows, args.dataset), args.validation_fraction, args.seed)
+    others = rows.filter(lambda s: s != "human", input_columns="label_source", keep_in_memory=True)
+    rows = datasets.concatenate_datasets([labelled, others])
+
+    # Train
+    guarded = args.guard and len(labelled) >= LEAST_FRAMES and accelerator.num_processes == 1
+    if args.guard and not guarded:
+        accelerator.print(f"no comparison with a small network: it takes {LEAST_FRAMES} labelled frames, one process")
+    record = {"guard": guard(args, accelerator, rows)} if guarded else {}
+    teacher, outcome = train_teacher(args, accelerator, rows, held_out if len(held_out) else None)
+
+    # Evaluate and save
     if accelerator.is_main_process:
         (Path(args.output_dir) / METRICS_FILE).unlink(missing_ok=True)  # the figures of other weights
         teacher.save_pretrained(args.output_dir)
         metrics = {}
         if test_rows is not None:
             metrics[args.eval_split] = evaluate_probabilities(teacher.probabilities, test_rows)
-        write_metrics(args, outcome, metrics, base_revision=base.config._commit_hash)
+        revision = teacher.model.get_base_model().config._commit_hash
+        write_metrics(args, outcome, metrics, base_revision=revision, **record)
         if args.push_to_hub:
             accelerator.print(push_run(args.output_dir, args.push_to_hub, args.base_model_id or None))
 

@@ -35,8 +35,9 @@ from scalpel_hf.training.arguments import (
     parse_arguments,
 )
 from scalpel_hf.training.loop import make_accelerator, train
+from scalpel_hf.training.prior_shift import prior_shift
 from scalpel_hf.training.report import METRICS_FILE, write_metrics
-from scalpel_hf.training.transfer import DetectionSamples, StudentSamples, detection_loss, prior_shift, transfer_loss
+from scalpel_hf.training.transfer import DetectionSamples, StudentSamples, detection_loss, transfer_loss
 from scalpel_hf.training.validation import hold_out
 
 

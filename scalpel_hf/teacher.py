@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
 
 from .adapter.config import record_base
-from .adapter.layer import prompt_free_logits
+from .adapter.layer import asks_sam, outputs_without_sam, prompt_free_logits
 from .adapter.link import link_frames
 from .answer import Answer
 from .files import as_umask_says, read_json, write_json
@@ -140,8 +140,8 @@ class Teacher:
         moments = self._moments(frames, inputs, embeddings).numpy(force=True)
         spread = np.sqrt(np.maximum(moments[1] - moments[0] ** 2, 0)) if self._views > 1 else [None] * len(frames)
         asked = [
-            partial(self._predicted_iou, embedding[None], box, frames[0].shape)
-            for embedding, box in zip(embeddings, inputs["frame_boxes"], strict=True)
+            partial(self._predicted_iou, frame, None if embeddings is None else embeddings[i : i + 1], box)
+            for i, (frame, box) in enumerate(zip(frames, inputs["frame_boxes"], strict=True))
         ]
         return [Answer(*parts) for parts in zip(moments[0], spread, asked, strict=True)]
 
@@ -157,7 +157,7 @@ class Teacher:
     def _views(self) -> int:
         return (4 if self.flips else 1) * len(self.scales)
 
-    def _moments(self, frames: list[np.ndarray], inputs: BatchFeature, embeddings: Tensor) -> Tensor:
+    def _moments(self, frames: list[np.ndarray], inputs: BatchFeature, embeddings: Tensor | None) -> Tensor:
         """Mean and mean square over the views of the probabilities of frames of one size, `(2, B, H, W)`; `inputs` and
         `embeddings` are the first view's."""
         total = torch.zeros(2, len(frames), *frames[0].shape, device=self.device)
@@ -169,35 +169,45 @@ class Teacher:
                 total += torch.stack([view, view**2])
         return total / self._views
 
-    def _encode(self, frames: list[np.ndarray]) -> tuple[BatchFeature, Tensor]:
-        """The processor's output for frames of one size, and their image embeddings."""
+    def _encode(self, frames: list[np.ndarray]) -> tuple[BatchFeature, Tensor | None]:
+        """The processor's output for frames of one size, and their image embeddings where the model asks SAM."""
         inputs = self.processor(frames, return_tensors="pt")
+        on_device = BatchFeature({key: inputs[key].to(self.device) for key in ("frames", "frame_boxes")})
+        return on_device, self._embeddings(inputs) if asks_sam(self.model) else None
+
+    def _embeddings(self, inputs: BatchFeature) -> Tensor:
+        """The image embeddings of the processor's output."""
         if self.cache is None:
             states = self.prefix.states(inputs["pixel_values"].to(self.device))
         else:
             states = torch.stack([self.cache.get(image) for image in inputs["pixel_values"]]).to(self.device)
-        inputs = BatchFeature({key: inputs[key].to(self.device) for key in ("frames", "frame_boxes")})
-        return inputs, self.prefix.embeddings(states, inputs["frames"], inputs["frame_boxes"])
+        frames, boxes = (inputs[key].to(self.device) for key in ("frames", "frame_boxes"))
+        return self.prefix.embeddings(states, frames, boxes)
 
-    def _decode(self, inputs: BatchFeature, embeddings: Tensor, scale: float) -> Tensor:
+    def _decode(self, inputs: BatchFeature, embeddings: Tensor | None, scale: float) -> Tensor:
         """Probabilities `(B, H, W)` at the frames' size, decided on the frames resampled by `scale`."""
         frames, boxes = inputs["frames"], inputs["frame_boxes"]
         size = frames.shape[-2:]
         scaled = frames if scale == 1 else _resize(frames, [max(1, round(side * scale)) for side in size])
-        link_frames(embeddings, scaled, boxes, self.prefix.input_size)
-        logits = prompt_free_logits(self.model, embeddings)  # (B, 1, h, w)
+        if embeddings is None:
+            logits = outputs_without_sam(self.model, scaled)["logits"]  # (B, 1, h, w)
+        else:
+            link_frames(embeddings, scaled, boxes, self.prefix.input_size)
+            logits = prompt_free_logits(self.model, embeddings)
         probability = torch.sigmoid(logits.float())
         return (probability if scale == 1 else _resize(probability, size))[:, 0]
 
     @torch.no_grad()
     def _predicted_iou(
-        self, embedding: Tensor, frame_box: Tensor, size: Sequence[int], boxes: np.ndarray
+        self, frame: np.ndarray, embedding: Tensor | None, frame_box: Tensor, boxes: np.ndarray
     ) -> np.ndarray:
         """SAM's own estimate `(n,)` of the overlap between object and mask when prompted with boxes `(n, 4)`, as x, y,
-        width, height in pixels of the frame, whose size is (height, width)."""
+        width, height in pixels of the frame. The frame goes through the encoder now where it has not yet."""
+        if embedding is None:
+            embedding = self._embeddings(self.processor([frame], return_tensors="pt"))
         prompts = torch.as_tensor(boxes, dtype=torch.float32, device=self.device).reshape(-1, 4)
         prompts = torch.cat([prompts[:, :2], prompts[:, :2] + prompts[:, 2:]], 1)
-        scale = frame_box[2:] / frame_box.new_tensor([size[1], size[0]])
+        scale = frame_box[2:] / frame_box.new_tensor(frame.shape[::-1])
         # The masks themselves are not looked at: on a frame of one pixel they cost nothing.
         link_frames(embedding, embedding.new_zeros(1, 1, 1, 1), frame_box[None], self.prefix.input_size)
         found = [

@@ -39,12 +39,14 @@ from scalpel_hf.pseudo_labels.quality import check_truth, compare_with_truth
 from scalpel_hf.pseudo_labels.report import write_report
 from scalpel_hf.pseudo_labels.thresholds import ThresholdChoice, choose_threshold
 from scalpel_hf.teacher import Teacher
+from scalpel_hf.training.guard import check_teacher
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))  # one may wait for the other
     datasets.disable_progress_bars()
+    check_teacher(args.teacher, args.any_teacher, print if state.is_main_process else lambda line: None)
     teacher = Teacher.from_pretrained(
         args.teacher,
         args.base_model,
@@ -121,6 +123,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=between(float, 0.0, 1e6),
         default=0.0,
         help="let it grow to so many GB, for other teachers on the same base",
+    )
+    model.add_argument(
+        "--any-teacher", action="store_true", help="label also with one that a small network of the same labels beat"
     )
     rules = parser.add_argument_group("what becomes a label")
     rules.add_argument(

@@ -37,6 +37,8 @@ class ScalpelMoeConfig(PeftConfig):
             (`r"vision_encoder\.layers\.\d\.mlp"`).
         bottleneck: width of the token adapters.
         channels: width of the mask level at half resolution.
+        full_resolution_channels: of its convolutions on the frame's own grid, which draw edges; 0 for none. 8 by
+            default, and 0 where a configuration is loaded that was saved before there were any.
         top_k: how many experts keep their weight at a position.
         temperature: of the position routers' softmax.
         routers: off, every expert has the same weight everywhere.
@@ -58,6 +60,7 @@ class ScalpelMoeConfig(PeftConfig):
     blocks: int | list[str] | str = 2
     bottleneck: int = 16
     channels: int = 24
+    full_resolution_channels: int | None = None  # 8
     top_k: int = 4
     temperature: float = 1.0
     routers: bool = True
@@ -72,6 +75,9 @@ class ScalpelMoeConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.full_resolution_channels is None:
+            loaded = self.peft_type is not None  # from a file, which names it
+            self.full_resolution_channels = 0 if loaded else 8
         self.peft_type = ScalpelPeftType.SCALPEL_MOE
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
@@ -108,6 +114,10 @@ def _check(config: ScalpelMoeConfig) -> None:
     for name, value in (("bottleneck", config.bottleneck), ("channels", config.channels), ("top_k", config.top_k)):
         if not _is_whole(value) or value < 1:
             raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}")
+    if not _is_whole(config.full_resolution_channels) or config.full_resolution_channels < 0:
+        raise ValueError(
+            f"`full_resolution_channels` must be a whole number of at least 0, got {config.full_resolution_channels!r}"
+        )
     if config.top_k > len(OPERATORS):
         raise ValueError(f"`top_k` must be between 1 and {len(OPERATORS)}, got {config.top_k}")
     if not _is_number(config.temperature) or not 0 < config.temperature < math.inf:

@@ -155,6 +155,7 @@ class MaskLevelLayer(ScalpelMoeLayer):
             upscaled_dim=decoder.hidden_size // 8,
             embedding_dim=decoder.hidden_size,
             channels=config.channels,
+            full_resolution_channels=config.full_resolution_channels,
             top_k=config.top_k,
             temperature=config.temperature,
             routers=config.routers,
@@ -193,6 +194,28 @@ class MaskLevelLayer(ScalpelMoeLayer):
         if (sink := _ROUTER_SINK.get()) is not None:
             sink.append(outputs)
         return outputs["logits"].unflatten(1, masks.shape[1:3]).to(masks.dtype)
+
+
+def active_mask_level(model: nn.Module) -> MaskLevel | None:
+    """The mask level that answers in an adapted model; `None` where there is none, or adapters are off."""
+    layer = next((module for module in model.modules() if isinstance(module, MaskLevelLayer)), None)
+    return None if layer is None else layer.active
+
+
+def asks_sam(model: nn.Module) -> bool:
+    """Whether SAM's encoder or decoder has a say in what an adapted model answers without prompts."""
+    level = active_mask_level(model)
+    return level is None or level.sam_features
+
+
+def outputs_without_sam(model: nn.Module, frames: Tensor) -> dict[str, Tensor]:
+    """What the active mask level gives for normalised frames `(B, 1, H, W)` of a model that doesn't ask SAM."""
+    level = active_mask_level(model)
+    assert level is not None
+    outputs = level.without_sam(frames)
+    if (sink := _ROUTER_SINK.get()) is not None:
+        sink.append(outputs)
+    return outputs
 
 
 def prompt_free_logits(model: nn.Module, image_embeddings: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ A label travels as two arrays beside the frame: `target` in [0, 1] and `weight` 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage, special
+from scipy import ndimage
 
 Array = np.ndarray
 
@@ -62,14 +62,34 @@ def crop(sample: Sample, size: int, rng: np.random.Generator, on_target: float =
     return sample.map(lambda a: np.ascontiguousarray(a[y0 : y0 + size, x0 : x0 + size])), (x0, y0)
 
 
-def paste_targets(sample: Sample, donor: Sample, rng: np.random.Generator, count: int = 2, margin: int = 4) -> Sample:
+def zoomed_crop(
+    sample: Sample, size: int, factor: float, rng: np.random.Generator
+) -> tuple[Sample, tuple[int, int], int]:
+    """
+    A random window of a frame, see [`crop`], resampled by `factor` to `size` × `size`.
+
+    Returns it, the window's corner (x0, y0) and its side, both in the frame's pixels.
+    """
+    side = max(1, round(size / factor))
+    window, corner = crop(sample, side, rng)
+    return (window if side == size else zoom(window, size / side)), corner, side
+
+
+def paste_targets(
+    sample: Sample,
+    donor: Sample,
+    rng: np.random.Generator,
+    count: int = 2,
+    margin: int = 4,
+    unit: float | None = None,
+) -> Sample:
     """
     Add targets of another frame: its contrast above its own surroundings, point spread included, not its pixels.
 
     For each drawn component the excess over the median of the ring around it is faded out over `margin` pixels and
     added at a free random place, scaled to between half and one and a half of its contrast in units of the frames'
-    standard deviations. Onto a frame that is constant, or from one, nothing is pasted: a target has no contrast there,
-    and would be a label of nothing.
+    standard deviations; of a crop, `unit` is the ratio of its whole frame's to the donor's. Onto a frame that is
+    constant, or from one, nothing is pasted: a target has no contrast there, and would be a label of nothing.
     """
     if not (_has_spread(sample.frame) and _has_spread(donor.frame)):
         return sample
@@ -77,7 +97,7 @@ def paste_targets(sample: Sample, donor: Sample, rng: np.random.Generator, count
     if n == 0:
         return sample
     frame, target, weight = sample.frame.copy(), sample.target.copy(), sample.weight.copy()
-    unit = sample.frame.std() / donor.frame.std()
+    unit = sample.frame.std() / donor.frame.std() if unit is None else unit
     boxes = ndimage.find_objects(labels)
     for index in rng.integers(n, size=count):
         rows, cols = boxes[index]
@@ -106,43 +126,6 @@ def paste_targets(sample: Sample, donor: Sample, rng: np.random.Generator, count
     return Sample(frame, target, weight)
 
 
-def paste_streaks(sample: Sample, rng: np.random.Generator, count: int = 2) -> Sample:
-    """
-    Add bright lines that are no targets, as wave crests, poles and the edges of clouds are: long things are background.
-
-    Each is 20 to 120 pixels long and bent a little, its profile a Gaussian of 0.6 to 2 pixels, its brightness, half to
-    four times the frame's standard deviation, uneven along it. The label stays, and so does the frame within 3 pixels
-    of a target.
-    """
-    if not _has_spread(sample.frame):
-        return sample
-    frame, unit = sample.frame.copy(), sample.frame.std()
-    for _ in range(count):
-        window, streak = _streak(frame.shape, rng)
-        frame[window] += unit * streak
-    near_target = ndimage.maximum_filter(sample.target, 7) > 0
-    return Sample(np.where(near_target, sample.frame, frame), sample.target, sample.weight)
-
-
-def _streak(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[tuple[slice, ...], Array]:
-    """A streak in units of the frame's standard deviation, and the window of the frame that it lies in."""
-    angle, length, sigma = rng.uniform(0, np.pi), rng.uniform(20, 120), rng.uniform(0.6, 2)
-    center_y, center_x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
-    bend, softness = rng.uniform(-2, 2), rng.uniform(1, 6)
-    unevenness, period, phase = rng.uniform(0, 0.5), rng.uniform(8, 60), rng.uniform(0, 2 * np.pi)
-    reach = length / 2 + 5 * softness + 4 * sigma
-    window = tuple(
-        slice(int(max(center - reach, 0)), int(min(center + reach + 1, side)))
-        for center, side in zip((center_y, center_x), shape, strict=True)
-    )
-    y, x = (axis.astype(np.float32) for axis in np.ogrid[window])
-    along = (x - center_x) * np.cos(angle) + (y - center_y) * np.sin(angle)
-    across = (y - center_y) * np.cos(angle) - (x - center_x) * np.sin(angle) + bend * (2 * along / length) ** 2
-    ends = special.expit((length / 2 - np.abs(along)) / softness)
-    wave = 1 + unevenness * np.sin(2 * np.pi * along / period + phase)
-    return window, rng.uniform(0.5, 4) * ends * wave * np.exp(-((across / sigma) ** 2) / 2)
-
-
 def _has_spread(frame: Array) -> bool:
     """Whether a frame's values differ by more than resampling rounds them by."""
     return float(np.ptp(frame)) > 1e-6 * float(np.abs(frame).max())
@@ -166,22 +149,3 @@ def photometric(frame: Array, rng: np.random.Generator, strength: float = 1.0) -
     if rng.random() < 0.2 * strength:
         frame = frame + rng.normal(0, rng.uniform(0, 0.05) * strength * spread, (1, frame.shape[1]))
     return frame.astype(np.float32)
-
-
-def teacher_view(sample: Sample, donors: list[Sample], view: int, seed: int, streaks: float = 0.0) -> Sample:
-    """
-    View number `view` of a labelled frame: 0 is the frame itself, the others are turned, zoomed by 0.75 to 1.4, with
-    probability ½ given further targets and with probability `streaks` one to three streaks. A function of (`seed`,
-    `view`) and `streaks` alone, so that SAM's frozen prefix can be computed once for each.
-    """
-    if view == 0:
-        return sample
-    rng = np.random.default_rng([seed, view])
-    sample = dihedral(sample, int(rng.integers(8)))
-    sample = zoom(sample, float(np.exp(rng.uniform(np.log(0.75), np.log(1.4)))))
-    if donors and rng.random() < 0.5:
-        donor = donors[int(rng.integers(len(donors)))]
-        sample = paste_targets(sample, donor, rng, count=int(rng.integers(1, 4)))
-    if rng.random() < streaks:
-        sample = paste_streaks(sample, rng, count=int(rng.integers(1, 4)))
-    return sample

@@ -1,5 +1,6 @@
 """Stage 1, prior-guided knowledge distillation: what a teacher is shown and what it is asked for."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,27 +11,30 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from scalpel_hf.adapter import record_router
-from scalpel_hf.adapter.layer import prompt_free_logits
-from scalpel_hf.data.transforms import Sample, crop, photometric, teacher_view
+from scalpel_hf.adapter.layer import active_mask_level, asks_sam, outputs_without_sam, prompt_free_logits
+from scalpel_hf.data.transforms import Sample, dihedral, paste_targets, photometric, zoomed_crop
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, normalize_frame, to_sam_input
 from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
 from scalpel_hf.modeling.moe import load_balance_loss
 from scalpel_hf.prefix_cache import FrozenPrefix, PrefixCache
 from scalpel_hf.training.passes import shuffled
 
+SYMMETRIES = 8  # of the square
+
 
 class TeacherSamples(Dataset):
     """
-    Crops of the labelled frames' views, with the frozen prefix's activations of the whole view.
+    Fresh crops of labelled frames, with what the frozen prefix of SAM's encoder makes of the whole frame.
 
-    Sample i is a pure function of (`seed`, i): every pass shows each frame once, in a new order and a random view. With
-    background, every other sample is of it, by its own passes, and each of its frames has one view, number 1.
+    A frame is shown in its eight symmetries, each of which has an entry in the cache; place, zoom, pasted targets,
+    noise and response curve are drawn anew for every crop, and the crop's place in SAM's input goes with it. Fixed
+    views would be learned by heart (docs/log.md). Sample i is a pure function of (`seed`, i), and every pass shows each
+    frame once. With background, every other sample is of it, by its own passes, in one symmetry.
 
     Args:
         samples: the labelled frames, in sensor units.
-        views: how many views of a frame there are; 1 is the frame alone.
+        cache: of the frozen prefix; `None` where the model looks at nothing of SAM's.
         crop_size: side of the crops in pixels.
-        streaks: probability, 0 to 1, that a view other than the frame itself gets bright lines, which are background.
         background: unlabelled frames, see [`background_samples`].
     """
 
@@ -38,96 +42,135 @@ class TeacherSamples(Dataset):
         self,
         samples: list[Sample],
         processor: InfraredImageProcessor,
-        cache: PrefixCache,
-        views: int,
+        cache: PrefixCache | None,
         crop_size: int,
         seed: int,
-        streaks: float = 0.0,
         background: Sequence[Sample] = (),
     ):
-        if not 0 <= streaks <= 1:
-            raise ValueError(f"`streaks` must be between 0 and 1, got {streaks}")
-        self.samples, self.background, self.processor, self.cache = samples, background, processor, cache
-        self.sam_size = cache.prefix.input_size
-        self.views, self.crop_size, self.seed, self.streaks = views, crop_size, seed, streaks
-        self._made: dict[tuple[int, int], tuple[Sample, str, Tensor]] = {}
+        self.samples = [normalized_sample(sample, processor) for sample in samples]
+        self.background = [normalized_sample(sample, processor) for sample in background]
+        self.cache, self.crop_size, self.seed = cache, crop_size, seed
+        self._entries: dict[tuple[int, int], tuple[str, Tensor]] = {}
 
     def fill(self, progress: bool = True) -> None:
         """Compute all activations that are not on disk yet."""
-        pairs = [(i, v) for i in range(len(self.samples)) for v in range(self.views)]
-        pairs += [(len(self.samples) + i, 1) for i in range(len(self.background))]
-        for index, view in tqdm(pairs, desc="frozen prefix", disable=not progress, unit="view"):
-            self._view(index, view)
+        if self.cache is None:
+            return
+        views = [(i, turn) for i in range(len(self.samples)) for turn in range(SYMMETRIES)]
+        views += [(len(self.samples) + i, 0) for i in range(len(self.background))]
+        frames = [*self.samples, *self.background]
+        for index, turn in tqdm(views, desc="frozen prefix", disable=not progress, unit="view"):
+            self._states(dihedral(frames[index], turn).frame, index, turn)
 
-    def _view(self, index: int, view: int) -> tuple[Sample, str, Tensor]:
-        """A view, the name of its cache entry, and the region (4,) that it covers of SAM's input."""
-        if (index, view) not in self._made:
-            donors = self.samples[:index] + self.samples[index + 1 :]
-            labelled = index < len(self.samples)
-            frame = self.samples[index] if labelled else self.background[index - len(self.samples)]
-            sample = teacher_view(frame, donors, view, self.seed * 100003 + index, self.streaks)
-            pixel_values, box = to_sam_input(torch.from_numpy(sample.frame), self.sam_size)
-            self.cache.get(pixel_values)
-            self._made[index, view] = (sample, self.cache.key(pixel_values), box)
-        return self._made[index, view]
-
-    def _states(self, sample: Sample, key: str) -> Tensor:
+    def _states(self, frame: np.ndarray, index: int, turn: int) -> tuple[Tensor, Tensor]:
+        """The prefix's activations of a turned frame, and the region (4,) that it covers of SAM's input."""
+        assert self.cache is not None
+        if (index, turn) not in self._entries:
+            pixel_values, region = to_sam_input(torch.from_numpy(frame), self.cache.prefix.input_size)
+            self._entries[index, turn] = self.cache.key(pixel_values), region
+        key, region = self._entries[index, turn]
         states = self.cache.load(key)
-        if states is None:  # lost or damaged since: compute it again
-            states = self.cache.get(to_sam_input(torch.from_numpy(sample.frame), self.sam_size)[0])
-        return states
+        if states is None:  # not there yet, or lost or damaged since
+            states = self.cache.get(to_sam_input(torch.from_numpy(frame), self.cache.prefix.input_size)[0])
+        return states, region
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, 1, i])
-        i, is_background = divmod(i, 2) if self.background else (i, 0)
-        if is_background:
-            index, view = len(self.samples) + shuffled(i, len(self.background), self.seed), 1
-        else:
-            index, view = shuffled(i, len(self.samples), self.seed), int(rng.integers(self.views))
-        sample, key, box = self._view(index, view)
-        states = self._states(sample, key)
-        height, width = sample.frame.shape
-        frame = torch.from_numpy(photometric(sample.frame, rng))
-        frame = normalize_frame(frame, self.processor.normalization, self.processor.percentiles)
-        sample, (x0, y0) = crop(Sample(frame.numpy(), sample.target, sample.weight), self.crop_size, rng)
-        scale = box[2:] / torch.tensor([width, height])
-        corner = torch.tensor([x0, y0]) * scale
-        return {
-            "states": states,
-            "frames": torch.from_numpy(sample.frame)[None],
-            "frame_boxes": torch.cat([corner, corner + self.crop_size * scale]).float(),
+        frame, index, is_background = self._frame(i)
+        turn = 0 if is_background else int(rng.integers(SYMMETRIES))
+        turned = dihedral(frame, turn)
+        factor = float(np.exp(rng.uniform(np.log(0.7), np.log(1.4)))) if rng.random() < 0.5 else 1.0
+        sample, corner, side = zoomed_crop(turned, self.crop_size, factor, rng)
+        if rng.random() < 0.5:
+            donor = self.samples[int(rng.integers(len(self.samples)))]
+            unit = float(turned.frame.std() / max(donor.frame.std(), 1e-6))
+            sample = paste_targets(sample, donor, rng, count=int(rng.integers(1, 4)), unit=unit)
+        item = {
+            "frames": torch.from_numpy(photometric(sample.frame, rng))[None],
             "labels": torch.from_numpy(sample.target),
             "weights": torch.from_numpy(sample.weight),
         }
+        if self.cache is not None:
+            item["states"], region = self._states(turned.frame, index, turn)
+            scale = region[2:] / torch.tensor(turned.frame.shape[::-1])
+            start = torch.tensor(corner) * scale
+            item["frame_boxes"] = torch.cat([start, start + side * scale]).float()
+        return item
+
+    def labelled_frame(self, i: int) -> Sample:
+        """The whole frame that sample i is a view of, as it is labelled."""
+        return self._frame(i)[0]
+
+    def _frame(self, i: int) -> tuple[Sample, int, bool]:
+        """The frame of sample i, its number, and whether it is of the background."""
+        i, is_background = divmod(i, 2) if self.background else (i, 0)
+        pool = self.background if is_background else self.samples
+        number = shuffled(i, len(pool), self.seed)
+        return pool[number], number + is_background * len(self.samples), bool(is_background)
+
+
+def normalized_sample(sample: Sample, processor: InfraredImageProcessor) -> Sample:
+    """A sample with its frame as the model takes it. What is done to a crop later is the same in any linear unit."""
+    frame = normalize_frame(torch.from_numpy(sample.frame), processor.normalization, processor.percentiles)
+    return Sample(frame.numpy(), sample.target, sample.weight)
 
 
 def distillation_loss(
-    prefix: FrozenPrefix, supervised: float, prior: float, balance: float
+    prefix: FrozenPrefix, supervised: float, prior: float, balance: float, logit_shift: float = 0.0
 ) -> Callable[[nn.Module, dict[str, Tensor], int], tuple[Tensor, dict[str, float]]]:
     """
     The teacher's loss as a function of (model, batch, step).
 
-    `supervised · (BCE + soft IoU) + prior · prior guidance + balance · load balance`. Prior guidance has two parts:
-    the routed mixture of priors must explain the labels (BCE on its logit), and a confident prediction where no prior
-    fires is penalised.
+    `supervised · (10 · BCE + soft IoU) + prior · prior guidance + balance · load balance`. Prior guidance has two
+    parts: the routed mixture of priors must explain the labels (BCE on its logit), and a confident prediction where no
+    prior fires is penalised.
+
+    `logit_shift` is added to the logits in the loss, see `transfer_loss`: without it too much is taken for target.
     """
 
     def loss_function(model: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
-        embeddings = prefix.embeddings(batch["states"], batch["frames"], batch["frame_boxes"])
-        with record_router() as records:
-            logits = prompt_free_logits(model, embeddings)  # (B, 1, H, W)
+        outputs = prompt_free_outputs(model, prefix, batch)
+        logits = outputs["logits"] + logit_shift  # (B, 1, H, W)
         target, weight = batch["labels"][:, None], batch["weights"][:, None]
         loss_supervised = weighted_bce(logits, target, weight) * 10 + soft_iou_loss(logits, target, weight)
         loss = supervised * loss_supervised
         figures = {"supervised": loss_supervised.item()}
-        if records and "prior" in records[0]:
-            loss_prior = prior_guidance(logits, records[0]["prior"], target, weight)
-            loss_balance = load_balance_loss(records[0]["router_weights"])
+        if "prior" in outputs:
+            loss_prior = prior_guidance(logits, outputs["prior"], target, weight)
+            loss_balance = load_balance_loss(outputs["router_weights"])
             loss = loss + prior * loss_prior + balance * loss_balance
             figures |= {"prior": loss_prior.item(), "balance": loss_balance.item()}
         return loss, figures
 
     return loss_function
+
+
+def start_from(model: nn.Module, logit_shift: float) -> None:
+    """
+    Lower a fresh model's logits by `logit_shift`, so that to the loss it is at first what it is without the shift; and
+    where nothing of SAM answers, which leaves every pixel at even odds, to one target pixel in a hundred.
+    """
+    level = active_mask_level(model)
+    if level is not None:
+        level.add_to_logits(-logit_shift - (0 if level.sam_features else math.log(99)))
+
+
+def freeze_operators(model: nn.Module) -> None:
+    """Keep the operators on the frame the classical ones: a few hundred steps hardly change them, and their gradient
+    takes a third of a step."""
+    level = active_mask_level(model)
+    if level is not None and level.pyramid is not None:
+        level.pyramid.requires_grad_(False)
+
+
+def prompt_free_outputs(model: nn.Module, prefix: FrozenPrefix, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`logits` `(B, 1, H, W)` on the frames' grid and, where there are operators, what [`MaskLevel`] gives besides."""
+    if not asks_sam(model):
+        return outputs_without_sam(model, batch["frames"])
+    embeddings = prefix.embeddings(batch["states"], batch["frames"], batch["frame_boxes"])
+    with record_router() as records:
+        logits = prompt_free_logits(model, embeddings)
+    return {**(records[0] if records else {}), "logits": logits}
 
 
 def prior_guidance(logits: Tensor, prior: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -26,14 +26,15 @@ def write_metrics(
     outcome: dict[str, Any],
     metrics: dict[str, dict[str, float]],
     base_revision: str | None = None,
+    guard: dict[str, Any] | None = None,
 ) -> Path:
     """
     Write `metrics.json` into the run's folder.
 
     Keys: `metrics` (by split, with their threshold and matching radius), `training` (steps, seconds, last losses, best
-    step), `arguments`, `base_revision` (the base's commit, where it came from the Hub), `command`, `commit` and
-    `machine`. Paths are as they were given, so that the run can be repeated here; [`without_local_paths`] is what
-    others get.
+    step), `arguments`, `base_revision` (the base's commit, where it came from the Hub), `command`, `commit`, `machine`
+    and, where it was asked for, `guard` (see `scalpel_hf.training.guard`). Paths are as they were given, so that the
+    run can be repeated here; [`without_local_paths`] is what others get.
     """
     record = {
         "metrics": metrics,
@@ -50,6 +51,8 @@ def write_metrics(
             "packages": {name: version(name) for name in PACKAGES},
         },
     }
+    if guard is not None:
+        record["guard"] = guard
     path = Path(args.output_dir) / METRICS_FILE
     write_json(path, record)
     return path

@@ -124,23 +124,6 @@ class StudentSamples(Dataset):
         return torch.from_numpy(window.frame).repeat(self.processor.num_channels, 1, 1), window
 
 
-def prior_shift(samples: StudentSamples, count: int = 256) -> float:
-    """
-    By how much the crops raise the log-odds of a target pixel over the frames that they are of: most are made to hold
-    a target, and many get further ones. Over the first `count` samples, each pixel by the weight of its label; 0 where
-    either shows no target, or nothing else.
-    """
-    totals = np.zeros((2, 2))  # crops and frames, target and background
-    for i in range(count):
-        shown, frame = samples[i], samples.labelled_frame(i)
-        pairs = (shown["labels"].numpy(), shown["weights"].numpy()), (frame.target, frame.weight)
-        totals += [[np.sum(weight * target), np.sum(weight * (1 - target))] for target, weight in pairs]
-    if not totals.all():
-        return 0.0
-    (target, background), (frame_target, frame_background) = totals
-    return float(np.log(target / background * frame_background / frame_target))
-
-
 class DetectionSamples(StudentSamples):
     """[`StudentSamples`] with the boxes of their targets in place of the mask, in transformers' format: `labels` with
     `class_labels` (N,), all 0, and `boxes` (N, 4), (centre x, centre y, width, height) as shares of the crop."""
@@ -185,7 +168,7 @@ def transfer_loss(
     logits are resized to the labels' size.
 
     `logit_shift` is added to the logits, so that by themselves they are calibrated to whole frames, where targets are
-    rarer than in the crops: the logit adjustment of Menon et al. (arXiv 2007.07314) by what [`prior_shift`] measures.
+    rarer than in the crops: the logit adjustment of Menon et al. (arXiv 2007.07314) by what `prior_shift` measures.
 
     With `consistency_weight`, which rises alike, the student's own answer to the weak view of each pseudo-labelled
     frame is what it should give for the strong one: `10 · BCE` against that probability, at every pixel, those that the

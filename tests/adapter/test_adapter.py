@@ -130,7 +130,7 @@ def test_with_top_k_exactly_the_chosen_experts_learn(top_k: int) -> None:
         masks(model, **random_inputs())
     chosen = records[0]["router_weights"].amax((0, 2, 3)) > 0
     asleep = backward(model, random_inputs())
-    stem = model.get_submodule("base_model.model.mask_decoder.scalpel_moe_mask.default.encoder.0.0.0")
+    stem = model.get_submodule("base_model.model.mask_decoder.scalpel_moe_mask.default.full_resolution.before.0.0")
     by_expert = stem.weight.grad[:, 2:].split([len(scales) for scales in SCALES.values()], 1)  # after the frame, twice
     assert [bool(part.any()) for part in by_expert] == chosen.tolist()
     assert [int(name.rsplit(".")[-1]) for name in asleep] == (~chosen).nonzero().flatten().tolist()

@@ -1,8 +1,11 @@
 """The configuration by itself, and its defaults on the bases there are."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import SamConfig, SamModel, SamVisionConfig
 
 from scalpel_hf import MobileSamConfig, MobileSamModel, ScalpelMoeConfig
@@ -120,3 +123,14 @@ def test_a_pattern_that_may_never_end_is_refused(name: str, pattern: str) -> Non
 )
 def test_a_pattern_that_ends_is_taken(pattern: str) -> None:
     assert ScalpelMoeConfig(blocks=pattern).blocks == pattern
+
+
+def test_a_configuration_saved_before_there_were_fine_convolutions_has_none(tmp_path: Path) -> None:
+    assert ScalpelMoeConfig().full_resolution_channels == 8
+    ScalpelMoeConfig().save_pretrained(str(tmp_path))
+    assert PeftConfig.from_pretrained(str(tmp_path)).full_resolution_channels == 8
+    file = tmp_path / "adapter_config.json"
+    saved = json.loads(file.read_text())
+    del saved["full_resolution_channels"]
+    file.write_text(json.dumps(saved))
+    assert PeftConfig.from_pretrained(str(tmp_path)).full_resolution_channels == 0

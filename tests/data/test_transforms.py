@@ -8,11 +8,10 @@ from scalpel_hf.data.transforms import (
     Sample,
     crop,
     dihedral,
-    paste_streaks,
     paste_targets,
     photometric,
-    teacher_view,
     zoom,
+    zoomed_crop,
 )
 from scalpel_hf.modeling import normalize_frame
 
@@ -156,47 +155,6 @@ def test_the_least_spread_is_enough_to_paste() -> None:
     assert paste_targets(sample, bright_target(), np.random.default_rng(0)).target.any()
 
 
-def test_streaks_are_bright_long_and_background() -> None:
-    frame = np.random.default_rng(3).normal(10, 0.2, (300, 300)).astype(np.float32)
-    target = np.zeros_like(frame)
-    target[140:160, 140:160] = 1
-    sample = Sample(frame, target, np.full_like(frame, 0.3))
-    near_target = ndimage.distance_transform_cdt(target == 0, metric="chessboard") <= 3
-    whole = 0
-    for seed in range(60):
-        out = paste_streaks(sample, np.random.default_rng(seed), count=1)
-        assert out.frame.dtype == np.float32
-        np.testing.assert_array_equal(out.target, target)
-        np.testing.assert_array_equal(out.weight, sample.weight)
-        change = (out.frame - frame) / frame.std()
-        assert change.min() > -1e-3 and 0.3 < change.max() < 6
-        assert not change[near_target].any()
-        y, x = np.nonzero(change > 0.25 * change.max())
-        if min(y.min(), x.min()) > 0 and max(y.max(), x.max()) < 299 and not near_target[y.min() : y.max()].any():
-            whole += 1  # neither cut off by the border nor interrupted by the target
-            minor, major = np.sqrt(np.linalg.eigvalsh(np.cov(y, x)))
-            assert 15 < np.sqrt(12) * major < 150 and major > 2.5 * minor
-    assert whole > 10
-    assert frame.max() < 20 and not np.array_equal(out.frame, frame)  # the given sample is left as it was
-
-
-def test_streaks_fade_out_within_their_window() -> None:
-    frame = np.zeros((500, 500), np.float32)
-    frame[::2] = 1
-    sample = Sample(frame, np.zeros_like(frame), np.ones_like(frame))
-    for seed in range(40):
-        change = paste_streaks(sample, np.random.default_rng(seed), count=1).frame - frame
-        changed = change != 0
-        edge = changed & ndimage.binary_dilation(~changed)
-        assert edge.any() and np.abs(change[edge]).max() <= 0.02 * change.max()
-
-
-@pytest.mark.parametrize("level", [0.0, 14321.7])
-def test_a_constant_frame_gets_no_streak(level: float) -> None:
-    flat = Sample(np.full(SHAPE, level, np.float32), np.zeros(SHAPE, np.float32), np.ones(SHAPE, np.float32))
-    assert paste_streaks(flat, np.random.default_rng(0)) is flat
-
-
 def test_photometric_keeps_targets_brightest() -> None:
     sample = bright_target()
     changed = 0
@@ -257,27 +215,42 @@ def test_constant_frames_stay_finite() -> None:
         assert np.isfinite(photometric(flat.frame, rng)).all()
         for a, b in ((flat, bright_target()), (bright_target(), flat), (flat, flat)):
             assert np.isfinite(paste_targets(a, b, rng).frame).all()
-        view = teacher_view(flat, [flat, bright_target()], 1 + seed, seed)
-        assert all(np.isfinite(a).all() for a in (view.frame, view.target, view.weight))
 
 
-def test_teacher_views() -> None:
-    sample, donors = synthetic(0), [synthetic(1), synthetic(2)]
-    assert teacher_view(sample, donors, 0, 5) is sample
-    views = [teacher_view(sample, donors, view, 5) for view in range(1, 9)]
-    assert len({view.frame.tobytes() for view in views}) == 8
-    for number, view in enumerate(views, 1):
-        again = teacher_view(sample, donors, number, 5)
-        for name in ("frame", "target", "weight"):
-            np.testing.assert_array_equal(getattr(view, name), getattr(again, name))
-        scale = view.frame.size / sample.frame.size
-        assert 0.7**2 < scale < 1.45**2
-    assert teacher_view(sample, donors, 1, 6).frame.tobytes() != views[0].frame.tobytes()
-    assert teacher_view(sample, [], 3, 5).target.max() <= 1
-    streaked = teacher_view(sample, donors, 1, 5, streaks=1.0)  # the same view, and lines that are no targets
-    np.testing.assert_array_equal(streaked.target, views[0].target)
-    assert streaked.frame.shape == views[0].frame.shape and (streaked.frame > views[0].frame + 0.1).any()
-    assert teacher_view(sample, donors, 0, 5, streaks=1.0) is sample
+@pytest.mark.parametrize("factor", [0.7, 1.0, 1.37])
+def test_a_zoomed_crop_is_the_window_that_it_says(factor: float) -> None:
+    positions = np.mgrid[:90, :130].astype(np.float32)
+    for seed in range(10):
+        for axis, position in enumerate(positions):
+            sample = Sample(position, np.zeros_like(position), np.ones_like(position))
+            made, corner, side = zoomed_crop(sample, 40, factor, np.random.default_rng(seed))
+            assert made.frame.shape == (40, 40) and side == round(40 / factor)
+            centres = (np.arange(40) + 0.5) * side / 40 - 0.5  # of the crop's pixels, in the window's
+            found = made.frame[:, 0] if axis == 0 else made.frame[0]
+            np.testing.assert_allclose(
+                found, np.clip(corner[1 - axis] + centres, *_ends(corner[1 - axis], side)), atol=0.01
+            )
+
+
+def _ends(start: int, side: int) -> tuple[int, int]:
+    return start, start + side - 1  # beyond the middle of its last pixel a resampled window repeats it
+
+
+def test_a_zoomed_crop_larger_than_the_frame_is_padded_without_a_label() -> None:
+    made, corner, side = zoomed_crop(bright_target(), 64, 0.5, np.random.default_rng(0))
+    assert made.frame.shape == (64, 64) and corner == (0, 0) and side == 128
+    assert made.weight[0, 0] == 1 and made.weight[-1, -1] == 0
+
+
+def test_pasted_contrast_goes_by_the_frame_that_a_crop_is_of() -> None:
+    flat = np.random.default_rng(0).normal(0, 1, (64, 64)).astype(np.float32)
+    crop_of = Sample(flat, np.zeros_like(flat), np.ones_like(flat))
+    one, two = (
+        paste_targets(crop_of, bright_target(), np.random.default_rng(1), count=1, unit=unit).frame - flat
+        for unit in (1.0, 2.0)
+    )
+    np.testing.assert_allclose(two, 2 * one, atol=1e-4)
+    assert one.max() > 0
 
 
 def test_everything_is_a_function_of_the_seed() -> None:
@@ -285,7 +258,7 @@ def test_everything_is_a_function_of_the_seed() -> None:
     for function in (
         lambda rng: crop(sample, 24, rng)[0].frame,
         lambda rng: paste_targets(sample, donor, rng).frame,
-        lambda rng: paste_streaks(sample, rng).frame,
+        lambda rng: zoomed_crop(sample, 24, 1.2, rng)[0].frame,
         lambda rng: photometric(sample.frame, rng),
     ):
         a, b, c = (function(np.random.default_rng(seed)) for seed in (4, 4, 5))

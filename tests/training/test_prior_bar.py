@@ -133,6 +133,6 @@ def test_the_program_fits_a_saved_teacher(tmp_path: Path, capsys: pytest.Capture
     assert deafer["noise_floor"] == 0.0625 and deafer["prior_bar"] < bar and 0 < deafer["prior_share"] <= 0.5
     with pytest.raises(SystemExit):
         program.main([*options, "--teacher", str(tmp_path / "teacher"), "--noise-floor", "16"])
-    assert "--noise-floor is a share of a frame's range" in capsys.readouterr().err
+    assert "argument --noise-floor: must be a number from 0 to 1" in capsys.readouterr().err
     with pytest.raises(ValueError, match="has no pixel level, or its operators see none of the targets"):
         program.main([*options, "--teacher", str(tmp_path / "plain")])

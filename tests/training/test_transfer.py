@@ -19,13 +19,13 @@ from scalpel_hf.data.transforms import Sample, zoom
 from scalpel_hf.modeling import ScalpelStudentForSemanticSegmentation, soft_iou_loss, weighted_bce
 from scalpel_hf.pseudo_labels.rules import Rules
 from scalpel_hf.student import new_student
+from scalpel_hf.training.prior_shift import prior_shift
 from scalpel_hf.training.transfer import (
     DetectionSamples,
     StudentSamples,
     boxes_of_target,
     detection_loss,
     foreground_logits,
-    prior_shift,
     transfer_loss,
 )
 from tests.small_students import segformer, small_student, yolos

@@ -90,7 +90,7 @@ def flags(prepared: Path, out: Path) -> list[object]:
 
 
 def test_distill(prepared: Path, tmp_path: Path) -> None:
-    recipe = ["recipes/distill.py", "--base_model", prepared / "base", "--image_size", 64, "--views", 2]
+    recipe = ["recipes/distill.py", "--base_model", prepared / "base", "--image_size", 64]
     launch(*recipe, *flags(prepared, tmp_path / "a"))
     broken_off = start("-m", "tests.training.dying", *recipe, *flags(prepared, tmp_path / "b"))
     assert broken_off.returncode != 0 and (tmp_path / "b" / "checkpoint-3").is_dir()

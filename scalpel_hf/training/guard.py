@@ -1,0 +1,95 @@
+"""Is a teacher worth labelling with? It against a small network of the same labels, on labelled frames held out.
+
+A teacher that is worse than what a student learns from the labels alone costs in place of paying, and on a data set
+that nobody tuned it on only this comparison tells.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from scalpel_hf.comparison import bootstrap_differences, count_frames, mean_figures
+from scalpel_hf.files import read_json
+
+from .report import METRICS_FILE
+
+ARMS = ("teacher", "small network")
+FIGURES = ("iou", "niou", "pd", "fa")
+LEAST_FRAMES = 8  # labelled ones; from fewer, halves say nothing
+
+Probabilities = Callable[[Any], np.ndarray]
+TrainArm = Callable[[str, int, datasets.Dataset], Probabilities]
+
+
+def compare_with_small_network(train_arm: TrainArm, labelled: datasets.Dataset, seed: int) -> dict[str, Any]:
+    """
+    Cross-validate both arms in two halves of the labelled frames.
+
+    Args:
+        train_arm: from (arm, fold, rows to train on) to what gives a frame's probabilities `(H, W)`.
+        labelled: rows with a human's mask.
+
+    Returns each arm's figures over all frames, each measured by what has not seen it, and by figure the teacher's lead
+    with the ends of its 95 % bootstrap interval over frames.
+    """
+    order = np.random.default_rng(seed).permutation(len(labelled))
+    halves = [sorted(order[fold::2].tolist()) for fold in range(2)]
+    counts = {}
+    for arm in ARMS:
+        seen = []
+        for fold, half in enumerate(halves):
+            probabilities = train_arm(arm, fold, labelled.select(halves[1 - fold]))
+            seen.append(count_frames(probabilities, labelled.select(half))[0])
+        counts[arm] = np.concatenate(seen)[None]  # (1, frames, 6)
+    draws = bootstrap_differences(*counts.values())
+    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
+    figures = {arm: mean_figures(c) for arm, c in counts.items()}
+    lead = figures[ARMS[0]] - figures[ARMS[1]]
+    return {
+        "frames": len(labelled),
+        **{arm: dict(zip(FIGURES, map(float, values), strict=True)) for arm, values in figures.items()},
+        "lead": {
+            name: [float(lead[i]), float(low[i]), float(high[i])] for i, name in enumerate(FIGURES)
+        },  # mean, 2.5 %, 97.5 %
+    }
+
+
+def verdict(record: dict[str, Any]) -> str:
+    """One sentence: which is better and by how much."""
+    lead, low, high = (100 * value for value in record["lead"]["iou"])
+    figures = " against ".join(
+        "{:.1f} / {:.1f} / {:.1f} / {:.0f}".format(*(record[arm][k] * (100 if k != "fa" else 1) for k in FIGURES))
+        for arm in ARMS
+    )
+    if low > 0:
+        found = "the teacher is better than a small network of the same labels"
+    elif high < 0:
+        found = "a small network of the same labels is better than the teacher"
+    else:
+        found = "the teacher and a small network of the same labels do not differ beyond chance"
+    return (
+        f"{found}: IoU {lead:+.1f} ({low:+.1f} to {high:+.1f}) on {record['frames']} labelled frames held out; "
+        f"IoU / nIoU / Pd / Fa {figures}"
+    )
+
+
+def check_teacher(name_or_path: str | Path, any_teacher: bool, say: Callable[[str], None]) -> None:
+    """
+    Say what a teacher's training found of it, before it labels.
+
+    Raises `ValueError` where a small network was better beyond chance, unless `any_teacher`.
+    """
+    path = Path(name_or_path) / METRICS_FILE
+    record = read_json(path).get("guard") if path.is_file() else None
+    if record is None:
+        say("this teacher was not compared with a small network of the same labels: train it with `--guard` to know")
+        return
+    if record["lead"]["iou"][2] < 0 and not any_teacher:
+        raise ValueError(
+            f"{verdict(record)}. Train a student on the labels alone, give the teacher more of them, or label with it "
+            "all the same by --any-teacher"
+        )
+    say(verdict(record))

@@ -1,0 +1,81 @@
+"""Is the teacher one? It against a student of the same labels, and a student-sized network trained in its place.
+
+    python scripts/experiments/teacher_against_student.py --data data --datasets nuaa nudt irstd --seeds 0 1 2 \\
+        --base-model models/mobile-sam --runs runs/teacher --results results/teacher
+
+`data/NAME-10pct` has a tenth of the masks and `data/NAME` all of them, both made by scripts/prepare.py. Each arm is
+trained on the former and measured, one view, threshold 0.5, on frames whose masks it has not seen: every `--every`-th
+of them. Writes one JSON a run, with its counts on every frame; run again after a kill, it resumes.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from scalpel_hf.cli.program import run_program
+from scalpel_hf.comparison import COUNTS, count_frames, figures_of_counts, frames_to_compare
+from scalpel_hf.files import read_json, write_json
+from scalpel_hf.trained import load_trained
+from scalpel_hf.training.report import METRICS_FILE
+
+ROOT = Path(__file__).parents[2]
+TEACHER = ("recipes/distill.py", "--max_steps", "600")
+ARMS = {
+    "teacher": TEACHER,
+    "small-network": (*TEACHER, "--levels", "mask", "--full_resolution_channels", "0"),
+    "student": ("recipes/transfer.py", "--max_steps", "2000", "--normalization", "range"),
+}
+COMMON = ("--crop_size", "160", "--batch_size", "8", "--learning_rate", "2e-3", "--eval_split", "")
+
+
+def train(arm: str, data: Path, base_model: str, seed: int, run: Path) -> None:
+    program, *options = ARMS[arm]
+    base = ("--base_model", base_model) if program.endswith("distill.py") else ()
+    where = ("--dataset", str(data), "--output_dir", str(run), "--seed", str(seed))
+    subprocess.run([sys.executable, str(ROOT / program), *options, *COMMON, *base, *where], check=True)
+
+
+def measure(run: Path, all_masks: Path, data: Path, every: int) -> dict[str, object]:
+    """Figures and each frame's counts on every `every`-th hidden frame."""
+    rows = frames_to_compare(str(all_masks), "train", str(data))
+    rows = rows.select(range(0, len(rows), every))
+    counts, _ = count_frames(load_trained(run).probabilities, rows)
+    iou, niou, pd, fa = figures_of_counts(counts[None], counts.T[:1].clip(1, 1))[0, 0].tolist()
+    return {
+        "metrics": {"iou": iou, "niou": niou, "pd": pd, "fa": fa, "n_images": len(rows)},
+        "counts": {"columns": list(COUNTS), "frames": counts.tolist()},
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the prepared data sets")
+    parser.add_argument("--datasets", nargs="+", required=True, help="names of them")
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS], default=[*ARMS], help="(default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--every", type=int, default=1, help="measure on every N-th hidden frame (default: all)")
+    parser.add_argument("--base-model", required=True, help="Segment Anything model of the teachers")
+    parser.add_argument("--runs", type=Path, required=True, help="folder for the trained models")
+    parser.add_argument("--results", type=Path, required=True, help="folder for the JSON files")
+    args = parser.parse_args(argv)
+
+    for seed in args.seeds:
+        for dataset in args.datasets:
+            for arm in args.arms:
+                result = args.results / dataset / f"{arm}-{seed}.json"
+                if result.exists():
+                    continue
+                data, run = args.data / f"{dataset}-10pct", args.runs / dataset / f"{arm}-{seed}"
+                train(arm, data, args.base_model, seed, run)
+                record = read_json(run / METRICS_FILE)
+                figures = measure(run, args.data / dataset, data, args.every)
+                kept = {key: record[key] for key in ("commit", "machine")}
+                result.parent.mkdir(parents=True, exist_ok=True)
+                setting = {"arm": arm, "dataset": dataset, "seed": seed, "every": args.every, "options": ARMS[arm]}
+                write_json(result, {**setting, **figures, "seconds": record["training"]["seconds"], **kept})
+                print(dataset, arm, seed, figures["metrics"], flush=True)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,88 @@
+"""Is a teacher worth labelling with: the comparison, what is said of it, and whether it may label."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+
+from scalpel_hf.data import SyntheticInfrared, apply_label_budget, human_labelled
+from scalpel_hf.data.masks import TARGET, read_row_mask
+from scalpel_hf.training.guard import Probabilities, check_teacher, compare_with_small_network, verdict
+
+
+@pytest.fixture(scope="module")
+def labelled() -> datasets.Dataset:
+    rows = SyntheticInfrared(size=(40, 56), n_targets=(1, 2), extent=(2, 5), seed=3).to_dataset(10)
+    return human_labelled(apply_label_budget(rows, 1.0), "here")
+
+
+def answers_from(labelled: datasets.Dataset, blind: str) -> Any:
+    """Arms that know every mask, but for one that sees nothing; and what they were trained on."""
+    truth = {np.asarray(row["image"]).tobytes(): read_row_mask(row) == TARGET for row in labelled}
+    seen: list[tuple[str, int, set[str]]] = []
+
+    def train_arm(arm: str, fold: int, rows: datasets.Dataset) -> Probabilities:
+        seen.append((arm, fold, set(rows["name"])))
+
+        def probabilities(image: Any) -> np.ndarray:
+            mask = truth[np.asarray(image).tobytes()].astype(np.float32)
+            return 0 * mask if arm == blind else mask
+
+        return probabilities
+
+    return train_arm, seen
+
+
+def test_each_frame_is_measured_by_what_has_not_seen_it(labelled: datasets.Dataset) -> None:
+    train_arm, seen = answers_from(labelled, blind="small network")
+    record = compare_with_small_network(train_arm, labelled, seed=0)
+    assert record["frames"] == 10
+    assert record["teacher"]["iou"] == 1 and record["small network"]["iou"] == 0
+    assert record["lead"]["iou"] == [1, 1, 1]
+    assert [(arm, fold) for arm, fold, _ in seen] == [
+        ("teacher", 0),
+        ("teacher", 1),
+        ("small network", 0),
+        ("small network", 1),
+    ]
+    assert not seen[0][2] & seen[1][2] and seen[0][2] | seen[1][2] == set(labelled["name"])
+    assert seen[0][2] == seen[2][2] and seen[1][2] == seen[3][2]
+
+
+@pytest.mark.parametrize(
+    ("lead", "words"),
+    [
+        ([0.1, 0.02, 0.2], "the teacher is better than a small network of the same labels: IoU +10.0 (+2.0 to +20.0)"),
+        ([-0.1, -0.2, -0.02], "a small network of the same labels is better than the teacher: IoU -10.0"),
+        ([0.01, -0.1, 0.1], "do not differ beyond chance: IoU +1.0 (-10.0 to +10.0) on 34 labelled frames"),
+    ],
+)
+def test_verdict(lead: list[float], words: str) -> None:
+    figures = {"iou": 0.5, "niou": 0.5, "pd": 1.0, "fa": 30.0}
+    record = {"frames": 34, "teacher": figures, "small network": figures, "lead": {"iou": lead}}
+    assert words in verdict(record)
+    assert "50.0 / 50.0 / 100.0 / 30" in verdict(record)
+
+
+def test_a_beaten_teacher_labels_only_when_it_is_said(tmp_path: Path) -> None:
+    figures = {"iou": 0.5, "niou": 0.5, "pd": 1.0, "fa": 30.0}
+    record = {"frames": 34, "teacher": figures, "small network": figures}
+    said: list[str] = []
+
+    def write(lead: list[float]) -> None:
+        (tmp_path / "metrics.json").write_text(json.dumps({"guard": {**record, "lead": {"iou": lead}}}))
+
+    write([-0.1, -0.2, -0.02])
+    with pytest.raises(ValueError, match=r"better than the teacher.*--any-teacher"):
+        check_teacher(tmp_path, False, said.append)
+    assert not said
+    check_teacher(tmp_path, True, said.append)
+    assert "is better than the teacher" in said.pop()
+    write([0.01, -0.1, 0.1])
+    check_teacher(tmp_path, False, said.append)
+    assert "do not differ beyond chance" in said.pop()
+    check_teacher(tmp_path / "elsewhere", False, said.append)
+    assert "was not compared" in said.pop()

@@ -2,6 +2,7 @@
 
     python -m scalpel_hf.runtime runs/nuaa/student frames/ --out boxes.jsonl
     python -m scalpel_hf.runtime org/student recording.mkv --out boxes.jsonl --file model_int8.onnx
+    python -m scalpel_hf.runtime org/student recording.mkv --track --min-frames 5 --overlay seen.mp4 --out boxes.jsonl
     python -m scalpel_hf.runtime org/student rtsp://camera/stream
 
 Writes one line of JSON a frame as soon as it is computed, boxes in pixels:
@@ -13,16 +14,21 @@ standard error: frames, frames per second, the milliseconds that each took apart
 import argparse
 import sys
 import time
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 from scalpel_hf.cli.program import run_program
 
 from .config import MODEL_FILE
-from .lines import JsonLines, say
+from .lines import JsonLines, check_is_new, say
+from .overlay import Overlay, rate_of
 from .recordings import Damage
+from .results import CocoFile, Result
 from .sources import read_stream
 from .student import check_threshold, load_exported
 from .tiles import TILE_SIZE
+from .tracks import Tracker
 
 REPORT_SECONDS = 1.0
 INCOMPLETE = 3
@@ -55,14 +61,34 @@ def main(argv: list[str] | None = None) -> None:
         default=TILE_SIZE,
         help="frames of more pixels than a square of this side are computed in tiles (default: %(default)s)",
     )
+    parser.add_argument("--format", choices=["jsonl", "coco"], default="jsonl", help="of --out (default: %(default)s)")
+    parser.add_argument("--overlay", type=Path, help="video of the frames with boxes and scores drawn, an .mp4 or .mkv")
+    parser.add_argument("--track", action="store_true", help="give each target one number through the frames: `tracks`")
+    parser.add_argument(
+        "--min-frames",
+        type=int,
+        default=1,
+        help="leave out targets that are seen in fewer frames (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
 
     if args.threshold is not None:
         check_threshold(args.threshold)
-    lines = JsonLines(args.out, args.overwrite)
+    if not 1 <= args.min_frames <= 1000:
+        raise ValueError(f"`--min-frames` is from 1 to 1000, got {args.min_frames}")
+    for path in (args.out, args.overlay):
+        check_is_new(path, args.overwrite)
     student = load_exported(args.model, args.file, threads=args.threads, tile_size=args.tile_size)
+    tracker = Tracker(args.min_frames) if args.track or args.min_frames > 1 else None
     damage, unanswered, meter = Damage(), _Unanswered(), _Meter()
-    with lines:
+    with ExitStack() as open_files:
+        outputs = [open_files.enter_context(closing(output)) for output in outputs_of(args)]
+
+        def write(results: list[Result]) -> None:
+            for result in results:
+                for output in outputs:
+                    output.write(result if args.track else replace(result, tracks=None))
+
         try:
             for name, frame in read_stream(args.input, damage):
                 began = time.perf_counter()
@@ -72,9 +98,11 @@ def main(argv: list[str] | None = None) -> None:
                     unanswered.add(name, error)
                     continue
                 seconds = time.perf_counter() - began
-                lines.write({"frame": name, "boxes": found.boxes.tolist(), "scores": found.scores.round(4).tolist()})
+                result = Result(name, frame, found.boxes, found.scores)
+                write(tracker.push(result) if tracker else [result])
                 meter.count(seconds)
         finally:
+            write(tracker.rest() if tracker else [])
             meter.report(end="\n")
             for gap in (damage, unanswered):
                 if gap:
@@ -83,6 +111,14 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"{args.input}: not one frame has an answer")
     if damage or unanswered:
         sys.exit(INCOMPLETE)
+
+
+def outputs_of(args: argparse.Namespace) -> list[JsonLines | CocoFile | Overlay]:
+    """Where results are written to."""
+    if args.format == "coco" and args.out is None:
+        raise ValueError("a COCO file is written at the end: name it with `--out`")
+    file = CocoFile(args.out) if args.format == "coco" else JsonLines(args.out, args.overwrite)
+    return [file, *([Overlay(args.overlay, rate_of(args.input))] if args.overlay else [])]
 
 
 class _Unanswered:

@@ -4,10 +4,10 @@ import json
 import os
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 from scalpel_hf.files import DiskFullError, is_disk_full
+
+from .results import Result
 
 try:
     import fcntl
@@ -36,21 +36,15 @@ class JsonLines:
         self.path, self.overwrite = path, overwrite
         self.count = self.end = 0  # lines, and the bytes that they take
         self._file: int | None = None
-        if path is not None and path.exists() and not path.is_file():
-            raise ValueError(f"{path} is no file: choose another `--out`")
-        if path is not None and path.exists() and not overwrite:
-            raise FileExistsError(f"{path} exists: choose another `--out`, or replace it by `--overwrite`")
+        check_is_new(path, overwrite)
 
-    def __enter__(self) -> "JsonLines":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def close(self) -> None:
         if self._file is not None:
             os.close(self._file)
 
-    def write(self, content: Any) -> None:
+    def write(self, result: Result) -> None:
         """Append one line; it is in the file, or with who reads standard output, when this returns."""
-        line = json.dumps(content, allow_nan=False) + "\n"
+        line = json.dumps(result.line(), allow_nan=False) + "\n"
         if self.path is None:
             print(line, end="", flush=True)
         else:
@@ -89,6 +83,14 @@ class JsonLines:
                 raise ValueError(f"another program writes to {self.path}: choose another `--out`") from error
         os.ftruncate(file, 0)
         return file
+
+
+def check_is_new(path: Path | None, overwrite: bool) -> None:
+    """Raises `FileExistsError` where a file is there and isn't to be replaced, `ValueError` where something else is."""
+    if path is not None and path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file: choose another name")
+    if path is not None and path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists: choose another name, or replace it by `--overwrite`")
 
 
 def say(text: str, end: str = "\n") -> None:

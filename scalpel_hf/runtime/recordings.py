@@ -5,6 +5,7 @@ from bisect import insort
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,12 @@ def read_recording(source: str, damage: Damage) -> Iterator[tuple[int, np.ndarra
         damage.missing += _missing(container, stream, clock.number, last)
 
 
+def frame_rate(source: str) -> Fraction | None:
+    """Frames a second of a recording, where it says so; raises as [`read_recording`] does."""
+    with _opened(source) as container:
+        return container.streams.video[0].average_rate
+
+
 class _Clock:
     """The numbers of frames, among which those count whose packets gave none."""
 
@@ -134,6 +141,10 @@ class _Clock:
     def _lose(self, damage: Damage) -> None:
         self.number += 1
         damage.skip()
+
+
+def _is_live(source: str) -> bool:
+    return source.lower().startswith(("rtsp://", "rtsps://")) or os.path.realpath(source).startswith(CAMERA)
 
 
 @contextmanager
@@ -181,6 +192,8 @@ def _decoded(container: Any, stream: Any, source: str, clock: _Clock, damage: Da
             damage.stop(error.strerror)
             return
         if packet is None:
+            if _is_live(source):
+                damage.stop("the stream ended, which a camera's does only where it is cut")
             return
         clock.wait_for(packet)
         frames = []

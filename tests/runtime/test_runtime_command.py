@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from onnx import TensorProto, helper
 from scalpel_hf.files import DiskFullError
 from scalpel_hf.runtime.__main__ import main
 from scalpel_hf.runtime.lines import JsonLines
+from scalpel_hf.runtime.results import Result
 from tests.runtime.made_by_hand import (
     TARGETS,
     frame_with_targets,
@@ -42,6 +44,10 @@ def frames_in(folder: Path, count: int) -> Path:
 
 def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def result(name: str) -> Result:
+    return Result(name, frame_with_targets(), np.zeros((0, 4)), np.zeros(0))
 
 
 def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -161,7 +167,7 @@ def test_two_programs_with_one_file_do_not_mix(tmp_path: Path) -> None:
     wait_for(lambda: out.exists() and out.stat().st_size > 2000)
     second, third = run(student, frames, "--out", out), run(student, frames, "--out", out, "--overwrite")
     assert second.returncode == third.returncode == 1
-    assert "exists: choose another `--out`" in second.stderr
+    assert "exists: choose another name" in second.stderr
     assert "another program writes to" in third.stderr
     first.terminate()
     first.communicate(timeout=60)
@@ -207,14 +213,14 @@ def test_half_a_line_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             return write(file, content[:5])
         raise OSError(28, "No space left on device")
 
-    with lines:
-        lines.write({"n": "first"})
+    with closing(lines):
+        lines.write(result("first"))
         monkeypatch.setattr(os, "write", full)
         with pytest.raises(DiskFullError, match=r"a\.jsonl: 1 lines"):
-            lines.write({"n": "second"})
+            lines.write(result("second"))
         monkeypatch.undo()
-        lines.write({"n": "third"})
-    assert read_lines(tmp_path / "a.jsonl") == [{"n": "first"}, {"n": "third"}]
+        lines.write(result("third"))
+    assert [line["frame"] for line in read_lines(tmp_path / "a.jsonl")] == ["first", "third"]
 
 
 @pytest.mark.parametrize(

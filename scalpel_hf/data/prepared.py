@@ -2,6 +2,7 @@ from pathlib import Path
 
 import datasets
 
+from .names import check_names
 from .stored import load_stored
 
 
@@ -49,16 +50,32 @@ def load_split(name_or_path: str | Path, split: str) -> datasets.Dataset:
 
     Without a column `label_source` the masks are taken for a human's, and the column is added.
 
-    Raises `ValueError` also for a split that isn't there.
+    Raises `ValueError` also for a split that isn't there, has no rows or lacks `name` or `image`, and for rows without
+    a name of their own.
     """
     loaded = load_prepared(name_or_path)
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
             raise ValueError(f"{str(name_or_path)!r} has no split {split!r}, only {', '.join(loaded)}")
         loaded = loaded[split]
+    _check_rows(loaded, f"the split {split!r} of {str(name_or_path)!r}")
     if "label_source" not in loaded.column_names:
-        loaded = loaded.add_column("label_source", ["human"] * len(loaded))
+        loaded = loaded.add_column("label_source", ["human" if mask else "none" for mask in _has_mask(loaded)])
     return loaded
+
+
+def _check_rows(rows: datasets.Dataset, where: str) -> None:
+    if missing := [column for column in ("name", "image") if column not in rows.column_names]:
+        raise ValueError(f"{where} lacks the columns {', '.join(missing)}: take it in with prepare.py --layout hub")
+    if not len(rows):
+        raise ValueError(f"there are no rows in {where}")
+    check_names(rows["name"][:], where)
+
+
+def _has_mask(rows: datasets.Dataset) -> list[bool]:
+    if "mask" not in rows.column_names:
+        return [False] * len(rows)
+    return rows.select_columns("mask").with_format("arrow")[:].column("mask").is_valid().to_pylist()
 
 
 def human_labelled(rows: datasets.Dataset, name: str) -> datasets.Dataset:

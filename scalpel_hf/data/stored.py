@@ -24,14 +24,18 @@ def load_stored(name: str | Path) -> datasets.DatasetDict | datasets.Dataset:
     """
     What `load_from_disk` loads of a folder that `save_to_disk` wrote, and `load_dataset` of anything else.
 
-    Raises `ValueError` for names that lead out of the folder, and for cells that hold paths instead of images.
+    Raises `ValueError` for names that lead out of the folder, and for cells that hold paths instead of images, and
+    for what is damaged.
     """
     path = Path(name)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return _load_from_disk(path)
     is_parquet = path.suffix == ".parquet" and path.is_file()
     options = {"data_files": {"train": str(path)}} if is_parquet else {}
-    loaded = datasets.load_dataset("parquet" if is_parquet else str(name), **options)
+    try:
+        loaded = datasets.load_dataset("parquet" if is_parquet else str(name), **options)
+    except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, KeyError, TypeError) as error:
+        raise ValueError(f"{name} can't be loaded ({_kind_and_text(error.__cause__ or error)})") from error
     for part in _parts(loaded):
         if part.info.builder_name != FOLDER_OF_IMAGES:
             _check_cells(part, name)
@@ -74,15 +78,23 @@ def _load_from_disk(folder: Path) -> datasets.DatasetDict | datasets.Dataset:
         files = read_json(path).get("_data_files")
         if not isinstance(files, list) or not all(isinstance(file, dict) for file in files):
             raise ValueError(f"{path} names no files")
+        if not files:
+            raise ValueError(f"there are no rows in {part}")
         for file in files:
             safe_name(file.get("filename"), f"{path}: the file")
     try:
         loaded = datasets.load_from_disk(str(folder))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder} isn't as `save_to_disk` writes a data set: {error}") from error
+    except Exception as error:  # whatever `datasets` and Arrow raise of damaged files
+        raise ValueError(
+            f"{folder} is damaged, or isn't as `save_to_disk` writes a data set ({_kind_and_text(error)}): make it anew"
+        ) from error
     for dataset in _parts(loaded):
         _check_cells(dataset, folder)
     return loaded
+
+
+def _kind_and_text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _check_cells(dataset: datasets.Dataset, name: str | Path) -> None:

@@ -10,6 +10,8 @@ Notable:
 - its batch norms use the batch in training only: in evaluation an image's answer is the same alone.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -130,7 +132,7 @@ class MaskLevel(nn.Module):
     def without_sam(self, frame: Tensor) -> dict[str, Tensor]:
         """What [`forward`] gives for normalised frames `(B, 1, H, W)` of which SAM has nothing to say, which is all
         that there is to ask for with `sam_features` off."""
-        entries = self.upscaled_entry[0], self.embedding_entry[0]
+        entries = cast(nn.Conv2d, self.upscaled_entry[0]), cast(nn.Conv2d, self.embedding_entry[0])
         nothing = [frame.new_zeros(len(frame), entry.in_channels, 2, 2) for entry in entries]
         whole = frame.new_tensor([0.0, 0.0, 2.0, 2.0]).expand(len(frame), 4)
         return self(frame, whole, torch.zeros_like(frame), *nothing, input_size=2)
@@ -138,7 +140,7 @@ class MaskLevel(nn.Module):
     @torch.no_grad()
     def add_to_logits(self, amount: float) -> None:
         """Add a constant to the logits, which multiplies the odds of a target at every pixel by its exponential."""
-        self.head.bias.add_(amount / HEAD_SCALE)
+        cast(Tensor, self.head.bias).add_(amount / HEAD_SCALE)
 
     def _route(
         self, maps: list[Tensor], statistics: Tensor, compressed: Tensor

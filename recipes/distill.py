@@ -150,7 +150,12 @@ def train_teacher(
 
 def guard(args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset) -> dict[str, Any]:
     """What comes of comparing the teacher with a small network of the same labels, each a third of the steps."""
-    small = {"levels": ["mask"], "full_resolution_channels": 0, "adapter": "scalpel_moe", "background_frames": 0}
+    small: dict[str, Any] = {
+        "levels": ["mask"],
+        "full_resolution_channels": 0,
+        "adapter": "scalpel_moe",
+        "background_frames": 0,
+    }
 
     def train_arm(arm: str, fold: int, half: datasets.Dataset) -> Probabilities:
         folder = f"{args.output_dir}/guard/{arm.replace(' ', '-')}-{fold}"

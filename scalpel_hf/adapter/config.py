@@ -76,8 +76,8 @@ class ScalpelMoeConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.full_resolution_channels is None:
-            loaded = self.peft_type is not None  # from a file, which names it
-            self.full_resolution_channels = 0 if loaded else 8
+            saved = getattr(self, "peft_type", None) is not None  # a file names it, a fresh configuration doesn't
+            self.full_resolution_channels = 0 if saved else 8
         self.peft_type = ScalpelPeftType.SCALPEL_MOE
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)

@@ -155,7 +155,7 @@ class MaskLevelLayer(ScalpelMoeLayer):
             upscaled_dim=decoder.hidden_size // 8,
             embedding_dim=decoder.hidden_size,
             channels=config.channels,
-            full_resolution_channels=config.full_resolution_channels,
+            full_resolution_channels=config.full_resolution_channels or 0,
             top_k=config.top_k,
             temperature=config.temperature,
             routers=config.routers,

@@ -11,6 +11,7 @@ from scalpel_hf.modeling.frame_reading import IMAGE_SUFFIXES
 
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's, before the name of a file that was uploaded
 LARGEST_SEARCH = 20_000  # names among which the nearest is looked for
+SEARCHES = 20  # the nearest name is looked for as often: a list of another data set has thousands that aren't found
 
 
 class UnknownNameError(ValueError):
@@ -31,6 +32,7 @@ class FrameNames:
     def __init__(self, names: Iterable[str]) -> None:
         self.names = list(names)
         self._exact = set(self.names)
+        self._searches = 0
         self._spelt: dict[str, set[str]] = {}
         for name in self.names:
             for key in {_normal(name), _normal(name).rpartition("/")[2]}:
@@ -38,26 +40,29 @@ class FrameNames:
 
     def find(self, given: str) -> str:
         """The frame's name that `given` means. Raises [`UnknownNameError`] where there is none, or several."""
-        if given in self._exact:
-            return given
+        found = self._meant(given)
+        if len(found) == 1:
+            return next(iter(found))
+        if found:
+            raise UnknownNameError(f"{given!r} may be {few(sorted(found))}: write one of them in full")
         tried = _spellings(given)
-        for spelling in tried:
-            found = self._spelt.get(spelling, set())
-            if len(found) > 1:
-                raise UnknownNameError(f"{given!r} may be {few(sorted(found))}: write one of them in full")
-            if found:
-                return next(iter(found))
         also = f" (tried {', '.join(tried)})" if tried != [given] else ""
-        near = difflib.get_close_matches(tried[-1], self.names[:LARGEST_SEARCH], 1)
-        nearest = f"; the nearest is {near[0]!r}" if near else ""
-        raise UnknownNameError(f"the data set has no frame {given!r}{also}{nearest}")
+        raise UnknownNameError(f"the data set has no frame {given!r}{also}{self._nearest(tried[-1])}")
 
     def get(self, given: str) -> str | None:
-        """As `find`, but `None` where there is none."""
-        try:
-            return self.find(given)
-        except UnknownNameError:
-            return None
+        """As `find`, but `None` where there is none, or several."""
+        found = self._meant(given)
+        return next(iter(found)) if len(found) == 1 else None
+
+    def _meant(self, given: str) -> set[str]:
+        if given in self._exact:
+            return {given}
+        return next((self._spelt[spelling] for spelling in _spellings(given) if spelling in self._spelt), set())
+
+    def _nearest(self, given: str) -> str:
+        self._searches += 1
+        near = difflib.get_close_matches(given, self.names[:LARGEST_SEARCH], 1) if self._searches <= SEARCHES else []
+        return f"; the nearest is {near[0]!r}" if near else ""
 
 
 def _normal(name: str) -> str:

@@ -1,5 +1,6 @@
 """Frames' names, as other programs and systems spell them."""
 
+import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,18 @@ def test_what_is_not_found_says_what_was_tried_and_the_nearest() -> None:
         names.find("x")
     for odd in ("", ".", "/", "..", ".png", "\0"):
         assert names.get(odd) is None
+
+
+def test_a_list_of_another_data_set_is_no_hang() -> None:
+    names = FrameNames(f"Misc_{i}" for i in range(20_000))
+    began = time.process_time()
+    messages = []
+    for i in range(2_000):
+        with pytest.raises(UnknownNameError) as caught:
+            names.find(f"other-{i:06d}")
+        assert names.get(f"other-{i:06d}") is None
+        messages.append(str(caught.value))
+    assert time.process_time() - began < 10 and len(messages) == 2_000
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, unique=True))

@@ -15,7 +15,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 FRONT_ENDS = ("none", "frozen", "learned")
 OPERATORS = ("local_contrast", "top_hat", "matched_filter", "anisotropic_diffusion")
-# The maps that see most by themselves, docs/operators.md.
+# The maps that see most by themselves, docs/explanation/operators.md.
 SCALES = {"local_contrast": [5.0], "top_hat": [2.0, 4.0], "matched_filter": [1.0, 2.0], "anisotropic_diffusion": [4.0]}
 
 

@@ -2,7 +2,7 @@
 
 A white-box operator is, at its initial parameters, the classical operator to floating-point accuracy; what it learns
 stays in that operator's own units and can be read with `describe()`. Which four, and how each is made learnable, is
-this project's own choice; `docs/operators.md` has formulas, references and speed.
+this project's own choice; `docs/explanation/operators.md` has formulas, references and speed.
 
 Notable:
 - every operator maps `(B, C, H, W)` to `(B, C, S, H, W)`: each channel on its own, one map a scale.

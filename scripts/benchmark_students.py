@@ -1,6 +1,6 @@
 """Parameters, FLOPs, latency and memory of the students beside SegFormer-B0 and a plain U-Net, as a Markdown table.
 
-    python scripts/benchmark_students.py --out docs/benchmark.md
+    python scripts/benchmark_students.py --out students.md
     python scripts/benchmark_students.py --models small unet --sizes 256x256 --backends eager ONNX
 
 Weights are random: what is measured does not depend on them. Every model takes normalised frames (1, 1, H, W) and gives

@@ -1,4 +1,4 @@
-"""Write a prepared or pseudo-labelled data set in another program's format; docs/formats.md says what each carries.
+"""Write a prepared or pseudo-labelled data set in another program's format.
 
     python scripts/export_dataset.py --dataset runs/nuaa/pseudo --format coco --out exports/nuaa-coco
 

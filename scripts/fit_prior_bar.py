@@ -6,8 +6,9 @@
         --out runs/nudt/teacher-for-even-frames
 
 Where the operators see less than half of what they see of the faintest labelled target, a teacher's logits are lowered
-(docs/adapter.md). recipes/distill.py fits the bar to the frames it trains on; here it is fitted to others, such as a
-few of another camera, or for a teacher that has none. Writes the adapter with its new bar to OUT and prints the bar.
+(docs/explanation/adapter.md). recipes/distill.py fits the bar to the frames it trains on; here it is fitted to others,
+such as a few of another camera, or for a teacher that has none. Writes the adapter with its new bar to OUT and prints
+the bar.
 
 Frames that are evener than those trained on show a teacher what it takes for faint targets: `--noise-floor` makes it
 deafer to them. It needs no label of theirs.

@@ -1,4 +1,4 @@
-"""The transcript in docs/hub.md: a user's session against a loopback Hub, with its pictures.
+"""The transcript in docs/how_to/hub.md: a user's session against a loopback Hub, with its pictures.
 
     python -m tests.hub_session --weights ../shared/weights/mobile_sam.pt
 
@@ -202,7 +202,7 @@ def run_session(folder: Path, pictures: Path, weights: Path | None, frames: int,
         made["loaded"] += session.shell("python load.py", "elsewhere", HF_HUB_OFFLINE="1")
         collect_pictures(hub, folder / "elsewhere", pictures)
     base = "The base is MobileSAM with its published weights." if weights else "The base has random weights."
-    return TEXT.format(base=base, predict=PREDICT, load=LOAD.format(size=size), pictures="pictures/hub_", **made)
+    return TEXT.format(base=base, predict=PREDICT, load=LOAD.format(size=size), pictures="../pictures/hub_", **made)
 
 
 def collect_pictures(hub: HubServer, folder: Path, pictures: Path) -> None:
@@ -219,11 +219,11 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--size", type=int, default=256, help="side of SAM's input in pixels")
     parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder with hub.md, for it and its pictures")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of the documents and their pictures")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         text = run_session(Path(folder), args.docs / "pictures", args.weights, args.frames, args.size, args.steps)
-    document = args.docs / "hub.md"
+    document = args.docs / "how_to" / "hub.md"
     before, after = document.read_text().split(BEGIN)[0], document.read_text().split(END)[1]
     document.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
 

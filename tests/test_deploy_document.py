@@ -1,4 +1,4 @@
-"""docs/deploy.md as a user follows it: every `bash` and `python` block, in its order, in a fresh folder."""
+"""docs/how_to/deploy.md as a user follows it: every `bash` and `python` block, in its order, in a fresh folder."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.runtime.made_by_hand import write_video
 from tests.small_students import small_detector, small_student
 from tests.test_recipes import ROOT
 
-BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
+BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "docs" / "how_to" / "deploy.md").read_text(), re.DOTALL)
 WITHOUT_TORCH = """
 import sys
 class Blocked:

@@ -1,4 +1,4 @@
-"""The session in docs/hub.md is the one that tests/hub_session.py runs, and runs."""
+"""The session in docs/how_to/hub.md is the one that tests/hub_session.py runs, and runs."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.hub_session import BASE, BEGIN, END, LOAD, PREDICT, PREPARE, STUDENT, TEACHER, run_session
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "hub.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "how_to" / "hub.md"
 
 
 def words(commands: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Labels to and from the formats of other programs; docs/formats.md says what each carries."""
+"""Labels to and from the formats of other programs; docs/reference/formats.md says what each carries."""
 
 from .coco import read_coco, write_coco
 from .frames import LossyExportWarning

@@ -9,7 +9,7 @@ Notable:
   evaluation. Running statistics are averaged like the weights, so that the two fit.
 - processes share one model at every step: running statistics are averaged over them like gradients, and what the main
   process measures decides for all. Each batch norm normalises by its own process's part of the batch, which is what
-  two processes differ in from one with a batch of twice the size (docs/decisions.md).
+  two processes differ in from one with a batch of twice the size (docs/explanation/decisions/).
 """
 
 import logging

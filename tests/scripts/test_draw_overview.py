@@ -14,8 +14,11 @@ from tests.small_students import small_student
 def demo(folder: Path, sources: list[str]) -> Path:
     rows = SyntheticInfrared(size=(40, 56), n_targets=(1, 2), extent=(3, 5), seed=3).to_dataset(len(sources))
     objects = [{"bbox": [[1.0, 1.0, 2.0, 2.0]] * 2, "area": [4, 4], "score": [0.9, 0.8]}] * len(sources)
-    rows = rows.add_column("label_source", sources)
-    rows = rows.add_column("pseudo_mask", rows["mask"][:]).add_column("pseudo_objects", objects)
+    rows = rows.add_column("label_source", sources).add_column("pseudo_objects", objects)
+    rows = rows.map(
+        lambda row: {"pseudo_mask": row["mask"]},
+        features=datasets.Features(rows.features | {"pseudo_mask": datasets.Image()}),
+    )
     datasets.DatasetDict(train=rows).save_to_disk(str(folder / "pseudo"))
     small_student().save_pretrained(folder / "student-pseudo")
     return folder

@@ -32,8 +32,8 @@ Each is a flag of the same name too.
 
 def page(root: Path = ROOT) -> str:
     parts = [HEAD]
-    for title, (path, name) in FIELDS.items():
-        rows = [f"| `{field}` | `{default}` | {text} |" for field, default, text in fields(root / path, name)]
+    for title, (module, name) in FIELDS.items():
+        rows = [f"| `{field}` | `{default}` | {text} |" for field, default, text in fields(root / module, name)]
         parts.append("\n".join([f"### {title}\n", "| field | default | |", "|---|---|---|", *rows, ""]))
     parts.append("## Programs\n")
     for path in (path for pattern in PROGRAMS for path in sorted(root.glob(pattern))):

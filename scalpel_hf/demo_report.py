@@ -16,6 +16,7 @@ from scalpel_hf.files import write_text
 
 from .adapter import record_router
 from .data import load_split, objects_from_mask, read_target
+from .data.image_cells import undecoded
 from .metrics import IRSTDMetrics
 from .modeling.image_processing_infrared import read_frame
 from .student import Student
@@ -108,7 +109,7 @@ def _test_pictures(
     found: dict[str, Pictures] = {}
     on: dict[str, list[np.ndarray]] = {name: [] for name in EXPERT_COLORS}
     off: dict[str, list[np.ndarray]] = {name: [] for name in EXPERT_COLORS}
-    for row in rows:
+    for row in undecoded(rows):
         frame, truth = read_frame(row["image"]).astype(np.float32), read_target(row["mask"])
         pictures = {"frame": gray(frame), f"truth: {_targets(truth)}": outline(frame, truth, GREEN)}
         with record_router() as records:
@@ -132,7 +133,7 @@ def _pseudo_pictures(pseudo: datasets.Dataset, hidden: datasets.Dataset) -> dict
     place = {name: index for index, name in enumerate(hidden["name"])}
     found: dict[str, Pictures] = {}
     labelled = [i for i, source in enumerate(pseudo["label_source"]) if source == "pseudo"][:PSEUDO_FRAMES]
-    for row in pseudo.select(labelled):
+    for row in undecoded(pseudo.select(labelled)):
         frame, answer = read_frame(row["image"]).astype(np.float32), read_target(row["pseudo_mask"])
         truth = read_target(hidden[place[row["name"]]]["mask"])
         found[row["name"]] = {

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .data import objects_from_mask
+from .data.image_cells import undecoded
 from .data.masks import IGNORED, TARGET, read_mask, read_row_mask, read_target
 from .metrics import DetectionMetrics, IRSTDMetrics
 from .student import Detector, Student
@@ -25,7 +26,8 @@ def answers_and_masks(
     Where that leaves pixels open, the answer is taken for none: probability 0, or no box whose centre lies there.
     Raises `ValueError` naming the row whose mask is hidden, can't be read, or has another size than the answer.
     """
-    for row in tqdm(rows, desc="evaluation", leave=False, unit="frame"):
+    files = undecoded(rows) if isinstance(rows, datasets.Dataset) else rows
+    for row in tqdm(files, desc="evaluation", leave=False, unit="frame"):
         if row["mask"] is None:
             raise ValueError(f"{row.get('name')} has no mask to measure against: evaluate on a split with all masks")
         mask = read_row_mask(row)
@@ -122,9 +124,9 @@ def evaluate_pseudo_labels(labelled: datasets.Dataset, truth: datasets.Dataset) 
     Raises `ValueError` where `truth` lacks a row or its mask.
     """
     place = {name: index for index, name in enumerate(truth["name"])}
-    masks = truth.select_columns("mask")
+    masks = undecoded(truth.select_columns("mask"))
     metrics = IRSTDMetrics(threshold=0.5)
-    for row in labelled.select_columns(["name", "label_source", "pseudo_mask"]):
+    for row in undecoded(labelled.select_columns(["name", "label_source", "pseudo_mask"])):
         if row["label_source"] != "pseudo":
             continue
         mask = masks[place[row["name"]]]["mask"] if row["name"] in place else None

@@ -12,6 +12,7 @@ from PIL import Image
 from scalpel_hf.files import read_json
 
 from .data import load_split, objects_from_mask
+from .data.image_cells import undecoded
 from .data.masks import read_target
 from .modeling.image_processing_infrared import read_frame
 from .provenance import Provenance, read_record
@@ -67,6 +68,7 @@ def finder(folder: str | Path, base: str | Path | None = None) -> Callable[[Any]
 
 def _with_targets(rows: Any) -> list[dict[str, Any]]:
     """A few rows, evenly spread over those with a target."""
+    rows = undecoded(rows)
     found = [i for i, row in enumerate(rows.select_columns(["mask"])) if row["mask"] and read_target(row["mask"]).any()]
     return (
         [rows[found[k * len(found) // ROWS]] for k in range(ROWS)] if len(found) >= ROWS else [rows[i] for i in found]

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.table import embed_table_storage
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard, RepoCard
 
 from .card_parts import PICTURE
 from .cards import standalone_card, student_card, teacher_card
 from .data import LabelBudget
+from .data.parquet import write_parquet_file
 from .dataset_card import dataset_card
 from .examples import example_pictures
 from .files import read_json
@@ -231,10 +231,8 @@ def _with_shown_teachers(rows: datasets.Dataset) -> datasets.Dataset:
 def _write_parquet(rows: datasets.Dataset, folder: Path, split: str) -> None:
     count = max(1, -(-len(rows) // ROWS))
     for index in range(count):
-        shard = _with_shown_teachers(rows.shard(count, index, contiguous=True)).with_format("arrow")
-        # Images that lie in files of this machine go along, their paths don't.
-        embedded = shard.map(embed_table_storage, batched=True, batch_size=100, keep_in_memory=True)
-        embedded.with_format(None).to_parquet(folder / f"{split}-{index:05d}-of-{count:05d}.parquet")
+        shard = _with_shown_teachers(rows.shard(count, index, contiguous=True))
+        write_parquet_file(shard, folder / f"{split}-{index:05d}-of-{count:05d}.parquet")
 
 
 def _published_adapter(api: HfApi, folder: Path, card: RepoCard) -> bytes:

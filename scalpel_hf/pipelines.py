@@ -118,10 +118,12 @@ class InfraredSmallTargetPipeline(Pipeline):
         """
         import datasets  # slow to import
 
+        from .data.image_cells import undecoded
+
         if isinstance(inputs, datasets.Dataset):
-            inputs = KeyDataset(inputs, "image")
+            inputs = KeyDataset(undecoded(inputs), "image")
         elif isinstance(inputs, datasets.IterableDataset):
-            inputs = (row["image"] for row in inputs)
+            inputs = (row["image"] for row in undecoded(inputs))
         elif isinstance(inputs, tuple):
             inputs = list(inputs)
         if isinstance(inputs, list | KeyDataset) and not len(inputs):  # into which transformers' own looks for messages

@@ -22,6 +22,7 @@ from scalpel_hf import Detector, Student, SyntheticInfrared, Teacher, load_stude
 from scalpel_hf.cli.numbers import COUNT, PROBABILITY, between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
+from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.evaluation import evaluate_student
 from scalpel_hf.files import check_can_be_made
 from scalpel_hf.modeling.frames import read_frame
@@ -122,7 +123,7 @@ def is_adapter(name: str) -> bool:
 def spread(rows: Any, count: int) -> list[np.ndarray]:
     """Frames of so many rows, at equal distances."""
     indices = np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))
-    return [read_frame(row["image"]) for row in rows.select(indices)]
+    return [read_frame(row["image"]) for row in undecoded(rows.select(indices))]
 
 
 def generated_frames() -> list[np.ndarray]:

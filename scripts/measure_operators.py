@@ -22,6 +22,7 @@ from scalpel_hf.adapter.config import OPERATOR_SCALES
 from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split, read_target
+from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
 from scalpel_hf.modeling.moe import OPERATORS
 from scalpel_hf.modeling.operators import AnisotropicDiffusion
@@ -66,7 +67,7 @@ def cases(args: argparse.Namespace) -> dict[str, nn.Module]:
 def labelled_frames(dataset: str, split: str) -> list[tuple[Tensor, np.ndarray]]:
     """Normalised frames `(1, 1, H, W)` and their targets `(H, W)`; frames without a target tell nothing here."""
     frames = []
-    for row in load_split(dataset, split):
+    for row in undecoded(load_split(dataset, split)):
         if row["label_source"] != "human":
             continue
         target = read_target(row["mask"])

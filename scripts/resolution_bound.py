@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split, read_target
+from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.metrics import IRSTDMetrics
 
 
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--strides", type=between(int, 1, 1024), nargs="+", default=[2, 4, 8], help="default: 2 4 8")
     args = parser.parse_args()
 
-    rows = load_split(args.dataset, args.split).select_columns(["name", "mask"])
+    rows = undecoded(load_split(args.dataset, args.split).select_columns(["name", "mask"]))
     ways = {"resampled": resampled, "fitted": fitted}
     metrics = {(way, stride): IRSTDMetrics() for stride in args.strides for way in ways}
     for row in tqdm(rows, leave=False, unit="mask"):

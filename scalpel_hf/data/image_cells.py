@@ -24,7 +24,7 @@ def image_columns(features: datasets.Features) -> list[str]:
 def undecoded(dataset: AnyDataset) -> AnyDataset:
     """Image columns as their files' bytes: nothing is decoded that isn't looked at, and nothing by anyone but
     [`read_frame`]."""
-    for column in image_columns(dataset.features):
+    for column in image_columns(dataset.features or {}):
         dataset = dataset.cast_column(column, datasets.Image(mode=dataset.features[column].mode, decode=False))
     return dataset
 

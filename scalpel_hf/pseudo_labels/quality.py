@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 from scipy import ndimage
 
+from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.masks import IGNORED, TARGET, read_mask, read_target
 from scalpel_hf.data.names import check_names, few
 from scalpel_hf.data.objects import EIGHT_CONNECTED
@@ -63,11 +64,11 @@ def compare_with_truth(
     Raises `ValueError` where `truth` lacks a row or its mask.
     """
     place = {name: index for index, name in enumerate(truth["name"])}
-    masks = truth.select_columns("mask")
+    masks = undecoded(truth.select_columns("mask"))
     metrics, counts = IRSTDMetrics(threshold=0.5), dict.fromkeys(COUNTS, 0)
     scores: list[tuple[float, bool]] = []
     wanted = ["name", "label_source", "pseudo_mask", "pseudo_confidence", "pseudo_objects", "teacher"]
-    for row in labelled.select_columns(wanted):
+    for row in undecoded(labelled.select_columns(wanted)):
         if row["label_source"] == "human" or row["teacher"] is None:
             continue
         mask = masks[place[row["name"]]]["mask"] if row["name"] in place else None

@@ -6,6 +6,7 @@ import torch
 from scipy import ndimage
 
 from scalpel_hf.classical_prior import classical_prior
+from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
 from scalpel_hf.modeling.mask_level import PRIOR_REACH
@@ -35,7 +36,7 @@ def background_samples(rows: datasets.Dataset, labelled: list[Sample], count: in
     bar = half_of_the_faintest(target_responses(labelled, consensus))
     if bar is None:
         raise ValueError("no labelled frame has a target that the operators see: nothing says how faint one may be")
-    frames = (read_frame(row["image"]).astype(np.float32) for row in rows.select(sorted(drawn.tolist())))
+    frames = (read_frame(row["image"]).astype(np.float32) for row in undecoded(rows.select(sorted(drawn.tolist()))))
     return [Sample(f, np.zeros_like(f), (~may_be_target(f, bar)).astype(np.float32)) for f in frames]
 
 

@@ -12,6 +12,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
+from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.data.transforms import Sample, crop, dihedral, paste_targets, photometric, zoom
 from scalpel_hf.modeling.foreground import as_foreground
@@ -73,7 +74,7 @@ class StudentSamples(Dataset):
         self.indices = self.human + self.pseudo
         if not self.indices:
             raise ValueError("no frame of the data set has a label: every `label_source` is 'none'")
-        self.dataset, self.processor, self.crop_size, self.seed = dataset, processor, crop_size, seed
+        self.dataset, self.processor, self.crop_size, self.seed = undecoded(dataset), processor, crop_size, seed
         self.pseudo_strength, self.weak_views = pseudo_strength, weak_views
         self.confidence_weights, self.ignore_rejected = confidence_weights, ignore_rejected
         share = max(human_share, len(self.human) / len(self.indices)) if self.human else 0.0

@@ -14,9 +14,12 @@ from PIL import Image
 from scalpel_hf import formats
 from scalpel_hf.data import load_irst_dataset
 from scalpel_hf.data.image_cells import stored_cell, undecoded
+from scalpel_hf.evaluation import answers_and_masks
 from scalpel_hf.formats.human_labels import HumanLabel, import_human_labels
 from scalpel_hf.modeling.frame_reading import is_plain_file, read_frame
+from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.pseudo_labels import add_pseudo_labels, label_in_shards
+from scalpel_hf.training.transfer import StudentSamples
 from tests.modeling.test_frame_reading import KINDS, saved
 from tests.pseudo_labels.helpers import FakeTeacher
 
@@ -167,3 +170,34 @@ def test_colours_and_palettes_of_turned_pictures_stay(tmp_path: Path) -> None:
         with Image.open(tmp_path / "g.png") as after:
             assert after.mode == image.mode and not after.getexif()
             np.testing.assert_array_equal(np.asarray(after.convert("RGBA")), expected)
+
+
+def test_nobody_but_the_reader_decodes_a_data_sets_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An EPS file in a data set from elsewhere, for which Pillow would start Ghostscript."""
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", never)
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 12\n%%EndComments\nshowpage\n%%EOF\n"
+    mask = np.full((12, 20), 255, np.uint8)
+    png = formats.masks.encode_png(mask)
+    rows = datasets.Dataset.from_dict(
+        {
+            "name": ["a"],
+            "image": [{"bytes": content, "path": "a.png"}],
+            "mask": [{"bytes": png, "path": "a.png"}],
+            "label_source": ["human"],
+        }
+    )
+    rows = rows.cast_column("image", datasets.Image()).cast_column("mask", datasets.Image())
+    takers: list[Callable[[], Any]] = [
+        lambda: list(answers_and_masks(lambda frame: read_frame(frame) > 0, rows)),
+        lambda: StudentSamples(rows, InfraredImageProcessor(), 8, 0)[0],
+        lambda: add_pseudo_labels(
+            rows.remove_columns("label_source").add_column("label_source", ["none"]), FakeTeacher()
+        ),
+    ]
+    for take in takers:
+        with pytest.raises((OSError, ValueError), match=r"a\.png: .*not an image of the kinds"):
+            take()

@@ -20,10 +20,13 @@ from scalpel_hf.trained import load_trained
 from scalpel_hf.training.report import METRICS_FILE
 
 ROOT = Path(__file__).parents[2]
-TEACHER = ("recipes/distill.py", "--max_steps", "600")
+TEACHER, FRAME_ALONE = "recipes/distill.py", ("--levels", "mask")
 ARMS = {
-    "teacher": TEACHER,
-    "small-network": (*TEACHER, "--levels", "mask", "--full_resolution_channels", "0"),
+    "teacher": (TEACHER, "--max_steps", "600"),
+    "teacher-1500": (TEACHER, "--max_steps", "1500"),
+    "no-operators": (TEACHER, "--max_steps", "600", *FRAME_ALONE),
+    "no-operators-2000": (TEACHER, "--max_steps", "2000", *FRAME_ALONE),
+    "small-network": (TEACHER, "--max_steps", "600", *FRAME_ALONE, "--full_resolution_channels", "0"),
     "student": ("recipes/transfer.py", "--max_steps", "2000", "--normalization", "range"),
 }
 COMMON = ("--crop_size", "160", "--batch_size", "8", "--learning_rate", "2e-3", "--eval_split", "")

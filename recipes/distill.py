@@ -24,6 +24,7 @@ from scalpel_hf.adapter.layer import asks_sam
 from scalpel_hf.adapter.low_rank import lora_of_equal_size
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import human_labelled, load_split
+from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.evaluation import evaluate_probabilities
 from scalpel_hf.hub import base_on_hub, push_run
 from scalpel_hf.modeling.frames import NORMALIZATIONS
@@ -41,12 +42,13 @@ from scalpel_hf.training.arguments import (
 from scalpel_hf.training.background import background_samples
 from scalpel_hf.training.distill import TeacherSamples, distillation_loss, freeze_operators, start_from
 from scalpel_hf.training.guard import LEAST_FRAMES, Probabilities, compare_with_small_network, verdict
-from scalpel_hf.training.loop import make_accelerator, train
+from scalpel_hf.training.loop import hash_weights, make_accelerator, train
 from scalpel_hf.training.prior_bar import fit_prior_bar
 from scalpel_hf.training.prior_shift import prior_shift
-from scalpel_hf.training.report import METRICS_FILE, write_metrics
+from scalpel_hf.training.report import write_metrics
 from scalpel_hf.training.transfer import labelled_sample
 from scalpel_hf.training.validation import hold_out
+from scalpel_hf.unseen import TrainedOn, rows_to_measure
 
 ADAPTERS = ("scalpel_moe", "lora")
 
@@ -99,7 +101,8 @@ def train_teacher(
     args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset, held_out: datasets.Dataset | None
 ) -> tuple[Teacher, dict[str, Any]]:
     """A teacher of the labelled ones of `rows`, and how its training went; with frames held out, its best step."""
-    samples = [labelled_sample(row) for row in human_labelled(rows, args.dataset)]
+    labelled = human_labelled(rows, args.dataset)
+    samples = [labelled_sample(row) for row in labelled]
     background = background_samples(rows, samples, args.background_frames, args.seed) if args.background_frames else []
     accelerator.print(f"{len(samples)} labelled frames to train on, {len(held_out or ())} held out")
     if background:
@@ -108,6 +111,11 @@ def train_teacher(
 
     # Model
     base = load_sam(args.base_model, args.image_size)
+    made_of = {"labelled frames": hash_rows(labelled), "base model": hash_weights(base)}
+    if background:
+        made_of["frames without a label"] = hash_rows(rows)
+    if held_out:
+        made_of["frames held out"] = hash_rows(held_out)
     config = ScalpelMoeConfig(
         scales={name: OPERATOR_SCALES.get(name, []) for name in args.operators},
         levels=args.levels,
@@ -142,7 +150,7 @@ def train_teacher(
             fit_prior_bar(teacher, samples)
         return evaluate_probabilities(teacher.probabilities, held_out or ())
 
-    outcome = train(accelerator, model, dataset, loss, args, evaluate if held_out else None)
+    outcome = train(accelerator, model, dataset, loss, args, evaluate if held_out else None, made_of=made_of)
     if args.fit_prior_bar:
         accelerator.print(f"prior bar {fit_prior_bar(teacher, samples):.2f}")
     return teacher, outcome
@@ -178,8 +186,11 @@ def main(argv: list[str] | None = None) -> None:
 
     # Data
     rows = load_split(args.dataset, args.train_split)
-    test_rows = load_split(args.dataset, args.eval_split) if args.eval_split else None
-    labelled, held_out = hold_out(human_labelled(rows, args.dataset), args.validation_fraction, args.seed)
+    labelled = human_labelled(rows, args.dataset)
+    trained_on, test_rows = TrainedOn.of(labelled), None
+    if args.eval_split:
+        test_rows = rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no figures")
+    labelled, held_out = hold_out(labelled, args.validation_fraction, args.seed)
     others = rows.filter(lambda s: s != "human", input_columns="label_source", keep_in_memory=True)
     rows = datasets.concatenate_datasets([labelled, others])
 
@@ -192,7 +203,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # Evaluate and save
     if accelerator.is_main_process:
-        (Path(args.output_dir) / METRICS_FILE).unlink(missing_ok=True)  # the figures of other weights
+        trained_on.save(args.output_dir)
         teacher.save_pretrained(args.output_dir)
         metrics = {}
         if test_rows is not None:

@@ -9,7 +9,6 @@ and its image processor to `output_dir`, with metrics.json: how the run is repea
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import datasets
@@ -17,6 +16,7 @@ import torch
 
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
+from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.evaluation import evaluate_student
 from scalpel_hf.hub import push_run
 from scalpel_hf.metrics.detection import coco_classes
@@ -34,11 +34,12 @@ from scalpel_hf.training.arguments import (
     option,
     parse_arguments,
 )
-from scalpel_hf.training.loop import make_accelerator, train
+from scalpel_hf.training.loop import hash_weights, make_accelerator, train
 from scalpel_hf.training.prior_shift import prior_shift
-from scalpel_hf.training.report import METRICS_FILE, write_metrics
+from scalpel_hf.training.report import write_metrics
 from scalpel_hf.training.transfer import DetectionSamples, StudentSamples, detection_loss, transfer_loss
 from scalpel_hf.training.validation import hold_out
+from scalpel_hf.unseen import TrainedOn, rows_to_measure
 
 
 @dataclass
@@ -80,7 +81,11 @@ def main(argv: list[str] | None = None) -> None:
 
     # Data
     rows = load_split(args.pseudo_labels or args.dataset, args.train_split)
-    test_rows = load_split(args.dataset, args.eval_split) if args.eval_split else None
+    labelled = rows.filter(lambda s: s != "none", input_columns="label_source", keep_in_memory=True)
+    trained_on = TrainedOn.of(labelled) + (TrainedOn.load(args.student) if args.student else None)
+    test_rows = None
+    if args.eval_split:
+        test_rows = rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no figures")
     human = rows.filter(lambda s: s == "human", input_columns="label_source", keep_in_memory=True)
     others = rows.filter(lambda s: s != "human", input_columns="label_source", keep_in_memory=True)
     human, held_out = hold_out(human, args.validation_fraction, args.seed)
@@ -89,6 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     # Model
     student = new_student(args.task, args.student, args.size, args.normalization, args.front_end)
     model = student.model.to(accelerator.device, memory_format=torch.channels_last)
+    made_of = {"rows": hash_rows(labelled)} | ({"first weights": hash_weights(model)} if args.student else {})
     accelerator.print(f"student of {model.num_parameters():,} parameters")
 
     # Train
@@ -121,12 +127,12 @@ def main(argv: list[str] | None = None) -> None:
         best_metric, collate = "iou", None
     accelerator.print(f"{len(dataset.indices)} frames to train on, {len(dataset.human)} with a human's mask")
     evaluate = (lambda _: evaluate_student(student, held_out)) if len(held_out) else None
-    outcome = train(accelerator, model, dataset, loss, args, evaluate, best_metric, collate=collate)
+    outcome = train(accelerator, model, dataset, loss, args, evaluate, best_metric, collate, made_of)
 
     # Evaluate and save
     if accelerator.is_main_process:
         model.eval()
-        (Path(args.output_dir) / METRICS_FILE).unlink(missing_ok=True)  # the figures of other weights
+        trained_on.save(args.output_dir)
         student.save_pretrained(args.output_dir)
         metrics = {}
         if test_rows is not None:

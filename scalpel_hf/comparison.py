@@ -1,6 +1,7 @@
 """Two models side by side on the same frames: is their difference more than other frames and seeds would make?"""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -11,22 +12,25 @@ from .data import human_labelled, load_split
 from .data.objects import EIGHT_CONNECTED
 from .evaluation import answers_and_masks
 from .metrics import IRSTDMetrics
+from .unseen import TrainedOn, rows_to_measure, trained_on
 
 COUNTS = ("n_intersection", "n_union", "n_targets", "n_detected", "n_false_pixels", "n_pixels")
 DRAWS = 10_000
 SIZES = (10, 40, 100)  # pixels: upper ends of the classes of targets, with one more for what is larger
 
 
-def frames_to_compare(dataset: str, split: str, trained_on: str | None) -> datasets.Dataset:
-    """The split's rows, without those that have a human's mask in the data set that the models were trained on."""
-    rows = load_split(dataset, split)
-    if trained_on is None:
-        return rows
-    seen = set(human_labelled(load_split(trained_on, split), trained_on)["name"])
-    rest = rows.filter(lambda name: name not in seen, input_columns="name", keep_in_memory=True)
-    if not len(rest):
-        raise ValueError(f"every frame of {split!r} has a human's mask in {trained_on!r} too: nothing to compare")
-    return rest
+def frames_to_compare(dataset: str, split: str, models: Iterable[str | Path], labelled: str | None) -> datasets.Dataset:
+    """
+    The split's rows, without those that any of the models was trained on.
+
+    Args:
+        models: folders, which say what that was.
+        labelled: a data set whose frames with a human's mask are left out too.
+    """
+    known = trained_on(models)
+    if labelled is not None:
+        known = known + TrainedOn.of(human_labelled(load_split(labelled, split), labelled))
+    return rows_to_measure(dataset, split, known)
 
 
 def count_frames(

@@ -11,6 +11,7 @@ import argparse
 import statistics
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,14 @@ from scalpel_hf import Teacher
 from scalpel_hf.cli.numbers import SEED
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
+from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.evaluation import evaluate_probabilities, mean_and_deviation
 from scalpel_hf.files import read_json, read_yaml, write_json, write_text
+from scalpel_hf.sam import load_sam
 from scalpel_hf.trained import on_default_device
+from scalpel_hf.training.loop import hash_weights
+from scalpel_hf.unseen import rows_to_measure, trained_on, with_masks
+from scalpel_hf.version import __version__
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "distill.py"
@@ -65,15 +71,38 @@ def settings(config: dict[str, Any], variant: str, seed: int, runs: Path) -> dic
 def run_cell(values: dict[str, Any], split: str) -> dict[str, Any]:
     """Train and measure a cell, or read what was measured before."""
     folder = Path(values["output_dir"])
+    key = {"settings": values, "split": split, "made_of": contents(values, split)}
     if (folder / FIGURES).exists():
         record = read_json(folder / FIGURES)
-        if (record["settings"], record["split"]) != (values, split):
-            raise ValueError(f"{folder} is of other settings: remove it, or give another --runs")
+        for name, what in (("settings", "settings"), ("split", "settings"), ("made_of", "data, base or version")):
+            if record.get(name) != key[name]:
+                raise ValueError(f"{folder} is of other {what}: remove it, or give another --runs")
         return record
     train(values, folder)
-    record = {"settings": values, "split": split, **measure(values, folder, split)}
+    record = {**key, **measure(values, folder, split)}
     write_json(folder / FIGURES, record)
     return record
+
+
+def contents(values: dict[str, Any], split: str) -> dict[str, str]:
+    """What a cell's figures depend on beside its settings, by content."""
+    train_split, base = values.get("train_split", "train"), values["base_model"]
+    return {
+        "training rows": _hash_of_split(values["dataset"], train_split),
+        "measured rows": _hash_of_split(values["dataset"], split),
+        "base model": _hash_of_base(base, values.get("image_size", 512)),
+        "version of scalpel-hf": __version__,
+    }
+
+
+@cache
+def _hash_of_split(dataset: str, split: str) -> str:
+    return hash_rows(load_split(dataset, split))
+
+
+@cache
+def _hash_of_base(base_model: str, image_size: int) -> str:
+    return hash_weights(load_sam(base_model, image_size))
 
 
 def train(values: dict[str, Any], folder: Path) -> None:
@@ -90,7 +119,7 @@ def train(values: dict[str, Any], folder: Path) -> None:
 
 
 def measure(values: dict[str, Any], folder: Path, split: str) -> dict[str, Any]:
-    rows = load_split(values["dataset"], split)
+    rows = rows_to_measure(values["dataset"], split, trained_on([folder]))
     teacher = Teacher.from_pretrained(
         folder,
         values["base_model"],
@@ -140,6 +169,9 @@ def main(argv: list[str] | None = None) -> None:
     if unknown := [v for v in variants if v not in config["variants"]]:
         raise ValueError(f"{args.config} has no variant {', '.join(unknown)}, only {', '.join(config['variants'])}")
     command = f"python scripts/ablate.py --config {args.config}"
+    datasets_used = {settings(config, variant, 0, args.runs)["dataset"] for variant in variants}
+    for name in datasets_used:  # an error now rather than after hours of training
+        with_masks(load_split(name, args.split, "another by `--split`"), f"split {args.split!r} of {name!r}")
     records: dict[str, list[dict[str, Any]]] = {}
     for seed in args.seeds or config["seeds"]:  # seed by seed: an unfinished table compares like with like
         for variant in variants:

@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--base-model", help="the teachers' base, if it isn't where their adapters say")
     parser.add_argument("--cache-dir", type=Path, help="where the teachers' frozen prefix is kept")
-    parser.add_argument("--trained-on", help="data set whose labelled frames are left out, as the models know them")
+    parser.add_argument("--trained-on", help="data set whose labelled frames are left out, where models don't say it")
     parser.add_argument(
         "--threshold", type=PROBABILITY, default=0.5, help="probability of a target (default: %(default)s)"
     )
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     (reference, folders), *others = seeds_of_models(args.models).items()
     if not others:
         raise ValueError(f"--models names no other model to compare {reference} with")
-    rows = frames_to_compare(args.dataset, args.split, args.trained_on)
+    rows = frames_to_compare(args.dataset, args.split, args.models, args.trained_on)
 
     def count(folders: list[Path]) -> tuple[np.ndarray, np.ndarray]:
         models = (load_trained(folder, args.base_model, args.cache_dir) for folder in folders)  # one at a time

@@ -23,6 +23,7 @@ import numpy as np
 from scalpel_hf.cli.numbers import SEED, SHARE, SIDE
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import LabelBudget, apply_label_budget, load_prepared
+from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.evaluation import mean_and_deviation
 from scalpel_hf.files import (
     read_json,
@@ -124,10 +125,10 @@ def main(argv: list[str] | None = None) -> None:
 
     datasets.disable_progress_bars()
     splits = load_prepared(args.dataset)
-    if not isinstance(splits, datasets.DatasetDict) or not {"train", "test"} <= splits.keys():
+    if not {"train", "test"} <= splits.keys():
         raise ValueError(f"{args.dataset!r} needs the splits train and test")
     frames = splits["train"]
-    settings = {"flags": flags, "frames": sorted(frames["name"])}
+    settings = {"flags": flags, "rows": {split: hash_rows(splits[split]) for split in ("train", "test")}}
     if (args.out / "settings.json").exists():
         if read_json(args.out / "settings.json") != settings:
             raise ValueError(f"{args.out} holds runs with other settings: choose another folder")

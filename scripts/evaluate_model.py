@@ -23,6 +23,7 @@ from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation import evaluate_probabilities, evaluate_pseudo_labels, evaluate_student
 from scalpel_hf.trained import holds_teacher, on_default_device
+from scalpel_hf.unseen import rows_to_measure, trained_on, unseen_rows
 
 
 def is_adapter(name: str) -> bool:
@@ -54,14 +55,19 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
 
-    rows = load_split(args.dataset, args.split)
     figures: dict[str, Any]
+    remedy = "another by `--split`"
     if args.pseudo_labels:
-        labelled = load_split(args.pseudo_labels, args.split)
+        rows, labelled = load_split(args.dataset, args.split, remedy), load_split(args.pseudo_labels, args.split)
         if "pseudo_mask" not in labelled.column_names:
             raise ValueError(f"{args.pseudo_labels!r} holds no pseudo labels: make them with scripts/pseudo_label.py")
-        figures = evaluate_pseudo_labels(labelled, rows)
-    elif args.model.endswith(".onnx"):
+        pseudo = labelled.filter(lambda s: s == "pseudo", input_columns="label_source", keep_in_memory=True)
+        pseudo = unseen_rows(pseudo, trained_on([args.pseudo_labels]), repr(args.pseudo_labels))
+        figures = evaluate_pseudo_labels(pseudo, rows)
+        print(json.dumps(figures, indent=2))
+        return
+    rows = rows_to_measure(args.dataset, args.split, trained_on([args.model]), remedy)
+    if args.model.endswith(".onnx"):
         from scalpel_hf.onnx_export import evaluate_exported  # needs the extra `onnx`
         from scalpel_hf.runtime import load_exported
 

@@ -39,6 +39,7 @@ from scalpel_hf.onnx_export import (
 from scalpel_hf.onnx_export.files import whole_or_not_at_all
 from scalpel_hf.runtime.config import CONFIG_FILE, FOLDER, INT8_FILE, TEACHER_FILE
 from scalpel_hf.runtime.student import OnnxDetector, OnnxStudent, load_exported
+from scalpel_hf.unseen import rows_to_measure, trained_on
 
 FRAMES = 8  # to compare on
 GENERATED = [((256, 256), 8), ((240, 321), 16), ((97, 60), 16)]  # size, bits
@@ -79,6 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     out = args.out or Path(args.model) / FOLDER
     check_can_be_made(out, "--out")
     rows = load_split(args.dataset, args.split) if args.dataset else None
+    measured = rows_to_measure(args.dataset, args.split, trained_on([args.model])) if args.evaluate else None
     frames = spread(rows, FRAMES) if rows is not None else generated_frames()
     if is_adapter(args.model):
         teacher = Teacher.from_pretrained(args.model, args.base_model)
@@ -100,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.int8:
         models["ONNX, INT8"] = load_exported(out, INT8_FILE)
     if args.evaluate:
-        print_table(models, rows, args.threshold)
+        print_table(models, measured, args.threshold)
 
 
 def export_checked(

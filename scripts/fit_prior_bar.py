@@ -24,6 +24,7 @@ from scalpel_hf.data import human_labelled, load_split
 from scalpel_hf.trained import on_default_device
 from scalpel_hf.training.prior_bar import fit_prior_bar
 from scalpel_hf.training.transfer import labelled_sample
+from scalpel_hf.unseen import TrainedOn
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,6 +49,9 @@ def main(argv: list[str] | None = None) -> None:
             f"no bar can be fitted: {args.teacher!r} has no pixel level, or its operators see none of the targets of "
             f"{args.dataset!r}"
         )
+    known = TrainedOn.load(args.teacher)
+    if known is not None:
+        (known + TrainedOn.of(labelled)).save(args.out)
     teacher.save_pretrained(args.out)
     print(f"prior bar {bar:.2f} from {len(labelled)} labelled frames, written to {args.out}")
 

@@ -31,7 +31,7 @@ def read_names(path: Path) -> set[str]:
     return names
 
 
-def write(loaded: datasets.Dataset | datasets.DatasetDict, train: datasets.Dataset, out: Path) -> None:
+def write(loaded: datasets.DatasetDict, train: datasets.Dataset, out: Path) -> None:
     """The data set and, beside it, which frames have a human's label now."""
     with whole_folder(out) as part:
         loaded.save_to_disk(str(part))
@@ -60,9 +60,9 @@ def main(argv: list[str] | None = None) -> None:
     datasets.disable_progress_bars()
     datasets.disable_caching()  # what is made on the way goes to a temporary folder, not beside the data set
     loaded = load_prepared(args.dataset)
-    if isinstance(loaded, datasets.DatasetDict) and args.split not in loaded:
-        raise ValueError(f"{args.dataset!r} has no split {args.split!r}, only {', '.join(loaded)}")
-    rows = loaded[args.split] if isinstance(loaded, datasets.DatasetDict) else loaded
+    if args.split not in loaded:
+        raise ValueError(f"{args.dataset!r} has no split {args.split!r}, only {', '.join(loaded)}: name it by --split")
+    rows = loaded[args.split]
     before = rows["label_source"][:] if "label_source" in rows.column_names else []
     if args.format == "masks":
         labels = formats.read_masks(args.labels, mask_values, say=print)
@@ -70,10 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         read = formats.read_coco if args.format == "coco" else formats.read_label_studio
         labels = read(args.labels, args.category)
     labelled = formats.import_human_labels(rows, labels, read_names(args.only) if args.only else None)
-    if isinstance(loaded, datasets.DatasetDict):
-        loaded[args.split] = labelled
-    else:
-        loaded = labelled
+    loaded[args.split] = labelled
     write(loaded, labelled, args.out)
     after = labelled["label_source"][:]
     print(f"{before.count('human')} frames had a human's label, {after.count('human')} of {len(after)} have one now")

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", type=Path, required=True, help="folders of teachers or students")
     parser.add_argument("--base-model", help="the teachers' base, if it isn't where their adapters say")
     parser.add_argument("--cache-dir", type=Path, help="where the teachers' frozen prefix is kept")
-    parser.add_argument("--trained-on", help="data set whose labelled frames are left out, as the models know them")
+    parser.add_argument("--trained-on", help="data set whose labelled frames are left out, where models don't say it")
     parser.add_argument(
         "--fa",
         nargs="+",
@@ -41,9 +41,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
 
-    rows = frames_to_compare(args.dataset, args.split, args.trained_on)
+    models_of = seeds_of_models(args.models)
+    rows = frames_to_compare(args.dataset, args.split, args.models, args.trained_on)
     curves = {}
-    for name, folders in tqdm(seeds_of_models(args.models).items(), desc="models"):
+    for name, folders in tqdm(models_of.items(), desc="models"):
         models = (load_trained(folder, args.base_model, args.cache_dir) for folder in folders)  # one at a time
         curves[name] = [evaluate_curve(model.probabilities, rows, THRESHOLDS) for model in models]
     print("| Pd in % at Fa, 1e-6, of at most | seeds | " + " | ".join(f"{fa:g}" for fa in args.fa) + " |")

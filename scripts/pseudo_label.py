@@ -29,6 +29,7 @@ from accelerate import PartialState
 from scalpel_hf.cli.numbers import BATCH_SIZE, COUNT, PROBABILITY, SCALE, SHARE, SIDE, between
 from scalpel_hf.cli.program import one_line, run_program
 from scalpel_hf.data import load_split
+from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.stored import stream_stored
 from scalpel_hf.files import read_json, write_json
 from scalpel_hf.hub import push_dataset
@@ -40,6 +41,7 @@ from scalpel_hf.pseudo_labels.report import write_report
 from scalpel_hf.pseudo_labels.thresholds import ThresholdChoice, choose_threshold
 from scalpel_hf.teacher import Teacher
 from scalpel_hf.training.guard import check_teacher
+from scalpel_hf.unseen import TrainedOn, seen_rows, trained_on
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -86,6 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         args.batch_size,
         args.skip_broken,
         print if state.is_main_process else lambda line: None,
+        args.split,
     )
     part, parts = args.shard
     run.answer((part - 1) * state.num_processes + state.process_index, parts * state.num_processes)
@@ -175,7 +178,7 @@ def choose(rows: Any, teacher: Teacher, args: argparse.Namespace) -> ThresholdCh
     if isinstance(rows, datasets.IterableDataset):
         raise ValueError("a threshold is chosen before a stream is read: give one")
     human = rows.select([i for i, source in enumerate(rows["label_source"]) if source == "human"])
-    key = key_of([rows._fingerprint, teacher.fingerprint()])
+    key = key_of([hash_rows(human), teacher.fingerprint()])
     kept = args.out.with_name(args.out.name + ".partial") / f"threshold-{key}.json"  # goes when the run is finished
     if kept.exists():
         return ThresholdChoice.load(kept)
@@ -189,7 +192,7 @@ def load_truth(args: argparse.Namespace, rows: Labelled) -> datasets.Dataset | N
     """The data set to measure against, checked before the hours of labelling that come first."""
     if not args.truth:
         return None
-    truth = load_split(args.truth, args.split)
+    truth = load_split(args.truth, args.split, "leave `--truth` out")
     names = None
     if isinstance(rows, datasets.Dataset):
         pairs = zip(rows["name"], rows["label_source"], strict=True)
@@ -201,10 +204,17 @@ def load_truth(args: argparse.Namespace, rows: Labelled) -> datasets.Dataset | N
 def finish(
     args: argparse.Namespace, run: LabelRun, choice: ThresholdChoice | None, truth: datasets.Dataset | None
 ) -> None:
+    known = TrainedOn.load(args.teacher)
+    skipped = set()
+    if truth is not None:
+        skipped = {truth["name"][index] for index in seen_rows(truth, trained_on([args.teacher]))}
+
     def complete(folder: Path, labelled: Labelled) -> None:
+        if known is not None:
+            known.save(folder)
         summary = read_json(folder / "summary.json")
         if truth is not None:
-            summary["quality"] = compare_with_truth(labelled, truth)
+            summary["quality"] = compare_with_truth(labelled, truth, skipped)
         if choice is not None:
             summary["threshold"] = asdict(choice)
         write_json(folder / "summary.json", summary)

@@ -1,6 +1,7 @@
 """Both stages end to end on a few synthetic frames with a small MobileSAM."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -277,6 +278,88 @@ def test_the_guard_compares_before_it_trains(
     assert teacher.probabilities(np.random.default_rng(0).normal(size=(40, 56))).shape == (40, 56)
     distill.main(flags(**{**values, "dataset": work.root / "data", "output_dir": tmp_path / "few", "max_steps": 1}))
     assert "no comparison with a small network" in capsys.readouterr().out
+
+
+def splits_of(work: SimpleNamespace, **changes: object) -> datasets.DatasetDict:
+    return datasets.DatasetDict({**datasets.load_from_disk(str(work.root / "data")), **changes})
+
+
+def forbid_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    for recipe in (distill, transfer):
+        monkeypatch.setattr(recipe, "train", lambda *_, **__: pytest.fail("trained"))
+
+
+def test_what_cannot_be_measured_is_said_before_training(
+    work: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid_training(monkeypatch)
+    splits = datasets.load_from_disk(str(work.root / "data"))
+    human = splits["train"].filter(lambda s: s == "human", input_columns="label_source")
+    splits["train"].save_to_disk(str(tmp_path / "flat"))  # as scripts/import_labels.py made it of a flat data set
+    copies = human.remove_columns("name").add_column("name", [f"copy {i}" for i in range(len(human))])
+    splits_of(work, test=copies).save_to_disk(str(tmp_path / "leaking"))
+    splits_of(work, test=splits["test"].remove_columns("mask")).save_to_disk(str(tmp_path / "no-masks"))
+    for recipe, values in ((distill, work.teacher), (transfer, work.common)):
+        for changes, message in (
+            ({"dataset": tmp_path / "flat"}, r"flat' has no split 'test', only train.*`--eval_split ''`"),
+            ({"eval_split": "train"}, r"4 of its 8 frames have no mask \(.*`--eval_split ''` for no figures"),
+            ({"dataset": tmp_path / "leaking"}, r"all 4 frames of split 'test' .* were trained on.*`--eval_split ''`"),
+            ({"dataset": tmp_path / "no-masks"}, "has no column `mask` to measure against"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                recipe.main(flags(**{**values, **changes, "output_dir": tmp_path / "run"}))
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_a_run_is_not_gone_on_with_on_other_data(work: SimpleNamespace, tmp_path: Path) -> None:
+    """Prepared anew with other frames or another budget under the same name, or another base: never the old weights."""
+    data, base = tmp_path / "data", tmp_path / "base"
+    shutil.copytree(work.root / "data", data)
+    shutil.copytree(work.root / "base", base)
+    teacher = {**work.teacher, "dataset": data, "base_model": base, "output_dir": tmp_path / "teacher"}
+    student = {**work.common, "dataset": data, "size": "nano", "output_dir": tmp_path / "student"}
+
+    def start(recipe: ModuleType, **values: object) -> None:
+        AcceleratorState._reset_state(True)
+        recipe.main(flags(**values))
+
+    start(distill, **teacher)
+    start(transfer, **student)
+    kept = {name: snapshot(tmp_path / name) for name in ("teacher", "student")}
+    full = datasets.load_from_disk(str(work.root / "full"))
+    shutil.rmtree(data)
+    splits_of(work, train=apply_label_budget(full["train"], 0.25)).save_to_disk(str(data))
+    with pytest.raises(ValueError, match="of a run with another content of: labelled frames"):
+        start(distill, **teacher)
+    with pytest.raises(ValueError, match="of a run with another content of: rows"):
+        start(transfer, **student)
+    shutil.rmtree(data)
+    shutil.copytree(work.root / "data", data)
+    other = small_mobile_sam()
+    with torch.no_grad():
+        next(other.mask_decoder.parameters()).add_(1)
+    other.save_pretrained(str(base))
+    with pytest.raises(ValueError, match="of a run with another content of: base model"):
+        start(distill, **teacher)
+    for name, files in kept.items():
+        assert {k: v for k, v in snapshot(tmp_path / name).items() if k in files} == files
+
+
+def test_another_eval_split_adds_its_figures(work: SimpleNamespace, tmp_path: Path) -> None:
+    test = datasets.load_from_disk(str(work.root / "data"))["test"]
+    splits_of(work, night=test.select([0, 2])).save_to_disk(str(tmp_path / "data"))
+    values = {**work.common, "dataset": tmp_path / "data", "size": "nano", "output_dir": tmp_path / "run"}
+
+    def figures(**changes: object) -> dict:
+        AcceleratorState._reset_state(True)
+        transfer.main(flags(**{**values, **changes}))
+        return json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
+
+    first = figures()
+    both = figures(eval_split="night")
+    assert both["test"] == first["test"] and both["night"]["n_images"] == 2
+    assert figures(eval_split="") == both
+    assert set(figures(eval_split="", resume=False)) == set()  # of weights that are trained anew
 
 
 def test_no_human_masks_and_no_labels_at_all(work: SimpleNamespace, tmp_path: Path) -> None:

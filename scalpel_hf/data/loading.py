@@ -28,7 +28,7 @@ from .layouts import LAYOUTS, Layout, Pair, SplitFiles, find_pairs
 from .masks import TARGET, MaskValues, decide_mask_values, read_mask
 from .names import check_names
 from .objects import encode_png, objects_from_mask
-from .stored import load_stored
+from .stored import as_splits, load_stored
 
 FEATURES = Features(
     {
@@ -264,7 +264,7 @@ def _load_hub(source: str | Path) -> DatasetDict:
         loaded = load_stored(source)
     except OSError as error:
         raise ValueError(f"{str(source)!r} is neither a folder nor a data set that the Hub gives: {error}") from error
-    splits = loaded if isinstance(loaded, DatasetDict) else DatasetDict({"train": loaded})
+    splits = as_splits(loaded)
     for column in ("image", "mask"):
         if any(getattr(part.features.get(column), "dtype", None) == "string" for part in splits.values()):
             raise ValueError(

@@ -3,12 +3,13 @@ from pathlib import Path
 import datasets
 
 from .names import check_names
-from .stored import load_stored
+from .stored import as_splits, load_stored
 
 
-def load_prepared(name_or_path: str | Path) -> datasets.DatasetDict | datasets.Dataset:
+def load_prepared(name_or_path: str | Path) -> datasets.DatasetDict:
     """
-    A data set made by `scripts/prepare.py` or `scripts/pseudo_label.py`: a folder, or a repository on the Hub.
+    A data set made by `scripts/prepare.py` or `scripts/pseudo_label.py`: a folder, or a repository on the Hub. One
+    without splits has one, see [`as_splits`].
 
     What people decided about its frames on the review page counts: see [`with_reviews`].
 
@@ -19,12 +20,12 @@ def load_prepared(name_or_path: str | Path) -> datasets.DatasetDict | datasets.D
         raise ValueError("no data set given: name a folder made by scripts/prepare.py, or a repository on the Hub")
     path = Path(name)
     if holds_data_set(path):
-        return _reviewed(load_stored(name), path)
+        return _reviewed(as_splits(load_stored(name)), path)
     remedy = f"make one with scripts/prepare.py --out {name}"
     if path.exists() or name.count("/") != 1:
         raise ValueError(f"{name!r} holds no data set: {remedy}")
     try:
-        return load_stored(name)
+        return as_splits(load_stored(name))
     except OSError as error:
         raise ValueError(f"{name!r} is neither a folder nor a data set that the Hub gives: {remedy}") from error
 
@@ -34,33 +35,36 @@ def holds_data_set(folder: Path) -> bool:
     return any((folder / file).exists() for file in files) or any(folder.glob("data/*.parquet"))
 
 
-def _reviewed(loaded: datasets.DatasetDict | datasets.Dataset, folder: Path) -> datasets.DatasetDict | datasets.Dataset:
+def _reviewed(splits: datasets.DatasetDict, folder: Path) -> datasets.DatasetDict:
     from scalpel_hf.pseudo_labels.reviews import with_reviews  # that room imports this one
 
-    if isinstance(loaded, datasets.Dataset):
-        return with_reviews(loaded, folder)
-    if len(loaded) == 1:  # what is reviewed are pseudo labels, which have one split
-        return datasets.DatasetDict({name: with_reviews(rows, folder) for name, rows in loaded.items()})
-    return loaded
+    if len(splits) > 1:  # what is reviewed are pseudo labels, which have one split
+        return splits
+    return datasets.DatasetDict({name: with_reviews(rows, folder) for name, rows in splits.items()})
 
 
-def load_split(name_or_path: str | Path, split: str) -> datasets.Dataset:
+def load_split(name_or_path: str | Path, split: str, remedy: str = "") -> datasets.Dataset:
     """
-    One split of what [`load_prepared`] loads; the whole of it where it has no splits.
+    One split of what [`load_prepared`] loads.
 
     Without a column `label_source` the masks are taken for a human's, and the column is added.
+
+    Args:
+        remedy: what to do where the split isn't there: a flag that does without.
 
     Raises `ValueError` also for a split that isn't there, has no rows or lacks `name` or `image`, and for rows without
     a name of their own.
     """
-    loaded = load_prepared(name_or_path)
-    if isinstance(loaded, datasets.DatasetDict):
-        if split not in loaded:
-            raise ValueError(f"{str(name_or_path)!r} has no split {split!r}, only {', '.join(loaded)}")
-        loaded = loaded[split]
+    splits = load_prepared(name_or_path)
+    if split not in splits:
+        raise ValueError(
+            f"{str(name_or_path)!r} has no split {split!r}, only {', '.join(splits)}: name one of these"
+            f"{remedy and ', or ' + remedy}"
+        )
+    loaded = splits[split]
     _check_rows(loaded, f"the split {split!r} of {str(name_or_path)!r}")
     if "label_source" not in loaded.column_names:
-        loaded = loaded.add_column("label_source", ["human" if mask else "none" for mask in _has_mask(loaded)])
+        loaded = loaded.add_column("label_source", ["human" if mask else "none" for mask in has_mask(loaded)])
     return loaded
 
 
@@ -72,7 +76,8 @@ def _check_rows(rows: datasets.Dataset, where: str) -> None:
     check_names(rows["name"][:], where)
 
 
-def _has_mask(rows: datasets.Dataset) -> list[bool]:
+def has_mask(rows: datasets.Dataset) -> list[bool]:
+    """Which rows have a mask."""
     if "mask" not in rows.column_names:
         return [False] * len(rows)
     return rows.select_columns("mask").with_format("arrow")[:].column("mask").is_valid().to_pylist()

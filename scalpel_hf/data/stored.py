@@ -8,6 +8,7 @@ whoever makes a data set of files with `datasets` in Python has paths in its cel
 `to_parquet` and `push_to_hub` store the files' bytes.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,17 @@ def load_stored(name: str | Path) -> datasets.DatasetDict | datasets.Dataset:
         if part.info.builder_name != FOLDER_OF_IMAGES:
             _check_cells(part, name)
     return loaded
+
+
+def split_name(rows: datasets.Dataset | datasets.IterableDataset) -> str:
+    """The split that rows say they are, or are a part of; `train` where they don't say."""
+    said = re.match(r"\w+(\.\w+)*", str(rows.split or ""))
+    return said[0] if said else "train"
+
+
+def as_splits(loaded: datasets.DatasetDict | datasets.Dataset) -> datasets.DatasetDict:
+    """A data set's splits; rows without any are the one of [`split_name`]."""
+    return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({split_name(loaded): loaded})
 
 
 def stream_stored(name: str | Path, split: str) -> datasets.IterableDataset:

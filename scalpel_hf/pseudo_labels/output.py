@@ -16,14 +16,14 @@ Labelled: TypeAlias = datasets.Dataset | datasets.IterableDataset
 Decide = Callable[[int, Path], datasets.Dataset]  # has a shard's labels written to a file, which it opens
 
 
-def write_arrow(decide: Decide, count: int, folder: Path, fingerprint: str) -> None:
+def write_arrow(decide: Decide, count: int, folder: Path, fingerprint: str, split: str) -> None:
     """A folder as `save_to_disk` leaves it, with a file a shard."""
     files = [f"data-{index:05d}-of-{count:05d}.arrow" for index in range(count)]
     for index, file in enumerate(files):
         last = decide(index, folder / file)
     last.select([]).save_to_disk(str(folder / "empty"))
     state = read_json(folder / "empty" / "state.json")
-    state |= {"_data_files": [{"filename": file} for file in files], "_fingerprint": fingerprint}
+    state |= {"_data_files": [{"filename": file} for file in files], "_fingerprint": fingerprint, "_split": split}
     shutil.move(folder / "empty" / "dataset_info.json", folder)
     shutil.rmtree(folder / "empty")
     write_json(folder / "state.json", state)

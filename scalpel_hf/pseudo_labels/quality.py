@@ -1,6 +1,6 @@
 """Pseudo labels against masks that were hidden while they were made."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -42,7 +42,7 @@ def check_truth(truth: datasets.Dataset, names: Sequence[str] | None = None) -> 
 
 
 def compare_with_truth(
-    labelled: datasets.Dataset | datasets.IterableDataset, truth: datasets.Dataset
+    labelled: datasets.Dataset | datasets.IterableDataset, truth: datasets.Dataset, skipped: Collection[str] = ()
 ) -> dict[str, Any]:
     """
     How good a data set's pseudo labels are.
@@ -52,6 +52,7 @@ def compare_with_truth(
 
     Args:
         truth: rows with `name` and `mask`.
+        skipped: names of frames that aren't measured: the teacher was trained on their masks.
 
     Returns the figures of [`IRSTDMetrics`] for the pseudo-labelled frames, ignored pixels counted as background; and
 
@@ -69,7 +70,7 @@ def compare_with_truth(
     scores: list[tuple[float, bool]] = []
     wanted = ["name", "label_source", "pseudo_mask", "pseudo_confidence", "pseudo_objects", "teacher"]
     for row in undecoded(labelled.select_columns(wanted)):
-        if row["label_source"] == "human" or row["teacher"] is None:
+        if row["label_source"] == "human" or row["teacher"] is None or row["name"] in skipped:
             continue
         mask = masks[place[row["name"]]]["mask"] if row["name"] in place else None
         if mask is None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import datasets
 
+from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.image_cells import stored_cells, undecoded
+from scalpel_hf.data.stored import split_name
 from scalpel_hf.files import DiskFullError, read_json, remove_leftovers, whole_folder, work_folder, write_json
 
 from .calibration import Calibration, fit_calibration, match_prevalence
@@ -22,7 +24,17 @@ from .rules import Rules
 from .streams import stream_features, stream_shards
 from .summary import summarize
 
-COUNT_FILE = "shards.json"  # in the work folder, once it is known: how many shards there are
+NAMES_FILE = "shards.json"  # in the work folder, once all rows have been seen: the shards' files
+
+
+@dataclass
+class Shard:
+    """Some rows of the data set, and the file for the teacher's answers, which is named by their content."""
+
+    index: int
+    path: Path
+    length: int
+    rows: Callable[[], datasets.Dataset]
 
 
 @dataclass
@@ -31,10 +43,11 @@ class LabelRun:
     One labelling of one data set, by one process or by several.
 
     `answer` has the teacher answer, shard by shard; `finish`, when all shards are there, makes the labels of the
-    answers and puts them at `out`. The work lies in `out + ".partial"`, under a key made of the data set, the teacher,
-    the threshold and the shards' size, until all of it is done: a run that was killed goes on from its last finished
-    shard, and one with other rules for what is accepted starts from the answers that are there. Whoever made the
-    shards and in whatever order, the result is the same to the byte.
+    answers and puts them at `out`. The work lies in `out + ".partial"`, under a key made of the teacher, the
+    threshold and the shards' size, until all of it is done: a run that was killed goes on from its last finished
+    shard, and one with other rules for what is accepted starts from the answers that are there. A shard is kept under
+    the content of its rows: of rows that have changed, or are another data set's, the teacher is asked anew. Whoever
+    made the shards and in whatever order, the result is the same to the byte.
 
     Args:
         source: a `Dataset` with `name`, `image`, `label_source`, which becomes a folder for `load_from_disk`; or an
@@ -49,6 +62,7 @@ class LabelRun:
         batch_size: frames that the teacher is given at a time.
         skip_broken: leave rows that can't be labelled as they are, instead of raising.
         report: called with a line of progress.
+        split: name of the split that the rows are, and the result is; as they say themselves by default.
     """
 
     source: Labelled
@@ -62,6 +76,7 @@ class LabelRun:
     batch_size: int = 8
     skip_broken: bool = False
     report: Callable[[str], None] = print
+    split: str | None = None
 
     def __post_init__(self) -> None:
         self.out = Path(self.out)
@@ -70,22 +85,31 @@ class LabelRun:
         if self.out.exists() and not (self.out / KEY_FILE).is_file():
             raise ValueError(f"{self.out} exists and holds no pseudo labels: choose another folder, or remove it")
         self.streamed = isinstance(self.source, datasets.IterableDataset)
-        if self.streamed:
-            self.features, identity = stream_features(self.source), "stream"
+        self.split = self.split or split_name(self.source)
+        self.names: list[str] | None = None  # of the shards' files, once all rows have been seen
+        if isinstance(self.source, datasets.IterableDataset):
+            self.features = stream_features(self.source)
         else:
             check_columns(self.source)
-            self.features, identity = self.source.features, self.source._fingerprint
+            self.features = self.source.features
         self.learn = self.calibration == "labelled"
         self.provenance = provenance_of(self.teacher, self.rules, self.name, self.revision)
-        answers = [identity, repr(self.features), self.provenance["fingerprint"], self.rules.threshold]
+        answers = [repr(self.features), self.provenance["fingerprint"], self.rules.threshold]
         self.answers_key = key_of([*answers, self.shard_size, self.batch_size, self.skip_broken, self.learn])
         self.key = key_of([self.answers_key, self.provenance, repr(self.rules), repr(self.calibration)])
         self.partial = self.out.with_name(self.out.name + ".partial")
         self.work = self.partial / self.answers_key
 
     def is_finished(self) -> bool:
-        """Whether `out` holds the result of these very settings already."""
-        return (self.out / KEY_FILE).is_file() and read_json(self.out / KEY_FILE)["key"] == self.key
+        """Whether `out` holds the result of these very settings and rows already; these are read where it may."""
+        if not (self.out / KEY_FILE).is_file():
+            return False
+        record = read_json(self.out / KEY_FILE)
+        if record.get("key") != self.key:
+            return False
+        if self.names is None:
+            self.names = [shard.path.stem for shard in self._shards()]
+        return record.get("rows") == key_of(self.names)
 
     def answer(self, worker: int = 0, workers: int = 1) -> None:
         """
@@ -93,26 +117,25 @@ class LabelRun:
 
         Raises:
             OSError: where a shard can't be written: those before it stay.
-            ValueError: for a row that can't be labelled, and for a stream that gives other rows than at first.
+            ValueError: for a row that can't be labelled, and for a data set without rows.
         """
         if self.is_finished():
             return
         self.work.mkdir(parents=True, exist_ok=True)
-        progress = Progress(self.report, None if self.streamed else self._frames_to_do(worker, workers))
-        count = 0
-        for index, names, rows in self._shards():
-            path, count = self._path(index), index + 1
-            if index % workers != worker:
-                continue
-            if path.exists():
-                if self.streamed and datasets.Dataset.from_file(str(path))["name"][:] != names:
-                    raise ValueError(f"the stream gives other rows than when {path} was made: remove {self.partial}")
-                continue
-            self._answer_shard(rows(), path)
-            progress.update(index, len(names))
-        if not count:
+        shards = self._shards() if self.streamed else list(self._shards())
+        to_do = None
+        if isinstance(shards, list):
+            to_do = sum(s.length for s in shards if s.index % workers == worker and not s.path.exists())
+        progress, names = Progress(self.report, to_do), []
+        for shard in shards:
+            names.append(shard.path.stem)
+            if shard.index % workers == worker and not shard.path.exists():
+                self._answer_shard(shard.rows(), shard.path)
+                progress.update(shard.index, shard.length)
+        if not names:
             raise ValueError("the data set has no rows to label")
-        write_json(self.work / COUNT_FILE, {"shards": count})
+        self.names = names
+        write_json(self.work / NAMES_FILE, {"shards": names})
 
     def _answer_shard(self, rows: datasets.Dataset, path: Path) -> None:
         def step(batch: dict[str, list]) -> dict[str, list]:
@@ -169,22 +192,24 @@ class LabelRun:
                 complete(self.out, load_output(self.out))
             return load_output(self.out)
         paths = self._finished_shards()
+        rows_key = key_of([path.stem for path in paths])
         calibration = self._calibrate(paths)
         features = datasets.Features({**self.features, **PSEUDO_FEATURES})
         step = partial(decide_rows, rules=self.rules, calibration=calibration, provenance=self.provenance)
 
         def decide(index: int, to: Path) -> datasets.Dataset:
             answers = datasets.Dataset.from_file(str(paths[index]))
-            return self._map(answers, step, to, features, f"{self.key}-{index}")
+            return self._map(answers, step, to, features, f"{self.key}-{paths[index].stem}")
 
         with whole_folder(self.out, replace=True) as final:
             if self.streamed:
-                write_parquet(decide, len(paths), final, str(self.source.split or "train"))
+                write_parquet(decide, len(paths), final, str(self.split))
             else:
-                write_arrow(decide, len(paths), final, self.key)
+                write_arrow(decide, len(paths), final, key_of([self.key, rows_key]), str(self.split))
             calibration.save(final / "calibration.json")
             write_json(final / "summary.json", self._summary(load_output(final), paths))
-            write_json(final / KEY_FILE, {"key": self.key, "teacher": self.provenance, "rules": asdict(self.rules)})
+            keys = {"key": self.key, "rows": rows_key}
+            write_json(final / KEY_FILE, {**keys, "teacher": self.provenance, "rules": asdict(self.rules)})
             if complete is not None:
                 complete(final, load_output(final))
             if (self.out / REVIEW_FOLDER).exists():  # what people decided holds for other labels of the frames too
@@ -194,28 +219,23 @@ class LabelRun:
 
     # Shards
 
-    def _path(self, index: int) -> Path:
-        return self.work / f"{index:05d}.arrow"
-
-    def _shards(self) -> Iterator[tuple[int, list[str], Callable[[], datasets.Dataset]]]:
-        """Number, names and rows of each shard."""
+    def _shards(self) -> Iterator[Shard]:
         if isinstance(self.source, datasets.Dataset):
-            names = self.source["name"][:]
-            for index, start in enumerate(range(0, len(names), self.shard_size)):
-                stop = min(start + self.shard_size, len(names))
-                yield index, names[start:stop], partial(self.source.select, range(start, stop))
+            for index, start in enumerate(range(0, len(self.source), self.shard_size)):
+                part = self.source.select(range(start, min(start + self.shard_size, len(self.source))))
+                yield Shard(index, self._path(index, part), len(part), lambda part=part: part)  # type: ignore[misc]
             return
         for index, rows in enumerate(stream_shards(self.source, self.shard_size)):
-            yield index, [row["name"] for row in rows], partial(datasets.Dataset.from_list, rows, self.features)
+            yield Shard(
+                index, self._path(index, rows), len(rows), partial(datasets.Dataset.from_list, rows, self.features)
+            )
 
-    def _frames_to_do(self, worker: int, workers: int) -> int:
-        shards = self._shards()
-        return sum(len(names) for i, names, _ in shards if i % workers == worker and not self._path(i).exists())
+    def _path(self, index: int, rows: datasets.Dataset | list[dict[str, Any]]) -> Path:
+        return self.work / f"{index:05d}-{hash_rows(rows)}.arrow"
 
     def _finished_shards(self) -> list[Path]:
-        count_file = self.work / COUNT_FILE
-        count = read_json(count_file)["shards"] if count_file.exists() else 0
-        paths = [self._path(index) for index in range(count)]
+        file = self.work / NAMES_FILE
+        paths = [self.work / f"{name}.arrow" for name in read_json(file)["shards"]] if file.exists() else []
         missing = [path.stem for path in paths if not path.exists()]
         if missing or not paths:
             raise ValueError(

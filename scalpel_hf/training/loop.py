@@ -9,9 +9,10 @@ Notable:
   evaluation. Running statistics are averaged like the weights, so that the two fit.
 - processes share one model at every step: running statistics are averaged over them like gradients, and what the main
   process measures decides for all. Each batch norm normalises by its own process's part of the batch, which is what
-  two processes differ in from one with a batch of twice the size (docs/explanation/decisions/).
+  two processes differ in from one with a batch of twice the size (docs/how_to/several_gpus.md).
 """
 
+import hashlib
 import logging
 import math
 import time
@@ -34,6 +35,7 @@ from scalpel_hf.version import __version__
 
 from .arguments import LoopArguments
 from .checkpoints import NEW_RUN, Checkpoints, Ema
+from .report import METRICS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +141,8 @@ def train(
     )
     made_of = {**(made_of or {}), "version of scalpel-hf": __version__}
     start = checkpoints.load(_fixed(args), made_of) if args.resume else NEW_RUN
+    if start["step"] < args.max_steps and accelerator.is_main_process:
+        (Path(args.output_dir) / METRICS_FILE).unlink(missing_ok=True)  # of weights that come to be replaced
     if start["step"]:
         accelerator.print(f"going on from step {start['step']} of {args.max_steps}")
 
@@ -248,6 +252,15 @@ def _buffers(model: nn.Module) -> dict[str, Tensor]:
 def _fixed(args: LoopArguments) -> dict[str, Any]:
     """The arguments that a run can't be resumed with another value of."""
     return {name: value for name, value in vars(args).items() if name not in FREE_ARGUMENTS}
+
+
+def hash_weights(model: nn.Module) -> str:
+    """Hash of a model's weights and buffers: what a training begins with."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.float().numpy(force=True).tobytes())  # exact for every dtype of weights
+    return digest.hexdigest()[:32]
 
 
 def _step_seed(seed: int, step: int, process: int) -> int:

@@ -1,5 +1,6 @@
 """The record that a run leaves: what it did and everything needed to do it again."""
 
+import logging
 import os
 import platform
 import shlex
@@ -12,10 +13,12 @@ from typing import Any
 
 import torch
 
-from scalpel_hf.files import write_json
+from scalpel_hf.files import read_json, write_json
 from scalpel_hf.names import shown_name
 
 from .arguments import LoopArguments
+
+logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scalpel-hf")
@@ -31,13 +34,16 @@ def write_metrics(
     """
     Write `metrics.json` into the run's folder.
 
+    Figures of other splits that are there already stay: [`train`] has removed what was of other weights.
+
     Keys: `metrics` (by split, with their threshold and matching radius), `training` (steps, seconds, last losses, best
     step), `arguments`, `base_revision` (the base's commit, where it came from the Hub), `command`, `commit`, `machine`
     and, where it was asked for, `guard` (see `scalpel_hf.training.guard`). Paths are as they were given, so that the
     run can be repeated here; [`without_local_paths`] is what others get.
     """
+    path = Path(args.output_dir) / METRICS_FILE
     record = {
-        "metrics": metrics,
+        "metrics": {**_earlier_figures(path), **metrics},
         "training": outcome,
         "arguments": asdict(args),
         "base_revision": base_revision,
@@ -53,9 +59,18 @@ def write_metrics(
     }
     if guard is not None:
         record["guard"] = guard
-    path = Path(args.output_dir) / METRICS_FILE
     write_json(path, record)
     return path
+
+
+def _earlier_figures(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(read_json(path)["metrics"])
+    except (KeyError, TypeError, ValueError) as error:
+        logger.warning("the figures in %s can't be kept (%s): it is written anew", path, error)
+        return {}
 
 
 def without_local_paths(record: dict[str, Any]) -> dict[str, Any]:

@@ -84,7 +84,11 @@ def test_a_pseudo_labelled_folder_and_png_masks(tmp_path: Path, run: Callable) -
     write_masks(tiny(), tmp_path / "masks")
     arguments = ("--dataset", tmp_path / "pseudo", "--format", "masks", "--labels", tmp_path / "masks" / "masks")
     assert not run("import_labels.py", *arguments, "--out", tmp_path / "new")[2]
-    new = datasets.load_from_disk(str(tmp_path / "new"))
+    splits = datasets.load_from_disk(str(tmp_path / "new"))
+    assert list(splits) == ["train"]
+    with pytest.raises(ValueError, match="has no split 'test', only train"):
+        load_split(tmp_path / "new", "test")
+    new = splits["train"]
     assert new["label_source"][:].count("human") == 6 and raw(new, "image") == raw(tiny(), "image")
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from scalpel_hf import add_pseudo_labels
+from scalpel_hf.data import load_split
 from scalpel_hf.pseudo_labels import LabelRun, Rules, label_in_shards
 from tests.pseudo_labels.helpers import (
     FakeTeacher,
@@ -57,7 +58,7 @@ def test_shards(dataset: datasets.Dataset, tmp_path: Path) -> None:
 
 def answered(out: Path) -> list[int]:
     """Numbers of the finished shards in the work folder."""
-    return sorted(int(p.stem) for p in out.with_name(out.name + ".partial").glob("*/*.arrow"))
+    return sorted(int(p.stem.split("-")[0]) for p in out.with_name(out.name + ".partial").glob("*/*.arrow"))
 
 
 def test_killed_and_resumed_equals_unbroken(dataset: datasets.Dataset, tmp_path: Path) -> None:
@@ -268,6 +269,49 @@ def test_a_humans_mask_that_scores_cannot_be_learnt_from_names_the_row(
     assert list(json.loads((tmp_path / "out" / "summary.json").read_text())["skipped"]) == [name]
 
 
+def renamed(dataset: datasets.Dataset, name: str, index: int = 0) -> datasets.Dataset:
+    names = dataset["name"][:]
+    return (
+        dataset.remove_columns("name")
+        .add_column("name", [*names[:index], name, *names[index + 1 :]])
+        .select_columns(dataset.column_names)
+    )
+
+
+def test_only_shards_whose_rows_have_changed_are_answered_anew(dataset: datasets.Dataset, tmp_path: Path) -> None:
+    """Into the same folder, finished or not: what a row holds counts, and not where the data set lies."""
+    out = tmp_path / "out"
+    label_in_shards(dataset, FakeTeacher(), out, shard_size=2, **SILENT)
+    moved, teacher = on_disk(dataset.select(range(len(dataset))), tmp_path / "elsewhere"), FakeTeacher()
+    label_in_shards(moved, teacher, out, shard_size=2, **SILENT)
+    assert teacher.calls == 0
+    for other in (renamed(dataset, "new"), dataset.select(range(8)), dataset.select([1, 0, *range(2, 10)])):
+        labelled = label_in_shards(other, FakeTeacher(), out, shard_size=2, **SILENT)
+        assert labelled["name"][:] == other["name"][:]
+        assert raw_equal(labelled, label_in_shards(other, FakeTeacher(), tmp_path / "fresh", shard_size=2, **SILENT))
+
+    killed = tmp_path / "killed"
+    with pytest.raises(RuntimeError, match="stopped"):
+        label_in_shards(dataset, Stops(), killed, shard_size=2, **SILENT)
+    finished, teacher = answered(killed), FakeTeacher()
+    changed = renamed(dataset, "new")
+    assert finished[0] == 0
+    labelled = label_in_shards(changed, teacher, killed, shard_size=2, **SILENT)
+    again = answered_frames(dataset, [index for index in range(5) if index == 0 or index not in finished])
+    assert labelled["name"][:] == changed["name"][:] and teacher.calls == again
+
+
+def answered_frames(dataset: datasets.Dataset, shards: list[int]) -> int:
+    return sum(dataset[i]["label_source"] != "human" for shard in shards for i in (2 * shard, 2 * shard + 1))
+
+
+def test_the_result_is_the_split_that_was_labelled(dataset: datasets.Dataset, tmp_path: Path) -> None:
+    label_in_shards(dataset, FakeTeacher(), tmp_path / "out", split="night", **SILENT)
+    assert load_split(tmp_path / "out", "night")["name"][:] == dataset["name"][:]
+    with pytest.raises(ValueError, match="has no split 'test', only night"):
+        load_split(tmp_path / "out", "test")
+
+
 def test_a_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
     """The kernel refuses to write the third shard's file, whose frames are large, beyond 40 kB."""
     rng = np.random.default_rng(0)
@@ -277,9 +321,9 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.pseudo_labels.test_shards", str(folder), str(out), "--file-size", "40000"]
     full = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert full.returncode == 1
-    assert re.search(r"no room for \S*/00002.arrow: .*then run the same command again: what is fin", full.stderr)
+    assert re.search(r"no room for \S*/00002-\w+\.arrow: .*then run the same command again: what is fin", full.stderr)
     assert answered(out) == [0, 1] and not out.exists()
-    assert sorted(p.name for p in out.with_name("out.partial").glob("*/*")) == ["00000.arrow", "00001.arrow"]
+    assert sorted(p.name[:6] for p in out.with_name("out.partial").glob("*/*")) == ["00000-", "00001-"]
     teacher = FakeTeacher()
     label_in_shards(rows, teacher, out, shard_size=2, **SILENT)
     assert teacher.calls == 2 and len(raw(datasets.load_from_disk(str(out)), "pseudo_mask")) == 6

@@ -88,20 +88,20 @@ def contents(values: dict[str, Any], split: str) -> dict[str, str]:
     """What a cell's figures depend on beside its settings, by content."""
     train_split, base = values.get("train_split", "train"), values["base_model"]
     return {
-        "training rows": _hash_of_split(values["dataset"], train_split),
-        "measured rows": _hash_of_split(values["dataset"], split),
-        "base model": _hash_of_base(base, values.get("image_size", 512)),
+        "training rows": hash_of_split(values["dataset"], train_split),
+        "measured rows": hash_of_split(values["dataset"], split),
+        "base model": hash_of_base(base, values.get("image_size", 512)),
         "version of scalpel-hf": __version__,
     }
 
 
 @cache
-def _hash_of_split(dataset: str, split: str) -> str:
+def hash_of_split(dataset: str, split: str) -> str:
     return hash_rows(load_split(dataset, split))
 
 
 @cache
-def _hash_of_base(base_model: str, image_size: int) -> str:
+def hash_of_base(base_model: str, image_size: int) -> str:
     return hash_weights(load_sam(base_model, image_size))
 
 
@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
     command = f"python scripts/ablate.py --config {args.config}"
     datasets_used = {settings(config, variant, 0, args.runs)["dataset"] for variant in variants}
     for name in datasets_used:  # an error now rather than after hours of training
-        with_masks(load_split(name, args.split, "another by `--split`"), f"split {args.split!r} of {name!r}")
+        with_masks(load_split(name, args.split, "name another by `--split`"), f"split {args.split!r} of {name!r}")
     records: dict[str, list[dict[str, Any]]] = {}
     for seed in args.seeds or config["seeds"]:  # seed by seed: an unfinished table compares like with like
         for variant in variants:

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     figures: dict[str, Any]
-    remedy = "another by `--split`"
+    remedy = "name another by `--split`"
     if args.pseudo_labels:
         rows, labelled = load_split(args.dataset, args.split, remedy), load_split(args.pseudo_labels, args.split)
         if "pseudo_mask" not in labelled.column_names:

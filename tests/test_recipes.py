@@ -18,7 +18,8 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 from recipes import distill, transfer
 from scalpel_hf import Student, SyntheticInfrared, Teacher, apply_label_budget
 from scalpel_hf.evaluation import evaluate_probabilities
-from scripts import evaluate_model, pseudo_label
+from scalpel_hf.unseen import TrainedOn
+from scripts import evaluate_model, fit_prior_bar, pseudo_label
 from tests.small_models import small_mobile_sam
 
 ROOT = Path(__file__).parents[1]
@@ -360,6 +361,55 @@ def test_another_eval_split_adds_its_figures(work: SimpleNamespace, tmp_path: Pa
     assert both["test"] == first["test"] and both["night"]["n_images"] == 2
     assert figures(eval_split="") == both
     assert set(figures(eval_split="", resume=False)) == set()  # of weights that are trained anew
+
+
+def test_what_a_model_was_trained_on_goes_with_it(
+    work: SimpleNamespace, runs: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = datasets.load_from_disk(str(work.root / "data"))["train"]
+    names = {name for name, source in zip(train["name"], train["label_source"], strict=True) if source == "human"}
+    teacher, student = (TrainedOn.load(runs.root / name) for name in ("teacher", "student"))
+    assert {frame.name for frame in teacher.frames} == names
+    assert {frame.name for frame in student.frames} == set(train["name"])  # the others by their pseudo labels
+    assert TrainedOn.load(runs.root / "pseudo") == teacher
+
+    # Another, smaller budget: two of the frames that are labelled now were trained on, and aren't measured.
+    fewer = apply_label_budget(datasets.load_from_disk(str(work.root / "full"))["train"], 0.25)
+    splits_of(work, train=fewer).save_to_disk(str(tmp_path / "fewer"))
+    label = [*runs.label, "--dataset", str(tmp_path / "fewer"), "--out", str(tmp_path / "pseudo")]
+    pseudo_label.main(label)
+    quality = json.loads((tmp_path / "pseudo" / "summary.json").read_text())["quality"]
+    assert fewer["label_source"][:].count("none") == 6 and quality["n_images"] == 4
+    capsys.readouterr()
+    evaluate_model.main(
+        ["--dataset", str(work.root / "full"), "--split", "train", "--pseudo-labels", str(tmp_path / "pseudo")]
+    )
+    assert json.loads(capsys.readouterr().out)["n_images"] == 4
+    evaluate_model.main(
+        ["--dataset", str(work.root / "full"), "--split", "train", "--model", str(runs.root / "teacher")]
+    )
+    assert json.loads(capsys.readouterr().out)["n_images"] == 4
+    with pytest.raises(ValueError, match=r"all 8 frames of split 'train' .* were trained on"):
+        evaluate_model.main(
+            ["--dataset", str(work.root / "full"), "--split", "train", "--model", str(runs.root / "student")]
+        )
+
+    # A bar fitted to other frames, and a student that begins where another ended, have seen those frames too.
+    test = splits_of(work)["test"]
+    splits_of(work, train=test).save_to_disk(str(tmp_path / "other"))
+    fit = [
+        "--dataset",
+        str(tmp_path / "other"),
+        "--teacher",
+        str(runs.root / "teacher"),
+        "--out",
+        str(tmp_path / "bar"),
+    ]
+    fit_prior_bar.main(fit)
+    assert {frame.name for frame in TrainedOn.load(tmp_path / "bar").frames} == names | set(test["name"])
+    values = {**work.common, "dataset": tmp_path / "other", "student": runs.root / "student", "eval_split": ""}
+    transfer.main(flags(**values, output_dir=tmp_path / "student"))
+    assert {f.name for f in TrainedOn.load(tmp_path / "student").frames} == {*train["name"], *test["name"]}
 
 
 def test_no_human_masks_and_no_labels_at_all(work: SimpleNamespace, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The ablation program on tiny data: two steps a cell."""
 
 import json
+import shutil
 import statistics
 from pathlib import Path
 
 import datasets
 import pytest
+import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState
 
@@ -26,7 +28,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     splits = {"train": apply_label_budget(camera.to_dataset(4), 0.5), "test": camera.to_dataset(2, start=4)}
     datasets.DatasetDict(splits).save_to_disk(str(root / "data"))
     small_mobile_sam().save_pretrained(str(root / "base"))
-    common = {"dataset": str(root / "data"), "base_model": str(root / "base"), "image_size": 64, "views": 1}
+    common = {"dataset": str(root / "data"), "base_model": str(root / "base"), "image_size": 64}
     common |= {"max_steps": 2, "batch_size": 2, "crop_size": 32, "cache_dtype": "float32"}
     variants = {"full": {}, "no-mask-level": {"levels": ["token"]}, "lora": {"adapter": "lora"}}
     path = root / "ablation.yaml"
@@ -68,6 +70,51 @@ def test_cells_are_measured_and_kept(config: Path, done: Path, monkeypatch) -> N
     other.write_text(yaml.safe_dump(changed))
     with pytest.raises(ValueError, match="full-0 is of other settings"):
         ablate.main([*map(str, ("--config", other, "--runs", done, "--out", out))])
+
+
+def clear_hashes() -> None:
+    ablate.hash_of_split.cache_clear()
+    ablate.hash_of_base.cache_clear()
+
+
+@pytest.mark.parametrize("changed", ["train", "test", "base", "version"])
+def test_cells_of_other_data_or_another_base_are_not_taken_for_these(
+    config: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """Under the same names, after `prepare --overwrite`, say."""
+    root = config.parent
+    for name in ("data", "base"):
+        shutil.copytree(root / name, tmp_path / name)
+    splits, base = datasets.load_from_disk(str(tmp_path / "data")), small_mobile_sam()
+    if changed == "base":
+        with torch.no_grad():
+            next(base.mask_decoder.parameters()).add_(1)
+        base.save_pretrained(str(root / "base"))
+    elif changed == "version":
+        monkeypatch.setattr(ablate, "__version__", "0.0.0")
+    else:
+        shutil.rmtree(root / "data")
+        splits[changed] = splits[changed].select(range(len(splits[changed]) - 1))
+        splits.save_to_disk(str(root / "data"))
+    clear_hashes()
+    monkeypatch.setattr(ablate, "train", lambda *_: pytest.fail("a cell was run"))
+    try:
+        with pytest.raises(ValueError, match="full-0 is of other data, base or version: remove it"):
+            ablate.main([*map(str, ("--config", config, "--runs", done, "--out", tmp_path / "t.md")), "--seeds", "0"])
+    finally:
+        for name in ("data", "base"):
+            shutil.rmtree(root / name)
+            shutil.copytree(tmp_path / name, root / name)
+        clear_hashes()
+
+
+def test_a_split_that_cannot_be_measured_is_said_before_any_cell(config: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(ablate, "train", lambda *_: pytest.fail("a cell was run"))
+    command = ["--config", str(config), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "t.md"), "--split"]
+    with pytest.raises(ValueError, match="2 of its 4 frames have no mask"):
+        ablate.main([*command, "train"])
+    with pytest.raises(ValueError, match="has no split 'val', only train, test: name one of these, or name another"):
+        ablate.main([*command, "val"])
 
 
 def test_the_table_has_means_and_spreads(config: Path, done: Path) -> None:

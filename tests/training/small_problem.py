@@ -114,8 +114,8 @@ def main() -> None:
         calls += 1
         return {"iou": calls if PartialState().is_main_process else -calls}
 
-    evaluate = disagreeing if args.disagree else None
-    model, outcome = run(args.folder, loss, evaluate, max_steps=args.max_steps, plain=args.plain, eval_steps=4)
+    held_out: dict[str, Any] = {"evaluate": disagreeing, "eval_steps": 4} if args.disagree else {}
+    model, outcome = run(args.folder, loss, max_steps=args.max_steps, plain=args.plain, **held_out)
     state = {name: value.tolist() for name, value in model.state_dict().items()}
     record = json.dumps({"state": state, "best": outcome["best"]})
     (args.folder / f"process-{PartialState().process_index}.json").write_text(record)

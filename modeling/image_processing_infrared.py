@@ -63,7 +63,7 @@ class InfraredImageProcessor(TakesCodeAlong, BaseImageProcessor):
         self.do_pad = do_pad
         self.num_channels = num_channels
         self.size_divisor = size_divisor
-        _check_settings(self.normalization, self.percentiles, self.sam_size)
+        _check_settings(self.normalization, self.percentiles, sam_size, num_channels, size_divisor)
 
     def preprocess(
         self,
@@ -109,7 +109,7 @@ class InfraredImageProcessor(TakesCodeAlong, BaseImageProcessor):
         do_pad = self.do_pad if do_pad is None else do_pad
         num_channels = self.num_channels if num_channels is None else num_channels
         size_divisor = self.size_divisor if size_divisor is None else size_divisor
-        _check_settings(normalization, percentiles, sam_size)
+        _check_settings(normalization, percentiles, sam_size, num_channels, size_divisor)
 
         raw = [torch.from_numpy(frame.astype(np.float64)) for frame in _read_frames(images)]
         sizes = [tuple(frame.shape) for frame in raw]
@@ -224,13 +224,23 @@ class InfraredImageProcessor(TakesCodeAlong, BaseImageProcessor):
         return sizes, _round_up(_common_size(sizes), self.size_divisor)
 
 
-def _check_settings(normalization: str, percentiles: Sequence[float], sam_size: int | None) -> None:
+def _check_settings(
+    normalization: str,
+    percentiles: Sequence[float],
+    sam_size: int | None,
+    num_channels: int,
+    size_divisor: int | None,
+) -> None:
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"`normalization` is one of {NORMALIZATIONS}, got {normalization!r}.")
     if len(percentiles) != 2 or not 0 <= percentiles[0] < percentiles[1] <= 100:
         raise ValueError(f"`percentiles` are (lo, hi) with 0 <= lo < hi <= 100, got {tuple(percentiles)}.")
-    if sam_size is not None and sam_size < 1:
+    if sam_size is not None and (type(sam_size) is not int or sam_size < 1):
         raise ValueError(f"`sam_size` is a positive number of pixels or None, got {sam_size}.")
+    if type(num_channels) is not int or not 1 <= num_channels <= 1024:
+        raise ValueError(f"`num_channels` is a whole number from 1 to 1024, got {num_channels!r}.")
+    if size_divisor is not None and (type(size_divisor) is not int or not 1 <= size_divisor <= 4096):
+        raise ValueError(f"`size_divisor` is a whole number from 1 to 4096 or None, got {size_divisor!r}.")
 
 
 def _read_frames(images: ImageLike | Sequence[ImageLike]) -> list[np.ndarray]:

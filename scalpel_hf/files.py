@@ -280,17 +280,17 @@ def megabytes(size: float) -> str:
 # Reading
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """
-    A file's content.
-
-    Raises `ValueError` for what is there and no file, such as a pipe, which would be waited for without end, and
-    `OSError` for what can't be read.
-    """
+def check_is_file(path: str | Path) -> None:
+    """Raise `ValueError` for what is there and no file, such as a pipe, which would be waited for without end."""
     path = Path(path)
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'a pipe or device'}, not a file")
-    return path.read_bytes()
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """A file's content. Raises as [`check_is_file`] does, and `OSError` for what can't be read."""
+    check_is_file(path)
+    return Path(path).read_bytes()
 
 
 def read_text(path: str | Path) -> str:

@@ -86,7 +86,10 @@ def load_student(name_or_path: str | Path, **kwargs: Any) -> Student | Detector:
     """The student in a folder or repository, of the kind that its configuration says."""
     with loading(name_or_path, "config.json"):
         config = AutoConfig.from_pretrained(str(name_or_path), **kwargs)
-    is_detector = (config.architectures or [""])[0].endswith("ForObjectDetection")
+    architectures = config.architectures or [""]
+    if not isinstance(architectures, list) or not isinstance(architectures[0], str):
+        raise ValueError(f"{name_or_path}: `architectures` of config.json must be names, and is {architectures!r}")
+    is_detector = architectures[0].endswith("ForObjectDetection")
     return (Detector if is_detector else Student).from_pretrained(name_or_path, **kwargs)
 
 

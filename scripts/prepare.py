@@ -36,7 +36,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--mask-grid", choices=("shown", "stored"), help="what masks of frames that ask to be turned are drawn on"
     )
-    parser.add_argument("--budget", type=float, metavar="F", help="share of the train split that keeps its masks")
+    share = between(float, 1e-6, 1.0)
+    parser.add_argument("--budget", type=share, metavar="F", help="share of the train split that keeps its masks: 0.1")
     parser.add_argument("--seed", type=SEED, default=0, help="of the label budget and of synthetic frames")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it is a prepared folder")

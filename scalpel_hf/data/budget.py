@@ -62,7 +62,12 @@ class LabelBudget:
             names = content["names"]
             if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
                 raise TypeError("names must be a list of strings")
-            return cls(tuple(names), float(content["fraction"]), int(content["seed"]), int(content["total"]))
+            budget = cls(tuple(names), content["fraction"], content["seed"], content["total"])
+            if type(budget.fraction) not in (int, float) or not 0 < budget.fraction <= 1:
+                raise TypeError(f"fraction must lie in (0, 1], not {budget.fraction!r}")
+            if type(budget.seed) is not int or type(budget.total) is not int or budget.total < len(set(names)):
+                raise TypeError("seed and total must be whole numbers, and total no less than there are names")
+            return budget
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no label budget: {type(error).__name__}: {error}") from error
 

@@ -16,7 +16,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scalpel_hf.files import read_json, safe_name
+from scalpel_hf.files import check_is_file, read_json, safe_name
 
 FOLDER_OF_IMAGES = "imagefolder"  # `datasets`' name for what finds images in a folder
 
@@ -93,7 +93,8 @@ def _load_from_disk(folder: Path) -> datasets.DatasetDict | datasets.Dataset:
         if not files:
             raise ValueError(f"there are no rows in {part}")
         for file in files:
-            safe_name(file.get("filename"), f"{path}: the file")
+            check_is_file(part / safe_name(file.get("filename"), f"{path}: the file"))
+        check_is_file(part / "dataset_info.json")
     try:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # whatever `datasets` and Arrow raise of damaged files

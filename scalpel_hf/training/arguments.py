@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from transformers import HfArgumentParser
+
+from scalpel_hf.files import read_yaml
 
 
 def option(default: Any, help: str) -> Any:
@@ -118,13 +119,9 @@ def _read_yaml(parser: HfArgumentParser, cls: type, path: Path | None) -> dict[s
     if path is None:
         return {}
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        parser.error(f"can't read {path}: {error.strerror}")
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        parser.error(f"{path} is not valid YAML: {error}")
-    if not isinstance(values, dict):
-        parser.error(f"{path} must hold `field: value` lines")
+        values = read_yaml(path)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     known = {f.name: f for f in fields(cls)}
     wrong = sorted(str(name) for name in set(values) - set(known))
     if wrong:
@@ -143,13 +140,8 @@ def _checked(value: Any, expected: Any) -> Any:
         if not isinstance(value, list):
             raise TypeError("a list")
         return [_checked(item, get_args(expected)[0]) for item in value]
-    if expected is float and isinstance(value, str):  # YAML takes 2e-3, without a point, for a string
-        try:
-            return float(value)
-        except ValueError:
-            raise TypeError("a number") from None
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return value if abs(value) > 1e300 else float(value)  # which is too large for any field, and said to be
     if not isinstance(value, expected) or (expected is not bool and isinstance(value, bool)):
         raise TypeError(TYPE_NAMES[expected])
     return value

@@ -109,7 +109,8 @@ def test_wrong_launches(launch, out):
     assert not out.exists()
 
 
-def test_a_wrong_fraction(out):
-    with pytest.raises(ValueError, match=r"fraction must lie in \(0, 1\], not 10"):
+def test_a_wrong_fraction(out, capsys):
+    with pytest.raises(SystemExit):
         prepare.main(["--synthetic", "4", "--out", str(out), "--budget", "10"])
+    assert "argument --budget: must be a number from 1e-06 to 1, got '10'" in capsys.readouterr().err
     assert not out.exists()

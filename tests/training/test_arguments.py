@@ -75,8 +75,12 @@ def test_numbers_as_people_write_them(parse) -> None:
         ("levels: mask", "`levels` must be a list, got 'mask'"),
         ("levels: [mask, 3]", "`levels` must be text"),
         ("scales: [1, true]", "`scales` must be a whole number"),
-        ("- mask", "must hold `field: value` lines"),
-        ("seed: [", "is not valid YAML"),
+        ("- mask", "must hold an object of names and values, and holds a list"),
+        ("seed: [", "can't be read as YAML"),
+        ("seed: 010", "`seed` must be a whole number, got '010'"),
+        ("seed: 1:30", "`seed` must be a whole number, got '1:30'"),
+        ("seed: 1\nseed: 2", "'seed' is there twice"),
+        ("learning_rate: '1e-3'", "`learning_rate` must be a number, got '1e-3'"),
     ],
 )
 def test_wrong_files(parse, capsys: pytest.CaptureFixture[str], text: str, message: str) -> None:
@@ -137,8 +141,8 @@ def test_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\xff\xfe")
     for path, message in (
         (tmp_path / "absent.yaml", "No such file"),
-        (tmp_path, "Is a directory"),
-        (tmp_path / "picture.yaml", "is not valid YAML"),
+        (tmp_path, "is a folder, not a file"),
+        (tmp_path / "picture.yaml", "is no text in UTF-8"),
     ):
         with pytest.raises(SystemExit):
             parse_arguments(Arguments, "A recipe.", ["--config", str(path)])

@@ -1,5 +1,6 @@
 """Tiny trained-looking teachers, students and data sets in folders, for what is pushed and loaded."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def make_teacher(folder: Path, base: torch.nn.Module, **arguments: str) -> Teach
     with torch.no_grad():  # statistics that no training has fitted make large logits, and of rounding large differences
         model.get_base_model().mask_decoder.active.head.weight.mul_(0.1)
     teacher = Teacher(model, InfraredImageProcessor(sam_size=SIZE))
+    brightest = float(np.quantile(teacher.probabilities(FRAME), 0.98))  # so that it finds something in a frame
+    model.get_base_model().mask_decoder.active.add_to_logits(math.log(1 / brightest - 1))
     teacher.save_pretrained(folder / "teacher")
     metrics = evaluate_probabilities(teacher.probabilities, ROWS)
     finish(folder / "teacher", metrics, base_model=str(folder / "base"), **arguments)

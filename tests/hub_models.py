@@ -1,6 +1,5 @@
 """Tiny trained-looking teachers, students and data sets in folders, for what is pushed and loaded."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from scalpel_hf.data import LabelBudget
 from scalpel_hf.evaluation import evaluate_detections, evaluate_probabilities
 from scalpel_hf.training.arguments import LoopArguments
 from scalpel_hf.training.report import write_metrics
-from tests.small_models import SIZE, perturb
+from tests.small_models import SIZE, perturb, settle
 
 FRAME = np.random.default_rng(5).normal(1000, 30, (40, 48)).astype(np.float32)
 MASK = (FRAME > 1040).astype(np.uint8) * 255
@@ -60,11 +59,10 @@ def make_teacher(folder: Path, base: torch.nn.Module, **arguments: str) -> Teach
     base.save_pretrained(folder / "base")
     model = get_peft_model(load_sam(folder / "base"), ScalpelMoeConfig(blocks=1, channels=8)).eval()
     perturb(model)
-    with torch.no_grad():  # statistics that no training has fitted make large logits, and of rounding large differences
-        model.get_base_model().mask_decoder.active.head.weight.mul_(0.1)
     teacher = Teacher(model, InfraredImageProcessor(sam_size=SIZE))
-    brightest = float(np.quantile(teacher.probabilities(FRAME), 0.98))  # so that it finds something in a frame
-    model.get_base_model().mask_decoder.active.add_to_logits(math.log(1 / brightest - 1))
+    settle(
+        teacher, FRAME
+    )  # statistics that no training has fitted make large logits, and of rounding large differences
     teacher.save_pretrained(folder / "teacher")
     metrics = evaluate_probabilities(teacher.probabilities, ROWS)
     finish(folder / "teacher", metrics, base_model=str(folder / "base"), **arguments)

@@ -4,10 +4,11 @@
 comparison passes.
 """
 
+import numpy as np
 import torch
 from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
-from scalpel_hf import MobileSamConfig, MobileSamModel
+from scalpel_hf import MobileSamConfig, MobileSamModel, Teacher, record_router
 
 SIZE = 64
 
@@ -93,3 +94,17 @@ def perturb(model: torch.nn.Module) -> None:
             if isinstance(module, torch.nn.BatchNorm2d) and module.weight.requires_grad:
                 module.running_mean.add_(noise(module.running_mean))
                 module.running_var.mul_(noise(module.running_var).exp())
+
+
+@torch.no_grad()
+def settle(teacher: Teacher, frame: np.ndarray) -> None:
+    """Scale and shift a teacher's logits, whatever its layers make of random weights: over the frame they spread by 2,
+    and two pixels in a hundred are targets."""
+    with record_router() as records:
+        teacher.probabilities(frame)
+    logits = records[0]["logits"]
+    level = teacher.model.get_base_model().mask_decoder.active
+    factor = 2 / logits.std()
+    for parameter in (level.keep, level.head.weight, level.head.bias):
+        parameter.mul_(factor)
+    level.add_to_logits(-float(factor * logits.quantile(0.98)))

@@ -14,7 +14,7 @@ from scalpel_hf.modeling.custom_code import MODULES
 from scalpel_hf.modeling.modeling_scalpel_sam import ScalpelSamModel
 from tests.hub_models import FRAME, make_detector, make_student, make_teacher, push_base
 from tests.hub_server import HubServer
-from tests.small_models import perturb, small_mobile_sam, small_sam
+from tests.small_models import perturb, settle, small_mobile_sam, small_sam
 
 BASE, OTHER_BASE = "org/tiny-mobile-sam", "org/tiny-sam"
 TEACHER, OTHER_TEACHER, ALONE = "org/scalpel-sam", "org/scalpel-sam-b", "org/scalpel-sam-alone"
@@ -199,6 +199,7 @@ def make_all(folder: Path, client: HfApi, expected: dict[str, np.ndarray]) -> No
     for version in ("old", "new"):
         for teacher, name, repo, base in zip(teachers, "ab", (TEACHER, OTHER_TEACHER), (BASE, OTHER_BASE), strict=True):
             perturb(teacher.model)
+            settle(teacher, FRAME)
             teacher.save_pretrained(folder / name / "teacher")
             push_run(folder / name / "teacher", repo, base)
         save_standalone(folder / "a" / "teacher", folder / "alone")

@@ -30,7 +30,7 @@ from scalpel_hf.modeling import ScalpelSamModel, ScalpelSamProcessor
 from scalpel_hf.pipelines import to_8_bits
 from scalpel_hf.student import Detector, new_student
 from tests.hub_server import HubServer
-from tests.small_models import SIZE, perturb, small_mobile_sam
+from tests.small_models import SIZE, perturb, settle, small_mobile_sam
 
 TASK = "infrared-small-target-detection"
 KINDS = ["teacher", "stand-alone", "student"]
@@ -70,10 +70,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     processor = InfraredImageProcessor(sam_size=SIZE)
     adapted = get_peft_model(load_sam(root / "base"), ScalpelMoeConfig(bottleneck=8))
     perturb(adapted)
-    with torch.no_grad():
-        for parameter in adapted.parameters():  # or most probabilities would be 0 or 1
-            parameter.mul_(0.3 if parameter.requires_grad else 1)
     teacher = Teacher(adapted, processor)
+    settle(teacher, FRAMES[0])
     teacher.save_pretrained(root / "teacher")
     ScalpelSamModel.from_peft(adapted).save_pretrained(root / "stand-alone")
     ScalpelSamProcessor(processor).save_pretrained(root / "stand-alone")

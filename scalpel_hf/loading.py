@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from safetensors import SafetensorError
@@ -72,8 +71,11 @@ def load_adapter_config(name: str | Path, subfolder: str | None = None, **hub: A
             raise ValueError(f"{folder} holds no adapter: there is no {ADAPTER_CONFIG}")
         try:
             path = Path(hf_hub_download(str(name), ADAPTER_CONFIG, subfolder=subfolder, **hub))
-        except EntryNotFoundError as error:
-            raise ValueError(f"{name} holds no adapter: there is no {ADAPTER_CONFIG}") from error
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"there is no {ADAPTER_CONFIG} at {str(name)!r}, which is neither a folder with an adapter nor a "
+                f"repository that the Hub gives: {str(error).strip().splitlines()[0]}"
+            ) from error
     content = read_json(path)
     for key in ("peft_type", "base_model_name_or_path", "revision"):
         if not isinstance(content.get(key), str | None) or (key == "peft_type" and not content.get(key)):

@@ -200,12 +200,19 @@ def test_configurations_of_a_wrong_shape(models: Path, tmp_path: Path, file: str
             load(folder)
 
 
-def test_a_teacher_needs_its_weights_its_processor_and_a_teachers(models: Path, tmp_path: Path) -> None:
+def test_a_teacher_needs_its_weights_its_processor_and_a_teachers(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     folder = damaged(models, tmp_path, "teacher", Path.unlink)
     with pytest.raises(FileNotFoundError, match=r"holds no weights of an adapter: there is no adapter_model\.safetens"):
         Teacher.from_pretrained(folder)
     with pytest.raises(ValueError, match=r"holds no adapter: there is no adapter_config\.json"):
         Teacher.from_pretrained(models / "student")
+    for absent in ("/absent", "not/there", "a/b/c", "x" * 200):
+        with pytest.raises(ValueError, match=f"there is no adapter_config.json at '{absent}'") as caught:
+            Teacher.from_pretrained(absent)
+        assert "\n" not in str(caught.value)
     shutil.copytree(models / "teacher", tmp_path / "other")
     InfraredImageProcessor().save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="no `sam_size`: it is a student's"):

@@ -41,7 +41,7 @@ def train(arm: str, data: Path, base_model: str, seed: int, run: Path) -> None:
 
 def measure(run: Path, all_masks: Path, data: Path, every: int) -> dict[str, object]:
     """Figures and each frame's counts on every `every`-th hidden frame."""
-    rows = frames_to_compare(str(all_masks), "train", str(data))
+    rows = frames_to_compare(str(all_masks), "train", [run], str(data))
     rows = rows.select(range(0, len(rows), every))
     counts, _ = count_frames(load_trained(run).probabilities, rows)
     iou, niou, pd, fa = figures_of_counts(counts[None], counts.T[:1].clip(1, 1))[0, 0].tolist()

@@ -57,7 +57,9 @@ def finish(folder: Path, metrics: dict, **arguments: str) -> None:
 def make_teacher(folder: Path, base: torch.nn.Module, **arguments: str) -> Teacher:
     """A teacher whose base lies in a folder, as after training."""
     base.save_pretrained(folder / "base")
-    model = get_peft_model(load_sam(folder / "base"), ScalpelMoeConfig(blocks=1, channels=8)).eval()
+    model = get_peft_model(
+        load_sam(folder / "base"), ScalpelMoeConfig(blocks=1, channels=8, full_resolution_channels=0)
+    ).eval()
     perturb(model)
     teacher = Teacher(model, InfraredImageProcessor(sam_size=SIZE))
     settle(

@@ -68,7 +68,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     root = tmp_path_factory.mktemp("models")
     small_mobile_sam().save_pretrained(root / "base")
     processor = InfraredImageProcessor(sam_size=SIZE)
-    adapted = get_peft_model(load_sam(root / "base"), ScalpelMoeConfig(bottleneck=8))
+    adapted = get_peft_model(load_sam(root / "base"), ScalpelMoeConfig(bottleneck=8, full_resolution_channels=0))
     perturb(adapted)
     teacher = Teacher(adapted, processor)
     settle(teacher, FRAMES[0])

@@ -435,7 +435,7 @@ def test_programs_end_with_one_line(work: SimpleNamespace, tmp_path: Path) -> No
             "error: 'models/absent' is neither",
         ),
         (["recipes/transfer.py", "--dataset", "data/absent"], 1, "error: 'data/absent' is neither a folder nor a data"),
-        (["scripts/pseudo_label.py", "--dataset", data, "--teacher", "/absent", "--out", "o"], 1, "at '/absent'"),
+        (["scripts/pseudo_label.py", "--dataset", data, "--teacher", "/absent", "--out", "o"], 1, "'/absent'"),
     ):
         command = [sys.executable, str(ROOT / command[0]), *command[1:]]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

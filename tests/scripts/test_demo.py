@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -46,7 +47,7 @@ def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
 def test_wrong_settings(tmp_path: Path, flags: list[str]) -> None:
     command = [sys.executable, PROGRAM, "--out", str(tmp_path / "demo"), *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "--frames must be at least 20, and --scale-steps positive" in done.stderr
+    assert done.returncode == 2 and f"argument {flags[0]}: must be a" in done.stderr
     assert not (tmp_path / "demo").exists()
 
 
@@ -81,7 +82,7 @@ def test_stopped_it_leaves_no_process_behind(tmp_path: Path, sent: signal.Signal
     out = tmp_path / "demo"
     (out / "sam").mkdir(parents=True)  # so that its stages start at once
     recipes = {path: demo.digest(path) for path in demo.RECIPES.values()}
-    (out / demo.MARKER).write_text(demo.json.dumps({"--frames": 5000, "--scale-steps": 1.0, **recipes}))
+    (out / demo.MARKER).write_text(json.dumps({"--frames": 5000, "--scale-steps": 1.0, **recipes}))
     command = [sys.executable, PROGRAM, "--out", str(out), "--frames", "5000"]
     process = subprocess.Popen(
         command,

@@ -10,6 +10,7 @@ import pytest
 
 from scalpel_hf.data import SyntheticInfrared, apply_label_budget, human_labelled
 from scalpel_hf.data.masks import TARGET, read_row_mask
+from scalpel_hf.modeling.frame_reading import read_frame
 from scalpel_hf.training.guard import Probabilities, check_teacher, compare_with_small_network, verdict
 
 
@@ -21,14 +22,14 @@ def labelled() -> datasets.Dataset:
 
 def answers_from(labelled: datasets.Dataset, blind: str) -> Any:
     """Arms that know every mask, but for one that sees nothing; and what they were trained on."""
-    truth = {np.asarray(row["image"]).tobytes(): read_row_mask(row) == TARGET for row in labelled}
+    truth = {read_frame(row["image"]).tobytes(): read_row_mask(row) == TARGET for row in labelled}
     seen: list[tuple[str, int, set[str]]] = []
 
     def train_arm(arm: str, fold: int, rows: datasets.Dataset) -> Probabilities:
         seen.append((arm, fold, set(rows["name"])))
 
         def probabilities(image: Any) -> np.ndarray:
-            mask = truth[np.asarray(image).tobytes()].astype(np.float32)
+            mask = truth[read_frame(image).tobytes()].astype(np.float32)
             return 0 * mask if arm == blind else mask
 
         return probabilities

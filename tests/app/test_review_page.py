@@ -195,7 +195,15 @@ def test_without_the_token_the_page_shows_nothing(chromium: Chrome, run: Path) -
 def test_the_program_killed_and_started_again(chromium: Chrome, run: Path) -> None:
     program = [sys.executable, "-m", "scalpel_hf.app.review", str(run), "--reviewer", "ada", "--no-browser"]
     for decided, end in ((0, signal.SIGKILL), (1, signal.SIGINT)):
-        process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            program,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell's background jobs ignore it, and so would what they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(3)]
         assert f" {decided} of them decided; you are ada" in lines[1]

@@ -8,6 +8,7 @@ from PIL import Image
 from scalpel_hf import add_pseudo_labels, training_mask
 from scalpel_hf.answer import Answer
 from scalpel_hf.evaluation import evaluate_probabilities, evaluate_pseudo_labels
+from scalpel_hf.modeling.frame_reading import read_frame
 from scalpel_hf.pseudo_labels import PSEUDO_FEATURES, Calibration, Rules, summarize
 from scalpel_hf.version import __version__
 from tests.pseudo_labels.helpers import (
@@ -237,7 +238,7 @@ def test_summary_and_quality(dataset: datasets.Dataset) -> None:
     truth = camera().to_dataset(10)
     quality = evaluate_pseudo_labels(labelled, truth)
     rows = truth.select([i for i, s in enumerate(dataset["label_source"]) if s == "none"])
-    rounded = lambda f: np.rint(255 * FakeTeacher().probabilities(np.asarray(f))) / 255  # noqa: E731
+    rounded = lambda f: np.rint(255 * FakeTeacher().probabilities(read_frame(f))) / 255  # noqa: E731
     direct = evaluate_probabilities(rounded, rows, threshold=0.8)
     assert quality["n_images"] == 7 and {k: v for k, v in quality.items() if k != "threshold"} == {
         k: v for k, v in direct.items() if k != "threshold"

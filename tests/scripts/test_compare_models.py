@@ -21,6 +21,7 @@ from scalpel_hf.comparison import (
 )
 from scalpel_hf.data import apply_label_budget
 from scalpel_hf.evaluation import evaluate_probabilities
+from scalpel_hf.modeling.frame_reading import read_frame
 from scalpel_hf.trained import seeds_of_models
 from scripts import compare_models
 
@@ -40,8 +41,8 @@ def guesser(rows: datasets.Dataset, seed: int, misses: float = 0.3) -> SimpleNam
         truth = np.asarray(row["mask"]) > 127
         hits = truth & (generator.random(truth.shape) > misses)
         answer = hits | (generator.random(truth.shape) < 0.002)
-        answers[np.asarray(row["image"]).tobytes()] = answer.astype(np.float32)
-    return SimpleNamespace(probabilities=lambda image: answers[np.asarray(image).tobytes()])
+        answers[read_frame(row["image"]).tobytes()] = answer.astype(np.float32)
+    return SimpleNamespace(probabilities=lambda image: answers[read_frame(image).tobytes()])
 
 
 def counts_of(rows: datasets.Dataset, seeds: list[int], misses: float = 0.3) -> np.ndarray:

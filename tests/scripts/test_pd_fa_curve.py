@@ -13,6 +13,7 @@ from scalpel_hf import Student, SyntheticInfrared
 from scalpel_hf.data import apply_label_budget
 from scalpel_hf.evaluation import evaluate_curve, evaluate_probabilities, pd_at_fa
 from scalpel_hf.modeling import InfraredImageProcessor, ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation
+from scalpel_hf.modeling.frame_reading import read_frame
 from scalpel_hf.trained import load_trained
 from scripts import pd_fa_curve
 
@@ -85,8 +86,8 @@ def test_the_frames_without_a_label(
     answers = {}
     for row, source in zip(rows, known["label_source"], strict=True):
         turn = model([row], [0.9 if source == "human" else 0.1], 0.5)
-        answers[np.asarray(row["image"]).tobytes()] = turn.probabilities(None)
-    knowing = SimpleNamespace(probabilities=lambda image: answers[np.asarray(image).tobytes()])
+        answers[read_frame(row["image"]).tobytes()] = turn.probabilities(None)
+    knowing = SimpleNamespace(probabilities=lambda image: answers[read_frame(image).tobytes()])
     monkeypatch.setattr(pd_fa_curve, "load_trained", lambda *_: knowing)
     command = ["--dataset", saved_rows, "--split", "train", "--models", *map(str, with_configurations("full"))]
 

@@ -194,7 +194,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
 
 
 def test_killed_at_any_moment_ends_in_the_same_weights(tmp_path: Path) -> None:
-    straight, _ = run(tmp_path / "a", eval_steps=4)
+    straight, _ = run(tmp_path / "a")
     step = random.randrange(1, STEPS)
     print(f"killed at step {step}")
     for flags in (["--die-at-step", str(step)], ["--die-in-save", "1"]):
@@ -203,7 +203,7 @@ def test_killed_at_any_moment_ends_in_the_same_weights(tmp_path: Path) -> None:
         assert done.returncode == -signal.SIGKILL, done.stderr
         assert any(name.startswith(".checkpoint") for name in entries(tmp_path / "b")) == ("save" in flags[0])
     AcceleratorState._reset_state(True)
-    resumed, _ = run(tmp_path / "b", eval_steps=4)
+    resumed, _ = run(tmp_path / "b")
     assert_same(straight.state_dict(), resumed.state_dict())
     assert_same_checkpoint(tmp_path / "a", tmp_path / "b")
 

@@ -57,7 +57,7 @@ def _table(asked: str, root: Path) -> str:
     if not folders:
         return NOTHING
     runs = [read_runs(folder) for folder in folders]
-    several = len(runs) > 1
+    several = folders != [folder]  # a folder of data sets, of which there may be one so far
     head = [*(["data"] if several else []), "", "seeds", *(title for title, _ in COLUMNS.values()), "training, s"]
     lines = [_row(head), _row(["---"] * len(head))]
     for folder, arms in zip(folders, runs, strict=True):

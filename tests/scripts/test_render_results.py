@@ -64,6 +64,12 @@ def test_a_row_has_the_mean_and_the_spread_of_its_seeds(tmp_path: Path) -> None:
     assert text.endswith("<!-- end of table -->\n\nText.\n")
 
 
+def test_a_folder_of_data_sets_names_them_even_if_there_is_one(tmp_path: Path) -> None:
+    write_run(tmp_path / "results/x/sea", "teacher", 0)
+    assert cells(render(marked("results/x"), tmp_path), "sea")[1] == "teacher"
+    assert cells(render(marked("results/x/sea"), tmp_path), "teacher")[0] == "teacher"
+
+
 def test_a_single_seed_has_no_spread(tmp_path: Path) -> None:
     write_run(tmp_path / "results/x", "student", 4)
     assert "±" not in " ".join(cells(render(marked("results/x"), tmp_path), "student"))

@@ -162,14 +162,16 @@ def guard(args: DistillArguments, accelerator: Accelerator, rows: datasets.Datas
         "levels": ["mask"],
         "full_resolution_channels": 0,
         "adapter": "scalpel_moe",
+        "sam_features": False,
         "background_frames": 0,
     }
+    cache_dir = args.cache_dir or f"{args.output_dir}/prefix"  # the teacher's own: its frames are these
+    short = replace(args, max_steps=max(1, args.max_steps // 3), validation_fraction=0.0, cache_dir=cache_dir)
+    unlabelled = rows.filter(lambda s: s == "none", input_columns="label_source", keep_in_memory=True)
 
     def train_arm(arm: str, fold: int, half: datasets.Dataset) -> Probabilities:
         folder = f"{args.output_dir}/guard/{arm.replace(' ', '-')}-{fold}"
-        short = replace(args, output_dir=folder, max_steps=max(1, args.max_steps // 3), validation_fraction=0.0)
-        arm_args = replace(short, **small) if arm == "small network" else short
-        unlabelled = rows.filter(lambda s: s == "none", input_columns="label_source", keep_in_memory=True)
+        arm_args = replace(short, output_dir=folder, **(small if arm == "small network" else {}))
         teacher, _ = train_teacher(arm_args, accelerator, datasets.concatenate_datasets([half, unlabelled]), None)
         return teacher.probabilities
 
@@ -198,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
     guarded = args.guard and len(labelled) >= LEAST_FRAMES and accelerator.num_processes == 1
     if args.guard and not guarded:
         accelerator.print(f"no comparison with a small network: it takes {LEAST_FRAMES} labelled frames, one process")
-    record = {"guard": guard(args, accelerator, rows)} if guarded else {}
+    compared = guard(args, accelerator, rows) if guarded else None
     teacher, outcome = train_teacher(args, accelerator, rows, held_out if len(held_out) else None)
 
     # Evaluate and save
@@ -209,7 +211,7 @@ def main(argv: list[str] | None = None) -> None:
         if test_rows is not None:
             metrics[args.eval_split] = evaluate_probabilities(teacher.probabilities, test_rows)
         revision = teacher.model.get_base_model().config._commit_hash
-        write_metrics(args, outcome, metrics, base_revision=revision, **record)
+        write_metrics(args, outcome, metrics, base_revision=revision, guard=compared)
         if args.push_to_hub:
             accelerator.print(push_run(args.output_dir, args.push_to_hub, args.base_model_id or None))
 

@@ -48,7 +48,6 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))  # one may wait for the other
     datasets.disable_progress_bars()
-    check_teacher(args.teacher, args.any_teacher, print if state.is_main_process else lambda line: None)
     teacher = Teacher.from_pretrained(
         args.teacher,
         args.base_model,
@@ -59,6 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         scales=args.scales,
         tile_size=args.tile_size,
     )
+    check_teacher(args.teacher, args.any_teacher, print if state.is_main_process else lambda line: None)
     teacher.model.to(state.device)
     rows = stream(args.dataset, args.split) if args.streaming else load_split(args.dataset, args.split)
     if isinstance(rows, datasets.Dataset):

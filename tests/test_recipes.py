@@ -277,6 +277,16 @@ def test_the_guard_compares_before_it_trains(
     assert (out / "guard" / "small-network-1").is_dir() and not (out / "prefix").exists()  # SAM was not asked
     teacher = Teacher.from_pretrained(out)
     assert teacher.probabilities(np.random.default_rng(0).normal(size=(40, 56))).shape == (40, 56)
+    distill.main(flags(**{**values, "guard": False}))  # the finished run is the same with it and without
+    assert "going on from step" in capsys.readouterr().out
+    assert json.loads((out / "metrics.json").read_text())["guard"] == record
+    with_sam = tmp_path / "with-sam"
+    distill.main(flags(**{**values, "sam_features": True, "output_dir": with_sam}))
+    for arm, asks in (("teacher", True), ("small-network", False)):
+        state = json.loads((with_sam / "guard" / f"{arm}-0" / "checkpoint-1" / "state.json").read_text())
+        assert state["arguments"]["sam_features"] is asks and state["arguments"]["max_steps"] == 1
+        assert not (with_sam / "guard" / f"{arm}-0" / "prefix").exists()  # the teacher's own is used
+    capsys.readouterr()
     distill.main(flags(**{**values, "dataset": work.root / "data", "output_dir": tmp_path / "few", "max_steps": 1}))
     assert "no comparison with a small network" in capsys.readouterr().out
 

@@ -196,9 +196,14 @@ class MaskLevelLayer(ScalpelMoeLayer):
         return outputs["logits"].unflatten(1, masks.shape[1:3]).to(masks.dtype)
 
 
+def mask_level_layer(model: nn.Module) -> MaskLevelLayer | None:
+    """The layer around a model's mask decoder; `None` where no mask level has been put there."""
+    return next((module for module in model.modules() if isinstance(module, MaskLevelLayer)), None)
+
+
 def active_mask_level(model: nn.Module) -> MaskLevel | None:
     """The mask level that answers in an adapted model; `None` where there is none, or adapters are off."""
-    layer = next((module for module in model.modules() if isinstance(module, MaskLevelLayer)), None)
+    layer = mask_level_layer(model)
     return None if layer is None else layer.active
 
 
@@ -225,7 +230,7 @@ def prompt_free_logits(model: nn.Module, image_embeddings: Tensor) -> Tensor:
     Where no mask level answers on that grid, with other adapters or other levels, SAM's own masks are resized to it.
     """
     masks = model(image_embeddings=image_embeddings, multimask_output=False).pred_masks[:, 0]  # (B, 1, h, w)
-    if any(isinstance(module, MaskLevelLayer) for module in model.modules()):
+    if mask_level_layer(model) is not None:
         return masks
     region = linked_frames(image_embeddings)
     return sample_region(masks, region.boxes, region.input_size, region.frames.shape[-2:])

@@ -54,6 +54,7 @@ FREE_ARGUMENTS = (
     "base_model_id",
     "eval_split",
     "cache_dir",
+    "guard",
 )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from scalpel_hf.adapter.layer import MaskLevelLayer
+from scalpel_hf.adapter.layer import mask_level_layer
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame
@@ -53,7 +53,7 @@ def fit_prior_bar(teacher: Teacher, labelled: list[Sample], noise_floor: float |
         labelled: frames with their targets, in sensor units.
         noise_floor: the prior maps' from now on, see `ScalpelMoeConfig`; the adapter's own when left out.
     """
-    layer = next((module for module in teacher.model.modules() if isinstance(module, MaskLevelLayer)), None)
+    layer = mask_level_layer(teacher.model)
     if layer is None or layer.active_name is None or layer.active.pyramid is None:
         return 0.0
     level, processor = layer.active, teacher.processor

@@ -34,7 +34,8 @@ def write_metrics(
     """
     Write `metrics.json` into the run's folder.
 
-    Figures of other splits that are there already stay: [`train`] has removed what was of other weights.
+    Figures of other splits and a comparison that are there already stay: [`train`] has removed what was of other
+    weights.
 
     Keys: `metrics` (by split, with their threshold and matching radius), `training` (steps, seconds, last losses, best
     step), `arguments`, `base_revision` (the base's commit, where it came from the Hub), `command`, `commit`, `machine`
@@ -42,8 +43,10 @@ def write_metrics(
     run can be repeated here; [`without_local_paths`] is what others get.
     """
     path = Path(args.output_dir) / METRICS_FILE
+    earlier = _earlier(path)
+    guard = guard or earlier.get("guard")
     record = {
-        "metrics": {**_earlier_figures(path), **metrics},
+        "metrics": {**earlier.get("metrics", {}), **metrics},
         "training": outcome,
         "arguments": asdict(args),
         "base_revision": base_revision,
@@ -63,11 +66,12 @@ def write_metrics(
     return path
 
 
-def _earlier_figures(path: Path) -> dict[str, Any]:
+def _earlier(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return dict(read_json(path)["metrics"])
+        record: dict[str, Any] = read_json(path)
+        return {**record, "metrics": dict(record["metrics"])}
     except (KeyError, TypeError, ValueError) as error:
         logger.warning("the figures in %s can't be kept (%s): it is written anew", path, error)
         return {}

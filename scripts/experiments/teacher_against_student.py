@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.comparison import COUNTS, count_frames, figures_of_counts, frames_to_compare
+from scalpel_hf.comparison import COUNTS, count_frames, frames_to_compare, mean_figures
 from scalpel_hf.files import read_json, write_json
 from scalpel_hf.trained import load_trained
 from scalpel_hf.training.report import METRICS_FILE
@@ -44,7 +44,7 @@ def measure(run: Path, all_masks: Path, data: Path, every: int) -> dict[str, obj
     rows = frames_to_compare(str(all_masks), "train", [run], str(data))
     rows = rows.select(range(0, len(rows), every))
     counts, _ = count_frames(load_trained(run).probabilities, rows)
-    iou, niou, pd, fa = figures_of_counts(counts[None], counts.T[:1].clip(1, 1))[0, 0].tolist()
+    iou, niou, pd, fa = mean_figures(counts[None]).tolist()
     return {
         "metrics": {"iou": iou, "niou": niou, "pd": pd, "fa": fa, "n_images": len(rows)},
         "counts": {"columns": list(COUNTS), "frames": counts.tolist()},

@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 from PIL.ExifTags import Base as Tag
 
+from .jpeg_damage import jpeg_is_whole
+
 if TYPE_CHECKING:
     import torch
 
@@ -52,8 +54,9 @@ def read_frame(image: ImageLike) -> np.ndarray:
             NumPy array or torch tensor; arrays are (H, W), (H, W, 1 to 4) or (1|3, H, W).
 
     Raises:
-        OSError: if a file is missing, of another kind than `FORMATS`, unreadable, truncated or larger than
-            `PIL.Image.MAX_IMAGE_PIXELS`, or if there is a pipe or device in its place.
+        OSError: if a file is missing, of another kind than `FORMATS`, unreadable, truncated (of a JPEG file also where
+            its decoder would make up the rest) or larger than `PIL.Image.MAX_IMAGE_PIXELS`, or if there is a pipe or
+            device in its place.
         ValueError: if a file has several frames or 16-bit colour channels, or an array has another shape or dtype, no
             pixels, or pixels that are NaN or infinite. Either message names the file.
     """
@@ -236,7 +239,10 @@ def _decoded(image: Image.Image) -> Image.Image:
     """A page with its pixels, turned as its orientation says."""
     if image.mode not in NUMBER_MODES and any(_is_16_bit(tile) for tile in getattr(image, "tile", [])):
         raise ValueError("has several channels of 16 bits, which Pillow cuts to 8: store it as 16-bit gray.")
+    file = image.fp if image.format in ("JPEG", "MPO") else None  # none of an image that is decoded already
     image.load()  # which turns a TIFF file already
+    if file is not None and not jpeg_is_whole(image, file):
+        raise OSError("damaged: its data end before its picture does")
     return ImageOps.exif_transpose(image) if image.getexif().get(Tag.Orientation) in TURNED else image
 
 

@@ -1,0 +1,52 @@
+"""Whether a JPEG file's picture is all there: its decoder fills in what is missing, and says nothing."""
+
+import re
+from io import BytesIO
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+START, START_OF_SCAN, END = b"\xff\xd8", 0xDA, 0xD9
+RESTART = re.compile(rb"\xff[\xd0-\xd7]")  # within a scan's data
+SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+OTHER_DATA = bytes(range(1, 251))  # of no marker
+# A scan may lack its last restarts, too: of one that is whole, these are passed over.
+OTHER_RESTARTS = OTHER_DATA + b"".join(bytes([0xFF, 0xD0 + number]) + OTHER_DATA for number in range(8))
+
+
+def jpeg_is_whole(image: Image.Image, file: IO[bytes]) -> bool:
+    """
+    Whether the data of each part of a JPEG file reach as far as its picture.
+
+    Where they end early, the decoder makes up the rest: gray, or a smear. So the picture is decoded again with other
+    data behind each part: one that is whole doesn't read them, and comes out the same.
+
+    Args:
+        image: the picture as it was decoded, not turned.
+        file: that it was decoded from.
+    """
+    file.seek(0)
+    with Image.open(BytesIO(_with_other_data(file.read())), formats=["JPEG"]) as again:
+        return np.array_equal(np.asarray(image), np.asarray(again))
+
+
+def _with_other_data(content: bytes) -> bytes:
+    """The file with other data at the end of every scan, and before every restart in it."""
+    parts, place = [START], len(START)
+    while place + 4 <= len(content) and content[place + 1] != END:
+        if content[place + 1] == 0xFF:  # markers may be preceded by any number of these
+            place += 1
+            continue
+        stop = place + 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+        parts.append(content[place:stop])
+        if content[place + 1] == START_OF_SCAN:
+            end = SCAN_END.search(content, stop)
+            data = content[stop : end.start() if end else len(content)]
+            stop += len(data)
+            parts.append(RESTART.sub(lambda marker: OTHER_DATA + marker[0], data) + OTHER_RESTARTS)
+        place = stop
+    return b"".join(parts) + content[place:]
+
+
+__all__ = ["jpeg_is_whole"]

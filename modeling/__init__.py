@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from .configuration_mobile_sam import MobileSamConfig
     from .configuration_scalpel_sam import ScalpelSamConfig
     from .configuration_scalpel_student import ScalpelStudentConfig, ScalpelStudentDetectionConfig
-    from .frames import normalize_frame, read_frame, to_sam_input
     from .image_processing_infrared import InfraredImageProcessor
     from .losses import soft_iou_loss, weighted_bce
     from .modeling_mobile_sam import MobileSamModel
     from .modeling_scalpel_sam import ScalpelSamModel
     from .modeling_scalpel_student import ScalpelStudentForSemanticSegmentation
     from .modeling_scalpel_student_detection import ScalpelStudentForObjectDetection
+    from .normalization import normalize_frame, read_frame, to_sam_input
     from .operators import AnisotropicDiffusion, LocalContrast, MatchedFilter, TopHat
     from .processing_scalpel_sam import ScalpelSamProcessor
 
@@ -33,10 +33,10 @@ _HOME = {
     "ScalpelStudentDetectionConfig": "configuration_scalpel_student",
     "ScalpelStudentForObjectDetection": "modeling_scalpel_student_detection",
     "ScalpelStudentForSemanticSegmentation": "modeling_scalpel_student",
-    "normalize_frame": "frames",
-    "read_frame": "frames",
+    "normalize_frame": "normalization",
+    "read_frame": "normalization",
     "soft_iou_loss": "losses",
-    "to_sam_input": "frames",
+    "to_sam_input": "normalization",
     "weighted_bce": "losses",
 }
 

@@ -12,9 +12,8 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 
 from .custom_code import TakesCodeAlong
-from .foreground import as_foreground
-from .frames import NORMALIZATIONS, ImageLike, normalize_frame, read_frame, to_sam_input
-from .segmentation_maps import IGNORE_INDEX, read_segmentation_maps
+from .normalization import NORMALIZATIONS, ImageLike, normalize_frame, read_frame, to_sam_input
+from .segmentation_maps import IGNORE_INDEX, as_foreground, read_segmentation_maps
 
 
 class InfraredImageKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]

@@ -5,22 +5,22 @@ optional front end, whose maps are measured by their spread over the frame.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_scalpel_student import ScalpelStudentConfig
 from .custom_code import TakesCodeAlong
-from .foreground import as_two_classes
-from .front_end import FrontEnd
 from .losses import soft_iou_loss, weighted_bce
+from .moe import OPERATORS, PriorPyramid
 from .operators import WhiteBoxOperator
-from .residual_unet import decode, decoder_levels, encoder_levels, pad_to_multiple
-from .segmentation_maps import IGNORE_INDEX
+from .segmentation_maps import IGNORE_INDEX, as_two_classes
+from .unet import decode, decoder_levels, encoder_levels, pad_to_multiple
 from .whole_weights import LoadsWholeWeights
 
 BCE_WEIGHT = 10.0  # large targets dominate the soft IoU: with 1, a one-pixel target takes twice the steps
@@ -164,4 +164,33 @@ class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
         return BCE_WEIGHT * weighted_bce(logits, target, weight) + soft_iou_loss(logits, target, weight)
 
 
-__all__ = ["ScalpelStudentBackbone", "ScalpelStudentForSemanticSegmentation", "ScalpelStudentPreTrainedModel"]
+class FrontEnd(nn.Module):
+    """
+    A frame and its prior maps, see [`PriorPyramid`]: what the operators see at their initial parameters is the
+    classical detectors' answer, each map in its own spread.
+
+    Args:
+        scales: for each operator its scales in frame pixels.
+        learned: whether the operators' parameters are trained; otherwise they stay as they are.
+
+    Shape: `(B, 1, H, W)` → `(B, 1 + M, H, W)`, M the number of all scales.
+    """
+
+    def __init__(self, scales: Mapping[str, Sequence[float]], learned: bool) -> None:
+        super().__init__()
+        # In one order, whatever that of the configuration, whose file has its keys sorted.
+        self.pyramid = PriorPyramid({name: list(scales[name]) for name in OPERATORS if name in scales})
+        self.learned = learned
+
+    def forward(self, frames: Tensor) -> Tensor:
+        maps, _ = self.pyramid(frames)
+        if not self.learned:  # `requires_grad` would be set again by `from_pretrained`
+            maps = [m.detach() for m in maps]
+        return torch.cat([frames, *maps], 1)
+
+
+__all__ = [
+    "ScalpelStudentBackbone",
+    "ScalpelStudentForSemanticSegmentation",
+    "ScalpelStudentPreTrainedModel",
+]

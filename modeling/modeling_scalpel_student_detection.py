@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_scalpel_student import ScalpelStudentDetectionConfig
 from .modeling_scalpel_student import Classifier, ScalpelStudentBackbone
-from .residual_unet import ConvLayer
+from .unet import ConvLayer
 
 MIN_SIGMA = 0.5  # in pixels: a one-pixel target's neighbours count as e^-2 of a target
 NEAR = 0.1  # height of the Gaussian down to which a pixel learns the box

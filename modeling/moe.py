@@ -8,14 +8,16 @@ The idea of a hierarchical mixture of white-box operators is that of Scalpel-SAM
 placement and routers are this project's own.
 """
 
+from functools import cache
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .configuration_scalpel_sam import OPERATOR_SCALES
 from .operators import AnisotropicDiffusion, LocalContrast, MatchedFilter, TopHat, WhiteBoxOperator
-from .residual_unet import pad_to_multiple
+from .unet import pad_to_multiple
 
 OPERATORS: dict[str, type[nn.Module]] = {
     "local_contrast": LocalContrast,
@@ -82,6 +84,22 @@ class PriorPyramid(nn.Module):
 def consensus(maps: list[Tensor]) -> Tensor:
     """What the operators agree on: each one's strongest scale, averaged. `(B, S, H, W)` each → `(B, 1, H, W)`."""
     return torch.stack([expert.amax(1, keepdim=True) for expert in maps]).mean(0)
+
+
+@torch.no_grad()
+def classical_prior(frames: Tensor) -> Tensor:
+    """
+    What the four operators at their classical parameters agree on, whatever any model has learned: [`consensus`] in the
+    compressed units of [`PriorPyramid`].
+
+    Shape: normalised frames `(B, 1, H, W)` → `(B, H, W)`.
+    """
+    return consensus(_classical_pyramid()(frames)[0])[:, 0]
+
+
+@cache
+def _classical_pyramid() -> PriorPyramid:
+    return PriorPyramid(OPERATOR_SCALES).requires_grad_(False).eval()
 
 
 def _surroundings(x: Tensor, cell: int = 8, reach: int = 4) -> Tensor:

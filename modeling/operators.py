@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cosine_transform import cosine_basis, gaussian_symbols
-from .sliding_windows import opening, window_sum
+from .filters import cosine_basis, gaussian_symbols, opening, window_sum
 
 
 class WhiteBoxOperator(nn.Module):

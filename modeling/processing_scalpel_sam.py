@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
-from .components import label_components
 from .custom_code import TakesCodeAlong
-from .frames import ImageLike
 from .image_processing_infrared import InfraredImageProcessor
+from .normalization import ImageLike
 
 PADDING_LABEL = -10  # of points that only fill up a batch, in SAM's prompt encoder
 MASK_LOGIT = 10.0  # of a pixel that a mask prompt is sure of
@@ -206,3 +205,28 @@ def _targets(prob: Tensor, threshold: float) -> dict[str, Tensor]:
 
 
 __all__ = ["ScalpelSamProcessor"]
+
+
+def label_components(mask: Tensor) -> tuple[Tensor, int]:
+    """
+    Label the 8-connected components of a mask.
+
+    Every pixel starts with a number of its own and takes the highest among its neighbours until nothing changes. That
+    takes as many passes as the longest way through a component has pixels: few, where targets are small.
+
+    Args:
+        mask: `(H, W)`, bool.
+
+    Returns `(H, W)`, int64, 0 outside and 1 to n within the components, in the order of their first pixels, and n.
+    """
+    numbers = torch.arange(mask.numel(), 0, -1, device=mask.device, dtype=torch.float64).view(mask.shape) * mask
+    while True:
+        spread = F.max_pool2d(numbers[None, None], 3, stride=1, padding=1)[0, 0] * mask
+        if torch.equal(spread, numbers):
+            break
+        numbers = spread
+    found, labels = (-numbers).unique(return_inverse=True)  # the first pixel has the highest number
+    if mask.all():
+        return labels + 1, len(found)
+    background = len(found) - 1
+    return torch.where(labels == background, 0, labels + 1), background

@@ -21,15 +21,15 @@ from torch import nn
 from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig
 from scalpel_hf.adapter.config import LEVELS, OPERATOR_SCALES
 from scalpel_hf.adapter.layer import asks_sam
-from scalpel_hf.adapter.low_rank import lora_of_equal_size
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import human_labelled, load_split
 from scalpel_hf.data.contents import hash_rows
-from scalpel_hf.evaluation import evaluate_probabilities
-from scalpel_hf.hub import base_on_hub, push_run
-from scalpel_hf.modeling.frames import NORMALIZATIONS
-from scalpel_hf.sam import load_sam
-from scalpel_hf.teacher import Teacher
+from scalpel_hf.evaluation.evaluator import evaluate_probabilities
+from scalpel_hf.evaluation.unseen import TrainedOn, rows_to_measure
+from scalpel_hf.hub.upload import base_on_hub, push_run
+from scalpel_hf.modeling.normalization import NORMALIZATIONS
+from scalpel_hf.predictors.sam import load_sam
+from scalpel_hf.predictors.teacher import Teacher
 from scalpel_hf.training.arguments import (
     Between,
     CropSize,
@@ -40,15 +40,15 @@ from scalpel_hf.training.arguments import (
     parse_arguments,
 )
 from scalpel_hf.training.background import background_samples
-from scalpel_hf.training.distill import TeacherSamples, distillation_loss, freeze_operators, start_from
+from scalpel_hf.training.distillation import TeacherSamples, distillation_loss, freeze_operators, start_from
 from scalpel_hf.training.guard import LEAST_FRAMES, Probabilities, compare_with_small_network, verdict
+from scalpel_hf.training.knowledge_transfer import labelled_sample
 from scalpel_hf.training.loop import hash_weights, make_accelerator, train
+from scalpel_hf.training.lora_baseline import lora_of_equal_size
 from scalpel_hf.training.prior_bar import fit_prior_bar
-from scalpel_hf.training.prior_shift import prior_shift
-from scalpel_hf.training.report import write_metrics
-from scalpel_hf.training.transfer import labelled_sample
+from scalpel_hf.training.run_record import write_metrics
+from scalpel_hf.training.sampling import prior_shift
 from scalpel_hf.training.validation import hold_out
-from scalpel_hf.unseen import TrainedOn, rows_to_measure
 
 ADAPTERS = ("scalpel_moe", "lora")
 

@@ -17,13 +17,14 @@ import torch
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.data.contents import hash_rows
-from scalpel_hf.evaluation import evaluate_student
-from scalpel_hf.hub import push_run
-from scalpel_hf.metrics.detection import coco_classes
+from scalpel_hf.evaluation.detection_metrics import coco_classes
+from scalpel_hf.evaluation.evaluator import evaluate_student
+from scalpel_hf.evaluation.unseen import TrainedOn, rows_to_measure
+from scalpel_hf.hub.upload import push_run
 from scalpel_hf.modeling import ScalpelStudentForObjectDetection, ScalpelStudentForSemanticSegmentation
 from scalpel_hf.modeling.configuration_scalpel_student import FRONT_ENDS
-from scalpel_hf.modeling.frames import NORMALIZATIONS
-from scalpel_hf.student import LABELS, Detector, new_student
+from scalpel_hf.modeling.normalization import NORMALIZATIONS
+from scalpel_hf.predictors.student import LABELS, Detector, new_student
 from scalpel_hf.training.arguments import (
     Between,
     CropSize,
@@ -34,12 +35,11 @@ from scalpel_hf.training.arguments import (
     option,
     parse_arguments,
 )
+from scalpel_hf.training.knowledge_transfer import DetectionSamples, StudentSamples, detection_loss, transfer_loss
 from scalpel_hf.training.loop import hash_weights, make_accelerator, train
-from scalpel_hf.training.prior_shift import prior_shift
-from scalpel_hf.training.report import write_metrics
-from scalpel_hf.training.transfer import DetectionSamples, StudentSamples, detection_loss, transfer_loss
+from scalpel_hf.training.run_record import write_metrics
+from scalpel_hf.training.sampling import prior_shift
 from scalpel_hf.training.validation import hold_out
-from scalpel_hf.unseen import TrainedOn, rows_to_measure
 
 
 @dataclass

@@ -13,7 +13,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .adapter import ScalpelMoeConfig, ScalpelMoeModel, link_frames, record_router
     from .data import SyntheticInfrared, apply_label_budget, load_irst_dataset
-    from .metrics import DetectionMetrics, IRSTDMetrics
+    from .evaluation import DetectionMetrics, IRSTDMetrics
     from .modeling.configuration_mobile_sam import MobileSamConfig
     from .modeling.configuration_scalpel_sam import ScalpelSamConfig
     from .modeling.configuration_scalpel_student import ScalpelStudentConfig, ScalpelStudentDetectionConfig
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from .modeling.modeling_scalpel_student import ScalpelStudentForSemanticSegmentation
     from .modeling.modeling_scalpel_student_detection import ScalpelStudentForObjectDetection
     from .modeling.processing_scalpel_sam import ScalpelSamProcessor
-    from .prefix_cache import FrozenPrefix, PrefixCache
+    from .predictors.feature_cache import FrozenPrefix, PrefixCache
+    from .predictors.sam import load_sam
+    from .predictors.student import Detector, Student, load_student
+    from .predictors.teacher import Teacher
     from .pseudo_labels import add_pseudo_labels, training_mask
-    from .sam import load_sam
-    from .student import Detector, Student, load_student
-    from .teacher import Teacher
 
 _HOME = {
     "ScalpelMoeConfig": "adapter",
@@ -37,8 +37,8 @@ _HOME = {
     "SyntheticInfrared": "data",
     "apply_label_budget": "data",
     "load_irst_dataset": "data",
-    "DetectionMetrics": "metrics",
-    "IRSTDMetrics": "metrics",
+    "DetectionMetrics": "evaluation",
+    "IRSTDMetrics": "evaluation",
     "MobileSamConfig": "modeling.configuration_mobile_sam",
     "MobileSamModel": "modeling.modeling_mobile_sam",
     "ScalpelSamConfig": "modeling.configuration_scalpel_sam",
@@ -49,15 +49,15 @@ _HOME = {
     "ScalpelStudentForObjectDetection": "modeling.modeling_scalpel_student_detection",
     "ScalpelStudentForSemanticSegmentation": "modeling.modeling_scalpel_student",
     "InfraredImageProcessor": "modeling.image_processing_infrared",
-    "FrozenPrefix": "prefix_cache",
-    "PrefixCache": "prefix_cache",
+    "FrozenPrefix": "predictors.feature_cache",
+    "PrefixCache": "predictors.feature_cache",
     "add_pseudo_labels": "pseudo_labels",
     "training_mask": "pseudo_labels",
-    "load_sam": "sam",
-    "Detector": "student",
-    "Student": "student",
-    "load_student": "student",
-    "Teacher": "teacher",
+    "load_sam": "predictors.sam",
+    "Detector": "predictors.student",
+    "Student": "predictors.student",
+    "load_student": "predictors.student",
+    "Teacher": "predictors.teacher",
 }
 
 __all__ = [

@@ -1,7 +1,7 @@
 """`pipeline("infrared-small-target-detection", model=...)`: frames in, targets out, with a teacher or a student."""
 
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from typing import Any
 
@@ -14,13 +14,61 @@ from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 from transformers.utils import find_adapter_config_file
 
-from .loading import load_image_processor, loading
-from .metrics.irstd_metrics import EIGHT_CONNECTED
-from .modeling.frames import ImageLike, read_frame
+from .evaluation.irstd_metrics import EIGHT_CONNECTED
 from .modeling.image_processing_infrared import InfraredImageProcessor
+from .modeling.normalization import ImageLike, read_frame
 from .modeling.processing_scalpel_sam import ScalpelSamProcessor
 from .modeling.whole_weights import load_whole
-from .targets import Target
+from .predictors.pretrained import load_image_processor, loading
+
+KEYS = ("score", "label", "box", "mask")
+
+
+class Target(Mapping[str, Any]):
+    """
+    A mapping of `score`, `label`, `box` and `mask`, of which the mask is kept as large as the box.
+
+    `target["mask"]` makes an image of the frame's size of it each time: of thousands of targets in a large frame all
+    such images together would take gigabytes.
+
+    Args:
+        score: the mean probability inside.
+        place: rows and columns of the box in the frame.
+        inside: the target's pixels in the box, bool, its shape.
+        frame_size: height and width of the frame.
+    """
+
+    def __init__(self, score: float, place: tuple[slice, slice], inside: np.ndarray, frame_size: tuple[int, int]):
+        rows, columns = place
+        self.box = {"xmin": columns.start, "ymin": rows.start, "xmax": columns.stop, "ymax": rows.stop}
+        self.score, self.label = score, "target"
+        self.frame_size = frame_size
+        self._inside = np.packbits(inside)
+
+    @property
+    def mask(self) -> Image.Image:
+        """A PIL image of the frame's size, 255 inside the target and 0 outside."""
+        height, width = self.box["ymax"] - self.box["ymin"], self.box["xmax"] - self.box["xmin"]
+        inside = np.unpackbits(self._inside, count=height * width).reshape(height, width)
+        mask = Image.new("L", self.frame_size[::-1])
+        mask.paste(Image.fromarray(inside * np.uint8(255)), (self.box["xmin"], self.box["ymin"]))
+        return mask
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in KEYS:
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(KEYS)
+
+    def __len__(self) -> int:
+        return len(KEYS)
+
+    def __repr__(self) -> str:
+        size = f"{self.frame_size[1]}x{self.frame_size[0]}"
+        return f"{{'score': {self.score}, 'label': {self.label!r}, 'box': {self.box}, 'mask': <L image {size}>}}"
+
 
 TASK = "infrared-small-target-detection"
 HUB_ARGUMENTS = ("revision", "subfolder", "cache_dir", "token", "local_files_only")
@@ -33,7 +81,7 @@ class InfraredModel:
     def from_pretrained(cls, name_or_path: str, dtype: Any = None, **kwargs: Any) -> torch.nn.Module:
         """A teacher's adapter with its base, a stand-alone teacher or a segmentation student; see `from_pretrained` of
         transformers for the arguments."""
-        from .teacher import load_adapted  # which needs peft
+        from .predictors.teacher import load_adapted  # which needs peft
 
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         if "revision" in hub:  # `pipeline` hands on one that carries the commit of an adapter's base

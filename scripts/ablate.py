@@ -23,12 +23,12 @@ from scalpel_hf.cli.numbers import SEED
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.data.contents import hash_rows
-from scalpel_hf.evaluation import evaluate_probabilities, mean_and_deviation
-from scalpel_hf.files import read_json, read_yaml, write_json, write_text
-from scalpel_hf.sam import load_sam
-from scalpel_hf.trained import on_default_device
+from scalpel_hf.evaluation.evaluator import evaluate_probabilities, mean_and_deviation
+from scalpel_hf.evaluation.unseen import rows_to_measure, trained_on, with_masks
+from scalpel_hf.predictors.load import on_default_device
+from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.training.loop import hash_weights
-from scalpel_hf.unseen import rows_to_measure, trained_on, with_masks
+from scalpel_hf.utils.files import read_json, read_yaml, write_json, write_text
 from scalpel_hf.version import __version__
 
 ROOT = Path(__file__).parents[1]

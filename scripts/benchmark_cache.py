@@ -25,8 +25,8 @@ from transformers.models.sam.configuration_sam import SamPromptEncoderConfig, Sa
 from scalpel_hf import FrozenPrefix, PrefixCache, ScalpelMoeConfig
 from scalpel_hf.cli.numbers import BATCH_SIZE, COUNT
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.sam import load_sam
-from scalpel_hf.training.distill import distillation_loss
+from scalpel_hf.predictors.sam import load_sam
+from scalpel_hf.training.distillation import distillation_loss
 
 CROP = 256  # pixels
 

@@ -6,8 +6,8 @@ from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from scalpel_hf import InfraredImageProcessor, Student
-from scalpel_hf.onnx_export.student import StudentGraph
-from scalpel_hf.student import new_student
+from scalpel_hf.export.onnx_student import StudentGraph
+from scalpel_hf.predictors.student import new_student
 
 MODELS = ["nano", "small", "base", "small, operators", "unet", "segformer-b0"]
 

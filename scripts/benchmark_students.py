@@ -38,9 +38,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scalpel_hf.cli.numbers import COUNT, THREADS
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.files import write_text
-from scalpel_hf.onnx_export.int8 import quantize
-from scalpel_hf.onnx_export.student import to_proto
+from scalpel_hf.export.int8 import quantize
+from scalpel_hf.export.onnx_student import to_proto
+from scalpel_hf.utils.files import write_text
 
 BACKENDS = ["eager", "compiled", "ONNX", "INT8"]
 WARM_UP = 3

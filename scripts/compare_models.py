@@ -16,7 +16,7 @@ import numpy as np
 
 from scalpel_hf.cli.numbers import PROBABILITY
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.comparison import (
+from scalpel_hf.evaluation.comparison import (
     COUNTS,
     SIZES,
     bootstrap_differences,
@@ -26,7 +26,7 @@ from scalpel_hf.comparison import (
     iou_without_each_frame,
     mean_figures,
 )
-from scalpel_hf.trained import load_trained, seeds_of_models
+from scalpel_hf.predictors.load import load_trained, seeds_of_models
 
 COLUMNS = (("IoU %", 100.0), ("nIoU %", 100.0), ("Pd %", 100.0), ("Fa 1e-6", 1.0))
 FRAMES = 5

@@ -24,8 +24,12 @@ from scalpel_hf.cli.numbers import SEED, SHARE, SIDE
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import LabelBudget, apply_label_budget, load_prepared
 from scalpel_hf.data.contents import hash_rows
-from scalpel_hf.evaluation import mean_and_deviation
-from scalpel_hf.files import (
+from scalpel_hf.evaluation.evaluator import mean_and_deviation
+from scalpel_hf.predictors.load import default_device, on_default_device
+from scalpel_hf.predictors.sam import load_sam
+from scalpel_hf.predictors.teacher import Teacher
+from scalpel_hf.pseudo_labels.planner import candidates, describe_frames, plan_labels, teacher_uncertainty
+from scalpel_hf.utils.files import (
     read_json,
     remove_folder,
     remove_leftovers,
@@ -34,10 +38,6 @@ from scalpel_hf.files import (
     write_json,
     write_text,
 )
-from scalpel_hf.planner import candidates, describe_frames, plan_labels, teacher_uncertainty
-from scalpel_hf.sam import load_sam
-from scalpel_hf.teacher import Teacher
-from scalpel_hf.trained import default_device, on_default_device
 
 ROOT = Path(__file__).parents[1]
 PLANS = ("random", "coverage", "uncertainty")

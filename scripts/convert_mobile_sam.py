@@ -16,9 +16,9 @@ from transformers import SamImageProcessor, SamProcessor
 
 from scalpel_hf.cli.numbers import SIDE
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.files import check_can_be_made, whole_folder, write_text
 from scalpel_hf.modeling.configuration_mobile_sam import MobileSamConfig
 from scalpel_hf.modeling.modeling_mobile_sam import MobileSamModel
+from scalpel_hf.utils.files import check_can_be_made, whole_folder, write_text
 
 KNOWN_SHA256 = "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f"
 SOURCE_URL = "https://github.com/ChaoningZhang/MobileSAM"

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.files import read_json, read_yaml, whole_folder, write_json
+from scalpel_hf.utils.files import read_json, read_yaml, whole_folder, write_json
 
 if TYPE_CHECKING:
     from transformers import SamModel
@@ -186,7 +186,7 @@ def main() -> None:
     todo = stages(out, args.frames, args.scale_steps)
     seconds = run_stages(out, todo)
 
-    from scalpel_hf.demo_report import FIGURES, results, row_of, write_report
+    from scalpel_hf.cli.demo_report import FIGURES, results, row_of, write_report
 
     commands = [
         (name, "python " + shlex.join(c).replace(str(out), out.name), seconds.get(name, 0)) for name, _, c in todo

@@ -18,11 +18,11 @@ from PIL import Image, ImageDraw, ImageFont
 from scalpel_hf import Student
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split, read_target
-from scalpel_hf.files import write_bytes
 from scalpel_hf.modeling.configuration_scalpel_sam import OPERATOR_SCALES
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
 from scalpel_hf.modeling.moe import PriorPyramid
-from scalpel_hf.visualization import GREEN, RED, gray, outline
+from scalpel_hf.utils.files import write_bytes
+from scalpel_hf.utils.visualization import GREEN, RED, gray, outline
 
 SIDE, GAP, TITLE = 288, 14, 26  # pixels
 

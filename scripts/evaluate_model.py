@@ -21,9 +21,9 @@ from scalpel_hf import Teacher, load_student
 from scalpel_hf.cli.numbers import PROBABILITY
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
-from scalpel_hf.evaluation import evaluate_probabilities, evaluate_pseudo_labels, evaluate_student
-from scalpel_hf.trained import holds_teacher, on_default_device
-from scalpel_hf.unseen import rows_to_measure, trained_on, unseen_rows
+from scalpel_hf.evaluation.evaluator import evaluate_probabilities, evaluate_pseudo_labels, evaluate_student
+from scalpel_hf.evaluation.unseen import rows_to_measure, trained_on, unseen_rows
+from scalpel_hf.predictors.load import holds_teacher, on_default_device
 
 
 def is_adapter(name: str) -> bool:
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     rows = rows_to_measure(args.dataset, args.split, trained_on([args.model]), remedy)
     if args.model.endswith(".onnx"):
-        from scalpel_hf.onnx_export import evaluate_exported  # needs the extra `onnx`
+        from scalpel_hf.export import evaluate_exported  # needs the extra `onnx`
         from scalpel_hf.runtime import load_exported
 
         student = load_exported(Path(args.model).parent, Path(args.model).name)

@@ -23,10 +23,9 @@ from scalpel_hf.cli.numbers import COUNT, PROBABILITY, between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.data.image_cells import undecoded
-from scalpel_hf.evaluation import evaluate_student
-from scalpel_hf.files import check_can_be_made
-from scalpel_hf.modeling.frames import read_frame
-from scalpel_hf.onnx_export import (
+from scalpel_hf.evaluation.evaluator import evaluate_student
+from scalpel_hf.evaluation.unseen import rows_to_measure, trained_on
+from scalpel_hf.export import (
     check_detector,
     check_student,
     check_teacher,
@@ -36,10 +35,11 @@ from scalpel_hf.onnx_export import (
     export_teacher,
     quantize_student,
 )
-from scalpel_hf.onnx_export.files import whole_or_not_at_all
-from scalpel_hf.runtime.config import CONFIG_FILE, FOLDER, INT8_FILE, TEACHER_FILE
-from scalpel_hf.runtime.student import OnnxDetector, OnnxStudent, load_exported
-from scalpel_hf.unseen import rows_to_measure, trained_on
+from scalpel_hf.export.onnx_files import whole_or_not_at_all
+from scalpel_hf.modeling.normalization import read_frame
+from scalpel_hf.runtime.onnx_models import OnnxDetector, OnnxStudent, load_exported
+from scalpel_hf.runtime.settings import CONFIG_FILE, FOLDER, INT8_FILE, TEACHER_FILE
+from scalpel_hf.utils.files import check_can_be_made
 
 FRAMES = 8  # to compare on
 GENERATED = [((256, 256), 8), ((240, 321), 16), ((97, 60), 16)]  # size, bits

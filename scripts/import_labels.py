@@ -17,7 +17,7 @@ from scalpel_hf import formats
 from scalpel_hf.cli.mask_options import add_mask_options
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import LabelBudget, MaskValues, load_prepared
-from scalpel_hf.files import read_text, whole_folder
+from scalpel_hf.utils.files import read_text, whole_folder
 
 BUDGET_FILE = "label_budget.json"  # as scripts/prepare.py calls it
 

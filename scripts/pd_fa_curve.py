@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 
 from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.comparison import frames_to_compare
-from scalpel_hf.evaluation import evaluate_curve, mean_and_deviation, pd_at_fa
-from scalpel_hf.trained import load_trained, seeds_of_models
+from scalpel_hf.evaluation.comparison import frames_to_compare
+from scalpel_hf.evaluation.evaluator import evaluate_curve, mean_and_deviation, pd_at_fa
+from scalpel_hf.predictors.load import load_trained, seeds_of_models
 
 LOGITS = np.linspace(-7, 7, 57)
 THRESHOLDS = [float(t) for t in 1 / (1 + np.exp(-LOGITS))]

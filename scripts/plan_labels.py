@@ -17,11 +17,11 @@ import datasets
 from scalpel_hf.cli.numbers import COUNT, SEED, SIDE
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
-from scalpel_hf.files import whole_folder
-from scalpel_hf.planner import LabelPlan, candidates, describe_frames, plan_labels, teacher_uncertainty
-from scalpel_hf.sam import load_sam
-from scalpel_hf.teacher import Teacher
-from scalpel_hf.trained import default_device, on_default_device
+from scalpel_hf.predictors.load import default_device, on_default_device
+from scalpel_hf.predictors.sam import load_sam
+from scalpel_hf.predictors.teacher import Teacher
+from scalpel_hf.pseudo_labels.planner import LabelPlan, candidates, describe_frames, plan_labels, teacher_uncertainty
+from scalpel_hf.utils.files import whole_folder
 
 
 def listing(plan: LabelPlan) -> str:

@@ -17,7 +17,7 @@ from scalpel_hf.cli.mask_options import add_mask_options
 from scalpel_hf.cli.numbers import SEED, between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import LAYOUTS, LabelBudget, MaskValues, SyntheticInfrared, apply_label_budget, load_irst_dataset
-from scalpel_hf.files import check_can_be_made, whole_folder
+from scalpel_hf.utils.files import check_can_be_made, whole_folder
 
 BUDGET_FILE = "label_budget.json"
 

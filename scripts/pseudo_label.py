@@ -31,17 +31,17 @@ from scalpel_hf.cli.program import one_line, run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.stored import stream_stored
-from scalpel_hf.files import read_json, write_json
-from scalpel_hf.hub import push_dataset
+from scalpel_hf.evaluation.unseen import TrainedOn, seen_rows, trained_on
+from scalpel_hf.hub.upload import push_dataset
+from scalpel_hf.predictors.teacher import Teacher
 from scalpel_hf.pseudo_labels import Calibration, LabelRun, Rules
 from scalpel_hf.pseudo_labels.labelling import check_columns, key_of
 from scalpel_hf.pseudo_labels.output import Labelled
 from scalpel_hf.pseudo_labels.quality import check_truth, compare_with_truth
 from scalpel_hf.pseudo_labels.report import write_report
 from scalpel_hf.pseudo_labels.thresholds import ThresholdChoice, choose_threshold
-from scalpel_hf.teacher import Teacher
 from scalpel_hf.training.guard import check_teacher
-from scalpel_hf.unseen import TrainedOn, seen_rows, trained_on
+from scalpel_hf.utils.files import read_json, write_json
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -20,7 +20,7 @@ from huggingface_hub import ModelCard
 
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import LabelBudget, load_prepared
-from scalpel_hf.hub import push_dataset, push_folder, push_metric, push_run, save_standalone
+from scalpel_hf.hub.upload import push_dataset, push_folder, push_metric, push_run, save_standalone
 from scalpel_hf.pseudo_labels.output import KEY_FILE as RUN_FILE
 
 

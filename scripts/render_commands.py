@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.files import read_text, write_text
+from scalpel_hf.utils.files import read_text, write_text
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "commands.md"

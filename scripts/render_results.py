@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.comparison import COUNTS, DRAWS, bootstrap_differences, figures_of_counts
-from scalpel_hf.evaluation import mean_and_deviation
-from scalpel_hf.files import read_json, read_text, write_text
-from scalpel_hf.markdown import escape
+from scalpel_hf.evaluation.comparison import COUNTS, DRAWS, bootstrap_differences, figures_of_counts
+from scalpel_hf.evaluation.evaluator import mean_and_deviation
+from scalpel_hf.hub.markdown import escape
+from scalpel_hf.utils.files import read_json, read_text, write_text
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = {"iou": ("IoU %", 100.0), "niou": ("nIoU %", 100.0), "pd": ("Pd %", 100.0), "fa": ("Fa 1e-6", 1.0)}

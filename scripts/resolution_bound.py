@@ -20,7 +20,7 @@ from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split, read_target
 from scalpel_hf.data.image_cells import undecoded
-from scalpel_hf.metrics import IRSTDMetrics
+from scalpel_hf.evaluation import IRSTDMetrics
 
 
 def resampled(mask: Tensor, stride: int) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 
-from tests.hub_server import HubServer
+from tests.hub.server import HubServer
 
 DEFAULT_SHARED = Path(__file__).parents[2] / "shared"
 
@@ -17,7 +17,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 # What `make test-fast` leaves out: tests whose file says one of these words, or that ask for one of these fixtures.
-NOT_FAST = re.compile(r"subprocess|multiprocessing|tests\.hub_|\.browser|\bonnx|import demo|torch\.export|benchmark_")
+NOT_FAST = re.compile(r"subprocess|multiprocessing|tests\.hub\b|\.browser|\bonnx|import demo|torch\.export|benchmark_")
 NOT_FAST_FIXTURES = {"hub", "client", "shared_dir"}
 
 
@@ -65,6 +65,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 @pytest.fixture
 def client(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HfApi:
     """The pushing client of this process, with the loopback Hub as its endpoint, and no waiting between its tries."""
-    monkeypatch.setattr("scalpel_hf.hub.HfApi", lambda: HfApi(endpoint=hub.endpoint, token=hub.token))
+    monkeypatch.setattr("scalpel_hf.hub.upload.HfApi", lambda: HfApi(endpoint=hub.endpoint, token=hub.token))
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     return HfApi(endpoint=hub.endpoint, token=hub.token)

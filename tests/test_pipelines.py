@@ -28,8 +28,8 @@ from transformers.pipelines.pt_utils import KeyDataset
 from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, Teacher, load_sam
 from scalpel_hf.modeling import ScalpelSamModel, ScalpelSamProcessor
 from scalpel_hf.pipelines import to_8_bits
-from scalpel_hf.student import Detector, new_student
-from tests.hub_server import HubServer
+from scalpel_hf.predictors.student import Detector, new_student
+from tests.hub.server import HubServer
 from tests.small_models import SIZE, perturb, settle, small_mobile_sam
 
 TASK = "infrared-small-target-detection"

@@ -17,8 +17,8 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from recipes import distill, transfer
 from scalpel_hf import Student, SyntheticInfrared, Teacher, apply_label_budget
-from scalpel_hf.evaluation import evaluate_probabilities
-from scalpel_hf.unseen import TrainedOn
+from scalpel_hf.evaluation.evaluator import evaluate_probabilities
+from scalpel_hf.evaluation.unseen import TrainedOn
 from scripts import evaluate_model, fit_prior_bar, pseudo_label
 from tests.small_models import small_mobile_sam
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from scalpel_hf import InfraredImageProcessor, Student
-from scalpel_hf.student import new_student
+from scalpel_hf.predictors.student import new_student
 from tests.small_students import small_student
 
 SCRIPT = """

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 from transformers import pipeline
 
 from scalpel_hf import Detector, Student, SyntheticInfrared, add_pseudo_labels, apply_label_budget, load_student
-from scalpel_hf.evaluation import evaluate_detections, evaluate_student
+from scalpel_hf.evaluation.evaluator import evaluate_detections, evaluate_student
 from tests.small_students import DETECTORS, SEGMENTERS
 from tests.test_recipes import flags, transfer
 

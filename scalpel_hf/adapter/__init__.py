@@ -1,6 +1,5 @@
 from .config import ScalpelMoeConfig
-from .layer import record_router
-from .link import link_frames
+from .layer import link_frames, record_router
 from .model import ScalpelMoeModel
 
 __all__ = ["ScalpelMoeConfig", "ScalpelMoeModel", "link_frames", "record_router"]

@@ -7,9 +7,9 @@ from typing import Any
 from peft import PeftConfig
 from torch import nn
 
+from scalpel_hf.hub.repo_names import lasting_name
 from scalpel_hf.modeling.configuration_scalpel_sam import LEVELS, OPERATOR_SCALES
 from scalpel_hf.modeling.moe import NOISE_FLOOR, OPERATORS
-from scalpel_hf.names import lasting_name
 
 MOST_REPEATS = 4  # of a regular expression over names of some 100 characters
 MASK_GRIDS = ("frame", "base")

@@ -6,13 +6,12 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
-from scalpel_hf.modeling.frame_region import FrameRegion, sample_region
-from scalpel_hf.modeling.mask_level import MaskLevel, answer_without_prompts
+from scalpel_hf.modeling.mask_level import FrameRegion, MaskLevel, answer_without_prompts, sample_region
 from scalpel_hf.modeling.moe import TokenAdapter
 
 from .config import ScalpelMoeConfig
-from .link import link_input, linked_frames
 
 # Both are per thread (and per task), so that two threads may share one model.
 _ROUTER_SINK: ContextVar[list[dict[str, Tensor]] | None] = ContextVar("router_sink", default=None)
@@ -234,3 +233,40 @@ def prompt_free_logits(model: nn.Module, image_embeddings: Tensor) -> Tensor:
         return masks
     region = linked_frames(image_embeddings)
     return sample_region(masks, region.boxes, region.input_size, region.frames.shape[-2:])
+
+
+_LINKS: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def link_frames(image_embeddings: Tensor, frames: Tensor, frame_boxes: Tensor, input_size: int) -> None:
+    """Say which frames an embedding was made of, where it was not the encoder of an adapted model that made it."""
+    if frames.shape[0] != image_embeddings.shape[0] or frame_boxes.shape != (frames.shape[0], 4):
+        raise ValueError(
+            f"`frames` {tuple(frames.shape)} and `frame_boxes` {tuple(frame_boxes.shape)} must be (B, 1, H, W) and "
+            f"(B, 4) for the {image_embeddings.shape[0]} images of the embedding"
+        )
+    _LINKS[image_embeddings] = FrameRegion(frames, frame_boxes, input_size)
+
+
+def linked_frames(image_embeddings: Tensor) -> FrameRegion:
+    """The frames of an embedding; an error that says what to do when there are none."""
+    region = _LINKS.get(image_embeddings)
+    if region is None:
+        raise ValueError(
+            "these `image_embeddings` did not come straight from this model's `get_image_embeddings`, with its adapter "
+            "on (a copy, a slice or a cast loses the frame they were made of): pass `pixel_values`, or call "
+            "`scalpel_hf.adapter.link_frames` on them"
+        )
+    return region
+
+
+def link_input(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    """Link a vision encoder's output to the `frames` and `frame_boxes` that it was called with, or to its input."""
+    pixel_values = args[0] if args else kwargs["pixel_values"]
+    frames, boxes = kwargs.get("frames"), kwargs.get("frame_boxes")
+    if (frames is None) != (boxes is None):
+        raise ValueError("pass `frames` and `frame_boxes` together, or neither")
+    if frames is None or boxes is None:
+        region = FrameRegion.whole(pixel_values)
+        frames, boxes = region.frames, region.boxes
+    link_frames(output[0], frames, boxes, pixel_values.shape[-1])

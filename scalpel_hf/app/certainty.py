@@ -8,9 +8,9 @@ import numpy as np
 from scipy import ndimage
 
 from scalpel_hf.data.masks import TARGET, read_row_mask
-from scalpel_hf.files import read_json, write_json
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.pseudo_labels.columns import is_above
+from scalpel_hf.utils.files import read_json, write_json
 
 BORDER = 3  # pixels around an object that belong to it: its soft edge is no other candidate
 CERTAINTY_FILE = "certainty.json"

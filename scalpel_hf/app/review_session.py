@@ -25,7 +25,7 @@ from scalpel_hf.pseudo_labels.reviews import (
     read_decisions,
     runs_of_mask,
 )
-from scalpel_hf.visualization import gray, level
+from scalpel_hf.utils.visualization import gray, level
 
 from .certainty import rank, target_of
 

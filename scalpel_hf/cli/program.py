@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from scalpel_hf.files import DiskFullError, is_disk_full
+from scalpel_hf.utils.files import DiskFullError, is_disk_full
 
 LONGEST, REMEDY = 2000, 500  # characters of an error's line, and of its end, which is kept
 # Raised for what a person can mend, with a message that says so; of others, the kind is part of the message.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset, Value
 
-from scalpel_hf.files import read_json, write_json
+from scalpel_hf.utils.files import read_json, write_json
 
 LABEL_COLUMNS = ("mask", "objects")
 

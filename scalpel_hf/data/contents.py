@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from scalpel_hf.modeling.frame_reading import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 
 from .image_cells import cell_content, undecoded
 

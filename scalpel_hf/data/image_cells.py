@@ -9,7 +9,7 @@ import fsspec
 import numpy as np
 from PIL import Image
 
-from scalpel_hf.modeling.frame_reading import NUMBER_MODES, is_plain_file, open_image, open_plain_file
+from scalpel_hf.modeling.frame_io import NUMBER_MODES, is_plain_file, open_image, open_plain_file
 
 AnyDataset = TypeVar("AnyDataset", datasets.Dataset, datasets.IterableDataset)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-from scalpel_hf.image_files import find_images, frame_name
+from scalpel_hf.utils.image_files import find_images, frame_name
 
 from .masks import ABOVE_HALF, MaskValues
 from .names import FrameNames, UnknownNameError, few

@@ -20,8 +20,8 @@ from datasets import (
     concatenate_datasets,
 )
 
-from scalpel_hf.modeling.frame_reading import file_orientation, turn
-from scalpel_hf.modeling.frames import read_frame
+from scalpel_hf.modeling.frame_io import file_orientation, turn
+from scalpel_hf.modeling.normalization import read_frame
 
 from .image_cells import cell_content, stored_cell
 from .layouts import LAYOUTS, Layout, Pair, SplitFiles, find_pairs

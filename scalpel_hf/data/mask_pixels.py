@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from scalpel_hf.modeling.frame_reading import ImageLike, open_image, read_frame
+from scalpel_hf.modeling.frame_io import ImageLike, open_image, read_frame
 
 COLOUR = 1 << 24  # added to the 24 bits of a pixel that is not gray
 LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000")  # in these, the values of edges are blurred

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
-from scalpel_hf.modeling.frame_reading import IMAGE_SUFFIXES
+from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES
 
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's, before the name of a file that was uploaded
 LARGEST_SEARCH = 20_000  # names among which the nearest is looked for

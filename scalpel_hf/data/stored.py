@@ -16,7 +16,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scalpel_hf.files import check_is_file, read_json, safe_name
+from scalpel_hf.utils.files import check_is_file, read_json, safe_name
 
 FOLDER_OF_IMAGES = "imagefolder"  # `datasets`' name for what finds images in a folder
 

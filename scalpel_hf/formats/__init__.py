@@ -1,11 +1,11 @@
 """Labels to and from the formats of other programs; docs/reference/formats.md says what each carries."""
 
 from .coco import read_coco, write_coco
-from .frames import LossyExportWarning
+from .frame_files import LossyExportWarning
 from .hugging_face import write_imagefolder, write_parquet
 from .human_labels import HumanLabel, LabelFileError, import_human_labels
 from .label_studio import read_label_studio, write_label_studio
-from .masks import read_masks, write_masks
+from .mask_files import read_masks, write_masks
 from .voc import write_voc
 from .yolo import write_yolo_detection, write_yolo_segmentation
 

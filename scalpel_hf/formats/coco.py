@@ -12,10 +12,10 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from scalpel_hf.files import whole_folder
+from scalpel_hf.utils.files import whole_folder
 
 from .coco_masks import decode_annotation
-from .frames import IGNORE, TARGET, AnyDataset, Frame, labelled_frames
+from .frame_files import IGNORE, TARGET, AnyDataset, Frame, labelled_frames
 from .human_labels import HumanLabel, LabelFileError, image_size, read_labels, stem
 from .polygons import can_be_centres, corners_are_centres, read_polygons
 

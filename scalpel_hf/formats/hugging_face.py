@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from scalpel_hf.data.image_cells import image_columns
 from scalpel_hf.data.parquet import write_parquet_file
-from scalpel_hf.files import safe_name, whole_folder
+from scalpel_hf.utils.files import safe_name, whole_folder
 
-from .frames import AnyDataset, Frame, read_rows
+from .frame_files import AnyDataset, Frame, read_rows
 
 METADATA = "metadata.parquet"
 ROWS = 256  # of the metadata that are written at a time

@@ -11,10 +11,10 @@ import numpy as np
 
 from scalpel_hf.data import read_frame
 from scalpel_hf.data.objects import encode_png
-from scalpel_hf.files import whole_folder
+from scalpel_hf.utils.files import whole_folder
 
 from .brush_rle import encode_brush_rle
-from .frames import IGNORE, TARGET, AnyDataset, Frame, read_frames
+from .frame_files import IGNORE, TARGET, AnyDataset, Frame, read_frames
 from .human_labels import HumanLabel, LabelFileError, objects_of, read_labels, stem
 from .label_studio_regions import NO_LABEL, read_regions
 

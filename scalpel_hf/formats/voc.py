@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from scalpel_hf.files import whole_folder
+from scalpel_hf.utils.files import whole_folder
 
-from .frames import AnyDataset, Frame, Target, labelled_frames, warn_of_loss
+from .frame_files import AnyDataset, Frame, Target, labelled_frames, warn_of_loss
 
 VOID = 255  # neither background nor target
 MOST_OBJECTS = 254

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from scalpel_hf.files import whole_folder
+from scalpel_hf.utils.files import whole_folder
 
-from .frames import IGNORED_LOST, AnyDataset, Frame, Target, labelled_frames, warn_of_loss
-from .outlines import outline
+from .frame_files import IGNORED_LOST, AnyDataset, Frame, Target, labelled_frames, warn_of_loss
+from .polygons import outline
 
 DATA_YAML = """# Frames and labels of one split. Name your validation frames here before training: val: ...
 path: .

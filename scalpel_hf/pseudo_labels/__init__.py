@@ -3,9 +3,9 @@
 from .calibration import Calibration, fit_calibration, match_prevalence
 from .columns import PSEUDO_FEATURES, training_mask
 from .labelling import add_pseudo_labels
+from .output import summarize
 from .rules import Rules
 from .shards import LabelRun, label_in_shards
-from .summary import summarize
 
 __all__ = [
     "PSEUDO_FEATURES",

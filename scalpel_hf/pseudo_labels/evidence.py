@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from scalpel_hf.answer import Answer
-from scalpel_hf.classical_prior import classical_prior
 from scalpel_hf.data.objects import EIGHT_CONNECTED
-from scalpel_hf.modeling.frames import normalize_frame
+from scalpel_hf.modeling.moe import classical_prior
+from scalpel_hf.modeling.normalization import normalize_frame
+from scalpel_hf.predictors.prediction import Answer
 
 from .columns import is_above
 
@@ -125,7 +125,7 @@ def contrast(frame: np.ndarray, labels: np.ndarray, centres: Sequence[tuple[int,
     for start in range(0, len(places), WINDOWS_AT_A_TIME):
         part = places[start : start + WINDOWS_AT_A_TIME]
         windows = [normalize_frame(torch.from_numpy(frame[place].astype(np.float32))) for place in part]
-        priors = classical_prior(torch.stack(windows)[:, None])  # (windows, h, w)
+        priors = classical_prior(torch.stack(windows)[:, None]).numpy()  # (windows, h, w)
         numbers = range(start + 1, start + len(part) + 1)
         found += [float(p[labels[place] == i].max()) for p, place, i in zip(priors, part, numbers, strict=True)]
     return found

@@ -9,19 +9,19 @@ from typing import Any
 import datasets
 import numpy as np
 
-from scalpel_hf.answer import Answer
 from scalpel_hf.data.image_cells import stored_cells, undecoded
 from scalpel_hf.data.masks import read_target
 from scalpel_hf.data.names import check_names
+from scalpel_hf.hub.repo_names import shown_name
 from scalpel_hf.modeling.image_processing_infrared import read_frame
-from scalpel_hf.names import shown_name
+from scalpel_hf.predictors.prediction import Answer
 from scalpel_hf.version import __version__
 
 from .calibration import Calibration
 from .columns import PSEUDO_FEATURES, png
 from .evidence import CANDIDATE_FEATURES, weigh_candidates
+from .output import summarize
 from .rules import Rules, decide
-from .summary import summarize
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
+import numpy as np
 
-from scalpel_hf.files import read_json, safe_name, write_json
+from scalpel_hf.utils.files import read_json, safe_name, write_json
 
 KEY_FILE = "pseudo_labels.json"  # in a finished folder: which settings it was made with
 REVIEW_FOLDER = "review"  # in a finished folder: what people decided about its frames
@@ -66,3 +67,29 @@ def read_grid(folder: str | Path) -> bytes | None:
     """The picture grid of its report, a PNG file's content."""
     path = Path(folder) / "report" / "grid.png"
     return path.read_bytes() if path.exists() else None
+
+
+def summarize(dataset: datasets.Dataset | datasets.IterableDataset) -> dict[str, Any]:
+    """
+    How many rows have a human's, a pseudo or no label; how many of those without one the teacher was not sure about;
+    how many pseudo labels have 0, 1, more objects, how many objects there are, and the quartiles of their areas in
+    pixels.
+    """
+    sources: dict[str, int] = {"human": 0, "pseudo": 0, "none": 0}
+    counts, areas, unsure = [], [], 0
+    for row in dataset.select_columns(["label_source", "pseudo_objects", "teacher"]):
+        sources[row["label_source"]] += 1
+        if row["label_source"] == "pseudo":
+            counts.append(len(row["pseudo_objects"]["area"]))
+            areas += row["pseudo_objects"]["area"]
+        unsure += row["label_source"] == "none" and row["teacher"] is not None
+    quartiles = [float(q) for q in np.percentile(areas, [0, 25, 50, 75, 100])] if areas else []
+    return {
+        **sources,
+        "unsure": unsure,
+        "empty": sum(c == 0 for c in counts),
+        "one": sum(c == 1 for c in counts),
+        "many": sum(c > 1 for c in counts),
+        "objects": len(areas),
+        "area_quartiles": quartiles,
+    }

@@ -12,7 +12,7 @@ from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.masks import IGNORED, TARGET, read_mask, read_target
 from scalpel_hf.data.names import check_names, few
 from scalpel_hf.data.objects import EIGHT_CONNECTED
-from scalpel_hf.metrics import IRSTDMetrics
+from scalpel_hf.evaluation import IRSTDMetrics
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 
 from .columns import is_above

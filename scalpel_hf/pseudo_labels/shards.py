@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -13,16 +14,14 @@ import datasets
 from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.image_cells import stored_cells, undecoded
 from scalpel_hf.data.stored import split_name
-from scalpel_hf.files import DiskFullError, read_json, remove_leftovers, whole_folder, work_folder, write_json
+from scalpel_hf.utils.files import DiskFullError, read_json, remove_leftovers, whole_folder, work_folder, write_json
 
 from .calibration import Calibration, fit_calibration, match_prevalence
 from .columns import PSEUDO_FEATURES
 from .labelling import ANSWER_FEATURES, answer_rows, check_columns, decide_rows, key_of, provenance_of
-from .output import KEY_FILE, REVIEW_FOLDER, Labelled, column_pairs, load_output, write_arrow, write_parquet
-from .progress import Progress
+from .output import KEY_FILE, REVIEW_FOLDER, Labelled, column_pairs, load_output, summarize, write_arrow, write_parquet
 from .rules import Rules
 from .streams import stream_features, stream_shards
-from .summary import summarize
 
 NAMES_FILE = "shards.json"  # in the work folder, once all rows have been seen: the shards' files
 
@@ -297,3 +296,19 @@ def label_in_shards(
     run = LabelRun(dataset, teacher, Path(out), rules, name, **settings)
     run.answer()
     return run.finish()
+
+
+@dataclass
+class Progress:
+    """Says how fast frames are answered and, where their number is known, how long it will take."""
+
+    report: Callable[[str], None]
+    total: int | None
+    done: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def update(self, shard: int, frames: int) -> None:
+        self.done += frames
+        rate = self.done / max(time.monotonic() - self.began, 1e-9)
+        ahead = "" if self.total is None else f" of {self.total}, {(self.total - self.done) / rate:.0f} s to go"
+        self.report(f"shard {shard}: {rate:.1f} images/s, {self.done}{ahead}")

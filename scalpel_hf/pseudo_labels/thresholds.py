@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 
 from scalpel_hf.data.image_cells import undecoded
-from scalpel_hf.files import read_json
+from scalpel_hf.utils.files import read_json
 
 from .columns import is_above
 from .labelling import ask, confidence_of, read_pair

@@ -9,9 +9,9 @@ Example:
 """
 
 from .components import Detections, find_detections, snap_boxes
-from .normalization import normalize_frame
+from .onnx_models import OnnxDetector, OnnxStudent, load_exported
+from .preprocessing import normalize_frame
 from .sources import read_stream
-from .student import OnnxDetector, OnnxStudent, load_exported
 
 __all__ = [
     "Detections",

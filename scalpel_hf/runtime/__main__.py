@@ -20,13 +20,13 @@ from pathlib import Path
 
 from scalpel_hf.cli.program import run_program
 
-from .config import MODEL_FILE
 from .lines import JsonLines, check_is_new, say
+from .onnx_models import check_threshold, load_exported
 from .overlay import Overlay, rate_of
 from .recordings import Damage
 from .results import CocoFile, Result
+from .settings import MODEL_FILE
 from .sources import read_stream
-from .student import check_threshold, load_exported
 from .tiles import TILE_SIZE
 from .tracks import Tracker
 

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from scalpel_hf.files import DiskFullError, is_disk_full
+from scalpel_hf.utils.files import DiskFullError, is_disk_full
 
 from .results import Result
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from scalpel_hf.files import whole_file
-from scalpel_hf.modeling.frame_reading import IMAGE_SUFFIXES
+from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES
+from scalpel_hf.utils.files import whole_file
 
 from .recordings import frame_rate
 from .results import Result

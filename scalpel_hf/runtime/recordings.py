@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from scalpel_hf.modeling.frame_reading import open_plain_file, read_frame
+from scalpel_hf.modeling.frame_io import open_plain_file, read_frame
 
 # What is opened: containers of video, by FFmpeg's names. None of them leads to other files, as playlists do.
 CONTAINERS = (

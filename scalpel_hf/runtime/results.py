@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from scalpel_hf.files import write_json
+from scalpel_hf.utils.files import write_json
 
 
 @dataclass(frozen=True)

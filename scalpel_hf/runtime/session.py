@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from .config import RuntimeConfig
+from .settings import RuntimeConfig
 
 MAX_THREADS = 256
 ERRORS_ONLY = 3

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from scalpel_hf.image_files import find_images
-from scalpel_hf.modeling.frame_reading import IMAGE_SUFFIXES, read_frame, read_pages
+from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES, read_frame, read_pages
+from scalpel_hf.utils.image_files import find_images
 
 from .recordings import Damage, read_recording
 

@@ -7,7 +7,7 @@ looks at, and cores begin on the grid of its coarsest level, so that tiles give 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .config import is_number
+from .settings import is_number
 
 TILE_SIZE = 1536  # up to Full HD a frame is one
 MARGIN = 128  # what the students see around a pixel is less

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from transformers import HfArgumentParser
 
-from scalpel_hf.files import read_yaml
+from scalpel_hf.utils.files import read_yaml
 
 
 def option(default: Any, help: str) -> Any:

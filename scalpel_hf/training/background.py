@@ -5,11 +5,11 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from scalpel_hf.classical_prior import classical_prior
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
 from scalpel_hf.modeling.mask_level import PRIOR_REACH
+from scalpel_hf.modeling.moe import classical_prior
 from scalpel_hf.training.prior_bar import half_of_the_faintest, target_responses
 
 
@@ -42,7 +42,7 @@ def background_samples(rows: datasets.Dataset, labelled: list[Sample], count: in
 
 def consensus(frame: np.ndarray) -> np.ndarray:
     """[`classical_prior`] of a frame `(H, W)`, normalised by its range: `(H, W)`."""
-    return classical_prior(normalize_frame(torch.from_numpy(frame), "range")[None, None])[0]
+    return classical_prior(normalize_frame(torch.from_numpy(frame), "range")[None, None])[0].numpy()
 
 
 def may_be_target(frame: np.ndarray, bar: float) -> np.ndarray:

@@ -11,10 +11,10 @@ from typing import Any
 import datasets
 import numpy as np
 
-from scalpel_hf.comparison import bootstrap_differences, count_frames, mean_figures
-from scalpel_hf.files import read_json
+from scalpel_hf.evaluation.comparison import bootstrap_differences, count_frames, mean_figures
+from scalpel_hf.utils.files import read_json
 
-from .report import METRICS_FILE
+from .run_record import METRICS_FILE
 
 ARMS = ("teacher", "small network")
 FIGURES = ("iou", "niou", "pd", "fa")

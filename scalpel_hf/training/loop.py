@@ -30,12 +30,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
-from scalpel_hf.files import check_can_be_made
+from scalpel_hf.utils.files import check_can_be_made
 from scalpel_hf.version import __version__
 
 from .arguments import LoopArguments
 from .checkpoints import NEW_RUN, Checkpoints, Ema
-from .report import METRICS_FILE
+from .run_record import METRICS_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame
 from scalpel_hf.modeling.moe import consensus
-from scalpel_hf.teacher import Teacher
+from scalpel_hf.predictors.teacher import Teacher
 
 
 def target_responses(labelled: list[Sample], consensus_of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.comparison import COUNTS, count_frames, frames_to_compare, mean_figures
-from scalpel_hf.files import read_json, write_json
-from scalpel_hf.trained import load_trained
-from scalpel_hf.training.report import METRICS_FILE
+from scalpel_hf.evaluation.comparison import COUNTS, count_frames, frames_to_compare, mean_figures
+from scalpel_hf.predictors.load import load_trained
+from scalpel_hf.training.run_record import METRICS_FILE
+from scalpel_hf.utils.files import read_json, write_json
 
 ROOT = Path(__file__).parents[2]
 TEACHER, FRAME_ALONE = "recipes/distill.py", ("--levels", "mask")

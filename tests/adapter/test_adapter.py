@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from scalpel_hf import link_frames, record_router
-from scalpel_hf.adapter import link
-from scalpel_hf.modeling.frame_region import FrameRegion
-from scalpel_hf.modeling.mask_level import MaskLevel
-from scalpel_hf.sam import resize_sam
+from scalpel_hf.adapter import layer as link
+from scalpel_hf.modeling.mask_level import FrameRegion, MaskLevel
+from scalpel_hf.predictors.sam import resize_sam
 from tests.adapter.adapted import BASES, SCALES, adapted, assert_close, masks, operations
 from tests.small_models import SIZE, perturb, random_inputs, small_mobile_sam, small_sam
 

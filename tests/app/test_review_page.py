@@ -17,7 +17,7 @@ import pytest
 from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from scalpel_hf.app.review import responder
+from scalpel_hf.app.review_page import responder
 from scalpel_hf.app.review_session import ReviewSession
 from scalpel_hf.app.server import PageServer
 from scalpel_hf.data import load_split, read_mask
@@ -193,7 +193,7 @@ def test_without_the_token_the_page_shows_nothing(chromium: Chrome, run: Path) -
 
 
 def test_the_program_killed_and_started_again(chromium: Chrome, run: Path) -> None:
-    program = [sys.executable, "-m", "scalpel_hf.app.review", str(run), "--reviewer", "ada", "--no-browser"]
+    program = [sys.executable, "-m", "scalpel_hf.app.review_page", str(run), "--reviewer", "ada", "--no-browser"]
     for decided, end in ((0, signal.SIGKILL), (1, signal.SIGINT)):
         process = subprocess.Popen(
             program,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from scalpel_hf.app.certainty import certainty
-from scalpel_hf.app.review import main, responder
+from scalpel_hf.app.review_page import main, responder
 from scalpel_hf.app.review_session import ReviewSession
 from scalpel_hf.app.server import PageServer
 from scalpel_hf.data import load_split, read_mask

@@ -14,13 +14,13 @@ from PIL import Image
 from scalpel_hf import formats
 from scalpel_hf.data import load_irst_dataset
 from scalpel_hf.data.image_cells import stored_cell, undecoded
-from scalpel_hf.evaluation import answers_and_masks
+from scalpel_hf.evaluation.evaluator import answers_and_masks
 from scalpel_hf.formats.human_labels import HumanLabel, import_human_labels
-from scalpel_hf.modeling.frame_reading import is_plain_file, read_frame
+from scalpel_hf.modeling.frame_io import is_plain_file, read_frame
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.pseudo_labels import add_pseudo_labels, label_in_shards
-from scalpel_hf.training.transfer import StudentSamples
-from tests.modeling.test_frame_reading import KINDS, saved
+from scalpel_hf.training.knowledge_transfer import StudentSamples
+from tests.modeling.test_frame_io import KINDS, saved
 from tests.pseudo_labels.helpers import FakeTeacher
 
 FILES = {f"{kind}-{turn}": (kind, turn) for kind in KINDS for turn in range(1, 9)}
@@ -181,7 +181,7 @@ def test_nobody_but_the_reader_decodes_a_data_sets_files(monkeypatch: pytest.Mon
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", never)
     content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 12\n%%EndComments\nshowpage\n%%EOF\n"
     mask = np.full((12, 20), 255, np.uint8)
-    png = formats.masks.encode_png(mask)
+    png = formats.mask_files.encode_png(mask)
     rows = datasets.Dataset.from_dict(
         {
             "name": ["a"],

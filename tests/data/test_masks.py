@@ -25,11 +25,11 @@ from scalpel_hf.data import (
 )
 from scalpel_hf.data.masks import decide_mask_values
 from scalpel_hf.data.objects import encode_png
-from scalpel_hf.evaluation import evaluate_detections, evaluate_probabilities
+from scalpel_hf.evaluation.evaluator import evaluate_detections, evaluate_probabilities
 from scalpel_hf.formats import read_masks, write_coco
 from scalpel_hf.formats.voc import PALETTE
 from scalpel_hf.pseudo_labels import training_mask
-from scalpel_hf.training.transfer import labelled_sample
+from scalpel_hf.training.knowledge_transfer import labelled_sample
 from scripts import prepare
 
 CLASSES = np.zeros((9, 12), np.uint8)  # 0 background, 1 target, 2 ignored

@@ -3,7 +3,7 @@ import pytest
 from datasets import load_from_disk
 
 from scalpel_hf.data import LAYOUTS, LabelBudget, SyntheticInfrared
-from scalpel_hf.files import DiskFullError
+from scalpel_hf.utils.files import DiskFullError
 from scripts import prepare
 
 

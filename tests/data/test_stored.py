@@ -16,8 +16,8 @@ from scalpel_hf.data import as_irst_dataset, load_irst_dataset, load_prepared
 from scalpel_hf.data.loading import FEATURES
 from scalpel_hf.data.objects import encode_png
 from scalpel_hf.data.stored import load_stored, stream_stored
-from scalpel_hf.files import safe_name
 from scalpel_hf.formats import write_imagefolder
+from scalpel_hf.utils.files import safe_name
 
 FRAME = encode_png(np.full((6, 8), 90, np.uint8))
 

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from scipy import ndimage
 
 from scalpel_hf.formats import LabelFileError, read_coco
-from scalpel_hf.formats.outlines import outline
+from scalpel_hf.formats.polygons import outline
 
 from .small_sets import draw, masks
 

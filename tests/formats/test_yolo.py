@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from scalpel_hf.data import objects_from_mask
 from scalpel_hf.formats import LossyExportWarning, write_yolo_detection, write_yolo_segmentation
-from scalpel_hf.formats.outlines import outline
+from scalpel_hf.formats.polygons import outline
 from scalpel_hf.formats.yolo import _box
 
 from .small_sets import TINY, draw, human_frame, labelled, masks, raw, row, tiny

@@ -17,7 +17,7 @@ from scalpel_hf.data import LabelBudget
 from scalpel_hf.data.objects import encode_png
 from scalpel_hf.formats import write_coco, write_label_studio
 from scalpel_hf.pseudo_labels import Calibration
-from scalpel_hf.runtime.student import load_exported
+from scalpel_hf.runtime.onnx_models import load_exported
 from scalpel_hf.training.arguments import parse_arguments
 from scalpel_hf.training.checkpoints import Checkpoints, Ema
 from scripts import ablate, export_dataset, import_labels, prepare

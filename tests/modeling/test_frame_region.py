@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scalpel_hf.modeling.frame_region import FrameRegion, sample_region
+from scalpel_hf.modeling.mask_level import FrameRegion, sample_region
 
 INPUT = 256
 

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, PretrainedConfig
 
-from scalpel_hf.modeling.frames import NORMALIZATIONS
 from scalpel_hf.modeling.image_processing_infrared import (
     InfraredImageProcessor,
     normalize_frame,
     read_frame,
     to_sam_input,
 )
+from scalpel_hf.modeling.normalization import NORMALIZATIONS
 
 
 @pytest.fixture

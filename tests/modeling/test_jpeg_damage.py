@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import ndimage
 
 from scalpel_hf.data import read_mask
-from scalpel_hf.modeling.frame_reading import read_frame, read_pages
+from scalpel_hf.modeling.frame_io import read_frame, read_pages
 
 END = b"\xff\xd9"
 

@@ -133,7 +133,7 @@ def test_weights_are_copied() -> None:
 
 def test_the_real_weights(shared_dir: Path) -> None:
     from scalpel_hf import InfraredImageProcessor, MobileSamConfig, MobileSamModel
-    from scalpel_hf.modeling.frames import read_frame
+    from scalpel_hf.modeling.normalization import read_frame
     from scripts.convert_mobile_sam import convert_state_dict, load_checkpoint
 
     base = MobileSamModel(MobileSamConfig(image_size=256)).eval()

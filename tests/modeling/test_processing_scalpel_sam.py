@@ -11,8 +11,8 @@ from scipy import ndimage
 from transformers import AutoImageProcessor, AutoProcessor
 
 from scalpel_hf import InfraredImageProcessor, ScalpelSamProcessor
-from scalpel_hf.modeling.components import label_components
 from scalpel_hf.modeling.modeling_scalpel_sam import ScalpelSamOutput
+from scalpel_hf.modeling.processing_scalpel_sam import label_components
 
 SIZE = 64
 SCALE = SIZE / 48  # of the frames below

@@ -4,9 +4,9 @@ import torch
 from scipy import ndimage
 
 from scalpel_hf.adapter.config import OPERATOR_SCALES
-from scalpel_hf.answer import Answer
-from scalpel_hf.modeling.frames import normalize_frame
 from scalpel_hf.modeling.moe import PriorPyramid
+from scalpel_hf.modeling.normalization import normalize_frame
+from scalpel_hf.predictors.prediction import Answer
 from scalpel_hf.pseudo_labels import evidence
 from scalpel_hf.pseudo_labels.evidence import contrast, label_candidates, weigh_candidates
 

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from scalpel_hf import add_pseudo_labels, training_mask
-from scalpel_hf.answer import Answer
-from scalpel_hf.evaluation import evaluate_probabilities, evaluate_pseudo_labels
-from scalpel_hf.modeling.frame_reading import read_frame
+from scalpel_hf.evaluation.evaluator import evaluate_probabilities, evaluate_pseudo_labels
+from scalpel_hf.modeling.frame_io import read_frame
+from scalpel_hf.predictors.prediction import Answer
 from scalpel_hf.pseudo_labels import PSEUDO_FEATURES, Calibration, Rules, summarize
 from scalpel_hf.version import __version__
 from tests.pseudo_labels.helpers import (

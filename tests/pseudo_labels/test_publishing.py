@@ -7,12 +7,12 @@ import datasets
 import pytest
 from huggingface_hub import DatasetCard, HfApi
 
-from scalpel_hf.files import write_json
-from scalpel_hf.hub import push_dataset
+from scalpel_hf.hub.upload import push_dataset
 from scalpel_hf.pseudo_labels import Rules, label_in_shards
 from scalpel_hf.pseudo_labels.quality import compare_with_truth
 from scalpel_hf.pseudo_labels.report import write_report
-from tests.hub_server import HubServer
+from scalpel_hf.utils.files import write_json
+from tests.hub.server import HubServer
 from tests.pseudo_labels.helpers import FakeTeacher, budgeted, camera, raw, with_image
 
 REPO = "org/labels"
@@ -33,7 +33,7 @@ json.dump(masks, open("../masks.json", "w"))
 
 @pytest.fixture
 def client(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HfApi:
-    monkeypatch.setattr("scalpel_hf.hub.HfApi", lambda: HfApi(endpoint=hub.endpoint, token=hub.token))
+    monkeypatch.setattr("scalpel_hf.hub.upload.HfApi", lambda: HfApi(endpoint=hub.endpoint, token=hub.token))
     return HfApi(endpoint=hub.endpoint, token=hub.token)
 
 

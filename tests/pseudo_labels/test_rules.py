@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 
 from scalpel_hf import SyntheticInfrared, add_pseudo_labels, apply_label_budget, training_mask
-from scalpel_hf.answer import Answer
-from scalpel_hf.evaluation import evaluate_pseudo_labels
+from scalpel_hf.evaluation.evaluator import evaluate_pseudo_labels
 from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
+from scalpel_hf.predictors.prediction import Answer
 from scalpel_hf.pseudo_labels import Calibration, Rules, label_in_shards, summarize
 from scalpel_hf.pseudo_labels.quality import check_truth, compare_with_truth
 from scalpel_hf.pseudo_labels.report import write_report
 from scalpel_hf.pseudo_labels.thresholds import THRESHOLDS, choose_threshold
-from scalpel_hf.training.transfer import labelled_sample
+from scalpel_hf.training.knowledge_transfer import labelled_sample
 from tests.pseudo_labels.helpers import FakeTeacher, budgeted, camera, frames_dataset, png, tree, with_image
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 pytest.importorskip("onnxruntime")
 from scalpel_hf.runtime import OnnxStudent
 from scalpel_hf.runtime.__main__ import main
-from tests.hub_server import HubServer
+from tests.hub.server import HubServer
 from tests.runtime.made_by_hand import TARGETS, frame_with_targets, write_student, write_video
 
 ROOT = Path(__file__).parents[2]

@@ -18,10 +18,10 @@ from PIL import Image
 pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper
 
-from scalpel_hf.files import DiskFullError
 from scalpel_hf.runtime.__main__ import main
 from scalpel_hf.runtime.lines import JsonLines
 from scalpel_hf.runtime.results import Result
+from scalpel_hf.utils.files import DiskFullError
 from tests.runtime.made_by_hand import (
     TARGETS,
     frame_with_targets,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from scalpel_hf.modeling.frames import NORMALIZATIONS
-from scalpel_hf.modeling.frames import normalize_frame as by_torch
-from scalpel_hf.runtime.normalization import normalize_frame as by_numpy
+from scalpel_hf.modeling.normalization import NORMALIZATIONS
+from scalpel_hf.modeling.normalization import normalize_frame as by_torch
+from scalpel_hf.runtime.preprocessing import normalize_frame as by_numpy
 
 
 def frames() -> dict[str, np.ndarray]:
@@ -31,7 +31,7 @@ def frames() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("name", frames())
 def test_numpy_torch_and_the_graph_agree(name: str, normalization: str, percentiles: tuple[float, float]) -> None:
-    from scalpel_hf.onnx_export.student import normalize_frames as in_graph
+    from scalpel_hf.export.onnx_student import normalize_frames as in_graph
 
     frame = frames()[name]
     expected = by_torch(torch.from_numpy(frame.astype(np.float64)), normalization, percentiles).float().numpy()

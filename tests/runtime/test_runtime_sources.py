@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scalpel_hf.image_files import PassedOverWarning
 from scalpel_hf.runtime.recordings import Damage
 from scalpel_hf.runtime.sources import DamagedSourceWarning, read_stream
+from scalpel_hf.utils.image_files import PassedOverWarning
 from tests.runtime.made_by_hand import write_video
 
 SEQUENCE = [np.random.default_rng(i).integers(14000, 15000, (36, 52)).astype(np.uint16) for i in range(4)]

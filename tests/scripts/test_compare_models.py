@@ -10,7 +10,8 @@ import pytest
 from scipy import stats
 
 from scalpel_hf import SyntheticInfrared
-from scalpel_hf.comparison import (
+from scalpel_hf.data import apply_label_budget
+from scalpel_hf.evaluation.comparison import (
     COUNTS,
     bootstrap_differences,
     count_frames,
@@ -19,10 +20,9 @@ from scalpel_hf.comparison import (
     iou_without_each_frame,
     mean_figures,
 )
-from scalpel_hf.data import apply_label_budget
-from scalpel_hf.evaluation import evaluate_probabilities
-from scalpel_hf.modeling.frame_reading import read_frame
-from scalpel_hf.trained import seeds_of_models
+from scalpel_hf.evaluation.evaluator import evaluate_probabilities
+from scalpel_hf.modeling.frame_io import read_frame
+from scalpel_hf.predictors.load import seeds_of_models
 from scripts import compare_models
 
 CAMERA = SyntheticInfrared(size=(40, 50), n_targets=(0, 3), extent=(3, 5), seed=3)

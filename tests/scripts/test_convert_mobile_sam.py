@@ -11,7 +11,7 @@ from transformers import SamProcessor
 
 from scalpel_hf.modeling.modeling_mobile_sam import MobileSamModel
 from scripts import convert_mobile_sam, push
-from tests.hub_server import HubServer
+from tests.hub.server import HubServer
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_mobile_sam.py"
 

@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("onnxscript")
 from scalpel_hf import SyntheticInfrared
-from scalpel_hf.evaluation import evaluate_student
+from scalpel_hf.evaluation.evaluator import evaluate_student
+from scalpel_hf.predictors.student import load_student
 from scalpel_hf.runtime import OnnxDetector, OnnxStudent, load_exported
 from scalpel_hf.runtime.__main__ import main as run
-from scalpel_hf.student import load_student
 from scripts import evaluate_model, export_onnx
 from tests.small_students import small_detector, small_student
 

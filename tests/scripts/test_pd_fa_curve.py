@@ -11,10 +11,10 @@ import pytest
 
 from scalpel_hf import Student, SyntheticInfrared
 from scalpel_hf.data import apply_label_budget
-from scalpel_hf.evaluation import evaluate_curve, evaluate_probabilities, pd_at_fa
+from scalpel_hf.evaluation.evaluator import evaluate_curve, evaluate_probabilities, pd_at_fa
 from scalpel_hf.modeling import InfraredImageProcessor, ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation
-from scalpel_hf.modeling.frame_reading import read_frame
-from scalpel_hf.trained import load_trained
+from scalpel_hf.modeling.frame_io import read_frame
+from scalpel_hf.predictors.load import load_trained
 from scripts import pd_fa_curve
 
 CAMERA = SyntheticInfrared(size=(40, 50), n_targets=(1, 1), extent=(3, 5), seed=3)
@@ -106,7 +106,7 @@ def test_a_student_on_disk_and_a_folder_that_holds_none(
     Student(student, InfraredImageProcessor()).save_pretrained(tmp_path / "student")
     pd_fa_curve.main(["--dataset", saved_rows, "--models", str(tmp_path / "student")])
     assert capsys.readouterr().out.splitlines()[2].startswith("| student | 1 |")
-    monkeypatch.setattr("scalpel_hf.trained.default_device", lambda: "meta")
+    monkeypatch.setattr("scalpel_hf.predictors.load.default_device", lambda: "meta")
     assert load_trained(tmp_path / "student").model.device.type == "meta"
     with pytest.raises(ValueError, match="absent holds no model"):
         pd_fa_curve.main(["--dataset", saved_rows, "--models", str(tmp_path / "absent")])

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 
 from scripts import push
-from tests.hub_models import make_prepared, make_student, make_teacher
+from tests.hub.models import make_prepared, make_student, make_teacher
 from tests.small_models import small_mobile_sam
 
 BASE = "org/tiny-mobile-sam"

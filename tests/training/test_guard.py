@@ -10,7 +10,7 @@ import pytest
 
 from scalpel_hf.data import SyntheticInfrared, apply_label_budget, human_labelled
 from scalpel_hf.data.masks import TARGET, read_row_mask
-from scalpel_hf.modeling.frame_reading import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.training.guard import Probabilities, check_teacher, compare_with_small_network, verdict
 
 

@@ -13,11 +13,11 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from torch import nn
 
-from scalpel_hf.files import DiskFullError
 from scalpel_hf.training import checkpoints
 from scalpel_hf.training.arguments import LoopArguments
 from scalpel_hf.training.checkpoints import Ema
 from scalpel_hf.training.loop import make_accelerator, train
+from scalpel_hf.utils.files import DiskFullError
 from tests.training.small_problem import STEPS, Blobs, Net, PlainNet, loss_function, run
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ from scipy import ndimage
 from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, SyntheticInfrared, Teacher, apply_label_budget
 from scalpel_hf.data import human_labelled, load_irst_dataset
 from scalpel_hf.data.transforms import Sample
+from scalpel_hf.training.knowledge_transfer import labelled_sample
 from scalpel_hf.training.prior_bar import fit_prior_bar
-from scalpel_hf.training.transfer import labelled_sample
 from scripts import fit_prior_bar as program
 from tests.small_models import SIZE, perturb, small_mobile_sam
 

@@ -11,9 +11,9 @@ from torch import nn
 from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig
 from scalpel_hf.adapter.layer import active_mask_level, asks_sam, outputs_without_sam
 from scalpel_hf.data.transforms import Sample
-from scalpel_hf.modeling.frame_region import sample_region
-from scalpel_hf.training.distill import TeacherSamples, freeze_operators, prompt_free_outputs, start_from
-from scalpel_hf.training.prior_shift import prior_shift
+from scalpel_hf.modeling.mask_level import sample_region
+from scalpel_hf.training.distillation import TeacherSamples, freeze_operators, prompt_free_outputs, start_from
+from scalpel_hf.training.sampling import prior_shift
 from tests.small_models import small_mobile_sam
 
 PROCESSOR = InfraredImageProcessor(normalization="range")

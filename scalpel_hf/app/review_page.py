@@ -1,0 +1,95 @@
+"""Look through a run's pseudo labels in the browser: the least certain frames first, by keyboard.
+
+    python -m scalpel_hf.app.review_page runs/nuaa/pseudo
+
+Accept a label, reject it (no target there), mend it with a brush, or go on. Each decision is at once on disk, in
+RUN/review/decisions.jsonl, with who and when: from then on whatever reads RUN finds a human's label in that row. End it
+with Ctrl-C and start it again to go on. The page is on this machine alone, and nothing leaves it.
+"""
+
+import argparse
+import getpass
+import json
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+from scalpel_hf.cli.program import run_program
+
+from .review_session import ReviewSession
+from .server import LOOPBACK, Answer, PageServer
+
+
+def responder(session: ReviewSession) -> Any:
+    """What the page asks for: `queue`, a `frame`, its `picture`, and `decide`."""
+
+    def respond(path: str, given: Any) -> Answer:
+        if path == "/api/queue":
+            return as_json({"run": session.folder.name, "reviewer": session.reviewer, "frames": session.queue()})
+        if path == "/api/frame":
+            return as_json(session.frame(number(given, "index")))
+        if path == "/api/picture":
+            return session.picture(number(given, "index"), given.get("what", ["frame"])[0]), "image/png"
+        if path == "/api/decide":
+            if not isinstance(given, list) or not all(isinstance(wish, dict) for wish in given):
+                raise ValueError("decisions are a list of objects")
+            return as_json(session.decide(given))
+        raise KeyError(path)
+
+    return respond
+
+
+def as_json(content: Any) -> Answer:
+    return json.dumps(content).encode(), "application/json"
+
+
+def number(given: dict[str, list[str]], name: str) -> int:
+    try:
+        return int(given[name][0])
+    except KeyError:
+        raise ValueError(f"`{name}` is missing") from None
+
+
+def review(run: str | Path, reviewer: str, host: str = LOOPBACK, port: int = 0, browser: bool = True) -> None:
+    """
+    Serve the page until the program is interrupted.
+
+    Args:
+        run: folder that `scripts/pseudo_label.py` made.
+        reviewer: what the decisions say about who made them.
+        host, port: where to listen; port 0 is any that is free.
+        browser: whether to open the page in the browser.
+    """
+    print(f"working out how sure the labels of {run} are", flush=True)
+    session = ReviewSession(run, reviewer)
+    try:
+        with PageServer(responder(session), host, port) as server:
+            if host not in (LOOPBACK, "localhost"):
+                print(f"warning: whoever reaches {host} and has this address sees the frames; they travel unencrypted")
+            print(f"{len(session.order)} frames, {len(session.decisions)} of them decided; you are {reviewer}")
+            print(server.address, flush=True)
+            if browser:
+                webbrowser.open(server.address)
+            server.serve_forever()
+    finally:
+        session.close()
+        print(f"{len(session.decisions)} frames are decided, in {session.folder / 'review'}", flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m scalpel_hf.app.review_page",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder that scripts/pseudo_label.py made")
+    parser.add_argument("--reviewer", default=None, help="who decides (default: your user's name)")
+    parser.add_argument("--host", default=LOOPBACK, help="address to listen at (default: this machine's own)")
+    parser.add_argument("--port", type=int, default=0, help="port to listen at (default: any free one)")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    args = parser.parse_args(argv)
+    review(args.run, args.reviewer or getpass.getuser(), args.host, args.port, not args.no_browser)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,27 @@
+"""Students and teachers as ONNX, each checked against torch. Needs the extra `onnx`.
+
+What runs an exported student, [`scalpel_hf.runtime`], needs the ONNX file and the runtime.json beside it.
+"""
+
+from scalpel_hf.evaluation.exported import evaluate_exported
+
+from .int8 import quantize_student, rank_convolutions
+from .onnx_detector import DetectorGraph, check_detector, export_detector
+from .onnx_student import StudentGraph, check_student, export_student
+from .onnx_teacher import TeacherDecoder, TeacherEncoder, check_teacher, export_teacher
+
+__all__ = [
+    "DetectorGraph",
+    "StudentGraph",
+    "TeacherDecoder",
+    "TeacherEncoder",
+    "check_detector",
+    "check_student",
+    "check_teacher",
+    "evaluate_exported",
+    "export_detector",
+    "export_student",
+    "export_teacher",
+    "quantize_student",
+    "rank_convolutions",
+]

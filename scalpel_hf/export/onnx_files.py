@@ -1,0 +1,59 @@
+"""What both exports share: how files are written, and how answers are compared."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from scalpel_hf.runtime.settings import check_files
+from scalpel_hf.utils.files import read_json, work_folder
+
+OPSET = 18
+TOLERANCE = 1e-4
+
+
+def difference(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> float:
+    """Largest absolute difference of two arrays."""
+    return float(np.abs(np.asarray(x) - np.asarray(y)).max())
+
+
+def checked(differences: list[float]) -> float:
+    """The largest difference; `ValueError` where it exceeds 1e-4, or there is none."""
+    if not differences:
+        raise ValueError("there is no frame to compare ONNX with torch on")
+    worst = float(np.max(differences))  # NaN where there is one
+    if not worst <= TOLERANCE:
+        raise ValueError(f"ONNX differs from torch by {worst:.2g}, more than {TOLERANCE}: do not use it")
+    return worst
+
+
+@contextmanager
+def whole_or_not_at_all(folder: str | Path, record: str) -> Iterator[Path]:
+    """
+    A temporary folder whose files are moved to `folder` when the block ends well.
+
+    `record` is the file that says which ONNX files belong together, see [`scalpel_hf.runtime.settings`]. It is moved
+    last: where a move is cut short, what lies there doesn't fit it, and loading says so. ONNX files that the record
+    before it named and this one doesn't, such as an earlier export's INT8, are removed.
+    """
+    folder = Path(folder)
+    with work_folder(folder / record) as work:
+        yield work
+        before = _recorded(folder / record)
+        for file in sorted(work.iterdir(), key=lambda file: file.name == record):
+            os.replace(file, folder / file.name)
+        for name in before - _recorded(folder / record):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _recorded(record: Path) -> set[str]:
+    """Names of the ONNX files that a record names; none where there is no record, or a broken one."""
+    try:
+        files = read_json(record)["files"]
+        check_files(files)
+    except (OSError, KeyError, ValueError):
+        return set()
+    return set(files)

@@ -1,0 +1,194 @@
+"""A student as one ONNX graph for frames of any size and number."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scalpel_hf.modeling.modeling_scalpel_student import ScalpelStudentForSemanticSegmentation
+from scalpel_hf.modeling.normalization import RANGE
+from scalpel_hf.modeling.segmentation_maps import as_foreground
+from scalpel_hf.predictors.student import Detector, Student
+from scalpel_hf.runtime.onnx_models import OnnxStudent
+from scalpel_hf.runtime.session import NORMALIZATION
+from scalpel_hf.runtime.settings import CONFIG_FILE, MODEL_FILE, RuntimeConfig, hashes
+
+from .onnx_files import OPSET, checked, difference, whole_or_not_at_all
+
+
+class StudentGraph(nn.Module):
+    """
+    What is exported of a student: `frames` (B, 1, H, W) float32 → `logits`, or `probabilities` and `mask`, alike.
+
+    Args:
+        student: the model and its processor, whose `num_channels` and `size_divisor` the graph applies itself.
+        normalize: whether `frames` are as they were read; otherwise they are normalised already.
+        threshold: probability above which the mask is 1 (uint8); `None` gives logits.
+    """
+
+    def __init__(self, student: Student, normalize: bool = True, threshold: float | None = 0.5):
+        super().__init__()
+        self.model, self.processor = student.model, student.processor
+        self.normalize, self.threshold = normalize, threshold
+        self.eval()
+
+    def forward(self, frames: Tensor, given: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        processor, (height, width) = self.processor, frames.shape[-2:]
+        x = frames
+        if self.normalize:
+            x = normalize_frames(frames, processor.normalization, processor.percentiles, given)
+        if processor.size_divisor:
+            x = F.pad(x, (0, -width % processor.size_divisor, 0, -height % processor.size_divisor), mode="replicate")
+        x = x.expand(-1, processor.num_channels, -1, -1)
+        if isinstance(self.model, ScalpelStudentForSemanticSegmentation):
+            logits = self.model.foreground(x)
+        else:  # others answer at a fraction of the resolution
+            logits = as_foreground(self.model(pixel_values=x).logits)
+            logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        logits = logits[..., :height, :width]
+        if self.threshold is None:
+            return logits
+        probabilities = logits.sigmoid()
+        return probabilities, (probabilities > self.threshold).to(torch.uint8)
+
+
+def normalize_frames(
+    frames: Tensor, normalization: str, percentiles: Sequence[float], given: Tensor | None = None
+) -> Tensor:
+    """
+    `scalpel_hf.modeling.normalize_frame` of each frame of a batch `(B, 1, H, W)`, in a form that can be exported.
+
+    In double precision inside: float32 loses the digits of a faint scene with one hot pixel. `given` (2,) are offset
+    and scale that take the place of the frames' own, as for a tile those of its frame, unless the scale is 0.
+    """
+    x = frames.double()
+    lowest = x.amin((-2, -1), keepdim=True)
+    x = x - (lowest if given is None else torch.where(given[1] > 0, 0, lowest))
+    if normalization == "zscore":
+        offset = x.mean((-2, -1), keepdim=True)
+        scale = (x - offset).square().mean((-2, -1), keepdim=True).sqrt()
+    elif normalization == "range":
+        offset, scale = x.mean((-2, -1), keepdim=True), x.amax((-2, -1), keepdim=True) / RANGE
+    else:
+        offset, high = (_percentile(x, percent) for percent in percentiles)
+        scale = torch.where(high > offset, high - offset, x.amax((-2, -1), keepdim=True))
+    if given is not None:
+        offset, scale = (torch.where(given[1] > 0, one, own) for one, own in zip(given, (offset, scale), strict=True))
+    return ((x - offset) / torch.where(scale > 0, scale, 1)).float()
+
+
+def _percentile(x: Tensor, percent: float) -> Tensor:
+    """Linearly interpolated percentile `(B, 1, 1, 1)` of the pixels of each frame; only the nearer tail is sorted."""
+    values = x.flatten(2)
+    count, lower = values.shape[2], percent < 50
+    share = percent if lower else 100 - percent
+    size = torch.sym_min(count * math.ceil(100 * share) // 10_000 + 2, count)
+    tail = values.topk(size, dim=2, largest=not lower).values
+    last = torch.scalar_tensor(count - 1, dtype=torch.float64)
+    position = last * percent / 100
+    ranks = position.floor(), torch.minimum(position.floor() + 1, last)
+    below, above = (tail.index_select(2, (rank if lower else last - rank).long()[None]) for rank in ranks)
+    return (below + (above - below) * (position - ranks[0]))[..., None]
+
+
+def export_student(
+    student: Student, folder: str | Path, normalize: bool = True, apply_threshold: bool = True, threshold: float = 0.5
+) -> OnnxStudent:
+    """
+    Write a student's model.onnx and runtime.json to a folder.
+
+    Args:
+        normalize: whether the graph normalises frames; see [`StudentGraph`].
+        apply_threshold: whether it gives probabilities and a mask, or logits.
+        threshold: probability above which a pixel is target.
+
+    Returns the student as the runtime loads it.
+    """
+    config = runtime_config(student, normalize, threshold, apply_threshold, task="segmentation")
+    graph = StudentGraph(student, normalize, threshold if apply_threshold else None)
+    outputs = ["probabilities", "mask"] if apply_threshold else ["logits"]
+    with whole_or_not_at_all(folder, CONFIG_FILE) as work:
+        onnx.save(to_proto(graph, outputs, normalize), work / MODEL_FILE)
+        replace(config, files=hashes(work)).write(work)
+    return OnnxStudent.from_pretrained(folder)
+
+
+def runtime_config(
+    student: Student | Detector, normalize: bool, threshold: float, threshold_inside: bool, task: str
+) -> RuntimeConfig:
+    """What runtime.json says of a student; `ValueError` for a threshold that is no probability."""
+    return RuntimeConfig(
+        normalization=student.processor.normalization,
+        percentiles=student.processor.percentiles,
+        normalization_inside=normalize,
+        threshold=threshold,
+        threshold_inside=threshold_inside,
+        opset=OPSET,
+        id2label={str(key): label for key, label in student.model.config.id2label.items()},
+        task=task,
+        files={},
+    )
+
+
+@torch.no_grad()
+def to_proto(graph: nn.Module, outputs: Sequence[str], normalizes: bool = False) -> onnx.ModelProto:
+    """
+    A module from `frames` (B, 1, H, W) to outputs alike, or to as many numbers for each frame, as an ONNX graph for any
+    batch, height and width.
+
+    One that `normalizes` takes `normalization` (2,) too, offset and scale, which may be left out: a scale of 0, its
+    default, has it measure each frame.
+    """
+    sizes = {axis: torch.export.Dim(name) for axis, name in {0: "batch", 2: "height", 3: "width"}.items()}
+    own = torch.zeros(2, dtype=torch.float64)
+    program = torch.onnx.export(
+        graph,
+        (torch.randn(2, 1, 64, 96), *([own] if normalizes else [])),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["frames", *([NORMALIZATION] if normalizes else [])],
+        output_names=outputs,
+        dynamic_shapes=(sizes, *([{}] if normalizes else [])),
+        verbose=False,
+    )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    if normalizes:
+        model.graph.initializer.append(onnx.numpy_helper.from_array(own.numpy(), NORMALIZATION))
+    values = [*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer]
+    for item in [*model.graph.node, *values]:
+        item.ClearField("metadata_props")  # stack traces, with this machine's paths
+    for output in model.graph.output:
+        dims = output.type.tensor_type.shape.dim
+        dims[0].dim_param = "batch"
+        if len(dims) == 4:  # in place of the expressions that padding and cropping make of them
+            dims[2].dim_param, dims[3].dim_param = "height", "width"
+        else:
+            dims[1].dim_param = "boxes"
+    return model
+
+
+@torch.no_grad()
+def check_student(student: Student, exported: OnnxStudent, frames: Iterable[Any]) -> float:
+    """
+    Largest difference between an exported student and torch over frames: between the probabilities of both, each from
+    the frame as it was read, and between the graph's own output (logits, where it gives those) and torch's.
+
+    Raises `ValueError` where it exceeds 1e-4, and without any frame.
+    """
+    config = exported.config
+    graph = StudentGraph(student, config.normalization_inside, config.threshold if config.threshold_inside else None)
+    differences = []
+    for frame in frames:
+        differences.append(difference(exported.probabilities(frame), student.probabilities(frame)))
+        x = exported.graph_input(frame)
+        (answer,) = exported.graph.run(x)
+        expected = graph(torch.from_numpy(x))
+        differences.append(difference(answer, expected if isinstance(expected, Tensor) else expected[0]))
+    return checked(differences)

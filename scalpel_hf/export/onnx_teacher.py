@@ -1,0 +1,116 @@
+"""A teacher as two ONNX graphs: SAM's encoder, and the decoder that answers on the frame's own grid."""
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from scalpel_hf.adapter import link_frames
+from scalpel_hf.modeling.normalization import SAM_MEAN, SAM_STD
+from scalpel_hf.predictors.teacher import Teacher
+from scalpel_hf.runtime.settings import TEACHER_FILE, hashes
+from scalpel_hf.utils.files import write_json
+
+from .onnx_files import OPSET, checked, difference, whole_or_not_at_all
+
+ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
+
+
+class TeacherEncoder(nn.Module):
+    """`pixel_values` (B, 3, S, S), SAM's input → `image_embeddings` (B, C, S / 16, S / 16)."""
+
+    def __init__(self, teacher: Teacher):
+        super().__init__()
+        self.encoder = teacher.model.get_base_model().vision_encoder
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.encoder(pixel_values).last_hidden_state
+
+
+class TeacherDecoder(nn.Module):
+    """`image_embeddings`, `frames` (B, 1, H, W), normalised, `frame_boxes` (B, 4) → `logits` (B, 1, H, W)."""
+
+    def __init__(self, teacher: Teacher):
+        super().__init__()
+        self.model = teacher.model.get_base_model()
+
+    def forward(self, image_embeddings: Tensor, frames: Tensor, frame_boxes: Tensor) -> Tensor:
+        link_frames(image_embeddings, frames, frame_boxes, self.model.config.vision_config.image_size)
+        return self.model(image_embeddings=image_embeddings, multimask_output=False).pred_masks[:, 0]
+
+
+def export_teacher(teacher: Teacher, folder: str | Path, threshold: float = 0.5) -> None:
+    """
+    Write a teacher's encoder.onnx, decoder.onnx and teacher.json to a folder.
+
+    The encoder takes SAM's fixed input size, the decoder frames of any size; both any number of frames.
+    """
+    size, processor = teacher.model.config.vision_config.image_size, teacher.processor
+    pixel_values = torch.randn(2, 3, size, size)
+    frames, boxes = torch.randn(2, 1, 64, 96), torch.tensor([0.0, 0.0, size, size * 64 / 96]).expand(2, 4)
+    encoder, decoder = TeacherEncoder(teacher).eval(), TeacherDecoder(teacher).eval()
+    with whole_or_not_at_all(folder, TEACHER_FILE) as work, torch.no_grad():
+        embeddings = encoder(pixel_values)
+        _trace(encoder, {"pixel_values": pixel_values}, "image_embeddings", work / ENCODER_FILE)
+        inputs = {"image_embeddings": embeddings, "frames": frames, "frame_boxes": boxes.contiguous()}
+        _trace(decoder, inputs, "logits", work / DECODER_FILE)
+        config = {
+            "normalization": processor.normalization,
+            "percentiles": processor.percentiles,
+            "sam_size": size,
+            "sam_mean": SAM_MEAN,
+            "sam_std": SAM_STD,
+            "threshold": threshold,
+            "opset": OPSET,
+            "id2label": {"0": "background", "1": "target"},
+            "files": hashes(work),
+        }
+        write_json(work / TEACHER_FILE, config)
+
+
+def _trace(model: nn.Module, inputs: dict[str, Tensor], output: str, path: Path) -> None:
+    # By tracing: torch.export takes minutes for the operators at sizes that it doesn't know, and fixes the encoder's
+    # batch.
+    axes = {name: {0: "batch"} for name in [*inputs, output]}
+    for name in ("frames", "logits"):
+        axes.get(name, {}).update({2: "height", 3: "width"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer itself, and of every size that Python reads
+        torch.onnx.export(
+            model,
+            tuple(inputs.values()),
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=[output],
+            dynamic_axes=axes,
+        )
+
+
+@torch.no_grad()
+def check_teacher(teacher: Teacher, folder: str | Path, frames: Iterable[Any]) -> float:
+    """
+    Largest difference between the probabilities of an exported teacher and of the teacher itself, for each frame as a
+    whole, whatever its size.
+
+    Raises `ValueError` where it exceeds 1e-4, and without any frame.
+    """
+    encoder, decoder = (
+        onnxruntime.InferenceSession(str(Path(folder) / name), providers=["CPUExecutionProvider"])
+        for name in (ENCODER_FILE, DECODER_FILE)
+    )
+    differences = []
+    for frame in frames:
+        inputs = teacher.processor(frame, return_tensors="pt")
+        pixel_values, region = inputs["pixel_values"], {name: inputs[name] for name in ("frames", "frame_boxes")}
+        (embeddings,) = encoder.run(None, {"pixel_values": pixel_values.numpy()})
+        feed = {"image_embeddings": embeddings, **{name: tensor.numpy() for name, tensor in region.items()}}
+        logits = torch.from_numpy(decoder.run(None, feed)[0])
+        expected = teacher.model(pixel_values, **region, multimask_output=False).pred_masks[:, 0]
+        differences.append(difference(logits.sigmoid(), expected.sigmoid()))
+    return checked(differences)

@@ -1,0 +1,111 @@
+"""The picture grid of a model's card: frames, truth, and what the model finds."""
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from scalpel_hf.data import load_split, objects_from_mask
+from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.data.masks import read_target
+from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.utils.files import read_json
+from scalpel_hf.utils.visualization import GREEN, RED, gray, outline
+
+from .provenance import Provenance, read_record
+
+ROWS, CELL, CROP = 4, 192, 96  # frames; side of a picture and of what a close-up shows, in pixels
+
+
+def example_pictures(folder: str | Path, provenance: Provenance) -> bytes | None:
+    """
+    A PNG with a row for each of a few test frames that have a target: the frame, a close-up of its largest target
+    with the truth in green, and the same with what the model in the folder finds in red.
+
+    `None` where the run was not measured on a split, or its data is not found any more.
+    """
+    arguments = read_record(folder, for_others=False)["arguments"]
+    if not arguments.get("eval_split") or provenance.dataset_revision is None:
+        return None
+    base = arguments.get("base_model")
+    rows = load_split(arguments["dataset"], arguments["eval_split"])
+    find = finder(folder, base if base and Path(base).is_dir() else provenance.base_model)
+    grid = [_row(row, find) for row in _with_targets(rows)]
+    return _png(np.concatenate(grid)) if grid else None
+
+
+def finder(folder: str | Path, base: str | Path | None = None) -> Callable[[Any], np.ndarray]:
+    """What marks the targets that the model in a folder finds: from a frame to a mask `(H, W)`, bool."""
+    from scalpel_hf.modeling.modeling_scalpel_sam import ScalpelSamModel
+    from scalpel_hf.modeling.processing_scalpel_sam import ScalpelSamProcessor
+    from scalpel_hf.predictors.student import Detector, load_student
+    from scalpel_hf.predictors.teacher import Teacher
+
+    if (Path(folder) / "adapter_config.json").exists():
+        teacher = Teacher.from_pretrained(folder, base)
+        return lambda frame: teacher.probabilities(frame) > 0.5
+    if read_json(Path(folder) / "config.json")["model_type"] == "scalpel_sam":
+        model, processor = ScalpelSamModel.from_pretrained(folder), ScalpelSamProcessor.from_pretrained(folder)
+
+        @torch.no_grad()
+        def segment(frame: Any) -> np.ndarray:
+            inputs = processor(frame)
+            return (
+                processor.post_process_semantic_segmentation(model(**inputs), inputs["original_sizes"])[0].numpy() > 0
+            )
+
+        return segment
+    student = load_student(folder)
+    if isinstance(student, Detector):
+        detector = student
+        return lambda frame: _boxes_filled(detector.detect(frame, 0.5)[1], read_frame(frame).shape)
+    return lambda frame: student.probabilities(frame) > 0.5
+
+
+def _with_targets(rows: Any) -> list[dict[str, Any]]:
+    """A few rows, evenly spread over those with a target."""
+    rows = undecoded(rows)
+    found = [i for i, row in enumerate(rows.select_columns(["mask"])) if row["mask"] and read_target(row["mask"]).any()]
+    return (
+        [rows[found[k * len(found) // ROWS]] for k in range(ROWS)] if len(found) >= ROWS else [rows[i] for i in found]
+    )
+
+
+def _row(row: dict[str, Any], find: Callable[[Any], np.ndarray]) -> np.ndarray:
+    frame, truth = read_frame(row["image"]).astype(np.float32), read_target(row["mask"])
+    objects = objects_from_mask(truth)
+    x, y, width, height = objects["bbox"][int(np.argmax(objects["area"]))]
+    left, top = (
+        int(max(0, min(c - CROP / 2, n - CROP)))
+        for c, n in zip((x + width / 2, y + height / 2), truth.T.shape, strict=True)
+    )
+    part = (slice(top, top + CROP), slice(left, left + CROP))
+    close_ups = [outline(frame[part], mask[part], color) for mask, color in ((truth, GREEN), (find(row["image"]), RED))]
+    return np.concatenate([_cell(image) for image in (gray(frame), *close_ups)], axis=1)
+
+
+def _cell(image: Image.Image) -> np.ndarray:
+    """A picture fitted into a white square with a margin."""
+    scale = CELL / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    resized = image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
+    cell = Image.new("RGB", (CELL + 4, CELL + 4), "white")
+    cell.paste(resized, (2, 2))
+    return np.asarray(cell)
+
+
+def _boxes_filled(boxes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    for x0, y0, x1, y1 in np.rint(boxes).astype(int):
+        mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def _png(values: np.ndarray) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(values).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,124 @@
+"""What a model that is to be published was made of: its run's record, its base, its data, its label budget."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+from scalpel_hf.training.run_record import METRICS_FILE, without_local_paths
+from scalpel_hf.utils.files import read_json
+
+from .repo_names import is_hub_id
+
+BUDGET_FILE = "label_budget.json"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """
+    Args:
+        base_model: Hub id of the base, where there is one.
+        base_revision: its commit that the model was trained on; its latest one where that isn't known.
+        base_size: side of the input that its weights are made for, in pixels.
+        dataset_revision: commit of the training data on the Hub, or the fingerprint of the split in a folder.
+        budget: `fraction`, `seed`, `total` and the number of `labelled` frames; `None` where all had labels, or the
+            data doesn't say.
+    """
+
+    base_model: str | None = None
+    base_revision: str | None = None
+    base_size: int | None = None
+    dataset_revision: str | None = None
+    budget: dict[str, Any] | None = None
+
+
+NOTHING_KNOWN = Provenance()
+
+
+def read_record(folder: str | Path, for_others: bool = True) -> dict[str, Any]:
+    """A run's metrics.json, without this machine's paths where it is `for_others`."""
+    path = Path(folder) / METRICS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: a card's figures come from it; let the recipe finish first")
+    record = read_json(path)
+    return without_local_paths(record) if for_others else record
+
+
+def trace(api: HfApi, folder: str | Path, base_model: str | None) -> Provenance:
+    """
+    Find out what is known about a run's base and data, on the Hub and in folders that are still here.
+
+    Raises `ValueError` for a base that is not on the Hub.
+    """
+    record = read_record(folder, for_others=False)
+    arguments = record["arguments"]
+    name, split = str(arguments["dataset"]), str(arguments.get("train_split", "train"))
+    base_revision, base_size = None, None
+    if base_model:
+        trained_on = record.get("base_revision") if base_model == arguments.get("base_model") else None
+        base_revision, base_size = _look_up_base(api, base_model, trained_on)
+    if Path(name).is_dir():
+        revision, budget = _fingerprint(Path(name) / split), _read_json(Path(name) / BUDGET_FILE)
+    elif is_hub_id(name) and api.repo_exists(name, repo_type="dataset"):
+        revision, budget = api.dataset_info(name).sha, _download_json(api, name, BUDGET_FILE, "dataset")
+    else:
+        revision, budget = None, None
+    if budget is not None:
+        budget = {key: budget[key] for key in ("fraction", "seed", "total")} | {"labelled": len(budget["names"])}
+    return Provenance(base_model, base_revision, base_size, revision, budget)
+
+
+def base_on_hub(base_model: str | None, base_model_id: str | None = None) -> str:
+    """The Hub id to publish for an adapter's base; `ValueError` with the remedy where there is none."""
+    base = base_model_id or base_model
+    if not base or not is_hub_id(base):
+        raise ValueError(
+            f"the base model {base!r} is not a repository on the Hub, and a path means nothing elsewhere: push the "
+            "base to the Hub and pass its id as `base_model_id`"
+        )
+    return base
+
+
+def base_commit(api: HfApi, base_model: str, trained_on: str | None = None) -> str:
+    """
+    The commit of a base that belongs with what was trained on it: the one it was trained on where that is known, and
+    else the one it has now.
+
+    Raises `ValueError` where it is not on the Hub.
+    """
+    try:
+        return str(api.model_info(base_model, revision=trained_on).sha)
+    except RevisionNotFoundError as error:
+        raise ValueError(
+            f"the base model {base_model!r} has no commit {trained_on} on the Hub, which this was trained on"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(f"the base model {base_model!r} is not on the Hub: push it there first") from error
+
+
+def _look_up_base(api: HfApi, base_model: str, trained_on: str | None) -> tuple[str, int | None]:
+    revision = base_commit(api, base_model, trained_on)
+    config = _download_json(api, base_model, "config.json", "model", revision) or {}
+    return revision, config.get("vision_config", {}).get("image_size")
+
+
+def _fingerprint(folder: Path) -> str | None:
+    return (_read_json(folder / "state.json") or {}).get("_fingerprint")
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    return read_json(path) if path.is_file() else None
+
+
+def _download_json(
+    api: HfApi, repo_id: str, name: str, repo_type: str, revision: str | None = None
+) -> dict[str, Any] | None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = api.hf_hub_download(repo_id, name, repo_type=repo_type, local_dir=folder, revision=revision)
+            return _read_json(Path(path))
+        except EntryNotFoundError:
+            return None

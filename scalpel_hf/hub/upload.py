@@ -1,0 +1,273 @@
+"""Publish models, data sets and the metric on the Hub: one commit a push, and only what belongs there."""
+
+import fnmatch
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import datasets
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, ModelCard, RepoCard
+
+from scalpel_hf.data import LabelBudget
+from scalpel_hf.data.parquet import write_parquet_file
+from scalpel_hf.modeling.custom_code import IMAGE_PROCESSOR_FILE, code_files, published_configs
+from scalpel_hf.pseudo_labels.output import read_grid, read_run
+from scalpel_hf.runtime.settings import FOLDER as ONNX
+from scalpel_hf.runtime.settings import belonging_files
+from scalpel_hf.training.run_record import METRICS_FILE, shown_values, without_local_paths
+from scalpel_hf.utils.files import read_json
+
+from .card_parts import PICTURE
+from .dataset_card import dataset_card
+from .example_grid import example_pictures
+from .model_card import standalone_card, student_card, teacher_card
+from .provenance import BUDGET_FILE, base_commit, base_on_hub, read_record, trace
+from .repo_names import shown_name
+from .standalone import save_standalone
+
+__all__ = ["base_on_hub", "push_dataset", "push_folder", "push_metric", "push_run", "save_standalone"]
+
+FILES = {
+    "model": (
+        *("adapter_model.safetensors", "model*.safetensors", "model.safetensors.index.json", "*config.json"),
+        METRICS_FILE,
+    ),
+    "dataset": ("data/*.parquet", BUDGET_FILE, "summary.json"),
+    "space": ("*.py", "requirements.txt"),
+}
+# What an earlier push may have left that would be read beside what is pushed.
+STALE = {"dataset": ("data/*.parquet",), "model": (IMAGE_PROCESSOR_FILE, "onnx/*.onnx", "onnx/*.json")}
+ROWS = 5000  # of a data set in one parquet file
+METRIC = Path(__file__).parent / "metrics" / "irstd"
+METRIC_APP = """import evaluate
+from evaluate.utils import launch_gradio_widget
+
+launch_gradio_widget(evaluate.load("{repo_id}"))
+"""
+
+
+def push_run(
+    folder: str | Path,
+    repo_id: str,
+    base_model_id: str | None = None,
+    private: bool | None = None,
+    pictures: bool = True,
+) -> str:
+    """
+    Push the teacher, stand-alone teacher or student in a folder with a run's metrics.json, with a card made of that and
+    of what the Hub and this machine know about its base and data; see [`push_folder`].
+
+    Args:
+        base_model_id: Hub id of a teacher's base, where it was loaded from a folder.
+        pictures: show the model's answers on a few test frames in the card; the data's licence must allow it.
+    """
+    api, base, make_card = HfApi(), None, student_card
+    record = read_record(folder, for_others=False)
+    if (Path(folder) / "adapter_config.json").exists():
+        make_card = teacher_card
+        config = read_json(Path(folder) / "adapter_config.json")
+        base = base_on_hub(config["base_model_name_or_path"], base_model_id or None)
+    elif (Path(folder) / "processor_config.json").exists():
+        make_card = standalone_card
+        base = base_on_hub(record["arguments"].get("base_model"), base_model_id or None)
+    provenance = trace(api, folder, base)
+    grid = example_pictures(folder, provenance) if pictures else None
+    card = make_card(folder, repo_id, provenance, picture=grid is not None)
+    return push_folder(folder, repo_id, card, private=private, extra={PICTURE: grid} if grid else None)
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    card: RepoCard,
+    repo_type: str = "model",
+    private: bool | None = None,
+    extra: dict[str, bytes] | None = None,
+) -> str:
+    """
+    Push a folder's weights, configurations and figures, with the card as README.md, in one commit.
+
+    So are the files of one export in the folder `onnx`. Checkpoints, caches and whatever else lies there stay behind,
+    and so do the paths of this machine. An adapter's `base_model_name_or_path` is published as the card's `base_model`,
+    with the commit that it was trained on, or where that is not recorded, as of a base in a folder, the one it has now.
+    Models and processors of this project get the code that `trust_remote_code=True` loads
+    them with. The folder itself is not changed.
+
+    Until the commit, which comes last, the repository stays as it was, so an interrupted push is simply repeated. Data
+    files and processors of an earlier push that are no longer there are removed.
+
+    Args:
+        folder: output of a recipe, or one with `data/*.parquet`, or of a metric.
+        repo_id: `org/name`; the repository is made if it isn't there.
+        private: whether a repository that is made is private; as the organisation has it by default.
+        extra: content of further files by their names.
+
+    Returns the commit's URL.
+
+    Raises:
+        ConnectionError: where the connection broke.
+        FileNotFoundError: where the folder has nothing to push.
+        ValueError: where `onnx` holds files of different exports, for an adapter whose base is not on the Hub, or where
+            adapter and whole model would share a repository.
+    """
+    folder, api = Path(folder), HfApi()
+    contents: dict[str, str | bytes] = {path: str(folder / path) for path in _files(folder, repo_type)}
+    if "adapter_config.json" in contents:
+        contents["adapter_config.json"] = _published_adapter(api, folder, card)
+    elif repo_type == "model":
+        contents = _with_code(folder, contents)
+    if METRICS_FILE in contents:
+        contents[METRICS_FILE] = _json(without_local_paths(read_json(folder / METRICS_FILE)))
+    contents |= {"README.md": str(_with_known_datasets(api, card)).encode(), **(extra or {})}
+
+    sdk = "gradio" if repo_type == "space" else None
+    api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
+    there = api.list_repo_files(repo_id, repo_type=repo_type)
+    _check_one_kind(repo_id, contents, there)
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(path, content) for path, content in contents.items()
+    ]
+    for pattern in STALE.get(repo_type, ()):
+        stale = [path for path in fnmatch.filter(there, pattern) if path not in contents]
+        operations += [CommitOperationDelete(path) for path in stale]
+    # `upload_folder` may spread its files over several commits; `create_commit` never does.
+    message = f"Push {repo_type} with scalpel-hf"
+    try:
+        return api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type).commit_url
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # the client lets through what its HTTP library raises
+        raise ConnectionError(f"{folder} was not pushed to {repo_id} ({error}): push it again") from error
+
+
+def push_dataset(
+    dataset: datasets.Dataset | datasets.DatasetDict,
+    repo_id: str,
+    split: str = "train",
+    license: str = "other",
+    private: bool | None = None,
+    budget: LabelBudget | None = None,
+    run: str | Path | None = None,
+) -> str:
+    """
+    Push a data set as parquet files with the images inside, and its card; see [`push_folder`].
+
+    Args:
+        split: name of the split where `dataset` has none.
+        license: the images' and human masks', by the Hub's name for it.
+        budget: which frames people labelled; goes along as label_budget.json.
+        run: folder that scripts/pseudo_label.py left; its summary.json goes along, and the card tells of it.
+    """
+    splits = dataset if isinstance(dataset, datasets.DatasetDict) else datasets.DatasetDict({split: dataset})
+    if any("label_source" in rows.column_names for rows in splits.values()):
+        splits = datasets.DatasetDict({name: _with_label_source(rows) for name, rows in splits.items()})
+    record, grid = (read_run(run), read_grid(run)) if run else (None, None)
+    card = dataset_card(splits, repo_id, license, budget, record, picture=grid is not None)
+    extra = ({PICTURE: grid} if grid else {}) | (
+        {"summary.json": _json(shown_values(record["summary"]))} if record else {}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "data").mkdir()
+        for name, rows in splits.items():
+            _write_parquet(rows, Path(folder) / "data", str(name))
+        if budget is not None:
+            budget.save(Path(folder) / BUDGET_FILE)
+        return push_folder(folder, repo_id, card, repo_type="dataset", private=private, extra=extra)
+
+
+def push_metric(repo_id: str, private: bool | None = None) -> str:
+    """Push the metric as a Space that `evaluate.load(repo_id)` loads without scalpel-hf; see [`push_folder`]."""
+    script = (METRIC / "irstd.py").read_text(encoding="utf-8")
+    script = re.sub(
+        r"^from scalpel_hf\.metrics\.irstd_metrics import", "from .irstd_metrics import", script, flags=re.M
+    )
+    card = RepoCard(
+        (METRIC / "README.md").read_text(encoding="utf-8").replace("<path to>/scalpel_hf/metrics/irstd", repo_id)
+    )
+    card.text = card.text.replace(
+        "`scalpel-hf` must be importable. Without", "NumPy and SciPy are all it needs. Without"
+    )
+    card.data["sdk"], card.data["app_file"] = "gradio", "app.py"
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / f"{repo_id.split('/')[-1]}.py").write_text(
+            script, encoding="utf-8"
+        )  # the name that `evaluate` looks for
+        shutil.copy(METRIC.parent / "irstd_metrics.py", folder)
+        (Path(folder) / "app.py").write_text(METRIC_APP.format(repo_id=repo_id), encoding="utf-8")
+        (Path(folder) / "requirements.txt").write_text("evaluate\nscipy\n", encoding="utf-8")
+        return push_folder(folder, repo_id, card, repo_type="space", private=private)
+
+
+def _files(folder: Path, repo_type: str) -> list[str]:
+    files = [path for pattern in FILES[repo_type] for path in folder.glob(pattern)]
+    if repo_type == "model":
+        files += belonging_files(folder / ONNX)  # what scripts/export_onnx.py adds, for machines without torch
+    found = sorted(path.relative_to(folder).as_posix() for path in files)
+    if not any(path.endswith((".safetensors", ".parquet", ".py")) for path in found):
+        raise FileNotFoundError(f"{folder} has nothing to push: none of {', '.join(FILES[repo_type])}")
+    return found
+
+
+def _with_label_source(rows: datasets.Dataset) -> datasets.Dataset:
+    """Splits of one repository have the same columns: one that lacks this one would come back with nothing in it."""
+    if "label_source" in rows.column_names:
+        return rows
+    return rows.add_column("label_source", ["human"] * len(rows))
+
+
+def _with_shown_teachers(rows: datasets.Dataset) -> datasets.Dataset:
+    """The same, where teachers have names that mean something elsewhere in place of this machine's paths."""
+    if "teacher" not in rows.column_names:
+        return rows
+
+    def rename(teachers: list[dict[str, Any] | None]) -> dict[str, list]:
+        return {"teacher": [row and {**row, "repo": row["repo"] and shown_name(row["repo"])} for row in teachers]}
+
+    return rows.map(rename, input_columns="teacher", batched=True, features=rows.features, keep_in_memory=True)
+
+
+def _write_parquet(rows: datasets.Dataset, folder: Path, split: str) -> None:
+    count = max(1, -(-len(rows) // ROWS))
+    for index in range(count):
+        shard = _with_shown_teachers(rows.shard(count, index, contiguous=True))
+        write_parquet_file(shard, folder / f"{split}-{index:05d}-of-{count:05d}.parquet")
+
+
+def _published_adapter(api: HfApi, folder: Path, card: RepoCard) -> bytes:
+    base, config = base_on_hub(card.data.get("base_model")), read_json(folder / "adapter_config.json")
+    trained_on = config.get("revision") if base == config.get("base_model_name_or_path") else None
+    revision = base_commit(api, base, trained_on)
+    return _json({**config, "base_model_name_or_path": base, "revision": revision})
+
+
+def _with_code(folder: Path, contents: dict[str, str | bytes]) -> dict[str, str | bytes]:
+    """The same with configurations that say where their classes are, and the code of these."""
+    configs = {name: read_json(folder / name) for name in contents if name.endswith("config.json")}
+    others = {name: content for name, content in contents.items() if name not in configs}
+    published = {name: _json(config) for name, config in published_configs(configs).items()}
+    return {**others, **published, **{path.name: str(path) for path in code_files(configs.values())}}
+
+
+def _check_one_kind(repo_id: str, contents: dict[str, str | bytes], there: list[str]) -> None:
+    for own, other in (("adapter_config.json", "config.json"), ("config.json", "adapter_config.json")):
+        if own in contents and other in there:
+            kind = "a whole model" if other == "config.json" else "an adapter"
+            raise ValueError(
+                f"{repo_id} holds {kind}, beside which this would not be found: push to another repository"
+            )
+
+
+def _with_known_datasets(api: HfApi, card: RepoCard) -> RepoCard:
+    """The card without those `datasets` that aren't on the Hub: `data/nuaa` may as well have been a folder."""
+    card = type(card)(str(card))
+    if isinstance(card, ModelCard | DatasetCard):
+        known = [name for name in card.data.get("datasets") or [] if api.repo_exists(name, repo_type="dataset")]
+        card.data["datasets"] = known or None
+    return card
+
+
+def _json(value: dict) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()

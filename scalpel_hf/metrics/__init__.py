@@ -1,6 +1,0 @@
-"""Metrics of infrared small-target detection."""
-
-from .detection import DetectionMetrics
-from .irstd_metrics import IRSTDMetrics
-
-__all__ = ["DetectionMetrics", "IRSTDMetrics"]

@@ -1,0 +1,107 @@
+"""Segment Anything models, of the first version, as bases: from a folder or the Hub, at any input size."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoConfig, SamModel
+from transformers.utils import cached_file
+
+from scalpel_hf.hub.repo_names import SNAPSHOT, is_hub_id, lasting_name
+from scalpel_hf.modeling.modeling_mobile_sam import MobileSamModel
+from scalpel_hf.modeling.whole_weights import load_whole
+
+from .pretrained import loading
+
+OF_THE_HUB = ("revision", "cache_dir", "token", "local_files_only")
+
+
+def load_sam(name_or_path: str | Path, image_size: int | None = None, **kwargs: Any) -> SamModel:
+    """
+    A `SamModel` or `MobileSamModel` from a folder or the Hub, frozen, in evaluation mode.
+
+    Args:
+        image_size: side of the input in pixels, if not the checkpoint's own; see `resize_sam`.
+        kwargs: for `from_pretrained`: `revision`, `cache_dir`, `dtype`, `attn_implementation` and so on.
+
+    Raises:
+        ValueError: where there is no model, one that is not SAM's first version, or a size that it can't have.
+    """
+    if not name_or_path:
+        raise ValueError("no base model given: name a folder or a repository on the Hub")
+    name = str(name_or_path)
+    lasting, revision = lasting_name(name)
+    try:
+        with loading(name, "config.json"):
+            if is_hub_id(name):
+                kwargs["revision"] = revision = hub_commit(name, **kwargs)
+            config = AutoConfig.from_pretrained(name, **kwargs)
+    except OSError as error:
+        raise ValueError(
+            f"{name!r} is neither a folder with a model nor a model that the Hub gives: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+    if config.model_type not in ("mobile_sam", "sam"):
+        raise ValueError(f"{name} is a {config.model_type!r} model, not SAM's first version (`sam` or `mobile_sam`)")
+    with loading(name):
+        if config.model_type == "mobile_sam":
+            sized: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
+            model = load_whole(MobileSamModel.from_pretrained, name, **sized, **kwargs)
+        else:
+            model = load_whole(SamModel.from_pretrained, name, **kwargs)
+            model = model if image_size is None else resize_sam(model, image_size)
+    model.name_or_path = model.config.name_or_path = lasting
+    model.config._commit_hash = revision  # for `record_base`; it isn't saved
+    return model.requires_grad_(False).eval()
+
+
+def hub_commit(name: str, **kwargs: Any) -> str | None:
+    """The commit of a model on the Hub that `from_pretrained` takes with these arguments."""
+    config = cached_file(name, "config.json", **{key: kwargs[key] for key in OF_THE_HUB if key in kwargs})
+    found = SNAPSHOT.search(Path(config).as_posix()) if config else None
+    return found["revision"] if found else kwargs.get("revision")
+
+
+def resize_sam(model: SamModel, image_size: int) -> SamModel:
+    """
+    The same `SamModel` for another input size; the very same object where the size is its own.
+
+    The table of absolute positions is resized bicubically, the relative positions of the layers with global attention
+    linearly, as SAM's own attention does it. Those of windowed layers don't depend on the size, nor does any other
+    weight.
+
+    Args:
+        image_size: side of the input in pixels, a multiple of the model's `patch_size`.
+    """
+    config = copy.deepcopy(model.config)
+    vision, prompt = config.vision_config, config.prompt_encoder_config
+    if image_size <= 0 or image_size % vision.patch_size:
+        raise ValueError(f"`image_size` must be a positive multiple of {vision.patch_size} pixels, got {image_size!r}")
+    if image_size == vision.image_size:
+        return model
+    vision.image_size = prompt.image_size = image_size
+    prompt.image_embedding_size = image_size // vision.patch_size
+
+    side = image_size // vision.patch_size
+    tensors = model.state_dict()
+    for name in tensors:
+        if name == "vision_encoder.pos_embed":
+            tensors[name] = _resize_table(tensors[name], side)
+        elif name.endswith((".rel_pos_h", ".rel_pos_w")) and int(name.split(".")[2]) in vision.global_attn_indexes:
+            tensors[name] = _resize_offsets(tensors[name], 2 * side - 1)
+    return type(model).from_pretrained(None, config=config, state_dict=tensors, dtype=model.dtype)
+
+
+def _resize_table(table: Tensor, side: int) -> Tensor:
+    """`(1, h, w, C)` → `(1, side, side, C)`."""
+    channels_first = table.float().permute(0, 3, 1, 2)
+    resized = F.interpolate(channels_first, size=(side, side), mode="bicubic", align_corners=False)
+    return resized.permute(0, 2, 3, 1).to(table.dtype).contiguous()
+
+
+def _resize_offsets(offsets: Tensor, length: int) -> Tensor:
+    """`(2 h − 1, C)`, one row a distance, → `(length, C)`."""
+    resized = F.interpolate(offsets.float().T[None], size=length, mode="linear", align_corners=False)
+    return resized[0].T.to(offsets.dtype).contiguous()

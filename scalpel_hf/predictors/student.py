@@ -1,0 +1,186 @@
+"""A trained student as an object that finds targets in frames, and a fresh one to train."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForObjectDetection,
+    AutoModelForSemanticSegmentation,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from scalpel_hf.modeling.configuration_scalpel_student import ScalpelStudentConfig, ScalpelStudentDetectionConfig
+from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
+from scalpel_hf.modeling.modeling_scalpel_student import ScalpelStudentBackbone, ScalpelStudentForSemanticSegmentation
+from scalpel_hf.modeling.modeling_scalpel_student_detection import ScalpelStudentForObjectDetection
+from scalpel_hf.modeling.whole_weights import check_numbers, check_weights, keys_that_differ, load_whole
+from scalpel_hf.utils.files import as_umask_says
+
+from .pretrained import load_image_processor, loading
+
+SIZE_DIVISOR = 32  # the coarsest stride of other models
+LABELS = {"segmentation": ["background", "target"], "detection": ["target"]}
+
+S = TypeVar("S", bound="_Saved")
+
+
+class _Saved:
+    """A model and its image processor, in one folder."""
+
+    auto_class: Any
+
+    def __init__(self, model: PreTrainedModel, processor: InfraredImageProcessor):
+        self.model, self.processor = model, processor
+
+    @classmethod
+    def from_pretrained(cls: type[S], name_or_path: str | Path, **kwargs: Any) -> S:
+        """
+        Load the model and its image processor from a folder or the Hub.
+
+        Raises `ValueError` for files that are damaged, of another kind, or without all of the model's weights.
+        """
+        with loading(name_or_path, "config.json"):
+            model = load_whole(cls.auto_class.from_pretrained, str(name_or_path), **kwargs)
+        return cls(model.eval(), load_image_processor(name_or_path, **kwargs))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        self.model.save_pretrained(str(folder))
+        self.processor.save_pretrained(str(folder))
+        as_umask_says(Path(folder), "*.safetensors")
+
+    @torch.no_grad()
+    def _outputs(self, frame: Any) -> tuple[Any, Any]:
+        """What the model gives for a frame, and the frame's size as post-processing takes it."""
+        inputs = self.processor(frame, return_tensors="pt")
+        outputs = self.model(pixel_values=inputs["pixel_values"].to(self.model.device))
+        return outputs, inputs["original_sizes"]
+
+
+class Student(_Saved):
+    """A model for semantic segmentation, of background and target, and its image processor."""
+
+    auto_class = AutoModelForSemanticSegmentation
+
+    def probabilities(self, frame: Any) -> np.ndarray:
+        """Target probability of each pixel, `(H, W)` float32, at the frame's own size."""
+        outputs, sizes = self._outputs(frame)
+        return self.processor.post_process_probabilities(outputs, sizes)[0].float().cpu().numpy()
+
+
+class Detector(_Saved):
+    """A model for object detection and its image processor."""
+
+    auto_class = AutoModelForObjectDetection
+
+    def detect(self, frame: Any, threshold: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """Scores `(N,)` above the threshold, best first, and boxes `(N, 4)`, (x0, y0, x1, y1) in the frame's pixels."""
+        outputs, sizes = self._outputs(frame)
+        found = self.processor.post_process_object_detection(outputs, threshold, sizes)[0]
+        return found["scores"].cpu().numpy(), found["boxes"].cpu().numpy()
+
+
+def load_student(name_or_path: str | Path, **kwargs: Any) -> Student | Detector:
+    """The student in a folder or repository, of the kind that its configuration says."""
+    with loading(name_or_path, "config.json"):
+        config = AutoConfig.from_pretrained(str(name_or_path), **kwargs)
+    architectures = config.architectures or [""]
+    if not isinstance(architectures, list) or not isinstance(architectures[0], str):
+        raise ValueError(f"{name_or_path}: `architectures` of config.json must be names, and is {architectures!r}")
+    is_detector = architectures[0].endswith("ForObjectDetection")
+    return (Detector if is_detector else Student).from_pretrained(name_or_path, **kwargs)
+
+
+def new_student(
+    task: str,
+    name_or_path: str | Path = "",
+    size: str = "small",
+    normalization: str = "zscore",
+    front_end: str = "none",
+) -> Student | Detector:
+    """
+    A student to train.
+
+    Args:
+        task: `segmentation` or `detection`.
+        name_or_path: any model for that task in transformers: a folder or a repository on the Hub. A folder with a
+            config.json and no weights gives a fresh model; a head for other classes is replaced by a fresh one. Empty
+            for this project's own.
+        size: of this project's own, see [`ScalpelStudentConfig.from_size`].
+        normalization: of its [`InfraredImageProcessor`], which other models get too in place of their own: those cut
+            16-bit frames to 8 bits and resize all frames to one size.
+        front_end: of this project's own, see [`ScalpelStudentConfig`].
+
+    Raises `ValueError` for an unknown task, size or front end, for a front end before another model, and where there is
+    no such model or none for the task.
+    """
+    if task not in LABELS:
+        raise ValueError(f"`task` is one of {', '.join(LABELS)}, got {task!r}")
+    kind = Student if task == "segmentation" else Detector
+    model: Any
+    if name_or_path:
+        if front_end != "none":
+            raise ValueError(f"a `front_end` belongs to this project's own students, not to {str(name_or_path)!r}")
+        model = _any_model(kind.auto_class, str(name_or_path), LABELS[task])
+    elif task == "segmentation":
+        model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size(size, front_end=front_end))
+    else:
+        detection = ScalpelStudentDetectionConfig.from_size(size, front_end=front_end)
+        model = ScalpelStudentForObjectDetection(detection)
+    own = isinstance(model, ScalpelStudentBackbone)
+    processor = InfraredImageProcessor(
+        normalization=normalization,
+        num_channels=getattr(model.config, "num_channels", 3),
+        size_divisor=None if own else SIZE_DIVISOR,
+    )
+    return kind(model, processor)
+
+
+def _any_model(auto_class: Any, name: str, labels: list[str]) -> PreTrainedModel:
+    ids = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    try:
+        with loading(name, "config.json"):
+            config: PreTrainedConfig = AutoConfig.from_pretrained(name)
+    except OSError as error:
+        raise ValueError(
+            f"{name!r} is neither a folder with a model nor a model that the Hub gives: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+    if type(config) not in auto_class._model_mapping:
+        raise ValueError(f"{name!r} is a {config.model_type!r} model, which {auto_class.__name__} doesn't know")
+    saved_as, classes = config.architectures or [], (config.num_labels, config.num_labels + 1)
+    with loading(name):
+        config = AutoConfig.from_pretrained(name, **ids)
+        if Path(name).is_dir() and not [*Path(name).glob("*.safetensors"), *Path(name).glob("*.bin")]:
+            return auto_class.from_config(config)
+        model, found = auto_class.from_pretrained(
+            name, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    missing, surplus, mismatched = keys_that_differ(found)
+    if not isinstance(model, ScalpelStudentBackbone) or type(model).__name__ not in saved_as:
+        surplus = []  # another head, or what a release of transformers has no use for
+    if type(model).__name__ not in saved_as:  # a head of its own starts afresh, which transformers says
+        missing = [key for key in missing if _in_body(model, key)]
+    check_weights(
+        f"{name} holds no whole {type(model).__name__}",
+        missing=missing,
+        surplus=surplus,
+        mismatched={key: shapes for key, shapes in mismatched.items() if not _of_other_classes(*shapes, classes)},
+    )
+    check_numbers(name, model.named_parameters())
+    return model
+
+
+def _in_body(model: PreTrainedModel, key: str) -> bool:
+    """Whether a weight is of the part that models with different heads share."""
+    if isinstance(model, ScalpelStudentBackbone):
+        return not key.startswith(("classifier.", "head."))
+    return key.startswith(f"{model.base_model_prefix}.")
+
+
+def _of_other_classes(there: tuple[int, ...], here: tuple[int, ...], classes: tuple[int, ...]) -> bool:
+    """Whether a weight's two shapes differ by the number of classes alone, of which there were so many in the file."""
+    return len(there) == len(here) and all(a in classes for a, b in zip(there, here, strict=True) if a != b)

@@ -1,0 +1,270 @@
+"""A trained teacher as an object that labels frames."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor
+from transformers.image_processing_utils import BatchFeature
+
+from scalpel_hf.adapter.config import record_base
+from scalpel_hf.adapter.layer import asks_sam, link_frames, outputs_without_sam, prompt_free_logits
+from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, read_frame
+from scalpel_hf.utils.files import as_umask_says, read_json, write_json
+
+from .feature_cache import FrozenPrefix, PrefixCache
+from .prediction import Answer
+from .pretrained import ADAPTER_CONFIG, load_adapter, load_adapter_config, load_image_processor
+from .sam import load_sam
+from .tiling import blend_tiles
+
+# What a saved and a fresh configuration of the same adapter may differ in.
+INCIDENTAL = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type")
+
+MIRRORED: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))  # axes along which a frame is flipped
+PROMPTS = 32  # boxes that Segment Anything is prompted with at a time
+
+
+class Teacher:
+    """
+    An adapted Segment Anything model and its image processor.
+
+    A frame with a side longer than `tile_size` is answered in overlapping tiles, each as if it were a frame.
+
+    Args:
+        model: a `PeftModel` around a `SamModel` or `MobileSamModel`.
+        processor: with `sam_size` equal to the model's input size.
+        cache_dir: where the frozen prefix's activations are kept; `None` computes them each time.
+        flips: average the answers for the frame and its three mirror images.
+        cache_dtype: precision of what is kept there, `float16` or `float32`.
+        cache_bytes: most that the cache may hold; 0 only reads what is there, `None` is no bound.
+        scales: average the answers for the frame resampled by these factors. They share one pass through the encoder,
+            which sees the frame at its input size whatever its own; operators and masks work on the resampled frame.
+        tile_size: longest side in pixels of what is answered whole; the model's input size by default.
+    """
+
+    def __init__(
+        self,
+        model: PeftModel,
+        processor: InfraredImageProcessor,
+        cache_dir: str | Path | None = None,
+        flips: bool = False,
+        cache_dtype: str = "float16",
+        cache_bytes: int | None = None,
+        scales: Sequence[float] = (1.0,),
+        tile_size: int | None = None,
+    ):
+        size = model.config.vision_config.image_size
+        if processor.sam_size != size:
+            raise ValueError(f"the processor makes inputs of {processor.sam_size} pixels, the model takes {size}")
+        if not scales or min(scales) <= 0:
+            raise ValueError(f"`scales` must be positive factors, got {tuple(scales)}")
+        self.model, self.processor, self.flips = model.eval(), processor, flips
+        self.scales, self.tile_size = tuple(float(s) for s in scales), tile_size or size
+        self.prefix = FrozenPrefix(model)
+        self.cache = PrefixCache(self.prefix, cache_dir, cache_dtype, cache_bytes) if cache_dir else None
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, base: str | Path | None = None, revision: str | None = None, **kwargs: Any
+    ) -> "Teacher":
+        """
+        Load an adapter, its base model and its processor from a folder or the Hub.
+
+        Args:
+            base: where the base model is, if not at the adapter's `base_model_name_or_path`.
+            kwargs: `cache_dir`, `flips`, `scales` and so on, see the class.
+        """
+        hub = {"revision": revision} if revision else {}
+        model, processor = load_adapted(name_or_path, base, **hub)
+        return cls(model.to(memory_format=torch.channels_last), processor, **kwargs)  # 7 % faster on a CPU
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """
+        Write the adapter (safetensors) and the processor; not the base model.
+
+        Of that adapter_config.json names the id on the Hub and the commit, or the folder by its absolute path.
+        """
+        for config in self.model.peft_config.values():
+            record_base(config, self.model.get_base_model())
+        self.model.save_pretrained(str(folder))
+        config_file = Path(folder) / ADAPTER_CONFIG
+        content = read_json(config_file)
+        if isinstance(content["target_modules"], list):  # of other methods, which PEFT has in a set
+            write_json(config_file, {**content, "target_modules": sorted(content["target_modules"])})
+        self.processor.save_pretrained(str(folder))
+        as_umask_says(Path(folder), "*.safetensors")
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def probabilities(self, frame: Any) -> np.ndarray:
+        """Target probability of each pixel, `(H, W)` float32, at the frame's own size. `frame`: whatever the processor
+        takes."""
+        return self.answers([frame])[0].probability
+
+    @torch.no_grad()
+    def answers(self, frames: Sequence[Any]) -> list[Answer]:
+        """What the teacher says about frames, whatever the processor takes. Those of one size go through the model
+        together (see `at_a_time`), one pass of the encoder a frame and mirror image."""
+        arrays = [read_frame(frame) for frame in frames]
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for index, array in enumerate(arrays):
+            by_shape.setdefault(array.shape, []).append(index)
+        answers: dict[int, Answer] = {}
+        for shape, indices in by_shape.items():
+            if max(shape) > self.tile_size:
+                answers |= {i: self._in_tiles(arrays[i]) for i in indices}
+                continue
+            for start in range(0, len(indices), self.at_a_time):
+                same = indices[start : start + self.at_a_time]
+                answers |= zip(same, self._whole([arrays[i] for i in same]), strict=True)
+        return [answers[index] for index in range(len(arrays))]
+
+    @property
+    def at_a_time(self) -> int:
+        """Most frames that go through the model together: on a CPU 1, because the activations of one stay in its cache
+        and those of eight take half as long again for each frame (MobileSAM at 512 pixels)."""
+        return 1 if self.device.type == "cpu" else 64
+
+    def _whole(self, frames: list[np.ndarray]) -> list[Answer]:
+        inputs, embeddings = self._encode(frames)
+        moments = self._moments(frames, inputs, embeddings).numpy(force=True)
+        spread = np.sqrt(np.maximum(moments[1] - moments[0] ** 2, 0)) if self._views > 1 else [None] * len(frames)
+        asked = [
+            partial(self._predicted_iou, frame, None if embeddings is None else embeddings[i : i + 1], box)
+            for i, (frame, box) in enumerate(zip(frames, inputs["frame_boxes"], strict=True))
+        ]
+        return [Answer(*parts) for parts in zip(moments[0], spread, asked, strict=True)]
+
+    def _in_tiles(self, frame: np.ndarray) -> Answer:
+        def answer(tile: np.ndarray) -> np.ndarray:
+            return self._moments([tile], *self._encode([tile]))[:, 0].numpy(force=True)
+
+        mean, square = blend_tiles(answer, frame, self.tile_size, self.tile_size // 8)
+        square -= mean**2
+        return Answer(mean, np.sqrt(np.maximum(square, 0, out=square), out=square) if self._views > 1 else None)
+
+    @property
+    def _views(self) -> int:
+        return (4 if self.flips else 1) * len(self.scales)
+
+    def _moments(self, frames: list[np.ndarray], inputs: BatchFeature, embeddings: Tensor | None) -> Tensor:
+        """Mean and mean square over the views of the probabilities of frames of one size, `(2, B, H, W)`; `inputs` and
+        `embeddings` are the first view's."""
+        total = torch.zeros(2, len(frames), *frames[0].shape, device=self.device)
+        for axes in MIRRORED if self.flips else MIRRORED[:1]:
+            if axes:
+                inputs, embeddings = self._encode([np.flip(frame, axes).copy() for frame in frames])
+            for scale in self.scales:
+                view = self._decode(inputs, embeddings, scale).flip([axis + 1 for axis in axes])
+                total += torch.stack([view, view**2])
+        return total / self._views
+
+    def _encode(self, frames: list[np.ndarray]) -> tuple[BatchFeature, Tensor | None]:
+        """The processor's output for frames of one size, and their image embeddings where the model asks SAM."""
+        inputs = self.processor(frames, return_tensors="pt")
+        on_device = BatchFeature({key: inputs[key].to(self.device) for key in ("frames", "frame_boxes")})
+        return on_device, self._embeddings(inputs) if asks_sam(self.model) else None
+
+    def _embeddings(self, inputs: BatchFeature) -> Tensor:
+        """The image embeddings of the processor's output."""
+        if self.cache is None:
+            states = self.prefix.states(inputs["pixel_values"].to(self.device))
+        else:
+            states = torch.stack([self.cache.get(image) for image in inputs["pixel_values"]]).to(self.device)
+        frames, boxes = (inputs[key].to(self.device) for key in ("frames", "frame_boxes"))
+        return self.prefix.embeddings(states, frames, boxes)
+
+    def _decode(self, inputs: BatchFeature, embeddings: Tensor | None, scale: float) -> Tensor:
+        """Probabilities `(B, H, W)` at the frames' size, decided on the frames resampled by `scale`."""
+        frames, boxes = inputs["frames"], inputs["frame_boxes"]
+        size = frames.shape[-2:]
+        scaled = frames if scale == 1 else _resize(frames, [max(1, round(side * scale)) for side in size])
+        if embeddings is None:
+            logits = outputs_without_sam(self.model, scaled)["logits"]  # (B, 1, h, w)
+        else:
+            link_frames(embeddings, scaled, boxes, self.prefix.input_size)
+            logits = prompt_free_logits(self.model, embeddings)
+        probability = torch.sigmoid(logits.float())
+        return (probability if scale == 1 else _resize(probability, size))[:, 0]
+
+    @torch.no_grad()
+    def _predicted_iou(
+        self, frame: np.ndarray, embedding: Tensor | None, frame_box: Tensor, boxes: np.ndarray
+    ) -> np.ndarray:
+        """SAM's own estimate `(n,)` of the overlap between object and mask when prompted with boxes `(n, 4)`, as x, y,
+        width, height in pixels of the frame. The frame goes through the encoder now where it has not yet."""
+        if embedding is None:
+            embedding = self._embeddings(self.processor([frame], return_tensors="pt"))
+        prompts = torch.as_tensor(boxes, dtype=torch.float32, device=self.device).reshape(-1, 4)
+        prompts = torch.cat([prompts[:, :2], prompts[:, :2] + prompts[:, 2:]], 1)
+        scale = frame_box[2:] / frame_box.new_tensor(frame.shape[::-1])
+        # The masks themselves are not looked at: on a frame of one pixel they cost nothing.
+        link_frames(embedding, embedding.new_zeros(1, 1, 1, 1), frame_box[None], self.prefix.input_size)
+        found = [
+            self.model(image_embeddings=embedding, input_boxes=part[None], multimask_output=False).iou_scores[0, :, 0]
+            for part in (prompts * scale.repeat(2)).split(PROMPTS)
+        ]
+        return torch.cat(found).float().numpy(force=True)
+
+    def fingerprint(self) -> str:
+        """Hash of everything an answer depends on: the base's and the adapter's weights and configurations, the
+        processor, the views, the tiles' size, the precision of the cache."""
+        adapters = {name: c.to_dict() for name, c in getattr(self.model, "peft_config", {}).items()}
+        settings = {
+            "processor": self.processor.to_dict(),
+            "encoder": self.prefix.config,
+            "adapters": {n: {k: _plain(v) for k, v in c.items() if k not in INCIDENTAL} for n, c in adapters.items()},
+            "views": [self.flips, self.scales, self.tile_size],
+            "cache": self.cache and self.cache.dtype,
+        }
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.float().numpy(force=True).tobytes())
+        return digest.hexdigest()[:32]
+
+
+def load_adapted(
+    name_or_path: str | Path, base: str | Path | None = None, **hub: Any
+) -> tuple[PeftModel, InfraredImageProcessor]:
+    """
+    A teacher's adapter on its base, at the size that the adapter was trained at, and its image processor.
+
+    Args:
+        base: where the base model is, if not at the adapter's `base_model_name_or_path` and the commit that it names.
+        hub: for the adapter `revision` and `subfolder`, for both `cache_dir`, `token` and `local_files_only`.
+    """
+    name, of_both = str(name_or_path), {key: hub[key] for key in hub if key not in ("revision", "subfolder")}
+    config, processor = load_adapter_config(name, **hub), load_image_processor(name, **hub)
+    if processor.sam_size is None:
+        raise ValueError(f"{name}: the image processor has no `sam_size`: it is a student's, not a teacher's")
+    if base is None and config.revision:
+        of_both["revision"] = config.revision
+    try:
+        sam = load_sam(base or config.base_model_name_or_path or "", processor.sam_size, **of_both)
+    except (OSError, ValueError) as error:
+        if base is not None:
+            raise
+        raise ValueError(
+            f"{name} can't be loaded without its base model, {config.base_model_name_or_path!r}: {error}; say where "
+            "that is, with `base=` in Python or the programs' flag `--base-model`"
+        ) from error
+    return load_adapter(sam, name, config, **hub), processor
+
+
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, size=tuple(size), mode="bilinear", antialias=True)
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else value

@@ -1,0 +1,139 @@
+"""runtime.json: what runs a student besides its ONNX files, and which of these belong to it."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scalpel_hf.utils.files import read_json, write_json
+
+from .preprocessing import NORMALIZATIONS, check_percentiles
+
+CONFIG_FILE = "runtime.json"
+TEACHER_FILE = "teacher.json"  # the same of a teacher
+MODEL_FILE = "model.onnx"
+INT8_FILE = "model_int8.onnx"
+FOLDER = "onnx"  # of these files within a student's own folder or repository
+TASKS = ("segmentation", "detection")
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """
+    What runs a student besides its ONNX files, kept beside them as runtime.json.
+
+    Args:
+        normalization, percentiles: of the frames; see [`normalize_frame`].
+        normalization_inside: whether the graph normalises, and takes frames as they were read.
+        threshold: probability above which a pixel is target.
+        threshold_inside: whether the graph gives `probabilities` and `mask` rather than `logits`.
+        opset: of the ONNX graph.
+        id2label: names of the classes.
+        task: `segmentation`, or `detection` of a graph that gives `scores` and `boxes`.
+        files: the ONNX files that belong to it, and the SHA-256 of each.
+
+    Raises `ValueError` where a value is of another type or out of its range.
+    """
+
+    normalization: str
+    percentiles: tuple[float, ...]
+    normalization_inside: bool
+    threshold: float
+    threshold_inside: bool
+    opset: int
+    id2label: dict[str, str]
+    task: str
+    files: dict[str, str]
+
+    def __post_init__(self) -> None:
+        _check(self.normalization in NORMALIZATIONS, f"`normalization` is one of {', '.join(NORMALIZATIONS)}", self)
+        check_percentiles(self.percentiles)
+        for name in ("normalization_inside", "threshold_inside"):
+            _check(isinstance(getattr(self, name), bool), f"`{name}` is true or false", self)
+        _check(is_number(self.threshold) and 0 < self.threshold < 1, "`threshold` is between 0 and 1", self)
+        _check(type(self.opset) is int and self.opset > 0, "`opset` is a positive integer", self)
+        _check(_is_text_to_text(self.id2label), "`id2label` gives a name for each class", self)
+        _check(self.task in TASKS, f"`task` is one of {', '.join(TASKS)}", self)
+        check_files(self.files)
+        object.__setattr__(self, "percentiles", tuple(self.percentiles))
+
+    @classmethod
+    def read(cls, path: Path) -> "RuntimeConfig":
+        """Raises `ValueError` that names the file where it is no such configuration."""
+        content = read_json(path)
+        try:
+            return cls(**content)
+        except (TypeError, ValueError) as error:
+            remedy = "export the student again with scripts/export_onnx.py"
+            raise ValueError(f"{path} is no configuration of an exported student: {error}; {remedy}") from error
+
+    def write(self, folder: Path) -> None:
+        """Write runtime.json to a folder."""
+        write_json(folder / CONFIG_FILE, asdict(self))
+
+
+def check_files(files: Any) -> None:
+    """Raises `ValueError` unless `files` gives a SHA-256 for plain names: they become paths within the folder."""
+    plain = _is_text_to_text(files) and all(Path(name).name == name and "\\" not in name for name in files)
+    if not plain:
+        raise ValueError(f"`files` gives the SHA-256 of each ONNX file in its own folder, got {files!r:.200}")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the ONNX files in a folder, by name."""
+    return {path.name: _sha256(path) for path in sorted(folder.glob("*.onnx"))}
+
+
+def check_belongs(path: Path, files: Mapping[str, str], record: str) -> None:
+    """Raises `ValueError` where an ONNX file isn't the one that the record beside it, such as runtime.json, names."""
+    if files.get(path.name) != _sha256(path):
+        problem = "is another" if path.name in files else "is not among those"
+        raise ValueError(
+            f"{path} {problem} than {record} beside it was written with, left by another export: export the model "
+            "again with scripts/export_onnx.py"
+        )
+
+
+def belonging_files(folder: Path) -> list[Path]:
+    """
+    The records of exports in a folder, runtime.json or teacher.json, and the ONNX files that belong to them.
+
+    Raises `ValueError` where a file isn't the one that was exported with its record, and `FileNotFoundError` where it
+    is missing.
+    """
+    found = set()
+    for record in (folder / CONFIG_FILE, folder / TEACHER_FILE):
+        if not record.is_file():
+            continue
+        try:
+            files = read_json(record).get("files")
+            check_files(files)
+        except ValueError as error:
+            raise ValueError(f"{record}: {error}; export the model again with scripts/export_onnx.py") from error
+        for name in files:
+            check_belongs(folder / name, files, record.name)
+        found |= {record, *(folder / name for name in files)}
+    return sorted(found)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_text_to_text(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for item in value.items() for text in item)
+
+
+def _check(fits: bool, rule: str, config: RuntimeConfig) -> None:
+    if not fits:
+        name = rule.split("`")[1]
+        raise ValueError(f"{rule}, got {getattr(config, name)!r:.200}")

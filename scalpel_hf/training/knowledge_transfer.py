@@ -1,0 +1,245 @@
+"""Stage 2, deployment-oriented transfer: what a student is shown and what it is asked for."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
+
+from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.data.objects import EIGHT_CONNECTED
+from scalpel_hf.data.transforms import Sample, crop, dihedral, paste_targets, photometric, zoom
+from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, normalize_frame, read_frame
+from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
+from scalpel_hf.modeling.segmentation_maps import as_foreground
+from scalpel_hf.pseudo_labels import training_mask
+from scalpel_hf.training.sampling import shuffled
+
+
+def labelled_sample(row: dict, confidence_weights: bool = True, ignore_rejected: bool = True) -> Sample:
+    """A data set's row as frame, target and weight, see [`training_mask`]; an error naming the row where it has no
+    label."""
+    label = training_mask(row, confidence_weights, ignore_rejected)
+    if label is None:
+        raise ValueError(f"{row['name']} has neither a human nor a pseudo label: `label_source` is 'none'")
+    frame = read_frame(row["image"]).astype(np.float32)
+    if frame.shape != label[0].shape:
+        raise ValueError(f"{row['name']}: the frame is {frame.shape}, its mask {label[0].shape} (height, width)")
+    return Sample(frame, *label)
+
+
+class StudentSamples(Dataset):
+    """
+    Augmented crops of all frames that have a label.
+
+    Sample i is a pure function of (`seed`, i). Human-labelled frames make up at least `human_share` of the samples, so
+    that a tenth of true masks is not lost among the pseudo labels; within each kind every pass shows each frame once,
+    in a new order. Frames are decoded when they are asked for, so memory does not grow with the data set.
+
+    Args:
+        dataset: rows with `image` and either human masks or pseudo labels; others are left out.
+        crop_size: side of the crops in pixels.
+        human_share: between 0 and 1.
+        pseudo_strength: of noise, blur and response curve on pseudo-labelled frames, see [`photometric`].
+        weak_views: whether a sample has `weak_pixel_values` too: the same crop without noise, blur and response curve.
+        confidence_weights, ignore_rejected: what a pseudo label's pixels weigh, see [`training_mask`].
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        processor: InfraredImageProcessor,
+        crop_size: int,
+        seed: int,
+        human_share: float = 0.5,
+        pseudo_strength: float = 1.0,
+        weak_views: bool = False,
+        confidence_weights: bool = True,
+        ignore_rejected: bool = True,
+    ):
+        if not 0 <= human_share <= 1:
+            raise ValueError(f"`human_share` must be between 0 and 1, got {human_share}")
+        if processor.size_divisor and crop_size % processor.size_divisor:
+            raise ValueError(f"`crop_size` must be a multiple of {processor.size_divisor} here, got {crop_size}")
+        sources = dataset["label_source"]
+        self.human = [i for i, source in enumerate(sources) if source == "human"]
+        self.human_set = set(self.human)
+        self.pseudo = [i for i, source in enumerate(sources) if source == "pseudo"]
+        self.indices = self.human + self.pseudo
+        if not self.indices:
+            raise ValueError("no frame of the data set has a label: every `label_source` is 'none'")
+        self.dataset, self.processor, self.crop_size, self.seed = undecoded(dataset), processor, crop_size, seed
+        self.pseudo_strength, self.weak_views = pseudo_strength, weak_views
+        self.confidence_weights, self.ignore_rejected = confidence_weights, ignore_rejected
+        share = max(human_share, len(self.human) / len(self.indices)) if self.human else 0.0
+        self.share = share if self.pseudo else 1.0
+
+    def _index(self, i: int) -> int:
+        """Row of sample i: `floor(i · share)` human samples have come before it."""
+        before = int(i * self.share + 1e-9)
+        human = int((i + 1) * self.share + 1e-9) > before
+        rows, number = (self.human, before) if human else (self.pseudo, i - before)
+        return rows[shuffled(number, len(rows), self.seed)]
+
+    def labelled_frame(self, i: int) -> Sample:
+        """The whole frame that sample i is a view of, as it is labelled."""
+        return self._sample(self._index(i))
+
+    def _sample(self, index: int) -> Sample:
+        return labelled_sample(self.dataset[index], self.confidence_weights, self.ignore_rejected)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        index = self._index(i)
+        rng = np.random.default_rng([self.seed, 1, i])
+        sample = dihedral(self._sample(index), int(rng.integers(8)))
+        if rng.random() < 0.5:
+            sample = zoom(sample, float(np.exp(rng.uniform(np.log(0.7), np.log(1.4)))))
+        if rng.random() < 0.5:
+            donors = self.human or self.pseudo  # a pasted target counts in full: it should be a true one
+            donor = self._sample(donors[int(rng.integers(len(donors)))])
+            sample = paste_targets(sample, donor, rng, count=int(rng.integers(1, 4)))
+        is_human = index in self.human_set
+        frame = photometric(sample.frame, rng, 1.0 if is_human else self.pseudo_strength)
+        same_window = copy.deepcopy(rng)
+        pixel_values, shown = self._crop(frame, sample, rng)
+        result = {
+            "pixel_values": pixel_values,
+            "labels": torch.from_numpy(shown.target),
+            "weights": torch.from_numpy(shown.weight),
+            "human": torch.tensor(float(is_human)),
+        }
+        if self.weak_views:
+            result["weak_pixel_values"], _ = self._crop(sample.frame, sample, same_window)
+        return result
+
+    def _crop(self, frame: np.ndarray, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, Sample]:
+        """A view of a sample's frame as the model takes it, (C, S, S), and what the sample is in the same window."""
+        normalized = normalize_frame(torch.from_numpy(frame), self.processor.normalization, self.processor.percentiles)
+        window, _ = crop(Sample(normalized.numpy(), sample.target, sample.weight), self.crop_size, rng)
+        return torch.from_numpy(window.frame).repeat(self.processor.num_channels, 1, 1), window
+
+
+class DetectionSamples(StudentSamples):
+    """[`StudentSamples`] with the boxes of their targets in place of the mask, in transformers' format: `labels` with
+    `class_labels` (N,), all 0, and `boxes` (N, 4), (centre x, centre y, width, height) as shares of the crop."""
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        sample = super().__getitem__(i)
+        boxes = torch.from_numpy(boxes_of_target(sample["labels"].numpy())) / self.crop_size
+        sample["labels"] = {"class_labels": torch.zeros(len(boxes), dtype=torch.long), "boxes": boxes}
+        return sample
+
+    @staticmethod
+    def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+        labels = [sample.pop("labels") for sample in samples]
+        return {**default_collate(samples), "labels": labels}
+
+
+def boxes_of_target(target: np.ndarray) -> np.ndarray:
+    """
+    Boxes (N, 4), float32, (centre x, centre y, width, height) in pixels, of the components of a target map in [0, 1].
+
+    A component is where the map exceeds half of the highest value in its 8-connected region above 0: one half where
+    that is 1. A zoom may spread a target of a pixel or two over several, none of which exceeds one half.
+    """
+    faint, count = ndimage.label(target > 0, structure=EIGHT_CONNECTED)
+    peaks = np.asarray(ndimage.maximum(target, faint, range(count + 1)), dtype=np.float32)
+    labels, _ = ndimage.label(target > peaks[faint] / 2, structure=EIGHT_CONNECTED)
+    corners = [(c.start, r.start, c.stop, r.stop) for r, c in ndimage.find_objects(labels)]
+    x0, y0, x1, y1 = np.array(corners, dtype=np.float32).reshape(-1, 4).T
+    return np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], axis=1)
+
+
+LossFunction = Callable[[nn.Module, dict[str, Any], int], tuple[Tensor, dict[str, float]]]
+
+
+def transfer_loss(
+    pseudo_weight: float, warmup_steps: int, consistency_weight: float = 0.0, logit_shift: float = 0.0
+) -> LossFunction:
+    """
+    The student's loss as a function of (model, batch, step): `10 · BCE + soft IoU`, each pixel weighted.
+
+    A pseudo-labelled pixel weighs its confidence times `pseudo_weight`, which rises from 0 over `warmup_steps`. Coarser
+    logits are resized to the labels' size.
+
+    `logit_shift` is added to the logits, so that by themselves they are calibrated to whole frames, where targets are
+    rarer than in the crops: the logit adjustment of Menon et al. (arXiv 2007.07314) by what `prior_shift` measures.
+
+    With `consistency_weight`, which rises alike, the student's own answer to the weak view of each pseudo-labelled
+    frame is what it should give for the strong one: `10 · BCE` against that probability, at every pixel, those that the
+    pseudo label leaves out among them. No gradient reaches the weak view's answer.
+    """
+
+    def loss_function(model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, float]]:
+        share = _share(batch["human"], pseudo_weight, step, warmup_steps)
+        target, weight = batch["labels"][:, None], batch["weights"][:, None] * share[:, None, None, None]
+        logits = foreground_logits(model(pixel_values=batch["pixel_values"]).logits, target.shape[2:]) + logit_shift
+        bce, iou = weighted_bce(logits, target, weight), soft_iou_loss(logits, target, weight)
+        loss, figures = 10 * bce + iou, {"bce": bce.item(), "soft_iou": iou.item()}
+        if not consistency_weight:
+            return loss, figures
+        consistency = _consistency(model, logits, batch, logit_shift)
+        ramp = _ramp(consistency_weight, step, warmup_steps)
+        return loss + 10 * ramp * consistency, {**figures, "consistency": consistency.item()}
+
+    return loss_function
+
+
+def _consistency(model: nn.Module, logits: Tensor, batch: dict[str, Any], logit_shift: float) -> Tensor:
+    """BCE of the pseudo-labelled frames' logits (B, 1, H, W) against what the model says to their weak views; 0 where
+    there are none."""
+    pseudo = (batch["human"] == 0).nonzero()[:, 0]
+    if not len(pseudo):
+        return logits.new_zeros(())
+    with torch.no_grad():
+        weak = model(pixel_values=batch["weak_pixel_values"][pseudo]).logits
+        target = (foreground_logits(weak, logits.shape[2:]) + logit_shift).sigmoid()
+    return weighted_bce(logits[pseudo], target)
+
+
+def foreground_logits(logits: Tensor, size: torch.Size) -> Tensor:
+    """(B, 1, H, W) of the logits of a model for semantic segmentation, resized where they are coarser than frames."""
+    logits = as_foreground(logits)
+    return logits if logits.shape[2:] == size else F.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+
+def detection_loss(pseudo_weight: float, warmup_steps: int, weigh_pixels: bool) -> LossFunction:
+    """
+    A detector's own loss as a function of (model, batch, step).
+
+    Args:
+        pseudo_weight: of pseudo-labelled frames beside human ones, risen from 0 over `warmup_steps`.
+        weigh_pixels: whether the model takes `pixel_weights`, as [`ScalpelStudentForObjectDetection`] does: pixels then
+            weigh their confidence too. Of another model the loss of each kind of frame is taken apart and weighted.
+    """
+
+    def loss_function(model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, float]]:
+        share = _share(batch["human"], pseudo_weight, step, warmup_steps)
+        if weigh_pixels:
+            weights = batch["weights"] * share[:, None, None]
+            outputs = model(pixel_values=batch["pixel_values"], labels=batch["labels"], pixel_weights=weights)
+            return outputs.loss, {name: value.item() for name, value in outputs.loss_dict.items()}
+        loss = share.new_zeros(())
+        for kind in share.unique().tolist():
+            rows = (share == kind).nonzero()[:, 0]
+            labels = [batch["labels"][row] for row in rows.tolist()]
+            part = model(pixel_values=batch["pixel_values"][rows], labels=labels).loss
+            loss = loss + kind * part * len(rows) / len(share)
+        return loss, {}
+
+    return loss_function
+
+
+def _share(human: Tensor, pseudo_weight: float, step: int, warmup_steps: int) -> Tensor:
+    """Weight (B,) of each frame at a step."""
+    return human + (1 - human) * _ramp(pseudo_weight, step, warmup_steps)
+
+
+def _ramp(weight: float, step: int, warmup_steps: int) -> float:
+    return weight * min(1.0, (step + 1) / max(1, warmup_steps))

@@ -1,0 +1,63 @@
+"""The image files of a folder: the one place that says which files are frames or masks by their names."""
+
+import os
+import unicodedata
+import warnings
+from collections import Counter
+from pathlib import Path, PurePath
+
+from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES
+
+
+class PassedOverWarning(UserWarning):
+    """Files beside a folder's images are not read; the message counts them."""
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """
+    The image files of a folder and its sub-folders, in the order of their paths.
+
+    A file is an image where its name ends in one of `IMAGE_SUFFIXES`, in capitals or not. Hidden files and folders are
+    passed over in silence, such as the `._f0.png` that macOS leaves beside `f0.png`; other files are counted in a
+    [`PassedOverWarning`].
+
+    Raises `FileNotFoundError` where there is no such folder or no image in it, saying what there is instead.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    images: list[Path] = []
+    others: list[Path] = []
+    for file in sorted(_visible_files(folder)):
+        (images if file.name.lower().endswith(IMAGE_SUFFIXES) else others).append(file)
+    kinds = Counter(f"*{file.suffix.lower()}" if file.suffix else "without a suffix" for file in others)
+    listing = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
+    if not images:
+        there = f"only other files ({listing})" if others else "no files"
+        raise FileNotFoundError(f"{folder} has no images (*{', *'.join(IMAGE_SUFFIXES)}): there are {there} in it")
+    if others:
+        message = f"{folder}: {len(images)} images, and {len(others)} other files that are not read ({listing})"
+        warnings.warn(message, PassedOverWarning, stacklevel=2)
+    return images
+
+
+def frame_name(path: PurePath) -> str:
+    """What the frame in an image file is called, of the file's path in the folder of images."""
+    return unicodedata.normalize("NFC", "_".join(path.with_suffix("").parts))
+
+
+def _raise(error: OSError) -> None:
+    raise error  # a folder that can't be read is no empty one
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    files, seen = [], set()
+    for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        place = os.stat(parent)
+        if (place.st_dev, place.st_ino) in seen:  # a link in a circle, or a second one to the same folder
+            folders.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    return files

@@ -1,0 +1,83 @@
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import HfApi
+
+from scalpel_hf import InfraredImageProcessor, ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation, Student
+from scalpel_hf.hub.upload import push_run
+from scalpel_hf.training.arguments import LoopArguments
+from scalpel_hf.training.run_record import without_local_paths, write_metrics
+from tests.hub.server import HubServer
+
+
+@dataclass
+class Arguments(LoopArguments):
+    dataset: str = ""
+
+
+def record_of(folder: Path, **arguments: str) -> dict:
+    args = Arguments(output_dir=str(folder), **arguments)
+    outcome = {"steps": 7, "samples": 28, "seconds": 3.0, "last": {"loss": 0.5}, "best": None}
+    return json.loads(write_metrics(args, outcome, {}).read_text())
+
+
+def test_what_is_written_repeats_the_run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ["recipes/transfer.py", "--dataset", str(tmp_path / "two words"), "--seed", "3"]
+    monkeypatch.setattr(sys, "argv", argv)
+    record = record_of(tmp_path, dataset=str(tmp_path / "two words"))
+    assert shlex.split(record["command"]) == argv
+    assert record["arguments"]["dataset"] == str(tmp_path / "two words")
+
+
+def test_others_see_no_path_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "two words"
+    argv = [str(tmp_path / "transfer.py"), "--dataset", str(data), f"--output_dir={tmp_path}/run", "--seed", "3"]
+    monkeypatch.setattr(sys, "argv", argv)
+    record = record_of(tmp_path, dataset=str(data))
+    shown = without_local_paths(record)
+    assert shlex.split(shown["command"]) == ["transfer.py", "--dataset", "two words", "--output_dir=run", "--seed", "3"]
+    assert str(tmp_path) not in json.dumps(shown)
+    assert shown["arguments"]["dataset"] == "two words"
+    unchanged = [key for key in record if key not in ("command", "arguments")]
+    assert all(shown[key] == record[key] for key in unchanged) and list(shown) == list(record)
+
+
+def test_names_that_are_no_paths_of_this_machine_stay() -> None:
+    arguments = {"dataset": "org/name", "base_model": "models/mobile-sam", "levels": ["pixel", "mask"], "seed": 0}
+    record = {"arguments": arguments, "command": "recipes/distill.py --config recipes/a.yaml --levels pixel mask"}
+    assert without_local_paths(record) == record
+
+
+@pytest.mark.parametrize("outside", ["../../home_of_someone/data", "~/data", "/home/someone/data", "a/../../data"])
+def test_paths_outside_the_working_directory_are_not_shown(outside: str) -> None:
+    record = {
+        "arguments": {"dataset": outside, "operators": [outside], "inner": {"base_model": outside}},
+        "command": f"recipes/distill.py --dataset {outside} --cache_dir={outside}",
+    }
+    shown = without_local_paths(record)
+    assert shown["arguments"] == {"dataset": "data", "operators": ["data"], "inner": {"base_model": "data"}}
+    assert shown["command"] == "recipes/distill.py --dataset data --cache_dir=data"
+
+
+def test_neither_the_pushed_record_nor_the_card_has_local_paths(
+    tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = HfApi(endpoint=hub.endpoint, token=hub.token)
+    monkeypatch.setattr("scalpel_hf.hub.upload.HfApi", lambda: client)
+    monkeypatch.setattr(sys, "argv", ["recipes/transfer.py", "--dataset", str(tmp_path / "data")])
+    torch.manual_seed(0)
+    model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size("nano"))
+    Student(model, InfraredImageProcessor()).save_pretrained(tmp_path / "run")
+    before = record_of(tmp_path / "run", dataset=str(tmp_path / "data"))
+    push_run(tmp_path / "run", "org/student")
+    for name in client.list_repo_files("org/student"):
+        content = Path(client.hf_hub_download("org/student", name, cache_dir=tmp_path / "hub")).read_bytes()
+        assert str(tmp_path).encode() not in content, name
+        if name == "metrics.json":
+            assert json.loads(content) == without_local_paths(before)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == before

@@ -109,14 +109,15 @@ def _table(frames: Sequence[dict[str, Any]]) -> np.ndarray:
 
 def fit_calibration(frames: Sequence[dict[str, Any]]) -> Calibration:
     """
-    Fit a calibration to the candidates of labelled frames, see `weigh_candidates`.
+    Fit a calibration to the candidates of labelled frames, see `weigh_candidates`; what masks leave open isn't counted.
 
     Logistic regression with a Gaussian prior on the weights that is centred on the teacher's own word: 1 for the
     logit of its mean probability, 0 for the rest. A handful of frames leaves it near that. Which evidence is used is
     decided by the logarithmic loss on frames left out of the fit, in ten folds of whole frames; the next larger set
     has to be better.
     """
-    with_candidates = [c for c in frames if c["firm"]]
+    judged = [_judged(c) for c in frames]
+    with_candidates = [c for c in judged if c["firm"]]
     nothing = [c["has_target"] for c in frames if not any(c["firm"])]
     counts: dict[str, Any] = {
         "frames": len(frames),
@@ -133,6 +134,12 @@ def fit_calibration(frames: Sequence[dict[str, Any]]) -> Calibration:
         best += 1
     fitted = _fit(_table(with_candidates), _truth(with_candidates), MODELS[best])
     return replace(fitted, **counts, log_loss=tuple(losses))
+
+
+def _judged(frame: dict[str, Any]) -> dict[str, Any]:
+    """A frame's candidates of which the human's mask says whether they are targets."""
+    known = [place for place, is_true in enumerate(frame["true"]) if is_true is not None]
+    return {name: [frame[name][place] for place in known] for name in (*EVIDENCE, "firm", "true")}
 
 
 def _truth(frames: Sequence[dict[str, Any]]) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from scalpel_hf.data.masks import IGNORED, TARGET
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.modeling.moe import classical_prior
 from scalpel_hf.modeling.normalization import normalize_frame
@@ -61,12 +62,13 @@ def weigh_candidates(
     - `predicted_iou`: Segment Anything's own, when it is prompted with the box;
     - `area` in pixels.
 
-    What is not known is NaN. Where a human's mask is given, `true` says whether more than half of a candidate's pixels
-    lie on a target or next to one, and `has_target` whether there is any.
+    What is not known is NaN. Where a human's mask is given, `true` says whether a candidate is one, see
+    [`judge`], and `has_target` whether the frame has any; `None` where the mask leaves it open.
 
     Args:
         frame: `(H, W)` in sensor units.
         confidence: the answer's probability in 8 bits.
+        truth: as [`read_mask`] reads it.
     """
     labels, firm, count = label_candidates(confidence, threshold)
     index = np.arange(1, count + 1)
@@ -87,15 +89,33 @@ def weigh_candidates(
     if answer.spread is not None:
         found["agreement"] = [1 - 2 * s for s in _inside(ndimage.mean, answer.spread, labels, index)]
     if truth is not None:
-        found["true"] = (share_on_target(labels, count, truth) > 0.5).tolist()
-        found["has_target"] = bool(truth.any())
+        found["true"], found["has_target"] = judge(labels, count, truth), has_target(truth)
     return found
 
 
-def share_on_target(labels: np.ndarray, count: int, truth: np.ndarray) -> np.ndarray:
-    """For each of `count` labels the share `(count,)` of its pixels that lie on a target or next to one."""
-    near = ndimage.binary_dilation(truth, EIGHT_CONNECTED)
-    return np.array(_inside(ndimage.mean, near, labels, np.arange(1, count + 1)))
+def judge(labels: np.ndarray, count: int, truth: np.ndarray) -> list[bool | None]:
+    """
+    Whether each of `count` labelled components is true: more than half of its pixels lie on a target or next to one.
+
+    `None` for one that isn't, and of which the mask leaves more than half open.
+
+    Args:
+        truth: as [`read_mask`] reads it.
+    """
+    index = np.arange(1, count + 1)
+    near = ndimage.binary_dilation(truth == TARGET, EIGHT_CONNECTED)
+    on_target, left_open = (_inside(ndimage.mean, where, labels, index) for where in (near, truth == IGNORED))
+    return [
+        True if share > 0.5 else None if unknown > 0.5 else False
+        for share, unknown in zip(on_target, left_open, strict=True)
+    ]
+
+
+def has_target(truth: np.ndarray) -> bool | None:
+    """Whether a mask holds a target; `None` where all that may be one is left open."""
+    if (truth == TARGET).any():
+        return True
+    return None if (truth == IGNORED).any() else False
 
 
 def _inside(statistic: Any, values: np.ndarray, labels: np.ndarray, index: np.ndarray) -> list[float]:

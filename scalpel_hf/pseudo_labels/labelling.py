@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 
 from scalpel_hf.data.image_cells import stored_cells, undecoded
-from scalpel_hf.data.masks import read_target
+from scalpel_hf.data.masks import read_mask
 from scalpel_hf.data.names import check_names
 from scalpel_hf.hub.repo_names import shown_name
 from scalpel_hf.modeling.image_processing_infrared import read_frame
@@ -163,14 +163,14 @@ def ask(teacher: Any, frames: Sequence[np.ndarray]) -> list[Answer]:
 
 
 def read_pair(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
-    """A row's frame `(H, W)` and, where a human labelled it, its target, boolean, of the same size; `ValueError` naming
-    the row where either can't be read."""
+    """A row's frame `(H, W)` and, where a human labelled it, its mask as [`read_mask`] reads it, of the same size;
+    `ValueError` naming the row where either can't be read."""
     try:
         frame, truth = read_frame(row["image"]), None
         if row["label_source"] == "human":
             if row["mask"] is None:
                 raise ValueError("`label_source` is human, but there is no mask")
-            truth = read_target(row["mask"])
+            truth = read_mask(row["mask"])
             if truth.shape != frame.shape:
                 raise ValueError(f"the mask is {truth.shape}, the frame {frame.shape}")
     except (OSError, ValueError) as error:

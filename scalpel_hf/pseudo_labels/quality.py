@@ -16,8 +16,9 @@ from scalpel_hf.evaluation import IRSTDMetrics
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 
 from .columns import is_above
-from .evidence import share_on_target
+from .evidence import has_target, judge
 
+UNKNOWN = "unknown"
 BINS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)  # of the scores
 
 
@@ -48,7 +49,8 @@ def compare_with_truth(
     How good a data set's pseudo labels are.
 
     An object, or a group of ignored pixels, is true when more than half of its pixels lie on a target or next to one; a
-    target is found where an object touches it, left open where only ignored pixels do, missed otherwise.
+    target is found where an object touches it, left open where only ignored pixels do, missed otherwise. What the truth
+    itself leaves open counts as neither: see [`judge`].
 
     Args:
         truth: rows with `name` and `mask`.
@@ -59,7 +61,8 @@ def compare_with_truth(
     - `objects`, `true_objects`; `ignored`, `true_ignored`: how many there are and how many of them are true;
     - `targets_found`, `targets_open`, `targets_missed`: in the pseudo-labelled frames;
     - `empty_right`, `empty_wrong`: frames labelled as empty; `unsure_empty`, `unsure_with_target`: frames that the
-      teacher didn't label because it wasn't sure that they are empty;
+      teacher didn't label because it wasn't sure that they are empty; `unknown`: those of either kind without a target,
+      but with pixels that the truth leaves open;
     - `scores`: for each bin of the objects' scores its limits, how many there are, their mean score, how many are true.
 
     Raises `ValueError` where `truth` lacks a row or its mask.
@@ -78,13 +81,13 @@ def compare_with_truth(
         human = read_mask(mask)
         target = human == TARGET
         if row["label_source"] == "none":
-            counts["unsure_with_target" if target.any() else "unsure_empty"] += 1
+            counts[{True: "unsure_with_target", False: "unsure_empty", None: UNKNOWN}[has_target(human)]] += 1
             continue
         found = read_target(row["pseudo_mask"])
         metrics.update((found & (human != IGNORED)).astype(np.float32), target)
         if not found.any():
-            counts["empty_wrong" if target.any() else "empty_right"] += 1
-        scores += _count(row, found, target, counts)
+            counts[{True: "empty_wrong", False: "empty_right", None: UNKNOWN}[has_target(human)]] += 1
+        scores += _count(row, found, human, counts)
     figures = metrics.compute() if metrics.frame_ious else {}
     return {**figures, **counts, "scores": _bins(scores)}
 
@@ -92,29 +95,25 @@ def compare_with_truth(
 COUNTS = (
     *("objects", "true_objects", "ignored", "true_ignored", "targets_found", "targets_open", "targets_missed"),
     *("empty_right", "empty_wrong", "unsure_empty", "unsure_with_target"),
+    UNKNOWN,
 )
 
 
 def _count(
-    row: dict[str, Any], found: np.ndarray, target: np.ndarray, counts: dict[str, int]
+    row: dict[str, Any], found: np.ndarray, truth: np.ndarray, counts: dict[str, int]
 ) -> list[tuple[float, bool]]:
     ignored = is_above(read_frame(row["pseudo_confidence"]), row["teacher"]["threshold"]) & ~found
-    true, true_ignored = (_on_target(mask, target) for mask in (found, ignored))
-    counts["objects"] += len(true)
-    counts["true_objects"] += int(true.sum())
-    counts["ignored"] += len(true_ignored)
-    counts["true_ignored"] += int(true_ignored.sum())
-    targets, n = ndimage.label(target, EIGHT_CONNECTED)
+    objects, groups = (judge(*ndimage.label(mask, EIGHT_CONNECTED), truth) for mask in (found, ignored))
+    for name, judged in (("objects", objects), ("ignored", groups)):
+        counts[name] += len(judged) - judged.count(None)
+        counts[f"true_{name}"] += judged.count(True)
+    targets, n = ndimage.label(truth == TARGET, EIGHT_CONNECTED)
     hit, opened = (set(np.unique(targets[m])) - {0} for m in (found, ignored))
     counts["targets_found"] += len(hit)
     counts["targets_open"] += len(opened - hit)
     counts["targets_missed"] += n - len(hit | opened)
-    return list(zip(row["pseudo_objects"]["score"], true.tolist(), strict=True))
-
-
-def _on_target(mask: np.ndarray, target: np.ndarray) -> np.ndarray:
-    labels, count = ndimage.label(mask, EIGHT_CONNECTED)
-    return share_on_target(labels, count, target) > 0.5
+    scored = zip(row["pseudo_objects"]["score"], objects, strict=True)
+    return [(score, is_true) for score, is_true in scored if is_true is not None]
 
 
 def _bins(scores: list[tuple[float, bool]]) -> list[dict[str, Any]]:

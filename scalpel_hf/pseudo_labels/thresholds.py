@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 
 from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.data.masks import IGNORED, TARGET
 from scalpel_hf.utils.files import read_json
 
 from .columns import is_above
@@ -60,8 +61,9 @@ def choose_threshold(labelled: datasets.Dataset, teacher: Any, batch_size: int =
         pairs = [read_pair(row) for row in rows]
         for row, (frame, truth), answer in zip(rows, pairs, ask(teacher, [f for f, _ in pairs]), strict=True):
             confidence = confidence_of(answer, frame, row["name"])
-            found = [is_above(confidence, threshold) for threshold in THRESHOLDS]
-            counts.append([(np.count_nonzero(f & truth), np.count_nonzero(f | truth)) for f in found])
+            found = [is_above(confidence, threshold) & (truth != IGNORED) for threshold in THRESHOLDS]
+            target = truth == TARGET
+            counts.append([(np.count_nonzero(f & target), np.count_nonzero(f | target)) for f in found])
     table = np.array(counts)  # (frames, thresholds, 2)
     total = table.sum(0)
     left_out = np.array([table[i, _best(total - table[i])] for i in range(len(table))]).sum(0)

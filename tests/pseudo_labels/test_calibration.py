@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,21 @@ def test_trust_in_empty_answers() -> None:
     calibration = fit_calibration([empty] * 8 + [faint] * 2)
     assert (calibration.empty_right, calibration.empty_wrong) == (8, 2)
     assert calibration.trust_in_empty == 9 / 12
+
+
+def test_what_masks_leave_open_is_not_learnt_from() -> None:
+    frames = world(60, 7)
+    expected = fit_calibration(frames)
+    for number, frame in enumerate(frames):  # to each frame one more candidate, at another place, that nobody judges
+        place = number % (len(frame["firm"]) + 1)
+        for name, value in {**dict.fromkeys(EVIDENCE, 0.99), "firm": True, "true": None}.items():
+            frame[name].insert(place, value)
+    found = fit_calibration(frames)
+    # Frames in which nothing but such a candidate is found say nothing of the teacher's word on empty ones.
+    assert found.empty_right == found.empty_wrong == 0 and expected.empty_right > 0
+    assert replace(found, empty_right=expected.empty_right, empty_wrong=expected.empty_wrong) == expected
+    unknown = {**{name: [] for name in (*EVIDENCE, "firm", "true")}, "has_target": None}
+    assert fit_calibration([unknown]) == Calibration(frames=1)
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:

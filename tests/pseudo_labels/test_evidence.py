@@ -4,11 +4,12 @@ import torch
 from scipy import ndimage
 
 from scalpel_hf.adapter.config import OPERATOR_SCALES
+from scalpel_hf.data.masks import IGNORED, TARGET
 from scalpel_hf.modeling.moe import PriorPyramid
 from scalpel_hf.modeling.normalization import normalize_frame
 from scalpel_hf.predictors.prediction import Answer
 from scalpel_hf.pseudo_labels import evidence
-from scalpel_hf.pseudo_labels.evidence import contrast, label_candidates, weigh_candidates
+from scalpel_hf.pseudo_labels.evidence import contrast, has_target, judge, label_candidates, weigh_candidates
 
 RNG = np.random.default_rng(0)
 
@@ -53,8 +54,8 @@ def test_what_speaks_for_a_candidate() -> None:
     frame[5, 25] += 200
     spread = np.zeros(confidence.shape, np.float32)
     spread[5, 5], spread[5, 6], spread[15:17, 20:23] = 0.1, 0.3, 0.5
-    truth = np.zeros(confidence.shape, bool)
-    truth[4, 4:6], truth[10, 10] = True, True
+    truth = np.zeros(confidence.shape, np.uint8)
+    truth[4, 4:6], truth[10, 10] = TARGET, TARGET
     asked = []
 
     def predicted_iou(boxes: np.ndarray) -> np.ndarray:
@@ -75,6 +76,24 @@ def test_what_speaks_for_a_candidate() -> None:
     assert alone["true"] is None and alone["has_target"] is None
     nothing = weigh_candidates(frame, confidence * 0, Answer(confidence * 0.0, spread, predicted_iou), 0.5, truth)
     assert nothing["bbox"] == nothing["true"] == nothing["contrast"] == [] and len(asked) == 1
+
+
+def test_what_a_mask_leaves_open_is_neither_true_nor_false() -> None:
+    labels = np.zeros((12, 40), np.int32)
+    for number, place in enumerate([0, 8, 16, 24, 32], 1):
+        labels[2:4, place : place + 4] = number
+    truth = np.zeros(labels.shape, np.uint8)
+    truth[2:4, 0:4] = TARGET  # 1 is on a target
+    truth[2:4, 8:12] = IGNORED  # 2 is open
+    truth[2:4, 16:18] = IGNORED  # 3 is half open, half background
+    truth[2:4, 25:28], truth[2:4, 24] = (
+        IGNORED,
+        TARGET,
+    )  # 4 is mostly open, half beside a target
+    truth[5, 30:40], truth[2:4, 32] = IGNORED, TARGET  # 5 has half of its pixels on a target or beside it
+    assert judge(labels, 5, truth) == [True, None, False, None, False]
+    assert judge(labels, 5, np.where(truth == IGNORED, 0, truth)) == [True, False, False, False, False]
+    assert [has_target(mask) for mask in (truth, truth[:, 8:23], truth[:2])] == [True, None, False]
 
 
 def prior_of(window: np.ndarray) -> np.ndarray:

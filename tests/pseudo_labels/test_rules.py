@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from scalpel_hf import SyntheticInfrared, add_pseudo_labels, apply_label_budget, training_mask
+from scalpel_hf.data.masks import IGNORED, TARGET
 from scalpel_hf.evaluation.evaluator import evaluate_pseudo_labels
 from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
 from scalpel_hf.predictors.prediction import Answer
@@ -127,8 +128,10 @@ def test_rules_that_make_no_sense(settings: dict, match: str) -> None:
 
 
 def with_masks(masks: list[np.ndarray]) -> datasets.Dataset:
+    """Masks of True and False, or as `read_mask` gives them."""
     rows = frames_dataset(numbered(len(masks)), ["human"] * len(masks)).remove_columns("mask")
-    cells = [{"bytes": png(m.astype(np.uint8) * 255), "path": None} for m in masks]
+    masks = [m.astype(np.uint8) * 255 if m.dtype == bool else m for m in masks]
+    cells = [{"bytes": png(m), "path": None} for m in masks]
     return rows.add_column("mask", cells, feature=datasets.Image())
 
 
@@ -153,6 +156,11 @@ def test_a_threshold_is_chosen_where_the_overlap_is_best() -> None:
     assert choice.left_out_iou == pytest.approx(choice.iou[THRESHOLDS.index(0.6)])
     with pytest.raises(ValueError, match="no frame has a human's label"):
         choose_threshold(with_masks(truth).select([]), FakeTeacher())
+
+    open_halo = [np.where(m, TARGET, 0).astype(np.uint8) for m in truth]
+    for mask, p in zip(open_halo, maps, strict=True):
+        mask[(p > 0.5) & (mask == 0)] = IGNORED
+    assert choose_threshold(with_masks(open_halo), Says([(p, None) for p in maps])).threshold == 0.5
 
 
 def test_what_a_threshold_cannot_be_chosen_on_names_the_row() -> None:
@@ -210,6 +218,21 @@ def test_quality_against_the_truth(judged: tuple[datasets.Dataset, datasets.Data
         compare_with_truth(labelled, truth.select([1]))
     streamed = compare_with_truth(labelled.to_iterable_dataset(), truth)
     assert streamed == quality
+
+
+def test_quality_where_the_truth_is_open(judged: tuple[datasets.Dataset, datasets.Dataset]) -> None:
+    """As before, but in place of background there are pixels of which nobody knows: what is found there is no error."""
+    labelled, truth = judged
+    before = compare_with_truth(labelled, truth)
+    masks = [np.where(np.asarray(row["mask"]) > 0, TARGET, IGNORED).astype(np.uint8) for row in truth]
+    quality = compare_with_truth(labelled, with_masks(masks))
+    assert (quality["objects"], quality["true_objects"]) == (1, 1) == (before["true_objects"],) * 2
+    assert (quality["ignored"], quality["true_ignored"]) == (1, 1)
+    assert sum(b["objects"] for b in quality["scores"]) == 1 and quality["fa"] == 0
+    counts = ("empty_right", "empty_wrong", "unsure_empty", "unsure_with_target", "unknown")
+    assert [quality[name] for name in counts] == [0, 0, 0, 1, 1]
+    assert [before[name] for name in counts] == [1, 0, 0, 1, 0]
+    assert [quality[k] for k in ("targets_found", "targets_open", "targets_missed")] == [1, 1, 1]
 
 
 def test_the_report(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ the masks outside the label budget are hidden, and the budget itself in `label_b
 
 import argparse
 import statistics
-import warnings
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, disable_progress_bars
@@ -66,20 +65,15 @@ def load(args: argparse.Namespace) -> DatasetDict:
         camera = SyntheticInfrared(seed=args.seed)
         test = camera.to_dataset(max(1, args.synthetic // 4), start=args.synthetic)
         return DatasetDict({"train": camera.to_dataset(args.synthetic), "test": test})
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        splits = load_irst_dataset(
-            args.layout,
-            args.root,
-            split_list=args.split_list,
-            skip_broken=args.skip_broken,
-            mask_grid=args.mask_grid,
-            mask_values=MaskValues.stated(args.mask_values, args.ignore_value),
-            say=print,
-        )
-    for warning in caught:
-        print(warning.message if warning.category is UserWarning else f"{warning.category.__name__}: {warning.message}")
-    return splits
+    return load_irst_dataset(
+        args.layout,
+        args.root,
+        split_list=args.split_list,
+        skip_broken=args.skip_broken,
+        mask_grid=args.mask_grid,
+        mask_values=MaskValues.stated(args.mask_values, args.ignore_value),
+        say=print,
+    )
 
 
 def describe(split: str, dataset: Dataset) -> str:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from scalpel_hf import Student
+from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split, read_target
 from scalpel_hf.modeling.configuration_scalpel_sam import OPERATOR_SCALES
@@ -73,12 +74,15 @@ def strip(pictures: dict[str, Image.Image]) -> Image.Image:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, default=Path("demo"), help="folder of a finished demo")
-    parser.add_argument("--frame", type=int, help="number of a training frame with a pseudo label")
+    parser.add_argument("--frame", type=between(int, 0, 10**9), help="number of a training frame with a pseudo label")
     parser.add_argument("--out", type=Path, required=True, help="the picture, PNG")
     args = parser.parse_args(argv)
 
     rows = load_split(args.demo / "pseudo", "train")
-    row = rows[several_objects(rows) if args.frame is None else args.frame]
+    number = several_objects(rows) if args.frame is None else args.frame
+    if number >= len(rows):
+        raise ValueError(f"`--frame {number}`: {args.demo / 'pseudo'} has {len(rows)} frames, the first being 0")
+    row = rows[number]
     if row["label_source"] != "pseudo":
         raise ValueError(f"{args.demo / 'pseudo'}: the teacher gave {row['name']!r} no label")
     frame = read_frame(row["image"]).astype(np.float32)

@@ -9,6 +9,7 @@ from datasets import Dataset, Value
 
 from scalpel_hf.utils.files import read_json, write_json
 
+MOST_FRAMES = 10**9
 LABEL_COLUMNS = ("mask", "objects")
 
 
@@ -65,8 +66,10 @@ class LabelBudget:
             budget = cls(tuple(names), content["fraction"], content["seed"], content["total"])
             if type(budget.fraction) not in (int, float) or not 0 < budget.fraction <= 1:
                 raise TypeError(f"fraction must lie in (0, 1], not {budget.fraction!r}")
-            if type(budget.seed) is not int or type(budget.total) is not int or budget.total < len(set(names)):
-                raise TypeError("seed and total must be whole numbers, and total no less than there are names")
+            if type(budget.seed) is not int or not abs(budget.seed) < 2**63:
+                raise TypeError(f"seed must be a whole number of 64 bits, not {budget.seed!r:.40}")
+            if type(budget.total) is not int or not len(set(names)) <= budget.total <= MOST_FRAMES:
+                raise TypeError(f"total must be from the number of names to {MOST_FRAMES}, not {budget.total!r:.40}")
             return budget
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no label budget: {type(error).__name__}: {error}") from error

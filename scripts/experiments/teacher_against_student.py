@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from scalpel_hf.cli.numbers import COUNT, SEED
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.evaluation.comparison import COUNTS, count_frames, frames_to_compare, mean_figures
 from scalpel_hf.predictors.load import load_trained
@@ -56,8 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the prepared data sets")
     parser.add_argument("--datasets", nargs="+", required=True, help="names of them")
     parser.add_argument("--arms", nargs="+", choices=[*ARMS], default=[*ARMS], help="(default: all)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--every", type=int, default=1, help="measure on every N-th hidden frame (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=SEED, default=[0, 1, 2])
+    parser.add_argument("--every", type=COUNT, default=1, help="measure on every N-th hidden frame (default: all)")
     parser.add_argument("--base-model", required=True, help="Segment Anything model of the teachers")
     parser.add_argument("--runs", type=Path, required=True, help="folder for the trained models")
     parser.add_argument("--results", type=Path, required=True, help="folder for the JSON files")

@@ -1,5 +1,7 @@
 import argparse
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +40,11 @@ def test_a_program_names_the_flag(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         parser.parse_args(["--scales", "1", "500"])
     assert "argument --scales: must be a number from 0.1 to 8, got '500'" in capsys.readouterr().err
+
+
+def test_every_number_that_a_program_takes_has_bounds() -> None:
+    """Either by `between`, or as the runtime's and the recipes' by what they are given to."""
+    root = Path(__file__).parents[2]
+    files = [path for folder in ("scripts", "scalpel_hf") for path in (root / folder).rglob("*.py")]
+    bare = {path.relative_to(root).as_posix() for path in files if re.search(r"\btype=(int|float)\b", path.read_text())}
+    assert bare <= {"scalpel_hf/runtime/__main__.py"}

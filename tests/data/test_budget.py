@@ -142,9 +142,20 @@ def test_either_fraction_or_budget(frames):
         apply_label_budget(frames, 0.1, budget=LabelBudget.draw(frames["name"], 0.1))
 
 
-@pytest.mark.parametrize(
-    "content", ["{", "[]", "{}", json.dumps({"names": "abc", "fraction": 1, "seed": 0, "total": 3})]
+RIGHT = {"names": ["a", "b"], "fraction": 1, "seed": 0, "total": 3}
+WRONG = (
+    {"names": "abc"},
+    {"names": ["a", 1]},
+    {"fraction": 1.5},
+    {"fraction": float("nan")},
+    {"seed": 2**70},
+    {"seed": True},
+    {"total": 1},
+    {"total": 10**30},
 )
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", *(json.dumps({**RIGHT, **wrong}) for wrong in WRONG)])
 def test_a_file_that_is_no_budget(content, tmp_path):
     path = tmp_path / "budget.json"
     path.write_text(content)

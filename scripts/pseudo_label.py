@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 from accelerate import PartialState
 
 from scalpel_hf.cli.numbers import BATCH_SIZE, COUNT, PROBABILITY, SCALE, SHARE, SIDE, between
@@ -33,6 +32,7 @@ from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.stored import stream_stored
 from scalpel_hf.evaluation.unseen import TrainedOn, seen_rows, trained_on
 from scalpel_hf.hub.upload import push_dataset
+from scalpel_hf.predictors.load import default_device
 from scalpel_hf.predictors.teacher import Teacher
 from scalpel_hf.pseudo_labels import Calibration, LabelRun, Rules
 from scalpel_hf.pseudo_labels.labelling import check_columns, key_of
@@ -46,7 +46,7 @@ from scalpel_hf.utils.files import read_json, write_json
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=30))  # one may wait for the other
+    state = PartialState(cpu=default_device() == "cpu", timeout=timedelta(days=30))  # one may wait for the other
     datasets.disable_progress_bars()
     teacher = Teacher.from_pretrained(
         args.teacher,

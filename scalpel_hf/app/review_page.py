@@ -86,9 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="folder that scripts/pseudo_label.py made")
     parser.add_argument("--reviewer", default=None, help="who decides (default: your user's name)")
     parser.add_argument("--host", default=LOOPBACK, help="address to listen at (default: this machine's own)")
-    parser.add_argument(
-        "--port", type=between(int, 0, 65535), default=0, help="port to listen at (default: any free one)"
-    )
+    parser.add_argument("--port", type=between(int, 0, 65535), default=0, help="to listen at (default: any free one)")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     args = parser.parse_args(argv)
     review(args.run, args.reviewer or getpass.getuser(), args.host, args.port, not args.no_browser)

@@ -26,9 +26,9 @@ def run_program(main: Callable[[], object], resumes: bool = False) -> None:
     Run a program's `main`, which reads `sys.argv`, so that it ends in a way that a person or a script understands.
 
     An error is one line on standard error, `error: …`, and exit code 1; a warning is one that begins with `warning:`.
-    With the flag `--debug`, anywhere among the arguments, an error's traceback comes before, and warnings say where they
-    come from. Ctrl-C is a line and exit code 130, SIGTERM one and 143; a second Ctrl-C ends the program at once. Output
-    is UTF-8 whatever the locale.
+    With the flag `--debug`, anywhere among the arguments, an error's traceback comes before, and warnings say where
+    they come from. Ctrl-C is a line and exit code 130, SIGTERM one and 143; a second Ctrl-C ends the program at once.
+    Output is UTF-8 whatever the locale.
 
     Args:
         resumes: whether the same command goes on from where it was stopped, which is said then.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from accelerate.utils import parse_flag_from_env
 
 from .student import Detector, Student
 from .teacher import Teacher
@@ -14,8 +15,8 @@ Loaded = TypeVar("Loaded", bound=Teacher | Student | Detector)
 
 
 def default_device() -> str:
-    """Where programs put a model: on the GPU, where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Where programs put a model: on the GPU, where there is one, and Accelerate isn't told to use the CPU."""
+    return "cuda" if torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU") else "cpu"
 
 
 def on_default_device(loaded: Loaded) -> Loaded:

@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
+from scalpel_hf.predictors.load import default_device
 from scalpel_hf.utils.files import check_can_be_made
 from scalpel_hf.version import __version__
 
@@ -78,14 +79,14 @@ def make_accelerator(args: LoopArguments) -> Accelerator:
     Raises `ValueError` for an `output_dir` that can't be written to, and for half precision without a GPU.
     """
     check_can_be_made(args.output_dir, "output_dir")
-    precision = args.mixed_precision
+    precision, on_cpu = args.mixed_precision, default_device() == "cpu"
     if precision == "auto":
-        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise ValueError("`mixed_precision: fp16` needs a GPU, and there is none here: set it to `auto`, or to `no`")
+        precision = "bf16" if not on_cpu and torch.cuda.is_bf16_supported() else "no"
+    if precision == "fp16" and on_cpu:
+        raise ValueError("`mixed_precision: fp16` needs a GPU, and none is used here: set it to `auto`, or to `no`")
     accelerator = Accelerator(
         mixed_precision=precision,
-        cpu=not torch.cuda.is_available(),
+        cpu=on_cpu,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=None if args.report_to == "none" else args.report_to,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],  # the others wait while one measures

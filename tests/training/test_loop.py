@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from torch import nn
 
+from scalpel_hf.predictors.load import default_device
 from scalpel_hf.training import checkpoints
 from scalpel_hf.training.arguments import LoopArguments
 from scalpel_hf.training.checkpoints import Ema
@@ -152,8 +153,21 @@ def test_a_folder_that_cannot_be_written_stops_a_run_before_it_starts(tmp_path: 
 
 def test_half_precision_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ValueError, match="`mixed_precision: fp16` needs a GPU, and there is none here: set it to"):
+    with pytest.raises(ValueError, match="`mixed_precision: fp16` needs a GPU, and none is used here: set it to"):
         run(tmp_path, mixed_precision="fp16")
+
+
+def test_told_to_use_the_cpu_it_does_so_in_full_precision_beside_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+    assert default_device() == "cuda"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # what `accelerate launch` makes of `use_cpu: true` and `--cpu`
+    accelerator = make_accelerator(LoopArguments(output_dir=str(tmp_path)))
+    assert (accelerator.device.type, accelerator.mixed_precision, default_device()) == ("cpu", "no", "cpu")
+    with pytest.raises(ValueError, match="`mixed_precision: fp16` needs a GPU"):
+        make_accelerator(LoopArguments(output_dir=str(tmp_path), mixed_precision="fp16"))
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:

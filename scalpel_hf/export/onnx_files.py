@@ -1,18 +1,25 @@
 """What both exports share: how files are written, and how answers are compared."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from scalpel_hf.runtime.settings import check_files
+from scalpel_hf.runtime.settings import check_files, hash_tensors
 from scalpel_hf.utils.files import read_json, work_folder
 
 OPSET = 18
 TOLERANCE = 1e-4
+
+
+def hash_state(state: Mapping[str, Tensor]) -> str:
+    """[`hash_tensors`] of a model's state, the same as of the files that it is saved in."""
+    flat = (tensor.detach().cpu().contiguous().view(-1) for tensor in state.values())
+    return hash_tensors(tensor.view(torch.uint8).numpy().tobytes() for tensor in flat)
 
 
 def difference(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> float:

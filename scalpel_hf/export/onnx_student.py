@@ -19,7 +19,7 @@ from scalpel_hf.runtime.onnx_models import OnnxStudent
 from scalpel_hf.runtime.session import NORMALIZATION
 from scalpel_hf.runtime.settings import CONFIG_FILE, MODEL_FILE, RuntimeConfig, hashes
 
-from .onnx_files import OPSET, checked, difference, whole_or_not_at_all
+from .onnx_files import OPSET, checked, difference, hash_state, whole_or_not_at_all
 
 
 class StudentGraph(nn.Module):
@@ -133,6 +133,7 @@ def runtime_config(
         id2label={str(key): label for key, label in student.model.config.id2label.items()},
         task=task,
         files={},
+        weights=hash_state(student.model.state_dict()),
     )
 
 

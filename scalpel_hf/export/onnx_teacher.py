@@ -7,6 +7,7 @@ from typing import Any
 
 import onnxruntime
 import torch
+from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from scalpel_hf.adapter import link_frames
@@ -15,7 +16,7 @@ from scalpel_hf.predictors.teacher import Teacher
 from scalpel_hf.runtime.settings import TEACHER_FILE, hashes
 from scalpel_hf.utils.files import write_json
 
-from .onnx_files import OPSET, checked, difference, whole_or_not_at_all
+from .onnx_files import OPSET, checked, difference, hash_state, whole_or_not_at_all
 
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
 
@@ -68,6 +69,7 @@ def export_teacher(teacher: Teacher, folder: str | Path, threshold: float = 0.5)
             "opset": OPSET,
             "id2label": {"0": "background", "1": "target"},
             "files": hashes(work),
+            "weights": hash_state(get_peft_model_state_dict(teacher.model, save_embedding_layers=False)),
         }
         write_json(work / TEACHER_FILE, config)
 

@@ -11,7 +11,7 @@ from scalpel_hf.modeling.frame_io import ImageLike, read_frame
 from .components import Detections, find_detections, snap_boxes
 from .preprocessing import apply_normalization, centred, normalize_frame, offset_and_scale
 from .session import Session
-from .settings import CONFIG_FILE, FOLDER, MODEL_FILE, RuntimeConfig, check_belongs, is_number
+from .settings import CONFIG_FILE, FOLDER, MODEL_FILE, RuntimeConfig, check_belongs, check_weights, is_number
 from .tiles import TILE_SIZE, Tile, check_tile_size, tiles
 
 S = TypeVar("S", bound="_Exported")
@@ -174,6 +174,8 @@ def _find(name_or_path: str | Path, file: str, revision: str | None) -> tuple[Pa
         if (place / file).is_file() and (place / CONFIG_FILE).is_file():
             config = RuntimeConfig.read(place / CONFIG_FILE)
             check_belongs(place / file, config.files, CONFIG_FILE)
+            if config.weights:
+                check_weights(place / CONFIG_FILE, config.weights)
             return place / file, config
     raise FileNotFoundError(
         f"{name_or_path} has no {file} with a {CONFIG_FILE} beside it: export the student with scripts/export_onnx.py"

@@ -1,7 +1,8 @@
 """runtime.json: what runs a student besides its ONNX files, and which of these belong to it."""
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class RuntimeConfig:
         id2label: names of the classes.
         task: `segmentation`, or `detection` of a graph that gives `scores` and `boxes`.
         files: the ONNX files that belong to it, and the SHA-256 of each.
+        weights: [`hash_tensors`] of the model that was exported; empty where that isn't known.
 
     Raises `ValueError` where a value is of another type or out of its range.
     """
@@ -45,6 +47,7 @@ class RuntimeConfig:
     id2label: dict[str, str]
     task: str
     files: dict[str, str]
+    weights: str = ""
 
     def __post_init__(self) -> None:
         _check(self.normalization in NORMALIZATIONS, f"`normalization` is one of {', '.join(NORMALIZATIONS)}", self)
@@ -56,6 +59,7 @@ class RuntimeConfig:
         _check(_is_text_to_text(self.id2label), "`id2label` gives a name for each class", self)
         _check(self.task in TASKS, f"`task` is one of {', '.join(TASKS)}", self)
         check_files(self.files)
+        _check(isinstance(self.weights, str), "`weights` is text", self)
         object.__setattr__(self, "percentiles", tuple(self.percentiles))
 
     @classmethod
@@ -99,7 +103,8 @@ def belonging_files(folder: Path) -> list[Path]:
     """
     The records of exports in a folder, runtime.json or teacher.json, and the ONNX files that belong to them.
 
-    Raises `ValueError` where a file isn't the one that was exported with its record, and `FileNotFoundError` where it
+    Raises `ValueError` where a file isn't the one that was exported with its record, or where they were exported from
+    other weights than those that the model's own folder, around this one, holds now; `FileNotFoundError` where a file
     is missing.
     """
     found = set()
@@ -107,14 +112,52 @@ def belonging_files(folder: Path) -> list[Path]:
         if not record.is_file():
             continue
         try:
-            files = read_json(record).get("files")
+            content = read_json(record)
+            files = content.get("files")
             check_files(files)
         except ValueError as error:
             raise ValueError(f"{record}: {error}; export the model again with scripts/export_onnx.py") from error
         for name in files:
             check_belongs(folder / name, files, record.name)
+        check_weights(record, content.get("weights"))
         found |= {record, *(folder / name for name in files)}
     return sorted(found)
+
+
+def hash_tensors(contents: Iterable[bytes]) -> str:
+    """Hash of a model's weights, whatever they are called and however they are spread over files: of the contents of
+    its tensors, each once."""
+    digests = sorted({hashlib.sha256(content).digest() for content in contents})
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def check_weights(record: Path, weights: Any) -> None:
+    """Raises `ValueError` where a record in the folder `onnx` is of other weights than lie in the folder around it."""
+    if record.parent.name != FOLDER:
+        return
+    around = record.parent.absolute().parent
+    files = sorted(around.glob("model*.safetensors")) or sorted(around.glob("adapter_model.safetensors"))
+    try:
+        there = hash_tensors(content for file in files for content in _tensors(file))
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, MemoryError) as error:
+        raise ValueError(f"{files[0]} can't be read to see whether {record} is of it: {error}") from error
+    if files and weights != there:
+        raise ValueError(
+            f"{record} was exported from other weights than those in {files[0]}: export the model again with "
+            f"scripts/export_onnx.py, or remove {record.parent}"
+        )
+
+
+def _tensors(file: Path) -> Iterator[bytes]:
+    """The content of each tensor of a safetensors file, which is a header's length, the header, and they."""
+    with open(file, "rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start, stop = entry["data_offsets"]
+                opened.seek(8 + length + start)
+                yield opened.read(stop - start)
 
 
 def is_number(value: Any) -> bool:

@@ -1,16 +1,22 @@
 """Which files of an export belong together, whenever it is cut short and whatever was there before."""
 
+import copy
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForObjectDetection, AutoModelForSemanticSegmentation, PreTrainedConfig
 
 pytest.importorskip("onnxscript")
-from scalpel_hf.export.onnx_files import whole_or_not_at_all
+from scalpel_hf.export import export_student
+from scalpel_hf.export.onnx_files import hash_state, whole_or_not_at_all
 from scalpel_hf.runtime import load_exported
-from scalpel_hf.runtime.settings import CONFIG_FILE, belonging_files
+from scalpel_hf.runtime.settings import CONFIG_FILE, belonging_files, check_weights
 from tests.runtime.made_by_hand import write_config, write_student
+from tests.small_students import d_fine, segformer, small_student, yolos
 
 
 def export(folder: Path, int8: bool, **config: object) -> None:
@@ -105,3 +111,38 @@ def test_both_records_of_a_folder_count(tmp_path: Path) -> None:
     write_config(tmp_path, files={"model.onnx": 3})
     with pytest.raises(ValueError, match=r"runtime\.json: `files`"):
         belonging_files(tmp_path)
+
+
+@pytest.mark.parametrize("make", [segformer, yolos, d_fine], ids=lambda make: make.__name__)
+def test_weights_are_hashed_alike_in_memory_and_in_files(make: Callable[..., PreTrainedConfig], tmp_path: Path) -> None:
+    auto = AutoModelForSemanticSegmentation if make is segformer else AutoModelForObjectDetection
+    model = auto.from_config(make())
+    model.save_pretrained(tmp_path / "one")
+    model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    assert len([*(tmp_path / "shards").glob("*.safetensors")]) > 1
+    for folder in (tmp_path / "one", tmp_path / "shards"):
+        record = folder / "onnx" / CONFIG_FILE
+        check_weights(record, hash_state(model.state_dict()))
+        with torch.no_grad():
+            other = copy.deepcopy(model)
+            next(other.parameters()).view(-1)[0] += 1
+        with pytest.raises(ValueError, match=r"exported from other weights than those in .*export the model again"):
+            check_weights(record, hash_state(other.state_dict()))
+
+
+def test_an_export_beside_a_student_trained_again_says_so(tmp_path: Path) -> None:
+    small_student().save_pretrained(tmp_path)
+    export_student(small_student(), tmp_path / "onnx")
+    assert load_exported(tmp_path).config.weights and belonging_files(tmp_path / "onnx")
+    again = small_student()
+    with torch.no_grad():
+        next(again.model.parameters()).mul_(1.01)
+    again.save_pretrained(tmp_path)
+    for use in (load_exported, lambda folder: belonging_files(folder / "onnx")):
+        with pytest.raises(ValueError, match=r"runtime\.json was exported from other weights than those in"):
+            use(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"none")
+    with pytest.raises(ValueError, match=r"model\.safetensors can't be read"):
+        belonging_files(tmp_path / "onnx")
+    export_student(again, tmp_path / "elsewhere")
+    assert belonging_files(tmp_path / "elsewhere")

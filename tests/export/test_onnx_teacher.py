@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from peft import get_peft_model
 
 from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, Teacher
 from scalpel_hf.export import check_teacher, export_teacher
+from scalpel_hf.runtime.settings import belonging_files
 from tests.small_models import SIZE, small_mobile_sam, small_sam
 
 SCALES = {"local_contrast": [3], "top_hat": [2], "matched_filter": [1.5], "anisotropic_diffusion": [1]}
@@ -51,6 +53,20 @@ def test_encoder_and_decoder_answer_as_the_teacher(exported: tuple[Teacher, Path
             expected = teacher.probabilities(one)
             assert expected.std() > 0.01 and 0.01 < expected.mean() < 0.99
             np.testing.assert_allclose(1 / (1 + np.exp(-answer[0])), expected, atol=1e-4)
+
+
+def test_the_record_says_which_adapter_it_is_of(exported: tuple[Teacher, Path], tmp_path: Path) -> None:
+    teacher, folder = exported
+    teacher.save_pretrained(tmp_path)
+    shutil.copytree(folder, tmp_path / "onnx")
+    assert [file.name for file in belonging_files(tmp_path / "onnx")] == [
+        "decoder.onnx",
+        "encoder.onnx",
+        "teacher.json",
+    ]
+    small_teacher(small_mobile_sam(), prior_bar=0.5, prior_share=0.25).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"teacher\.json was exported from other weights"):
+        belonging_files(tmp_path / "onnx")
 
 
 def test_the_check_compares_with_torch(exported: tuple[Teacher, Path]) -> None:

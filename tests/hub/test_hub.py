@@ -13,12 +13,14 @@ import pytest
 import torch
 from huggingface_hub import DatasetCard, HfApi, ModelCard
 from PIL import Image
+from safetensors.torch import load_file
 
 from scalpel_hf.data import LabelBudget, load_split
 from scalpel_hf.evaluation import IRSTDMetrics
 from scalpel_hf.hub.model_card import student_card, teacher_card
 from scalpel_hf.hub.provenance import Provenance
 from scalpel_hf.hub.upload import push_dataset, push_folder, push_metric, push_run, save_standalone
+from scalpel_hf.runtime.settings import hash_tensors
 from tests.hub.models import (
     FRAME,
     ROWS,
@@ -205,7 +207,8 @@ def test_a_push_is_one_commit_of_what_belongs_there(
 
     save_standalone(tmp_path / "teacher", tmp_path / "alone")
     make_student(tmp_path / "student")
-    write_student(tmp_path / "student" / "onnx")
+    state = load_file(tmp_path / "student" / "model.safetensors")
+    write_student(tmp_path / "student" / "onnx", weights=hash_tensors(t.numpy().tobytes() for t in state.values()))
     for file in ("model_int8.onnx", "notes.txt"):  # of an earlier export, and of the user
         (tmp_path / "student" / "onnx" / file).write_text("{}")
     for name, folder, own in (
@@ -223,6 +226,15 @@ def test_a_push_is_one_commit_of_what_belongs_there(
         assert files == {*always, *own} and commits(client, name) == 1
         assert_nothing_of_this_machine(client, name, tmp_path)
     assert_nothing_of_this_machine(client, TEACHER, tmp_path)
+
+
+def test_an_export_of_other_weights_is_not_pushed(client: HfApi, tmp_path: Path) -> None:
+    make_student(tmp_path / "student")
+    for weights in ("", "0" * 64):  # unknown, and of a student that was trained again since
+        write_student(tmp_path / "student" / "onnx", weights=weights)
+        with pytest.raises(ValueError, match=r"runtime\.json was exported from other weights"):
+            push_run(tmp_path / "student", STUDENT, pictures=False)
+    assert not client.repo_exists(STUDENT)
 
 
 def test_weights_are_safetensors_with_a_header_that_adds_up(client: HfApi, tmp_path: Path) -> None:

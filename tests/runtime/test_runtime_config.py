@@ -31,6 +31,7 @@ NAN = float("nan")
         ({"files": ["model.onnx"]}, "`files`"),
         ({"files": {"../model.onnx": "0"}}, "`files`"),
         ({"files": {"..\\model.onnx": "0"}}, "`files`"),
+        ({"weights": 3}, "`weights` is text"),
         ({"stride": 8}, "stride"),
     ],
 )

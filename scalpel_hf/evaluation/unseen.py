@@ -59,7 +59,8 @@ class TrainedOn:
         What a model says that it was trained on; `None` where it doesn't say.
 
         Args:
-            model: folder of a recipe's run, of its ONNX files, one of these files, or a repository on the Hub.
+            model: folder of a recipe's run, of its ONNX files, one of these files, or a repository on the Hub; also of
+                pseudo labels, which say it of their teacher.
 
         Raises `ValueError`, naming the file, where that is damaged.
         """
@@ -81,10 +82,12 @@ def _find(model: str | Path) -> Path | None:
     if folder.is_dir():
         places = (folder, folder.parent) if folder.name == "onnx" else (folder,)
         return next((p / TRAINED_ON_FILE for p in places if (p / TRAINED_ON_FILE).is_file()), None)
-    try:
-        return Path(hf_hub_download(str(model), TRAINED_ON_FILE))
-    except Exception:  # whatever the client's HTTP library raises; a Hub that isn't reached is said by what loads it
-        return None
+    for kind in ("model", "dataset"):  # pseudo labels say what their teacher was trained on
+        try:
+            return Path(hf_hub_download(str(model), TRAINED_ON_FILE, repo_type=kind))
+        except Exception:  # whatever its HTTP library raises; a Hub that isn't reached is said by what loads it
+            continue
+    return None
 
 
 def trained_on(models: Iterable[str | Path]) -> TrainedOn:

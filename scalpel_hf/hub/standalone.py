@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from scalpel_hf.evaluation.unseen import TRAINED_ON_FILE
 from scalpel_hf.modeling.modeling_scalpel_sam import ScalpelSamModel
 from scalpel_hf.modeling.processing_scalpel_sam import ScalpelSamProcessor
 from scalpel_hf.predictors.teacher import Teacher
@@ -13,7 +14,7 @@ from scalpel_hf.utils.files import as_umask_says
 def save_standalone(teacher: str | Path, folder: str | Path, base: str | Path | None = None) -> None:
     """
     Write the stand-alone model of a teacher in a folder or on the Hub: weights, configuration, processor, and the
-    run's metrics.json where there is one.
+    run's metrics.json and trained_on.json where they are there.
 
     Args:
         base: where the base model is, if not at the adapter's `base_model_name_or_path`.
@@ -22,5 +23,6 @@ def save_standalone(teacher: str | Path, folder: str | Path, base: str | Path | 
     ScalpelSamModel.from_peft(loaded.model).save_pretrained(str(folder))
     ScalpelSamProcessor(loaded.processor).save_pretrained(str(folder))
     as_umask_says(Path(folder), "*.safetensors")
-    if (Path(teacher) / METRICS_FILE).is_file():
-        shutil.copy(Path(teacher) / METRICS_FILE, folder)
+    for name in (METRICS_FILE, TRAINED_ON_FILE):
+        if (Path(teacher) / name).is_file():
+            shutil.copy(Path(teacher) / name, folder)

@@ -13,6 +13,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCa
 
 from scalpel_hf.data import LabelBudget
 from scalpel_hf.data.parquet import write_parquet_file
+from scalpel_hf.evaluation.unseen import TRAINED_ON_FILE
 from scalpel_hf.modeling.custom_code import IMAGE_PROCESSOR_FILE, code_files, published_configs
 from scalpel_hf.pseudo_labels.output import read_grid, read_run
 from scalpel_hf.runtime.settings import FOLDER as ONNX
@@ -33,13 +34,16 @@ __all__ = ["base_on_hub", "push_dataset", "push_folder", "push_metric", "push_ru
 FILES = {
     "model": (
         *("adapter_model.safetensors", "model*.safetensors", "model.safetensors.index.json", "*config.json"),
-        METRICS_FILE,
+        *(METRICS_FILE, TRAINED_ON_FILE),
     ),
-    "dataset": ("data/*.parquet", BUDGET_FILE, "summary.json"),
+    "dataset": ("data/*.parquet", BUDGET_FILE, TRAINED_ON_FILE, "summary.json"),
     "space": ("*.py", "requirements.txt"),
 }
 # What an earlier push may have left that would be read beside what is pushed.
-STALE = {"dataset": ("data/*.parquet",), "model": (IMAGE_PROCESSOR_FILE, "onnx/*.onnx", "onnx/*.json")}
+STALE = {
+    "dataset": ("data/*.parquet", TRAINED_ON_FILE),
+    "model": (IMAGE_PROCESSOR_FILE, TRAINED_ON_FILE, "onnx/*.onnx", "onnx/*.json"),
+}
 ROWS = 5000  # of a data set in one parquet file
 METRIC = Path(__file__).parent / "metrics" / "irstd"
 METRIC_APP = """import evaluate
@@ -88,7 +92,8 @@ def push_folder(
     extra: dict[str, bytes] | None = None,
 ) -> str:
     """
-    Push a folder's weights, configurations and figures, with the card as README.md, in one commit.
+    Push a folder's weights, configurations, figures and what it was trained on, with the card as README.md, in one
+    commit.
 
     So are the files of one export in the folder `onnx`. Checkpoints, caches and whatever else lies there stay behind,
     and so do the paths of this machine. An adapter's `base_model_name_or_path` is published as the card's `base_model`,
@@ -159,7 +164,8 @@ def push_dataset(
         split: name of the split where `dataset` has none.
         license: the images' and human masks', by the Hub's name for it.
         budget: which frames people labelled; goes along as label_budget.json.
-        run: folder that scripts/pseudo_label.py left; its summary.json goes along, and the card tells of it.
+        run: folder that scripts/pseudo_label.py left; its summary.json goes along, so does what its teacher was trained
+            on, and the card tells of it.
     """
     splits = dataset if isinstance(dataset, datasets.DatasetDict) else datasets.DatasetDict({split: dataset})
     if any("label_source" in rows.column_names for rows in splits.values()):
@@ -175,6 +181,8 @@ def push_dataset(
             _write_parquet(rows, Path(folder) / "data", str(name))
         if budget is not None:
             budget.save(Path(folder) / BUDGET_FILE)
+        if run and (Path(run) / TRAINED_ON_FILE).is_file():
+            shutil.copy(Path(run) / TRAINED_ON_FILE, folder)
         return push_folder(folder, repo_id, card, repo_type="dataset", private=private, extra=extra)
 
 

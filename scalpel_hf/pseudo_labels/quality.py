@@ -103,8 +103,8 @@ def _count(
     row: dict[str, Any], found: np.ndarray, truth: np.ndarray, counts: dict[str, int]
 ) -> list[tuple[float, bool]]:
     ignored = is_above(read_frame(row["pseudo_confidence"]), row["teacher"]["threshold"]) & ~found
-    objects, groups = (judge(*ndimage.label(mask, EIGHT_CONNECTED), truth) for mask in (found, ignored))
-    for name, judged in (("objects", objects), ("ignored", groups)):
+    objects = _judged(found, truth)
+    for name, judged in (("objects", objects), ("ignored", _judged(ignored, truth))):
         counts[name] += len(judged) - judged.count(None)
         counts[f"true_{name}"] += judged.count(True)
     targets, n = ndimage.label(truth == TARGET, EIGHT_CONNECTED)
@@ -114,6 +114,11 @@ def _count(
     counts["targets_missed"] += n - len(hit | opened)
     scored = zip(row["pseudo_objects"]["score"], objects, strict=True)
     return [(score, is_true) for score, is_true in scored if is_true is not None]
+
+
+def _judged(mask: np.ndarray, truth: np.ndarray) -> list[bool | None]:
+    labels, count = ndimage.label(mask, EIGHT_CONNECTED)
+    return judge(labels, count, truth)
 
 
 def _bins(scores: list[tuple[float, bool]]) -> list[dict[str, Any]]:

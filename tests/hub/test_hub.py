@@ -16,7 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from scalpel_hf.data import LabelBudget, load_split
+from scalpel_hf.data.contents import FrameKey
 from scalpel_hf.evaluation import IRSTDMetrics
+from scalpel_hf.evaluation.unseen import TRAINED_ON_FILE, TrainedOn
 from scalpel_hf.hub.model_card import student_card, teacher_card
 from scalpel_hf.hub.provenance import Provenance
 from scalpel_hf.hub.upload import push_dataset, push_folder, push_metric, push_run, save_standalone
@@ -235,6 +237,31 @@ def test_an_export_of_other_weights_is_not_pushed(client: HfApi, tmp_path: Path)
         with pytest.raises(ValueError, match=r"runtime\.json was exported from other weights"):
             push_run(tmp_path / "student", STUDENT, pictures=False)
     assert not client.repo_exists(STUDENT)
+
+
+def test_what_a_model_was_trained_on_is_pushed_and_known_elsewhere(
+    hub: HubServer, client: HfApi, tmp_path: Path
+) -> None:
+    make_student(tmp_path / "student")
+    make_teacher(tmp_path, small_sam())
+    client.create_repo(BASE)
+    client.upload_folder(repo_id=BASE, folder_path=tmp_path / "base")
+    record = TrainedOn([FrameKey.of("f0", FRAME), FrameKey.of("f1", FRAME[::-1])])
+    record.save(tmp_path / "student")
+    record.save(tmp_path / "teacher")
+    save_standalone(tmp_path / "teacher", tmp_path / "alone")
+    for folder, name in (("student", STUDENT), ("teacher", TEACHER), ("alone", ALONE)):
+        push_run(tmp_path / folder, name, BASE, pictures=False)
+    code = """
+from scalpel_hf.evaluation.unseen import TrainedOn
+for name in {names}:
+    print(len(TrainedOn.load(name).frames))
+print(TrainedOn.load("org/absent"))
+"""
+    assert hub.run(code.format(names=[STUDENT, TEACHER, ALONE]), tmp_path).split() == ["2", "2", "2", "None"]
+    (tmp_path / "student" / TRAINED_ON_FILE).unlink()  # of a model that doesn't say it, nothing may be left that does
+    push_run(tmp_path / "student", STUDENT, pictures=False)
+    assert TRAINED_ON_FILE not in client.list_repo_files(STUDENT)
 
 
 def test_weights_are_safetensors_with_a_header_that_adds_up(client: HfApi, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import datasets
 import pytest
 from huggingface_hub import DatasetCard, HfApi
 
+from scalpel_hf.evaluation.unseen import TrainedOn
 from scalpel_hf.hub.upload import push_dataset
 from scalpel_hf.pseudo_labels import Rules, label_in_shards
 from scalpel_hf.pseudo_labels.quality import compare_with_truth
@@ -28,6 +29,9 @@ assert list(plain.select_columns(columns)) == list(stream.select_columns(columns
 masks = [[row[c] and list(row[c].getdata()) for c in ("mask", "pseudo_mask", "pseudo_confidence")] for row in stream]
 plain.save_to_disk("../plain")
 json.dump(masks, open("../masks.json", "w"))
+
+from scalpel_hf.evaluation.unseen import TrainedOn
+json.dump([frame.name for frame in TrainedOn.load("{REPO}").frames], open("../trained_on.json", "w"))
 """
 
 
@@ -54,6 +58,7 @@ def test_a_run_is_published_with_all_it_says_of_itself(hub: HubServer, client: H
     quality = compare_with_truth(labelled, truth)
     write_json(out / "summary.json", json.loads((out / "summary.json").read_text()) | {"quality": quality})
     write_report(out, labelled, truth, quality)
+    TrainedOn.of(truth.select([0, 1])).save(out)
     labelled = labelled.select([i for i in range(10) if i != index])  # whose frame nothing can decode
     push_dataset(labelled, REPO, license="mit", run=out)
 
@@ -69,6 +74,7 @@ def test_a_run_is_published_with_all_it_says_of_itself(hub: HubServer, client: H
     assert json.loads((tmp_path / "masks.json").read_text()) == pixels
 
     files = client.list_repo_files(REPO, repo_type="dataset")
+    assert json.loads((tmp_path / "trained_on.json").read_text()) == truth["name"][:2]
     grid = client.hf_hub_download(REPO, "examples.png", repo_type="dataset", cache_dir=tmp_path / "hub")
     assert Path(grid).read_bytes() == (out / "report" / "grid.png").read_bytes()
     summary = client.hf_hub_download(REPO, "summary.json", repo_type="dataset", cache_dir=tmp_path / "hub")

@@ -7,6 +7,7 @@ and its image processor to `output_dir`, with metrics.json: how the run is repea
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from peft import get_peft_model
 from torch import nn
 
@@ -24,12 +26,15 @@ from scalpel_hf.adapter.layer import asks_sam
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import human_labelled, load_split
 from scalpel_hf.data.contents import hash_rows
+from scalpel_hf.data.transforms import Sample
 from scalpel_hf.evaluation.evaluator import evaluate_probabilities
 from scalpel_hf.evaluation.unseen import TrainedOn, rows_to_measure
 from scalpel_hf.hub.upload import base_on_hub, push_run
 from scalpel_hf.modeling.normalization import NORMALIZATIONS
+from scalpel_hf.predictors.committee import Committee
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.predictors.teacher import Teacher
+from scalpel_hf.pseudo_labels import LabelRun
 from scalpel_hf.training.arguments import (
     Between,
     CropSize,
@@ -40,7 +45,13 @@ from scalpel_hf.training.arguments import (
     parse_arguments,
 )
 from scalpel_hf.training.background import background_samples
-from scalpel_hf.training.distillation import TeacherSamples, distillation_loss, freeze_operators, start_from
+from scalpel_hf.training.distillation import (
+    PseudoLabelled,
+    TeacherSamples,
+    distillation_loss,
+    freeze_operators,
+    start_from,
+)
 from scalpel_hf.training.guard import LEAST_FRAMES, Probabilities, compare_with_small_network, verdict
 from scalpel_hf.training.knowledge_transfer import labelled_sample
 from scalpel_hf.training.loop import hash_weights, make_accelerator, train
@@ -83,6 +94,9 @@ class DistillArguments(LoopArguments):
     background_frames: Annotated[int, Between(0, 10_000_000)] = option(
         0, "Unlabelled frames to train on as background, but for what operators answer to."
     )
+    committee: Annotated[int, Between(0, 100)] = option(
+        0, "Train so many teachers first, have them label the other frames together, and learn from those too."
+    )
     cache_dir: str = option("", "Where the frozen prefix is kept; output_dir/prefix when empty.")
     cache_dtype: Annotated[str, OneOf(("float16", "float32"))] = option(
         "float16", "Precision of the frozen prefix on disk: float16 or float32."
@@ -93,6 +107,8 @@ class DistillArguments(LoopArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.committee and self.background_frames:
+            raise ValueError("`committee` labels the frames that `background_frames` takes for background: choose one")
         if {"token", "mask"} <= set(self.levels) and not self.sam_features:
             raise ValueError("the `token` level changes SAM's features, which `sam_features` keeps from the mask level")
 
@@ -101,19 +117,23 @@ def train_teacher(
     args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset, held_out: datasets.Dataset | None
 ) -> tuple[Teacher, dict[str, Any]]:
     """A teacher of the labelled ones of `rows`, and how its training went; with frames held out, its best step."""
+    set_seed(args.seed)  # the first weights, whatever was trained before in this process
     labelled = human_labelled(rows, args.dataset)
     samples = [labelled_sample(row) for row in labelled]
     background = background_samples(rows, samples, args.background_frames, args.seed) if args.background_frames else []
     accelerator.print(f"{len(samples)} labelled frames to train on, {len(held_out or ())} held out")
+    others: Sequence[Sample] = background or PseudoLabelled(rows)
     if background:
         left_out = 1 - np.mean([sample.weight.mean() for sample in background])
         accelerator.print(f"{len(background)} unlabelled frames as background, {left_out:.1%} of them left out")
+    elif others:
+        accelerator.print(f"{len(others)} frames with a pseudo label, for half of the samples")
 
     # Model
     base = load_sam(args.base_model, args.image_size)
     made_of = {"labelled frames": hash_rows(labelled), "base model": hash_weights(base)}
-    if background:
-        made_of["frames without a label"] = hash_rows(rows)
+    if others:
+        made_of["frames without a human's label"] = hash_rows(rows)
     if held_out:
         made_of["frames held out"] = hash_rows(held_out)
     config = ScalpelMoeConfig(
@@ -135,7 +155,7 @@ def train_teacher(
     # Frozen prefix
     cache_dir = args.cache_dir or Path(args.output_dir) / "prefix"
     teacher = Teacher(model, processor, cache_dir if asks_sam(model) else None, cache_dtype=args.cache_dtype)
-    dataset = TeacherSamples(samples, processor, teacher.cache, args.crop_size, args.seed, background)
+    dataset = TeacherSamples(samples, processor, teacher.cache, args.crop_size, args.seed, others)
     with accelerator.main_process_first():
         dataset.fill(progress=accelerator.is_main_process)
 
@@ -154,6 +174,40 @@ def train_teacher(
     if args.fit_prior_bar:
         accelerator.print(f"prior bar {fit_prior_bar(teacher, samples):.2f}")
     return teacher, outcome
+
+
+def committee_labels(args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset) -> datasets.Dataset:
+    """
+    The rows with what a committee of teachers of the labelled ones says of the others.
+
+    Every second member looks at the frame without operators: networks that differ err less alike (docs/log.md).
+    """
+    frame_alone = [level for level in args.levels if level != "pixel"] or args.levels
+    members = []
+    for number in range(args.committee):
+        member = replace(
+            args,
+            output_dir=f"{args.output_dir}/committee/{number}",
+            levels=frame_alone if number % 2 else args.levels,
+            seed=args.seed + 1000 * (number + 1),
+            validation_fraction=0.0,
+        )
+        accelerator.print(f"committee: teacher {number + 1} of {args.committee}")
+        members.append(train_teacher(member, accelerator, rows, None)[0])
+    # What is found need not be scored: no rule turns it down.
+    labelling = LabelRun(
+        rows,
+        Committee(members, predicted_iou=False),
+        Path(args.output_dir) / "committee" / "labels",
+        name="committee",
+        report=accelerator.print,
+    )
+    labelling.answer(accelerator.process_index, accelerator.num_processes)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        labelling.finish()
+    accelerator.wait_for_everyone()
+    return datasets.load_from_disk(str(labelling.out))
 
 
 def guard(args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset) -> dict[str, Any]:
@@ -201,6 +255,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.guard and not guarded:
         accelerator.print(f"no comparison with a small network: it takes {LEAST_FRAMES} labelled frames, one process")
     compared = guard(args, accelerator, rows) if guarded else None
+    if args.committee:
+        rows = committee_labels(args, accelerator, rows)
     teacher, outcome = train_teacher(args, accelerator, rows, held_out if len(held_out) else None)
 
     # Evaluate and save

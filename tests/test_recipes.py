@@ -452,3 +452,22 @@ def test_programs_end_with_one_line(work: SimpleNamespace, tmp_path: Path) -> No
         assert done.returncode == code and message in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "o").exists()
+
+
+def test_a_committee_labels_the_other_frames_first(
+    work: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its labels are kept beside the members' runs, a human's rows stay as they are, and a second start does nothing."""
+    learned = {"max_steps": 60, "batch_size": 4, "learning_rate": 1e-2, "sam_features": False, "eval_split": ""}
+    argv = flags(**(work.teacher | learned), committee=2, output_dir=tmp_path / "teacher")
+    distill.main(argv)
+    assert "4 frames with a pseudo label" in capsys.readouterr().out
+    labels = datasets.load_from_disk(str(tmp_path / "teacher" / "committee" / "labels"))
+    assert sorted(set(labels["label_source"])) == ["human", "pseudo"]
+    first = load_file(tmp_path / "teacher" / "adapter_model.safetensors")
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    distill.main(argv)
+    assert "60 of 60" in capsys.readouterr().out
+    second = load_file(tmp_path / "teacher" / "adapter_model.safetensors")
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)

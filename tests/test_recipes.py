@@ -457,7 +457,7 @@ def test_programs_end_with_one_line(work: SimpleNamespace, tmp_path: Path) -> No
 def test_a_committee_labels_the_other_frames_first(
     work: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its labels are kept beside the members' runs, a human's rows stay as they are, and a second start does nothing."""
+    """Its labels are kept beside the members' runs, a human's rows stay, and a second start does nothing."""
     learned = {"max_steps": 60, "batch_size": 4, "learning_rate": 1e-2, "sam_features": False, "eval_split": ""}
     argv = flags(**(work.teacher | learned), committee=2, output_dir=tmp_path / "teacher")
     distill.main(argv)

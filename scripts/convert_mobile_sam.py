@@ -18,7 +18,7 @@ from scalpel_hf.cli.numbers import SIDE
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.modeling.configuration_mobile_sam import MobileSamConfig
 from scalpel_hf.modeling.modeling_mobile_sam import MobileSamModel
-from scalpel_hf.utils.files import check_can_be_made, whole_folder, write_text
+from scalpel_hf.utils.files import check_can_be_made, read_bytes, whole_folder, write_text
 
 KNOWN_SHA256 = "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f"
 SOURCE_URL = "https://github.com/ChaoningZhang/MobileSAM"
@@ -123,7 +123,7 @@ def convert(checkpoint: Path, output: Path, image_size: int, overwrite: bool) ->
         raise FileExistsError(f"{output} is no model folder, so it is not replaced. Choose another one.")
     model = MobileSamModel(MobileSamConfig(image_size=image_size))
 
-    sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    sha256 = hashlib.sha256(read_bytes(checkpoint)).hexdigest()
     print(f"sha256 of {checkpoint.name}: {sha256}")
     if sha256 == KNOWN_SHA256:
         verdict = ", the published one"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from scalpel_hf.utils.files import read_text
 from scalpel_hf.utils.image_files import find_images, frame_name
 
 from .masks import ABOVE_HALF, MaskValues
@@ -206,11 +207,7 @@ def _by_stem(index: dict[str, list[Path]]) -> dict[str, str]:
 
 
 def _read_names(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no list of names in UTF-8 ({error})") from error
-    names = [line.strip() for line in lines if line.strip()]
+    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not names:
         raise ValueError(f"{path} names no image")
     return names

@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 
 from scalpel_hf.formats.human_labels import HumanLabel, import_human_labels
+from scalpel_hf.utils.files import read_text
 
 from .output import REVIEW_FOLDER
 
@@ -105,7 +106,7 @@ def read_decisions(folder: str | Path) -> dict[str, Decision]:
     decisions: dict[str, Decision] = {}
     if not path.exists():
         return decisions
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = read_text(path).split("\n")
     for number, line in enumerate(lines, start=1):
         if not line:
             continue

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scalpel_hf.utils.files import read_json, write_json
+from scalpel_hf.utils.files import check_is_file, read_json, write_json
 
 from .preprocessing import NORMALIZATIONS, check_percentiles
 
@@ -150,6 +150,7 @@ def check_weights(record: Path, weights: Any) -> None:
 
 def _tensors(file: Path) -> Iterator[bytes]:
     """The content of each tensor of a safetensors file, which is a header's length, the header, and they."""
+    check_is_file(file)
     with open(file, "rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(length))
@@ -165,6 +166,7 @@ def is_number(value: Any) -> bool:
 
 
 def _sha256(path: Path) -> str:
+    check_is_file(path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -16,7 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from scalpel_hf.utils.files import read_json, remove_folder, remove_leftovers, whole_file, whole_folder, write_json
+from scalpel_hf.utils.files import (
+    check_is_file,
+    read_json,
+    remove_folder,
+    remove_leftovers,
+    whole_file,
+    whole_folder,
+    write_json,
+)
 
 NEW_RUN: dict[str, Any] = {"step": 0, "seconds": 0.0, "best": None, "last": {}}
 
@@ -113,6 +121,7 @@ class Checkpoints:
         for name, mean in self.ema.shadow.items():
             mean.copy_(means[name])  # in place: the memory format has a say in how results are rounded
         try:
+            check_is_file(newest / "training.pt")
             training = torch.load(newest / "training.pt", weights_only=True, map_location="cpu")
             for name, part in self.training.items():
                 part.load_state_dict(training[name])
@@ -155,6 +164,7 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 def _load_tensors(path: Path, like: dict[str, Tensor], checkpoint: Path | None = None) -> dict[str, Tensor]:
     """A file's tensors; `ValueError` unless it is whole and they are those of `like` by name and shape."""
     try:
+        check_is_file(path)
         saved = load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise _damaged(path, checkpoint or path.parent, error) from error

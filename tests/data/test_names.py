@@ -1,5 +1,6 @@
 """Frames' names, as other programs and systems spell them."""
 
+import os
 import time
 import unicodedata
 from collections.abc import Callable
@@ -95,5 +96,9 @@ def test_lists_that_mean_one_frame_twice_or_none(make_set: Callable[..., Path]) 
     with pytest.raises(BrokenPairsError, match="no such image: the data set has no frame 'frame_1'"):
         load_irst_dataset("generic", root)
     (root / "train.txt").write_bytes("m\u00e9t\u00e9o".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"train\.txt is no list of names in UTF-8"):
+    with pytest.raises(ValueError, match=r"train\.txt is no text in UTF-8"):
         load_irst_dataset("generic", root)
+    (root / "train.txt").unlink()
+    os.mkfifo(root / "train.txt")  # which nobody writes to: it would be waited for without end
+    with pytest.raises(ValueError, match=r"train\.txt is a pipe or device, not a file"):
+        load_irst_dataset("generic", root, split_list={"train": "train.txt"})

@@ -144,5 +144,10 @@ def test_an_export_beside_a_student_trained_again_says_so(tmp_path: Path) -> Non
     (tmp_path / "model.safetensors").write_bytes(b"none")
     with pytest.raises(ValueError, match=r"model\.safetensors can't be read"):
         belonging_files(tmp_path / "onnx")
+    for place, pipe in ((tmp_path / "onnx", "model.onnx"), (tmp_path, "model.safetensors")):
+        (place / pipe).unlink()
+        os.mkfifo(place / pipe)
+        with pytest.raises(ValueError, match=rf"{pipe} .*is a pipe or device"):
+            check_weights(tmp_path / "onnx" / CONFIG_FILE, "0") if place == tmp_path else belonging_files(place)
     export_student(again, tmp_path / "elsewhere")
     assert belonging_files(tmp_path / "elsewhere")

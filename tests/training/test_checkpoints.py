@@ -1,6 +1,7 @@
 """Checkpoints that are damaged, or of a run that was made of something else."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,12 @@ def no_file(path: Path) -> None:
     path.mkdir()
 
 
-DAMAGE: list[Callable[[Path], Any]] = [Path.unlink, lambda p: p.write_bytes(b""), cut, noise, flipped, no_file]
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+DAMAGE: list[Callable[[Path], Any]] = [Path.unlink, lambda p: p.write_bytes(b""), cut, noise, flipped, no_file, pipe]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -100,7 +106,7 @@ def test_an_optimiser_of_other_shapes_is_named(tmp_path: Path) -> None:
         run(tmp_path)
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, cut])
+@pytest.mark.parametrize("damage", [Path.unlink, cut, pipe])
 def test_damaged_best_weights_are_named_before_anything_is_trained(tmp_path: Path, damage: Callable) -> None:
     scores = iter(range(100, 0, -1))
     run(tmp_path, evaluate=lambda _: {"iou": next(scores)}, eval_steps=4)

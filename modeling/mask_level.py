@@ -292,7 +292,7 @@ def _let_the_frame_lead(stem: nn.Conv2d, channels: int) -> None:
     stem.weight[:, channels:] *= PRIOR_SCALE
 
 
-def answer_without_prompts(
+def predict_without_prompts(
     level: MaskLevel, region: FrameRegion, masks: Tensor, upscaled: Tensor, embeddings: Tensor
 ) -> dict[str, Tensor]:
     """What a mask level makes of SAM's masks `(B, P, M, h, w)`, in its own precision; `logits` are `(B, PM, H, W)`."""

@@ -1,6 +1,7 @@
 """The stand-alone teacher: a Segment Anything model with the hierarchical mixture of experts inside it.
 
-The modules, the weights and the answers are those of the adapter on its base. Where the adapter hooks into `SamModel`,
+The modules, the weights and the predictions are those of the adapter on its base. Where the adapter hooks into
+`SamModel`,
 the data flows in the open here: the encoder's last MLPs have their token adapters beside them, the mask decoder gives
 its up-scaled embedding out, and `forward` takes that and the frames to the mask level. Nothing but torch and
 transformers is needed, so the model travels as custom code.
@@ -27,7 +28,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .configuration_scalpel_sam import ScalpelSamConfig
 from .custom_code import TakesCodeAlong
 from .losses import soft_iou_loss, weighted_bce
-from .mask_level import FrameRegion, MaskLevel, answer_without_prompts
+from .mask_level import FrameRegion, MaskLevel, predict_without_prompts
 from .modeling_mobile_sam import MobileSamVisionEncoder
 from .moe import ImageRouter, PositionRouter, TokenAdapter
 from .operators import WhiteBoxOperator
@@ -345,9 +346,9 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
         if self.mask_level is not None:
             region = self._region(pixel_values, frames, frame_boxes, masks.shape[-2:])
             if sparse is None:
-                seen = answer_without_prompts(self.mask_level, region, masks, upscaled, image_embeddings)
+                seen = predict_without_prompts(self.mask_level, region, masks, upscaled, image_embeddings)
                 masks = seen.pop("logits").unflatten(1, masks.shape[1:3]).to(masks.dtype)
-            else:  # SAM's own answer, on the frames' grid
+            else:  # SAM's own prediction, on the frames' grid
                 masks = region.sample(masks)
         return ScalpelSamOutput(
             loss=None if labels is None else self._loss(masks, labels),

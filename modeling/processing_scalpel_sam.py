@@ -20,7 +20,8 @@ Sizes = Sequence[tuple[int, int]] | Tensor
 
 class ScalpelSamProcessor(TakesCodeAlong, ProcessorMixin):
     """
-    Holds an [`InfraredImageProcessor`] with `sam_size`, and takes prompts and answers to and from a frame's own pixels.
+    Holds an [`InfraredImageProcessor`] with `sam_size`, and takes prompts and predictions to and from a frame's own
+    pixels.
 
     A point `[x, y]` is a pixel, and its centre is meant; a box `[x0, y0, x1, y1]` are edges between pixels, so that a
     target of one pixel in column 5, row 3 has the box `[5, 3, 6, 4]`.

@@ -92,7 +92,7 @@ class DistillArguments(LoopArguments):
     )
     fit_prior_bar: bool = option(True, "Off, the operators have no say after the training but as the network's inputs.")
     background_frames: Annotated[int, Between(0, 10_000_000)] = option(
-        0, "Unlabelled frames to train on as background, but for what operators answer to."
+        0, "Unlabelled frames to train on as background, but for what operators respond to."
     )
     committee: Annotated[int, Between(0, 100)] = option(
         0, "Train so many teachers first, have them label the other frames together, and learn from those too."

@@ -69,7 +69,7 @@ class TransferArguments(LoopArguments):
         1.0, "Strength of noise, blur and response curve on pseudo-labelled frames."
     )
     consistency_weight: Weight = option(
-        0.0, "Weight of agreeing on those frames with the student's answer without noise, blur and response curve."
+        0.0, "Weight of agreeing on those frames with the student's prediction without noise, blur and response curve."
     )
 
 

@@ -152,7 +152,7 @@ class InfraredSmallTargetPipeline(Pipeline):
                 `KeyDataset(dataset, column)` for another. Frames may differ in size.
             threshold (`float`, defaults to 0.5): probability above which a pixel is target.
             batch_size (`int`, defaults to 1): frames a forward pass; those of one size go through the model together,
-                and the answers don't depend on it.
+                and the predictions don't depend on it.
             timeout (`float`, *optional*): seconds to wait for a URL.
 
         Returns:

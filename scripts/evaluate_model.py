@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     what.add_argument("--model", help="teacher or student: a folder, a Hub repository or an ONNX file")
     what.add_argument("--pseudo-labels", help="output of scripts/pseudo_label.py")
     parser.add_argument("--base-model", help="a teacher's base, if it isn't where the adapter says")
-    parser.add_argument("--flips", action="store_true", help="a teacher's answers averaged over mirror images")
+    parser.add_argument("--flips", action="store_true", help="a teacher's predictions averaged over mirror images")
     parser.add_argument(
         "--cache-dir", type=Path, help="where a teacher's frozen prefix is kept, for further teachers on the same base"
     )

@@ -34,7 +34,7 @@ from scalpel_hf.evaluation.unseen import TrainedOn, seen_rows, trained_on
 from scalpel_hf.hub.upload import push_dataset
 from scalpel_hf.predictors.load import default_device
 from scalpel_hf.predictors.teacher import Teacher
-from scalpel_hf.pseudo_labels import Calibration, LabelRun, Rules
+from scalpel_hf.pseudo_labels import Calibration, LabellingJob, Rules
 from scalpel_hf.pseudo_labels.labelling import check_columns, key_of
 from scalpel_hf.pseudo_labels.output import Labelled
 from scalpel_hf.pseudo_labels.quality import check_truth, compare_with_truth
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
         args.min_agreement,
         args.min_empty,
     )
-    run = LabelRun(
+    job = LabellingJob(
         rows,
         teacher,
         args.out,
@@ -91,13 +91,13 @@ def main(argv: list[str] | None = None) -> None:
         args.split,
     )
     part, parts = args.shard
-    run.answer((part - 1) * state.num_processes + state.process_index, parts * state.num_processes)
+    job.predict((part - 1) * state.num_processes + state.process_index, parts * state.num_processes)
     state.wait_for_everyone()
     if state.is_main_process:
         if parts > 1:
             print(f"part {part} of {parts} is done; when all are, run the same command without --shard")
         else:
-            finish(args, run, choice, truth)
+            finalize(args, job, choice, truth)
     state.destroy_process_group()
 
 
@@ -201,8 +201,8 @@ def load_truth(args: argparse.Namespace, rows: Labelled) -> datasets.Dataset | N
     return truth
 
 
-def finish(
-    args: argparse.Namespace, run: LabelRun, choice: ThresholdChoice | None, truth: datasets.Dataset | None
+def finalize(
+    args: argparse.Namespace, job: LabellingJob, choice: ThresholdChoice | None, truth: datasets.Dataset | None
 ) -> None:
     known = TrainedOn.load(args.teacher)
     skipped = set()
@@ -223,7 +223,7 @@ def finish(
         except Exception as error:  # hours of work are not lost for a picture
             print(f"warning: there is no report ({one_line(error)}); the same command tries again", file=sys.stderr)
 
-    run.finish(complete)
+    job.finalize(complete)
     print((args.out / "summary.json").read_text(encoding="utf-8"))
     if (args.out / "report").exists():
         print(f"report: {args.out / 'report' / 'README.md'}")

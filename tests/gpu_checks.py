@@ -51,7 +51,7 @@ def adapter() -> None:
 
 
 def training(folder: Path) -> None:
-    """A teacher trained in bf16, as by default, and what it answers when it is loaded again on the GPU."""
+    """A teacher trained in bf16, as by default, and what it predicts when it is loaded again on the GPU."""
     camera = SyntheticInfrared(size=(40, 56), n_targets=(1, 2), extent=(2, 5), seed=3)
     datasets.DatasetDict({"train": camera.to_dataset(4)}).save_to_disk(str(folder / "data"))
     small_mobile_sam().save_pretrained(str(folder / "base"))

@@ -53,7 +53,7 @@ FRAMES = [
 
 
 def varied(model: torch.nn.Module) -> torch.nn.Module:
-    """Answers that vary over a frame: those of a fresh student hardly do."""
+    """Predictions that vary over a frame: those of a fresh student hardly do."""
     torch.manual_seed(0)
     with torch.no_grad():
         for module in model.modules():
@@ -112,7 +112,7 @@ def assert_targets(targets: list[dict[str, Any]], probability: np.ndarray, thres
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two answers for one frame are alike to rounding."""
+    """Whether two predictions for one frame are alike to rounding."""
     return len(one) == len(other) > 0 and all(
         a["box"] == b["box"] and abs(a["score"] - b["score"]) < 1e-5 and a["mask"].tobytes() == b["mask"].tobytes()
         for a, b in zip(one, other, strict=True)
@@ -174,8 +174,8 @@ def test_data_sets(student: Any, files: SimpleNamespace) -> None:
     )
     expected = student(FRAMES)
     for inputs in (dataset, KeyDataset(dataset, "image"), KeyDataset(dataset, "other"), dataset.to_iterable_dataset()):
-        answers = list(student(inputs, batch_size=2))
-        assert len(answers) == len(FRAMES) and all(map(same, answers, expected))
+        predictions = list(student(inputs, batch_size=2))
+        assert len(predictions) == len(FRAMES) and all(map(same, predictions, expected))
     assert all(map(same, student(frame for frame in FRAMES), expected))
 
 
@@ -207,8 +207,8 @@ def test_nothing_in_nothing_out(student: Any) -> None:
 
 
 def test_a_tuple_is_taken_as_a_list(student: Any) -> None:
-    answers = student(tuple(FRAMES), batch_size=2)
-    assert isinstance(answers, list) and all(map(same, answers, student(FRAMES)))
+    predictions = student(tuple(FRAMES), batch_size=2)
+    assert isinstance(predictions, list) and all(map(same, predictions, student(FRAMES)))
 
 
 def test_thousands_of_targets_take_little_memory_and_time(student: Any) -> None:
@@ -316,18 +316,18 @@ def test_from_the_hub_in_a_fresh_interpreter(models: SimpleNamespace, hub: HubSe
     code = f"""
 import json, scalpel_hf
 from transformers import pipeline
-answers = {{}}
+predictions = {{}}
 for kind, threshold in {thresholds!r}.items():
     find = pipeline({TASK!r}, model="org/" + kind, device="cpu")
-    answers[kind] = [[t["score"], *t["box"].values()] for t in find("frame.png", threshold=threshold)]
-print(json.dumps(answers))
+    predictions[kind] = [[t["score"], *t["box"].values()] for t in find("frame.png", threshold=threshold)]
+print(json.dumps(predictions))
 """
-    answers = json.loads(hub.run(code, cwd=tmp_path).splitlines()[-1])
+    predictions = json.loads(hub.run(code, cwd=tmp_path).splitlines()[-1])
     for kind in KINDS:
         here = pipeline(TASK, model=str(models.root / kind), device="cpu")(FRAMES[1], threshold=thresholds[kind])
         expected = [[t["score"], *t["box"].values()] for t in here]
         assert len(expected) > 0
-        np.testing.assert_allclose(answers[kind], expected, atol=1e-5)
+        np.testing.assert_allclose(predictions[kind], expected, atol=1e-5)
 
 
 def test_the_task_is_known_in_any_order_of_imports() -> None:

@@ -143,7 +143,7 @@ def with_flips(runs: SimpleNamespace) -> Teacher:
 
 
 def with_top_k(runs: SimpleNamespace) -> Teacher:
-    """Settings that change answers and not weights count too."""
+    """Settings that change predictions and not weights count too."""
     teacher = Teacher.from_pretrained(runs.root / "teacher")
     teacher.model.peft_config["default"].top_k = 2
     return teacher
@@ -160,8 +160,8 @@ def test_the_saved_student_answers_as_the_trained_one(runs: SimpleNamespace) -> 
     model = AutoModelForSemanticSegmentation.from_pretrained(str(runs.root / "student")).eval()
     inputs = AutoImageProcessor.from_pretrained(str(runs.root / "student"))(runs.frame, return_tensors="pt")
     with torch.no_grad():
-        answer = model(pixel_values=inputs["pixel_values"]).logits.softmax(1)[0, 1].numpy()
-    np.testing.assert_allclose(answer, runs.seen["Student"], rtol=0, atol=1e-5)
+        prediction = model(pixel_values=inputs["pixel_values"]).logits.softmax(1)[0, 1].numpy()
+    np.testing.assert_allclose(prediction, runs.seen["Student"], rtol=0, atol=1e-5)
     student = Student.from_pretrained(runs.root / "student")
     np.testing.assert_allclose(student.probabilities(runs.frame), runs.seen["Student"], rtol=0, atol=1e-5)
     test = datasets.load_from_disk(str(runs.root / "data"))["test"]

@@ -8,7 +8,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from scalpel_hf.modeling.mask_level import FrameRegion, MaskLevel, answer_without_prompts, sample_region
+from scalpel_hf.modeling.mask_level import FrameRegion, MaskLevel, predict_without_prompts, sample_region
 from scalpel_hf.modeling.moe import TokenAdapter
 
 from .config import ScalpelMoeConfig
@@ -182,14 +182,14 @@ class MaskLevelLayer(ScalpelMoeLayer):
         if self.grids[name] == "base":
             region = region.on_base_grid(masks.shape[-2:])
         if sparse_prompt_embeddings is not None and sparse_prompt_embeddings.shape[2] > 0:
-            return region.sample(masks), iou  # prompted: SAM's own answer on the frame's grid
+            return region.sample(masks), iou  # prompted: SAM's own prediction on the frame's grid
         return self._prompt_free(self._adapters[name], masks, upscaled[0], image_embeddings, region), iou
 
     def _prompt_free(
         self, adapter: MaskLevel, masks: Tensor, upscaled: Tensor, embeddings: Tensor, region: FrameRegion
     ) -> Tensor:
         activation = self.get_base_layer().activation
-        outputs = answer_without_prompts(adapter, region, masks, activation(upscaled), embeddings)
+        outputs = predict_without_prompts(adapter, region, masks, activation(upscaled), embeddings)
         if (sink := _ROUTER_SINK.get()) is not None:
             sink.append(outputs)
         return outputs["logits"].unflatten(1, masks.shape[1:3]).to(masks.dtype)
@@ -201,13 +201,13 @@ def mask_level_layer(model: nn.Module) -> MaskLevelLayer | None:
 
 
 def active_mask_level(model: nn.Module) -> MaskLevel | None:
-    """The mask level that answers in an adapted model; `None` where there is none, or adapters are off."""
+    """The mask level that predicts in an adapted model; `None` where there is none, or adapters are off."""
     layer = mask_level_layer(model)
     return None if layer is None else layer.active
 
 
 def asks_sam(model: nn.Module) -> bool:
-    """Whether SAM's encoder or decoder has a say in what an adapted model answers without prompts."""
+    """Whether SAM's encoder or decoder has a say in what an adapted model predicts without prompts."""
     level = active_mask_level(model)
     return level is None or level.sam_features
 
@@ -226,7 +226,7 @@ def prompt_free_logits(model: nn.Module, image_embeddings: Tensor) -> Tensor:
     """
     Mask logits `(B, 1, H, W)` on the grid of the frames that the embeddings are linked to.
 
-    Where no mask level answers on that grid, with other adapters or other levels, SAM's own masks are resized to it.
+    Where no mask level predicts on that grid, with other adapters or other levels, SAM's own masks are resized to it.
     """
     masks = model(image_embeddings=image_embeddings, multimask_output=False).pred_masks[:, 0]  # (B, 1, h, w)
     if mask_level_layer(model) is not None:

@@ -22,7 +22,7 @@ def certainty(row: dict[str, Any]) -> float:
 
     p is an accepted object's score, and, away from these, the highest probability of a target in the background. Where
     the teacher took something for a target and quality control did not, the certainty is 0. A frame that the teacher
-    did not answer for has no label to check: 1.
+    made no prediction for has no label to check: 1.
     """
     if row["pseudo_confidence"] is None or row["teacher"] is None:
         return 1.0

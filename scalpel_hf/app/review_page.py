@@ -18,13 +18,13 @@ from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import run_program
 
 from .review_session import ReviewSession
-from .server import LOOPBACK, Answer, PageServer
+from .server import LOOPBACK, PageServer, Reply
 
 
 def responder(session: ReviewSession) -> Any:
     """What the page asks for: `queue`, a `frame`, its `picture`, and `decide`."""
 
-    def respond(path: str, given: Any) -> Answer:
+    def respond(path: str, given: Any) -> Reply:
         if path == "/api/queue":
             return as_json({"run": session.folder.name, "reviewer": session.reviewer, "frames": session.queue()})
         if path == "/api/frame":
@@ -40,7 +40,7 @@ def responder(session: ReviewSession) -> Any:
     return respond
 
 
-def as_json(content: Any) -> Answer:
+def as_json(content: Any) -> Reply:
     return json.dumps(content).encode(), "application/json"
 
 

@@ -106,7 +106,7 @@ class ReviewSession:
         if what == "frame":
             image = gray(read_frame(row["image"]).astype(np.float32)).convert("L")
         elif row["pseudo_confidence"] is None:
-            raise ValueError(f"{row['name']} has no answer of a teacher")
+            raise ValueError(f"{row['name']} has no prediction of a teacher")
         else:
             image = level(read_frame(row["pseudo_confidence"]).astype(np.float32) / 255).convert("L")
         content = BytesIO()

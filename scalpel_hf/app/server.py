@@ -21,8 +21,8 @@ PAGE_FILES = {
 # The page may load from and send to this server alone.
 POLICY = "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-Answer = tuple[bytes, str]  # content and its type
-Respond = Callable[[str, Any], Answer]  # from a path under /api/ and what was posted
+Reply = tuple[bytes, str]  # content and its type
+Respond = Callable[[str, Any], Reply]  # from a path under /api/ and what was posted
 
 
 class PageServer(ThreadingHTTPServer):

@@ -87,7 +87,7 @@ def write_report(out: Path, stages: list[tuple[str, str, float]]) -> Path:
         _figures(results(out), summary),
         _router(shares),
         f"<h2>Test frames</h2><p>The first {len(found)} of {len(test)}, not picked. {_line(GREEN)} truth, "
-        f"{_line(RED)} answer at threshold 0.5, with the targets found and the false alarms.</p>{_gallery(found)}",
+        f"{_line(RED)} prediction at threshold 0.5, with the targets found and the false alarms.</p>{_gallery(found)}",
         _pseudo_labels(summary, _pseudo_pictures(pseudo, hidden)),
         _commands(stages),
         _machine(_read(out / "teacher" / "metrics.json")),
@@ -112,7 +112,7 @@ def _test_pictures(
         frame, truth = read_frame(row["image"]).astype(np.float32), read_target(row["mask"])
         pictures = {"frame": gray(frame), f"truth: {_targets(truth)}": outline(frame, truth, GREEN)}
         with record_router() as records:
-            answers = {"teacher": teacher.probabilities(row["image"]) > 0.5}
+            predictions = {"teacher": teacher.probabilities(row["image"]) > 0.5}
         weights = dict(
             zip(teacher.model.active_peft_config.scales, records[0]["router_weights"][0].numpy(force=True), strict=True)
         )
@@ -121,9 +121,9 @@ def _test_pictures(
         for name, weight in {**weights, "none": 1 - sum(weights.values())}.items():
             on[name].append(weight[truth])
             off[name].append(weight[~truth])
-        answers |= {name: student.probabilities(row["image"]) > 0.5 for name, student in students.items()}
-        for name, answer in answers.items():
-            pictures[f"{name}: {_found(answer, truth)}"] = outline(frame, answer, RED)
+        predictions |= {name: student.probabilities(row["image"]) > 0.5 for name, student in students.items()}
+        for name, prediction in predictions.items():
+            pictures[f"{name}: {_found(prediction, truth)}"] = outline(frame, prediction, RED)
         found[row["name"]] = pictures
     return found, {name: (_mean(on[name]), _mean(off[name])) for name in EXPERT_COLORS if on[name]}
 
@@ -133,12 +133,12 @@ def _pseudo_pictures(pseudo: datasets.Dataset, hidden: datasets.Dataset) -> dict
     found: dict[str, Pictures] = {}
     labelled = [i for i, source in enumerate(pseudo["label_source"]) if source == "pseudo"][:PSEUDO_FRAMES]
     for row in undecoded(pseudo.select(labelled)):
-        frame, answer = read_frame(row["image"]).astype(np.float32), read_target(row["pseudo_mask"])
+        frame, prediction = read_frame(row["image"]).astype(np.float32), read_target(row["pseudo_mask"])
         truth = read_target(hidden[place[row["name"]]]["mask"])
         found[row["name"]] = {
             "frame": gray(frame),
             f"hidden truth: {_targets(truth)}": outline(frame, truth, GREEN),
-            f"pseudo label: {_found(answer, truth)}": outline(frame, answer, RED),
+            f"pseudo label: {_found(prediction, truth)}": outline(frame, prediction, RED),
             "the teacher's probability": level(read_frame(row["pseudo_confidence"]) / 255),
         }
     return found
@@ -154,12 +154,12 @@ def _targets(mask: np.ndarray) -> str:
     return f"{count} target{'' if count == 1 else 's'}" if count else "no target"
 
 
-def _found(answer: np.ndarray, truth: np.ndarray) -> str:
-    """How many targets an answer finds and how many false alarms it gives, by the rule of Pd and Fa."""
+def _found(prediction: np.ndarray, truth: np.ndarray) -> str:
+    """How many targets a prediction finds and how many false alarms it gives, by the rule of Pd and Fa."""
     metrics = IRSTDMetrics()
-    metrics.update(answer.astype(np.float32), truth)
+    metrics.update(prediction.astype(np.float32), truth)
     counts = metrics.compute()
-    false = len(objects_from_mask(answer)["area"]) - int(counts["n_detected"])
+    false = len(objects_from_mask(prediction)["area"]) - int(counts["n_detected"])
     alarms = f"{false} false alarm{'' if false == 1 else 's'}"
     return f"{counts['n_detected']:.0f} of {counts['n_targets']:.0f}, {alarms}" if truth.any() else alarms
 

@@ -12,7 +12,7 @@ from scalpel_hf.data import human_labelled, load_split
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.evaluation import IRSTDMetrics
 
-from .evaluator import answers_and_masks
+from .evaluator import predictions_and_masks
 from .unseen import TrainedOn, rows_to_measure, trained_on
 
 COUNTS = ("n_intersection", "n_union", "n_targets", "n_detected", "n_false_pixels", "n_pixels")
@@ -42,7 +42,7 @@ def count_frames(
     frames `(targets, 2)`, its pixels and how many of them are found.
     """
     counts, targets = [], []
-    for predicted, truth in answers_and_masks(probabilities, rows):
+    for predicted, truth in predictions_and_masks(probabilities, rows):
         metrics = IRSTDMetrics(threshold=threshold)
         metrics.update(predicted, truth)
         counts.append([getattr(metrics, name) for name in COUNTS])

@@ -14,37 +14,37 @@ from scalpel_hf.data.masks import IGNORED, TARGET, read_mask, read_row_mask, rea
 from scalpel_hf.evaluation import DetectionMetrics, IRSTDMetrics
 from scalpel_hf.predictors.student import Detector, Student
 
-Answered = TypeVar("Answered")
+Predicted = TypeVar("Predicted")
 
 
-def answers_and_masks(
-    answer: Callable[[Any], Answered], rows: Iterable[dict[str, Any]]
-) -> Iterator[tuple[Answered, np.ndarray]]:
+def predictions_and_masks(
+    predict: Callable[[Any], Predicted], rows: Iterable[dict[str, Any]]
+) -> Iterator[tuple[Predicted, np.ndarray]]:
     """
     What a model says of each row's `image`, and where the human's `mask` is target, boolean `(H, W)`.
 
-    Where that leaves pixels open, the answer is taken for none: probability 0, or no box whose centre lies there.
-    Raises `ValueError` naming the row whose mask is hidden, can't be read, or has another size than the answer.
+    Where that leaves pixels open, the prediction is taken for none: probability 0, or no box whose centre lies there.
+    Raises `ValueError` naming the row whose mask is hidden, can't be read, or has another size than the prediction.
     """
     files = undecoded(rows) if isinstance(rows, datasets.Dataset) else rows
     for row in tqdm(files, desc="evaluation", leave=False, unit="frame"):
         if row["mask"] is None:
             raise ValueError(f"{row.get('name')} has no mask to measure against: evaluate on a split with all masks")
         mask = read_row_mask(row)
-        yield _where_judged(answer(row["image"]), mask, row.get("name")), mask == TARGET
+        yield _where_judged(predict(row["image"]), mask, row.get("name")), mask == TARGET
 
 
-def _where_judged(answered: Any, mask: np.ndarray, name: str | None) -> Any:
-    """An answer without what it says of pixels that the mask leaves open."""
+def _where_judged(predicted: Any, mask: np.ndarray, name: str | None) -> Any:
+    """A prediction without what it says of pixels that the mask leaves open."""
     ignored = mask == IGNORED
-    if isinstance(answered, tuple):  # scores (N,) and boxes (N, 4) as corners
-        scores, boxes = answered
+    if isinstance(predicted, tuple):  # scores (N,) and boxes (N, 4) as corners
+        scores, boxes = predicted
         x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).T.astype(int)
         kept = ~ignored[y.clip(0, mask.shape[0] - 1), x.clip(0, mask.shape[1] - 1)]
         return scores[kept], boxes[kept]
-    if answered.shape != mask.shape:
-        raise ValueError(f"{name}: the answer is {answered.shape}, the mask {mask.shape} (height, width)")
-    return np.where(ignored, 0, answered) if ignored.any() else answered
+    if predicted.shape != mask.shape:
+        raise ValueError(f"{name}: the prediction is {predicted.shape}, the mask {mask.shape} (height, width)")
+    return np.where(ignored, 0, predicted) if ignored.any() else predicted
 
 
 def evaluate_student(
@@ -76,7 +76,7 @@ def evaluate_curve(
 ) -> list[dict[str, float]]:
     """[`evaluate_probabilities`] at several thresholds, in their order: the points of a curve of Pd over Fa."""
     points = [IRSTDMetrics(threshold=threshold) for threshold in thresholds]
-    for predicted, truth in answers_and_masks(probabilities, rows):
+    for predicted, truth in predictions_and_masks(probabilities, rows):
         for metrics in points:
             metrics.update(predicted, truth)
     return [metrics.compute() for metrics in points]
@@ -107,7 +107,7 @@ def evaluate_detections(
     Raises `ValueError` where a row's mask is hidden.
     """
     metrics = DetectionMetrics(threshold=threshold)
-    for detected, mask in answers_and_masks(detect, rows):
+    for detected, mask in predictions_and_masks(detect, rows):
         truth = np.array(objects_from_mask(mask)["bbox"]).reshape(-1, 4)
         metrics.update(*detected, np.concatenate([truth[:, :2], truth[:, :2] + truth[:, 2:]], axis=1))
     return metrics.compute()
@@ -132,6 +132,6 @@ def evaluate_pseudo_labels(labelled: datasets.Dataset, truth: datasets.Dataset) 
         mask = masks[place[row["name"]]]["mask"] if row["name"] in place else None
         if mask is None:
             raise ValueError(f"the data set with the truth has no mask of {row['name']}")
-        answer, human = read_target(row["pseudo_mask"]), read_mask(mask)
-        metrics.update((answer & (human != IGNORED)).astype(np.float32), human == TARGET)
+        prediction, human = read_target(row["pseudo_mask"]), read_mask(mask)
+        metrics.update((prediction & (human != IGNORED)).astype(np.float32), human == TARGET)
     return metrics.compute()

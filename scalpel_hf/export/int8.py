@@ -55,7 +55,7 @@ def quantize_student(folder: str | Path, frames: Sequence[Any], float_convs: int
 
 def rank_convolutions(folder: str | Path, frames: Sequence[Any]) -> dict[str, float]:
     """
-    What each convolution of a student's model.onnx does to the answer when it alone is quantised, the worst first:
+    What each convolution of a student's model.onnx does to the prediction when it alone is quantised, the worst first:
     Σ|p' − p| / Σp over the probabilities of some of the calibration frames.
     """
     folder, probes = Path(folder), frames[:: max(1, len(frames) // PROBES)]
@@ -69,8 +69,8 @@ def rank_convolutions(folder: str | Path, frames: Sequence[Any]) -> dict[str, fl
             feeds = _feeds(student, probes)
             quantize(folder / MODEL_FILE, path, feeds, op_types_to_quantize=["Conv"], nodes_to_quantize=[name])
             quantized = OnnxStudent(path, student.config)
-            answers = (quantized.probabilities(frame) for frame in probes)
-            changes[name] = sum(float(np.abs(a - p).sum()) for a, p in zip(answers, expected, strict=True)) / mass
+            predictions = (quantized.probabilities(frame) for frame in probes)
+            changes[name] = sum(float(np.abs(a - p).sum()) for a, p in zip(predictions, expected, strict=True)) / mass
     return dict(sorted(changes.items(), key=lambda item: -item[1]))
 
 

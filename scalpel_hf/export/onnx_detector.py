@@ -68,9 +68,9 @@ def export_detector(
 @torch.no_grad()
 def check_detector(detector: Detector, exported: OnnxDetector, frames: Iterable[Any]) -> float:
     """
-    Largest difference between the answers of an exported detector and of torch over frames, scores and boxes, these as
-    shares of the frame. Each box counts with the most similar one of the other answer: of two with nearly the same
-    score either may come first.
+    Largest difference between the predictions of an exported detector and of torch over frames, scores and boxes, these
+    as shares of the frame. Each box counts with the most similar one of the other prediction: of two with nearly the
+    same score either may come first.
 
     Raises `ValueError` where it exceeds 1e-4, and without any frame.
     """
@@ -80,10 +80,10 @@ def check_detector(detector: Detector, exported: OnnxDetector, frames: Iterable[
         x = exported.graph_input(frame)
         sides = np.array([x.shape[3], x.shape[2]] * 2)
         scores, boxes = exported.graph.run(x)
-        answer = _rows(scores, boxes, sides)
+        prediction = _rows(scores, boxes, sides)
         scores, boxes = graph(torch.from_numpy(x))
         expected = _rows(scores.numpy(), boxes.numpy(), sides)
-        gaps = np.abs(answer[:, None] - expected).max(-1)
+        gaps = np.abs(prediction[:, None] - expected).max(-1)
         differences.append(float(max(gaps.min(0).max(), gaps.min(1).max())))
     return checked(differences)
 

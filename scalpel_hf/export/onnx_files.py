@@ -1,4 +1,4 @@
-"""What both exports share: how files are written, and how answers are compared."""
+"""What both exports share: how files are written, and how predictions are compared."""
 
 import os
 from collections.abc import Iterator, Mapping

@@ -48,7 +48,7 @@ class StudentGraph(nn.Module):
         x = x.expand(-1, processor.num_channels, -1, -1)
         if isinstance(self.model, ScalpelStudentForSemanticSegmentation):
             logits = self.model.foreground(x)
-        else:  # others answer at a fraction of the resolution
+        else:  # others predict at a fraction of the resolution
             logits = as_foreground(self.model(pixel_values=x).logits)
             logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)
         logits = logits[..., :height, :width]
@@ -189,7 +189,7 @@ def check_student(student: Student, exported: OnnxStudent, frames: Iterable[Any]
     for frame in frames:
         differences.append(difference(exported.probabilities(frame), student.probabilities(frame)))
         x = exported.graph_input(frame)
-        (answer,) = exported.graph.run(x)
+        (prediction,) = exported.graph.run(x)
         expected = graph(torch.from_numpy(x))
-        differences.append(difference(answer, expected if isinstance(expected, Tensor) else expected[0]))
+        differences.append(difference(prediction, expected if isinstance(expected, Tensor) else expected[0]))
     return checked(differences)

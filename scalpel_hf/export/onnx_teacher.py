@@ -1,4 +1,4 @@
-"""A teacher as two ONNX graphs: SAM's encoder, and the decoder that answers on the frame's own grid."""
+"""A teacher as two ONNX graphs: SAM's encoder, and the decoder that predicts on the frame's own grid."""
 
 import warnings
 from collections.abc import Iterable

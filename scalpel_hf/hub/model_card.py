@@ -150,7 +150,7 @@ def student_card(
     )
     labels = "human masks and a teacher's pseudo labels" if record["arguments"].get("pseudo_labels") else "human masks"
     network = "A small convolutional network" if own else f"A model of transformers' type `{model_type}`"
-    answers = "boxes with scores" if detector else "a probability for each pixel"
+    given = "boxes with scores" if detector else "a probability for each pixel"
     auto_class = f"AutoModelFor{'ObjectDetection' if detector else 'SemanticSegmentation'}"
     result = (
         'targets = processor.post_process_object_detection(outputs, 0.5, inputs["original_sizes"])[0]'
@@ -159,7 +159,7 @@ def student_card(
     )
     text = f"""# {name}
 
-{network} that finds small targets in infrared frames, trained on {labels}. It gives {answers}, at the frame's own size.
+{network} that finds small targets in infrared frames, trained on {labels}. It gives {given}, at the frame's own size.
 {picture_text(picture, record)}
 ## How to load it
 

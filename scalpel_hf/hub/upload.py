@@ -66,7 +66,7 @@ def push_run(
 
     Args:
         base_model_id: Hub id of a teacher's base, where it was loaded from a folder.
-        pictures: show the model's answers on a few test frames in the card; the data's licence must allow it.
+        pictures: show the model's predictions on a few test frames in the card; the data's licence must allow it.
     """
     api, base, make_card = HfApi(), None, student_card
     record = read_record(folder, for_others=False)

@@ -7,9 +7,9 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """
-    A teacher's answer for one frame.
+    A teacher's prediction for one frame.
 
     Args:
         probability: of a target at each pixel, `(H, W)` in [0, 1], averaged over the views of the frame.

@@ -20,7 +20,7 @@ from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.utils.files import as_umask_says, read_json, write_json
 
 from .feature_cache import FrozenPrefix, PrefixCache
-from .prediction import Answer
+from .prediction import Prediction
 from .pretrained import ADAPTER_CONFIG, load_adapter, load_adapter_config, load_image_processor
 from .sam import load_sam
 from .tiling import blend_tiles
@@ -42,11 +42,12 @@ class Teacher:
         model: a `PeftModel` around a `SamModel` or `MobileSamModel`.
         processor: with `sam_size` equal to the model's input size.
         cache_dir: where the frozen prefix's activations are kept; `None` computes them each time.
-        flips: average the answers for the frame and its three mirror images.
+        flips: average the predictions for the frame and its three mirror images.
         cache_dtype: precision of what is kept there, `float16` or `float32`.
         cache_bytes: most that the cache may hold; 0 only reads what is there, `None` is no bound.
-        scales: average the answers for the frame resampled by these factors. They share one pass through the encoder,
-            which sees the frame at its input size whatever its own; operators and masks work on the resampled frame.
+        scales: average the predictions for the frame resampled by these factors. They share one pass through the
+            encoder, which sees the frame at its input size whatever its own; operators and masks work on the resampled
+            frame.
         tile_size: longest side in pixels of what is answered whole; the model's input size by default.
     """
 
@@ -109,25 +110,25 @@ class Teacher:
     def probabilities(self, frame: Any) -> np.ndarray:
         """Target probability of each pixel, `(H, W)` float32, at the frame's own size. `frame`: whatever the processor
         takes."""
-        return self.answers([frame])[0].probability
+        return self.predict([frame])[0].probability
 
     @torch.no_grad()
-    def answers(self, frames: Sequence[Any]) -> list[Answer]:
+    def predict(self, frames: Sequence[Any]) -> list[Prediction]:
         """What the teacher says about frames, whatever the processor takes. Those of one size go through the model
         together (see `at_a_time`), one pass of the encoder a frame and mirror image."""
         arrays = [read_frame(frame) for frame in frames]
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for index, array in enumerate(arrays):
             by_shape.setdefault(array.shape, []).append(index)
-        answers: dict[int, Answer] = {}
+        predictions: dict[int, Prediction] = {}
         for shape, indices in by_shape.items():
             if max(shape) > self.tile_size:
-                answers |= {i: self._in_tiles(arrays[i]) for i in indices}
+                predictions |= {i: self._in_tiles(arrays[i]) for i in indices}
                 continue
             for start in range(0, len(indices), self.at_a_time):
                 same = indices[start : start + self.at_a_time]
-                answers |= zip(same, self._whole([arrays[i] for i in same]), strict=True)
-        return [answers[index] for index in range(len(arrays))]
+                predictions |= zip(same, self._whole([arrays[i] for i in same]), strict=True)
+        return [predictions[index] for index in range(len(arrays))]
 
     @property
     def at_a_time(self) -> int:
@@ -135,7 +136,7 @@ class Teacher:
         and those of eight take half as long again for each frame (MobileSAM at 512 pixels)."""
         return 1 if self.device.type == "cpu" else 64
 
-    def _whole(self, frames: list[np.ndarray]) -> list[Answer]:
+    def _whole(self, frames: list[np.ndarray]) -> list[Prediction]:
         inputs, embeddings = self._encode(frames)
         moments = self._moments(frames, inputs, embeddings).numpy(force=True)
         spread = np.sqrt(np.maximum(moments[1] - moments[0] ** 2, 0)) if self._views > 1 else [None] * len(frames)
@@ -143,15 +144,15 @@ class Teacher:
             partial(self._predicted_iou, frame, None if embeddings is None else embeddings[i : i + 1], box)
             for i, (frame, box) in enumerate(zip(frames, inputs["frame_boxes"], strict=True))
         ]
-        return [Answer(*parts) for parts in zip(moments[0], spread, asked, strict=True)]
+        return [Prediction(*parts) for parts in zip(moments[0], spread, asked, strict=True)]
 
-    def _in_tiles(self, frame: np.ndarray) -> Answer:
-        def answer(tile: np.ndarray) -> np.ndarray:
+    def _in_tiles(self, frame: np.ndarray) -> Prediction:
+        def predict(tile: np.ndarray) -> np.ndarray:
             return self._moments([tile], *self._encode([tile]))[:, 0].numpy(force=True)
 
-        mean, square = blend_tiles(answer, frame, self.tile_size, self.tile_size // 8)
+        mean, square = blend_tiles(predict, frame, self.tile_size, self.tile_size // 8)
         square -= mean**2
-        return Answer(mean, np.sqrt(np.maximum(square, 0, out=square), out=square) if self._views > 1 else None)
+        return Prediction(mean, np.sqrt(np.maximum(square, 0, out=square), out=square) if self._views > 1 else None)
 
     @property
     def _views(self) -> int:
@@ -217,7 +218,7 @@ class Teacher:
         return torch.cat(found).float().numpy(force=True)
 
     def fingerprint(self) -> str:
-        """Hash of everything an answer depends on: the base's and the adapter's weights and configurations, the
+        """Hash of everything a prediction depends on: the base's and the adapter's weights and configurations, the
         processor, the views, the tiles' size, the precision of the cache."""
         adapters = {name: c.to_dict() for name, c in getattr(self.model, "peft_config", {}).items()}
         settings = {

@@ -34,14 +34,14 @@ def axis_weights(length: int, starts: list[int], tile: int) -> list[np.ndarray]:
     return [(ramp / total[start : start + size]).astype(np.float32) for start in starts]
 
 
-def blend_tiles(answer: Callable[[np.ndarray], np.ndarray], frame: np.ndarray, tile: int, overlap: int) -> np.ndarray:
+def blend_tiles(predict: Callable[[np.ndarray], np.ndarray], frame: np.ndarray, tile: int, overlap: int) -> np.ndarray:
     """
     Maps `(C, H, W)` float32 of a frame `(H, W)` from those of its tiles.
 
     What is held is the frame, its maps and one tile's, however many tiles there are.
 
     Args:
-        answer: from a tile `(h, w)` to its maps `(C, h, w)`.
+        predict: from a tile `(h, w)` to its maps `(C, h, w)`.
         tile: side of the tiles in pixels; a frame shorter than that in one direction is not cut there.
         overlap: least number of pixels that neighbours share: twice a target's size, or more.
     """
@@ -52,7 +52,7 @@ def blend_tiles(answer: Callable[[np.ndarray], np.ndarray], frame: np.ndarray, t
     for y, row_weight in zip(rows, row_weights, strict=True):
         for x, col_weight in zip(cols, col_weights, strict=True):
             rows_here, cols_here = slice(y, y + len(row_weight)), slice(x, x + len(col_weight))
-            maps = answer(frame[rows_here, cols_here])
+            maps = predict(frame[rows_here, cols_here])
             if blended is None:
                 blended = np.zeros((len(maps), height, width), np.float32)
             blended[:, rows_here, cols_here] += maps * row_weight[:, None] * col_weight

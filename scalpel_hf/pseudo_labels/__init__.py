@@ -5,12 +5,12 @@ from .columns import PSEUDO_FEATURES, training_mask
 from .labelling import add_pseudo_labels
 from .output import summarize
 from .rules import Rules
-from .shards import LabelRun, label_in_shards
+from .shards import LabellingJob, label_in_shards
 
 __all__ = [
     "PSEUDO_FEATURES",
     "Calibration",
-    "LabelRun",
+    "LabellingJob",
     "Rules",
     "add_pseudo_labels",
     "fit_calibration",

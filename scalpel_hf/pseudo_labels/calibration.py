@@ -109,7 +109,8 @@ def _table(frames: Sequence[dict[str, Any]]) -> np.ndarray:
 
 def fit_calibration(frames: Sequence[dict[str, Any]]) -> Calibration:
     """
-    Fit a calibration to the candidates of labelled frames, see `weigh_candidates`; what masks leave open isn't counted.
+    Fit a calibration to the candidates of labelled frames, see `extract_candidates`; what masks leave open isn't
+    counted.
 
     Logistic regression with a Gaussian prior on the weights that is centred on the teacher's own word: 1 for the
     logit of its mean probability, 0 for the rest. A handful of frames leaves it near that. Which evidence is used is

@@ -12,7 +12,7 @@ from scalpel_hf.data.masks import IGNORED, TARGET
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.modeling.moe import classical_prior
 from scalpel_hf.modeling.normalization import normalize_frame
-from scalpel_hf.predictors.prediction import Answer
+from scalpel_hf.predictors.prediction import Prediction
 
 from .columns import is_above
 
@@ -49,8 +49,8 @@ def label_candidates(confidence: np.ndarray, threshold: float) -> tuple[np.ndarr
     return labels + number[wide] * (labels == 0), firm, firm + len(faint)
 
 
-def weigh_candidates(
-    frame: np.ndarray, confidence: np.ndarray, answer: Answer, threshold: float, truth: np.ndarray | None = None
+def extract_candidates(
+    frame: np.ndarray, confidence: np.ndarray, prediction: Prediction, threshold: float, truth: np.ndarray | None = None
 ) -> dict[str, Any]:
     """
     The candidates of a frame, each with its box (x, y, width, height), whether it is `firm`, and the evidence for it:
@@ -67,14 +67,14 @@ def weigh_candidates(
 
     Args:
         frame: `(H, W)` in sensor units.
-        confidence: the answer's probability in 8 bits.
+        confidence: the prediction's probability in 8 bits.
         truth: as [`read_mask`] reads it.
     """
     labels, firm, count = label_candidates(confidence, threshold)
     index = np.arange(1, count + 1)
     boxes = np.array([_box(place) for place in ndimage.find_objects(labels)], np.float32).reshape(-1, 4)
     unknown = [float("nan")] * count
-    asked = answer.predicted_iou is not None and count > 0
+    asked = prediction.predicted_iou is not None and count > 0
     found: dict[str, Any] = {
         "bbox": boxes.tolist(),
         "firm": (index <= firm).tolist(),
@@ -83,11 +83,11 @@ def weigh_candidates(
         "probability": _inside(ndimage.mean, confidence / np.float32(255), labels, index),
         "contrast": contrast(frame, labels, ndimage.maximum_position(confidence, labels, index) if count else []),
         "agreement": unknown,
-        "predicted_iou": answer.predicted_iou(boxes).tolist() if asked and answer.predicted_iou else unknown,
+        "predicted_iou": prediction.predicted_iou(boxes).tolist() if asked and prediction.predicted_iou else unknown,
         "area": np.bincount(labels.ravel(), minlength=count + 1)[1:].tolist(),
     }
-    if answer.spread is not None:
-        found["agreement"] = [1 - 2 * s for s in _inside(ndimage.mean, answer.spread, labels, index)]
+    if prediction.spread is not None:
+        found["agreement"] = [1 - 2 * s for s in _inside(ndimage.mean, prediction.spread, labels, index)]
     if truth is not None:
         found["true"], found["has_target"] = judge(labels, count, truth), has_target(truth)
     return found

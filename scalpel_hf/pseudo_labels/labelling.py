@@ -1,4 +1,4 @@
-"""The map steps: a teacher's answers for the rows of a data set, and the labels that are made of them."""
+"""The map steps: a teacher's predictions for the rows of a data set, and the labels that are made of them."""
 
 import hashlib
 import json
@@ -14,18 +14,18 @@ from scalpel_hf.data.masks import read_mask
 from scalpel_hf.data.names import check_names
 from scalpel_hf.hub.repo_names import shown_name
 from scalpel_hf.modeling.image_processing_infrared import read_frame
-from scalpel_hf.predictors.prediction import Answer
+from scalpel_hf.predictors.prediction import Prediction
 from scalpel_hf.version import __version__
 
 from .calibration import Calibration
 from .columns import PSEUDO_FEATURES, png
-from .evidence import CANDIDATE_FEATURES, weigh_candidates
+from .evidence import CANDIDATE_FEATURES, extract_candidates
 from .output import summarize
 from .rules import Rules, decide
 
 logger = logging.getLogger(__name__)
 
-ANSWER_FEATURES = {
+PREDICTION_FEATURES = {
     "pseudo_confidence": datasets.Image(),
     "candidates": CANDIDATE_FEATURES,
     "problem": datasets.Value("string"),
@@ -56,7 +56,7 @@ def add_pseudo_labels(
 
     Args:
         dataset: with `name`, `image`, `label_source`.
-        teacher: a `Teacher`, or anything with `fingerprint()` and either `answers(frames) → list[Answer]` or
+        teacher: a `Teacher`, or anything with `fingerprint()` and either `predict(frames) → list[Prediction]` or
             `probabilities(frame) → (H, W)`.
         threshold: probability above which a pixel is target; the confidence in 8 bits is what is compared.
         name, revision: what the `teacher` column says about where the teacher is.
@@ -66,7 +66,7 @@ def add_pseudo_labels(
         batch_size: frames that the teacher is given at a time.
         keep_in_memory: as of `Dataset.map`; otherwise the result is cached beside the data set's files.
 
-    Raises `ValueError` naming the row where a frame can't be read or the teacher's answer isn't probabilities, and
+    Raises `ValueError` naming the row where a frame can't be read or the teacher's prediction isn't probabilities, and
     where no frame that it was asked about gets an object.
     """
     rules = rules or Rules(threshold)
@@ -79,8 +79,8 @@ def add_pseudo_labels(
 
     def label(batch: dict[str, list]) -> dict[str, list]:
         files = stored_cells(batch, dataset.features)
-        answers = answer_rows({**batch, **files}, teacher, threshold, skip_broken=skip_broken)
-        labels = decide_rows({**answers, "label_source": batch["label_source"]}, rules, calibration, provenance)
+        predictions = predict_rows({**batch, **files}, teacher, threshold, skip_broken=skip_broken)
+        labels = decide_rows({**predictions, "label_source": batch["label_source"]}, rules, calibration, provenance)
         return {**files, **labels}
 
     # Decoded here, row by row, so that an error can name its row; a human's frames are not decoded at all.
@@ -122,16 +122,16 @@ def provenance_of(teacher: Any, rules: Rules, name: str, revision: str | None) -
     }
 
 
-def answer_rows(
+def predict_rows(
     batch: dict[str, list], teacher: Any, threshold: float, humans_too: bool = False, skip_broken: bool = False
 ) -> dict[str, list]:
     """
-    The teacher's answers for undecoded rows: the columns of `ANSWER_FEATURES`.
+    The teacher's predictions for undecoded rows: the columns of `PREDICTION_FEATURES`.
 
     Those of human rows are empty, but with `humans_too`, which needs their `mask`. `problem` says why a broken row has
-    no answer.
+    no prediction.
     """
-    columns: dict[str, list] = {name: [None] * len(batch["name"]) for name in ANSWER_FEATURES}
+    columns: dict[str, list] = {name: [None] * len(batch["name"]) for name in PREDICTION_FEATURES}
     pairs: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}  # frame and, where a human labelled it, mask
     for i, source in enumerate(batch["label_source"]):
         if source != "human" or humans_too:
@@ -140,15 +140,15 @@ def answer_rows(
                 pairs[i] = read_pair({column: batch[column][i] for column in wanted})
             except ValueError as error:
                 columns["problem"][i] = str(error)
-    for i, answer in zip(pairs, ask(teacher, [frame for frame, _ in pairs.values()]), strict=True):
+    for i, prediction in zip(pairs, predict(teacher, [frame for frame, _ in pairs.values()]), strict=True):
         frame, truth = pairs[i]
         try:
-            confidence = confidence_of(answer, frame, batch["name"][i])
+            confidence = confidence_of(prediction, frame, batch["name"][i])
         except ValueError as error:
             columns["problem"][i] = str(error)
             continue
         columns["pseudo_confidence"][i] = png(confidence)
-        columns["candidates"][i] = weigh_candidates(frame, confidence, answer, threshold, truth)
+        columns["candidates"][i] = extract_candidates(frame, confidence, prediction, threshold, truth)
     for problem in filter(None, columns["problem"]):
         if not skip_broken:
             raise ValueError(problem)
@@ -156,10 +156,10 @@ def answer_rows(
     return columns
 
 
-def ask(teacher: Any, frames: Sequence[np.ndarray]) -> list[Answer]:
-    if hasattr(teacher, "answers"):
-        return teacher.answers(frames)
-    return [Answer(teacher.probabilities(frame)) for frame in frames]
+def predict(teacher: Any, frames: Sequence[np.ndarray]) -> list[Prediction]:
+    if hasattr(teacher, "predict"):
+        return teacher.predict(frames)
+    return [Prediction(teacher.probabilities(frame)) for frame in frames]
 
 
 def read_pair(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -178,20 +178,20 @@ def read_pair(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
     return frame, truth
 
 
-def confidence_of(answer: Answer, frame: np.ndarray, name: str) -> np.ndarray:
+def confidence_of(prediction: Prediction, frame: np.ndarray, name: str) -> np.ndarray:
     """The probability in 8 bits; `ValueError` naming the row where it isn't one for each pixel of the frame."""
-    probability = answer.probability
+    probability = prediction.probability
     if probability.shape != frame.shape:
-        raise ValueError(f"the teacher's answer for {name} is {probability.shape}, the frame {frame.shape}")
+        raise ValueError(f"the teacher's prediction for {name} is {probability.shape}, the frame {frame.shape}")
     if not ((probability >= 0) & (probability <= 1)).all():  # false for NaN too
-        raise ValueError(f"the teacher's answer for {name} has values that are no probabilities: check its weights")
+        raise ValueError(f"the teacher's prediction for {name} has values that are no probabilities: check its weights")
     return np.rint(probability * 255).astype(np.uint8)
 
 
 def decide_rows(
     batch: dict[str, list], rules: Rules, calibration: Calibration, provenance: dict[str, Any]
 ) -> dict[str, list]:
-    """The columns of `PSEUDO_FEATURES`, and `label_source`, from those of `answer_rows`."""
+    """The columns of `PSEUDO_FEATURES`, and `label_source`, from those of `predict_rows`."""
     columns: dict[str, list] = {name: [] for name in (*PSEUDO_FEATURES, "label_source")}
     for source, cell, candidates in zip(
         batch["label_source"], batch["pseudo_confidence"], batch["candidates"], strict=True

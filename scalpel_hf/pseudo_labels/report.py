@@ -39,7 +39,8 @@ def write_report(
     cases: int = 6,
 ) -> Path:
     """
-    Write `report/README.md` and its pictures into the folder of a finished [`LabelRun`]; returns the report's folder.
+    Write `report/README.md` and its pictures into the folder of a finished [`LabellingJob`]; returns the report's
+    folder.
 
     Args:
         truth: rows with `name` and `mask`, to show beside the labels.

@@ -1,4 +1,4 @@
-"""From a teacher's answer to a label: which candidates count, which are left open, and when a frame is empty."""
+"""From a teacher's prediction to a label: which candidates count, which are left open, and when a frame is empty."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from .evidence import label_candidates
 @dataclass(frozen=True)
 class Rules:
     """
-    What becomes of a teacher's answer.
+    What becomes of a teacher's prediction.
 
     A candidate above the threshold that a rule turns down becomes pixels to ignore, not background.
 
@@ -60,11 +60,11 @@ def decide(
     The label of a frame: `label_source` (`pseudo` or `none`), `pseudo_mask`, `pseudo_objects`, `pseudo_score`.
 
     Without an object the frame is labelled as empty if that is probable enough: the calibration's trust in empty
-    answers times Π (1 − score) over all candidates, faint ones included.
+    predictions times Π (1 − score) over all candidates, faint ones included.
 
     Args:
         confidence: the teacher's probability `(H, W)` in 8 bits.
-        candidates: what `weigh_candidates` found there.
+        candidates: what `extract_candidates` found there.
     """
     scores = calibration.scores(candidates)
     accepted = np.flatnonzero(rules.accepts(candidates, scores))

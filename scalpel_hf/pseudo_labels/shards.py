@@ -18,7 +18,7 @@ from scalpel_hf.utils.files import DiskFullError, read_json, remove_leftovers, w
 
 from .calibration import Calibration, fit_calibration, match_prevalence
 from .columns import PSEUDO_FEATURES
-from .labelling import ANSWER_FEATURES, answer_rows, check_columns, decide_rows, key_of, provenance_of
+from .labelling import PREDICTION_FEATURES, check_columns, decide_rows, key_of, predict_rows, provenance_of
 from .output import KEY_FILE, REVIEW_FOLDER, Labelled, column_pairs, load_output, summarize, write_arrow, write_parquet
 from .rules import Rules
 from .streams import stream_features, stream_shards
@@ -28,7 +28,7 @@ NAMES_FILE = "shards.json"  # in the work folder, once all rows have been seen: 
 
 @dataclass
 class Shard:
-    """Some rows of the data set, and the file for the teacher's answers, which is named by their content."""
+    """Some rows of the data set, and the file for the teacher's predictions, which is named by their content."""
 
     index: int
     path: Path
@@ -37,14 +37,15 @@ class Shard:
 
 
 @dataclass
-class LabelRun:
+class LabellingJob:
     """
     One labelling of one data set, by one process or by several.
 
-    `answer` has the teacher answer, shard by shard; `finish`, when all shards are there, makes the labels of the
-    answers and puts them at `out`. The work lies in `out + ".partial"`, under a key made of the teacher, the
+    `predict` has the teacher predict, shard by shard; `finalize`, when all shards are there, makes the labels of the
+    predictions and puts them at `out`. The work lies in `out + ".partial"`, under a key made of the teacher, the
     threshold and the shards' size, until all of it is done: a run that was killed goes on from its last finished
-    shard, and one with other rules for what is accepted starts from the answers that are there. A shard is kept under
+    shard, and one with other rules for what is accepted starts from the predictions that are there. A shard is kept
+    under
     the content of its rows: of rows that have changed, or are another data set's, the teacher is asked anew. Whoever
     made the shards and in whatever order, the result is the same to the byte.
 
@@ -93,11 +94,11 @@ class LabelRun:
             self.features = self.source.features
         self.learn = self.calibration == "labelled"
         self.provenance = provenance_of(self.teacher, self.rules, self.name, self.revision)
-        answers = [repr(self.features), self.provenance["fingerprint"], self.rules.threshold]
-        self.answers_key = key_of([*answers, self.shard_size, self.batch_size, self.skip_broken, self.learn])
-        self.key = key_of([self.answers_key, self.provenance, repr(self.rules), repr(self.calibration)])
+        predictions = [repr(self.features), self.provenance["fingerprint"], self.rules.threshold]
+        self.predictions_key = key_of([*predictions, self.shard_size, self.batch_size, self.skip_broken, self.learn])
+        self.key = key_of([self.predictions_key, self.provenance, repr(self.rules), repr(self.calibration)])
         self.partial = self.out.with_name(self.out.name + ".partial")
-        self.work = self.partial / self.answers_key
+        self.work = self.partial / self.predictions_key
 
     def is_finished(self) -> bool:
         """Whether `out` holds the result of these very settings and rows already; these are read where it may."""
@@ -110,9 +111,9 @@ class LabelRun:
             self.names = [shard.path.stem for shard in self._shards()]
         return record.get("rows") == key_of(self.names)
 
-    def answer(self, worker: int = 0, workers: int = 1) -> None:
+    def predict(self, worker: int = 0, workers: int = 1) -> None:
         """
-        Have the teacher answer what is missing of every `workers`-th shard, from number `worker` on.
+        Have the teacher predict what is missing of every `workers`-th shard, from number `worker` on.
 
         Raises:
             OSError: where a shard can't be written: those before it stay.
@@ -129,27 +130,27 @@ class LabelRun:
         for shard in shards:
             names.append(shard.path.stem)
             if shard.index % workers == worker and not shard.path.exists():
-                self._answer_shard(shard.rows(), shard.path)
+                self._predict_shard(shard.rows(), shard.path)
                 progress.update(shard.index, shard.length)
         if not names:
             raise ValueError("the data set has no rows to label")
         self.names = names
         write_json(self.work / NAMES_FILE, {"shards": names})
 
-    def _answer_shard(self, rows: datasets.Dataset, path: Path) -> None:
+    def _predict_shard(self, rows: datasets.Dataset, path: Path) -> None:
         def step(batch: dict[str, list]) -> dict[str, list]:
             files = stored_cells(batch, self.features)  # the labels belong to these very images
-            answers = answer_rows(
+            predictions = predict_rows(
                 {**batch, **files},
                 self.teacher,
                 self.rules.threshold,
                 humans_too=self.learn,
                 skip_broken=self.skip_broken,
             )
-            return {**files, **answers}
+            return {**files, **predictions}
 
-        features = datasets.Features({**self.features, **ANSWER_FEATURES})
-        self._map(rows, step, path, features, f"{self.answers_key}-{path.stem}")
+        features = datasets.Features({**self.features, **PREDICTION_FEATURES})
+        self._map(rows, step, path, features, f"{self.predictions_key}-{path.stem}")
 
     def _map(
         self, rows: datasets.Dataset, step: Callable, path: Path, features: datasets.Features, fingerprint: str
@@ -173,9 +174,9 @@ class LabelRun:
             raise DiskFullError(f"{error}, then run the same command again: what is finished stays") from error
         return datasets.Dataset.from_file(str(path))
 
-    def finish(self, complete: Callable[[Path, Labelled], None] | None = None) -> Labelled:
+    def finalize(self, complete: Callable[[Path, Labelled], None] | None = None) -> Labelled:
         """
-        Make the labels of all answers, put them at `out` and return them.
+        Make the labels of all predictions, put them at `out` and return them.
 
         Args:
             complete: called with the folder and the data set, to add what else belongs there, before it is put in its
@@ -197,8 +198,8 @@ class LabelRun:
         step = partial(decide_rows, rules=self.rules, calibration=calibration, provenance=self.provenance)
 
         def decide(index: int, to: Path) -> datasets.Dataset:
-            answers = datasets.Dataset.from_file(str(paths[index]))
-            return self._map(answers, step, to, features, f"{self.key}-{paths[index].stem}")
+            predictions = datasets.Dataset.from_file(str(paths[index]))
+            return self._map(predictions, step, to, features, f"{self.key}-{paths[index].stem}")
 
         with whole_folder(self.out, replace=True) as final:
             if self.streamed:
@@ -282,20 +283,20 @@ def label_in_shards(
     **settings: Any,
 ) -> Labelled:
     """
-    `add_pseudo_labels`, kept at `out` and committed shard by shard: a whole [`LabelRun`] by one process.
+    `add_pseudo_labels`, kept at `out` and committed shard by shard: a whole [`LabellingJob`] by one process.
 
     A finished `out` of the same settings is returned as it is, of others replaced.
 
     Args:
-        settings: `rules`, `calibration`, `shard_size` and so on, see [`LabelRun`].
+        settings: `rules`, `calibration`, `shard_size` and so on, see [`LabellingJob`].
 
     Raises `ValueError` for a data set without rows, where every pseudo label is empty, and where `out` is a folder that
     this function didn't make, which is left alone.
     """
     rules = settings.pop("rules", None) or Rules(threshold)
-    run = LabelRun(dataset, teacher, Path(out), rules, name, **settings)
-    run.answer()
-    return run.finish()
+    job = LabellingJob(dataset, teacher, Path(out), rules, name, **settings)
+    job.predict()
+    return job.finalize()
 
 
 @dataclass

@@ -12,7 +12,7 @@ from scalpel_hf.data.masks import IGNORED, TARGET
 from scalpel_hf.utils.files import read_json
 
 from .columns import is_above
-from .labelling import ask, confidence_of, read_pair
+from .labelling import confidence_of, predict, read_pair
 
 THRESHOLDS = tuple(round(0.1 + 0.05 * i, 2) for i in range(17))  # 0.1 to 0.9
 
@@ -50,7 +50,7 @@ def choose_threshold(labelled: datasets.Dataset, teacher: Any, batch_size: int =
     Args:
         labelled: rows with `name`, `image`, `mask`, and `label_source` human.
 
-    Raises `ValueError` without rows, and naming the row that can't be read or whose answer isn't probabilities.
+    Raises `ValueError` without rows, and naming the row that can't be read or whose prediction isn't probabilities.
     """
     if not len(labelled):
         raise ValueError("no frame has a human's label to choose a threshold on: give one")
@@ -59,8 +59,8 @@ def choose_threshold(labelled: datasets.Dataset, teacher: Any, batch_size: int =
     for start in range(0, len(labelled), batch_size):
         rows = list(labelled.select(range(start, min(start + batch_size, len(labelled)))))
         pairs = [read_pair(row) for row in rows]
-        for row, (frame, truth), answer in zip(rows, pairs, ask(teacher, [f for f, _ in pairs]), strict=True):
-            confidence = confidence_of(answer, frame, row["name"])
+        for row, (frame, truth), prediction in zip(rows, pairs, predict(teacher, [f for f, _ in pairs]), strict=True):
+            confidence = confidence_of(prediction, frame, row["name"])
             found = [is_above(confidence, threshold) & (truth != IGNORED) for threshold in THRESHOLDS]
             target = truth == TARGET
             counts.append([(np.count_nonzero(f & target), np.count_nonzero(f | target)) for f in found])

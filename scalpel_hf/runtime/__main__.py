@@ -7,7 +7,7 @@
 
 Writes one line of JSON a frame as soon as it is computed, boxes in pixels:
 `{"frame": name, "boxes": [[x0, y0, x1, y1], ...], "scores": [...]}`. Whatever ends the program, the lines so far stay.
-A frame that can't be read, or for which the model has no answer, has no line, and the others keep their numbers. On
+A frame that can't be read, or for which the model has no prediction, has no line, and the others keep their numbers. On
 standard error: frames, frames per second, the milliseconds that each took apart from reading it, and what was left out.
 """
 
@@ -36,7 +36,7 @@ EXIT_CODES = f"""exit codes:
   0    every frame has its line
   1    an error, which the last line on standard error tells; the lines so far stay
   2    a wrong command line
-  {INCOMPLETE}    it came to its end, and some frames are missing: damaged, without an answer, or cut off
+  {INCOMPLETE}    it came to its end, and some frames are missing: damaged, without a prediction, or cut off
   130  Ctrl+C, and 143 SIGTERM; the lines so far stay
   141  who read standard output has gone"""
 
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
                 if gap:
                     say(f"{args.input}: {gap}")
     if not meter.frames:
-        raise ValueError(f"{args.input}: not one frame has an answer")
+        raise ValueError(f"{args.input}: not one frame has a prediction")
     if damage or unanswered:
         sys.exit(INCOMPLETE)
 
@@ -122,7 +122,7 @@ def outputs_of(args: argparse.Namespace) -> list[JsonLines | CocoFile | Overlay]
 
 
 class _Unanswered:
-    """The frames that a model has no answer for, such as one that is no number: that is not "no targets"."""
+    """The frames that a model has no prediction for, such as one that is no number: that is not "no targets"."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -137,7 +137,7 @@ class _Unanswered:
 
     def __str__(self) -> str:
         more = f" and {len(self.names) - 5} more" if len(self.names) > 5 else ""
-        return f"the model has no answer for {', '.join(self.names[:5])}{more}: {self.first}"
+        return f"the model has no prediction for {', '.join(self.names[:5])}{more}: {self.first}"
 
 
 class _Meter:

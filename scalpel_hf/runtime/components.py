@@ -1,4 +1,4 @@
-"""From a student's answer to boxes, in NumPy: the 8-connected components of a map, and boxes on the pixels' grid."""
+"""From a student's map to boxes, in NumPy: the 8-connected components, and boxes on the pixels' grid."""
 
 from typing import NamedTuple
 

@@ -19,7 +19,7 @@ S = TypeVar("S", bound="_Exported")
 
 class _Exported:
     """
-    An exported student, whatever it answers with.
+    An exported student, whatever it predicts.
 
     Args:
         model: its ONNX file.
@@ -77,7 +77,7 @@ class _Exported:
             x = normalize_frame(pixels, self.config.normalization, self.config.percentiles)
         return x[None, None]
 
-    def _answers(self, pixels: np.ndarray) -> Iterator[tuple[Tile, list[np.ndarray]]]:
+    def _predictions(self, pixels: np.ndarray) -> Iterator[tuple[Tile, list[np.ndarray]]]:
         """The graph's outputs for each tile of a frame, normalised as the frame is; of a small one, for all of it."""
         height, width = pixels.shape
         if pixels.size <= self.tile_size**2:
@@ -107,8 +107,8 @@ class OnnxStudent(_Exported):
         array; see `scalpel_hf.modeling.read_frame`. Raises `ValueError` where one is not a number."""
         pixels = read_frame(frame)
         result = np.empty(pixels.shape, np.float32)
-        for tile, (answer,) in self._answers(pixels):
-            part = answer[0, 0][tile.inner]
+        for tile, (prediction,) in self._predictions(pixels):
+            part = prediction[0, 0][tile.inner]
             result[tile.core] = part if self.config.threshold_inside else _sigmoid(part)
         return result
 
@@ -131,7 +131,7 @@ class OnnxDetector(_Exported):
         the configuration's unless given. A frame in tiles has the graph's number of boxes a tile.
         """
         threshold, pixels = self._threshold(threshold), read_frame(frame)
-        parts = [_in_the_core(tile, pixels.shape, *answers) for tile, answers in self._answers(pixels)]
+        parts = [_in_the_core(tile, pixels.shape, *predictions) for tile, predictions in self._predictions(pixels)]
         scores, boxes = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] > threshold]

@@ -49,17 +49,17 @@ class Session:
         Args:
             normalization: offset and scale, for a graph that normalises, in place of those that it would measure.
 
-        Raises `ValueError` where the answer has another shape, or isn't finite.
+        Raises `ValueError` where the prediction has another shape, or isn't finite.
         """
         feed = {"frames": frames}
         if normalization is not None:
             feed[NORMALIZATION] = np.array(normalization, np.float64)
         try:
-            answers = self.session.run(list(self.outputs), feed)
+            predictions = self.session.run(list(self.outputs), feed)
         except Exception as error:
             raise ValueError(f"{self.path} can't compute a frame {frames.shape[2:]}: {_line(error)}") from error
-        self._check_answers(answers, frames.shape)
-        return answers
+        self._check_predictions(predictions, frames.shape)
+        return predictions
 
     def _check(self, config: RuntimeConfig) -> None:
         inputs, outputs = self.session.get_inputs(), {output.name: output for output in self.session.get_outputs()}
@@ -73,21 +73,26 @@ class Session:
         for name, rank in self.outputs.items():
             value = outputs.get(name)
             if value is None or value.type != "tensor(float)" or len(value.shape) != rank:
-                answers = _describe(list(outputs.values()))
-                raise ValueError(f"{self.path} gives {answers}, where runtime.json promises {', '.join(self.outputs)}")
+                predictions = _describe(list(outputs.values()))
+                raise ValueError(
+                    f"{self.path} gives {predictions}, where runtime.json promises {', '.join(self.outputs)}"
+                )
         given = [value.name for value in self.session.get_overridable_initializers()]
         if config.normalization_inside != (NORMALIZATION in given):
             does = "normalises" if NORMALIZATION in given else "does not normalise"
             raise ValueError(f"{self.path} {does} its frames, and runtime.json says otherwise")
 
-    def _check_answers(self, answers: list[np.ndarray], shape: tuple[int, ...]) -> None:
-        expected = [(*answers[0].shape[:2], 4)[: answer.ndim] if answer.ndim < 4 else shape for answer in answers]
-        if any(answer.shape != want for answer, want in zip(answers, expected, strict=True)):
-            raise ValueError(f"{self.path} answers {[a.shape for a in answers]} for frames {shape}")
-        for name, answer in zip(self.outputs, answers, strict=True):
-            if not np.isfinite(answer).all():
+    def _check_predictions(self, predictions: list[np.ndarray], shape: tuple[int, ...]) -> None:
+        expected = [
+            (*predictions[0].shape[:2], 4)[: prediction.ndim] if prediction.ndim < 4 else shape
+            for prediction in predictions
+        ]
+        if any(prediction.shape != want for prediction, want in zip(predictions, expected, strict=True)):
+            raise ValueError(f"{self.path} gives {[a.shape for a in predictions]} for frames {shape}")
+        for name, prediction in zip(self.outputs, predictions, strict=True):
+            if not np.isfinite(prediction).all():
                 raise ValueError(
-                    f"{self.path}: the {name} are not all numbers (NaN or infinite): this frame has no answer"
+                    f"{self.path}: the {name} are not all numbers (NaN or infinite): this frame has no prediction"
                 )
 
 

@@ -1,7 +1,7 @@
 """Tiles of a frame that is too large to be computed at once.
 
-A tile is a core and a margin around it, of which only the core's answer counts. The margin is wider than what a student
-looks at, and cores begin on the grid of its coarsest level, so that tiles give what the whole frame gives.
+A tile is a core and a margin around it, of which only the core's prediction counts. The margin is wider than what a
+student looks at, and cores begin on the grid of its coarsest level, so that tiles give what the whole frame gives.
 """
 
 from collections.abc import Iterator

@@ -171,9 +171,9 @@ def transfer_loss(
     `logit_shift` is added to the logits, so that by themselves they are calibrated to whole frames, where targets are
     rarer than in the crops: the logit adjustment of Menon et al. (arXiv 2007.07314) by what `prior_shift` measures.
 
-    With `consistency_weight`, which rises alike, the student's own answer to the weak view of each pseudo-labelled
+    With `consistency_weight`, which rises alike, the student's own prediction for the weak view of each pseudo-labelled
     frame is what it should give for the strong one: `10 · BCE` against that probability, at every pixel, those that the
-    pseudo label leaves out among them. No gradient reaches the weak view's answer.
+    pseudo label leaves out among them. No gradient reaches the weak view's prediction.
     """
 
     def loss_function(model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, float]]:

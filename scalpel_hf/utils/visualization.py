@@ -1,4 +1,4 @@
-"""Pictures of frames, priors, routers and answers, by Pillow alone."""
+"""Pictures of frames, priors, routers and predictions, by Pillow alone."""
 
 from collections.abc import Mapping
 

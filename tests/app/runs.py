@@ -6,7 +6,7 @@ import numpy as np
 
 from scalpel_hf import SyntheticInfrared, apply_label_budget
 from scalpel_hf.pseudo_labels.rules import Rules
-from scalpel_hf.pseudo_labels.shards import LabelRun
+from scalpel_hf.pseudo_labels.shards import LabellingJob
 from tests.pseudo_labels.helpers import FakeTeacher, on_disk
 
 
@@ -32,7 +32,7 @@ def make_run(
     camera = SyntheticInfrared(size=size, n_targets=(0, 2), extent=(2, 5), seed=3)
     rows = on_disk(apply_label_budget(camera.to_dataset(frames), 0.25), folder / "frames")
     rules = rules or Rules(0.8, min_score=0.85, min_empty=0.0)
-    run = LabelRun(rows, teacher or SometimesBlind(), folder / "run", rules, report=quiet)
-    run.answer()
-    run.finish()
+    job = LabellingJob(rows, teacher or SometimesBlind(), folder / "run", rules, report=quiet)
+    job.predict()
+    job.finalize()
     return folder / "run"

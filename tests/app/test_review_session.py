@@ -18,7 +18,7 @@ from scalpel_hf.app.server import PageServer
 from scalpel_hf.data import load_split, read_mask
 from scalpel_hf.pseudo_labels.reviews import mask_of_runs, read_decisions
 from scalpel_hf.pseudo_labels.rules import Rules
-from scalpel_hf.pseudo_labels.shards import LabelRun
+from scalpel_hf.pseudo_labels.shards import LabellingJob
 from tests.pseudo_labels.helpers import FakeTeacher, png
 
 from .runs import make_run, quiet
@@ -120,17 +120,17 @@ def test_labelling_again_keeps_what_people_decided(session: ReviewSession) -> No
     session.close()
     rows = datasets.load_from_disk(str(session.folder.parent / "frames"))
     other = Rules(0.7, min_score=0.75, min_empty=0.0)
-    run = LabelRun(rows, FakeTeacher(), session.folder, other, report=quiet)
-    run.answer()
-    run.finish()
+    job = LabellingJob(rows, FakeTeacher(), session.folder, other, report=quiet)
+    job.predict()
+    job.finalize()
     assert list(read_decisions(session.folder)) == [first["name"]]
 
 
 def test_a_streamed_run_is_reviewed_too(made: Path, tmp_path: Path) -> None:
     frames = datasets.load_from_disk(str(made / "frames")).to_iterable_dataset()
-    run = LabelRun(frames, FakeTeacher(), tmp_path / "streamed", Rules(0.8), report=quiet)
-    run.answer()
-    run.finish()
+    job = LabellingJob(frames, FakeTeacher(), tmp_path / "streamed", Rules(0.8), report=quiet)
+    job.predict()
+    job.finalize()
     session = ReviewSession(tmp_path / "streamed", "ada")
     index, name = session.queue()[0]["index"], session.queue()[0]["name"]
     session.decide([{"index": index, "decision": "reject"}])

@@ -14,7 +14,7 @@ from PIL import Image
 from scalpel_hf import formats
 from scalpel_hf.data import load_irst_dataset
 from scalpel_hf.data.image_cells import stored_cell, undecoded
-from scalpel_hf.evaluation.evaluator import answers_and_masks
+from scalpel_hf.evaluation.evaluator import predictions_and_masks
 from scalpel_hf.formats.human_labels import HumanLabel, import_human_labels
 from scalpel_hf.modeling.frame_io import is_plain_file, read_frame
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
@@ -192,7 +192,7 @@ def test_nobody_but_the_reader_decodes_a_data_sets_files(monkeypatch: pytest.Mon
     )
     rows = rows.cast_column("image", datasets.Image()).cast_column("mask", datasets.Image())
     takers: list[Callable[[], Any]] = [
-        lambda: list(answers_and_masks(lambda frame: read_frame(frame) > 0, rows)),
+        lambda: list(predictions_and_masks(lambda frame: read_frame(frame) > 0, rows)),
         lambda: StudentSamples(rows, InfraredImageProcessor(), 8, 0)[0],
         lambda: add_pseudo_labels(
             rows.remove_columns("label_source").add_column("label_source", ["none"]), FakeTeacher()

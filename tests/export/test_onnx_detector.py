@@ -80,10 +80,10 @@ def test_int8(exported: OnnxDetector) -> None:
     kinds = [i.data_type for i in onnx.load(folder / "model_int8.onnx").graph.initializer if len(i.dims) == 4]
     assert kinds and set(kinds) == {onnx.TensorProto.INT8}
     test = frame((61, 50), 9)
-    answers = [
+    predictions = [
         model.graph.session.run(["scores"], {"frames": model.graph_input(test)})[0] for model in (exported, quantized)
     ]
-    assert 0 < np.abs(answers[0] - answers[1]).max() < 0.2
+    assert 0 < np.abs(predictions[0] - predictions[1]).max() < 0.2
     nodes = onnx.load(folder / "model_int8.onnx").graph.node
     last = max(index for index, node in enumerate(nodes) if node.op_type == "Conv")
     after = [node.op_type for node in nodes[last + 1 :]]

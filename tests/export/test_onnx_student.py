@@ -70,9 +70,9 @@ def test_tiles_give_what_the_whole_frame_gives(kind: str, request: pytest.Fixtur
     tiled = OnnxStudent.from_pretrained(exported.graph.path.parent, file, tile_size=256)
     pixels = frame((600, 410))
     pixels[:100] += 300  # so that tiles differ in their statistics
-    answer, expected = tiled.probabilities(pixels), exported.probabilities(pixels)
+    prediction, expected = tiled.probabilities(pixels), exported.probabilities(pixels)
     assert expected.std() > 0.01
-    np.testing.assert_allclose(answer, expected, atol=1e-5 if kind != "int8" else 0.02)
+    np.testing.assert_allclose(prediction, expected, atol=1e-5 if kind != "int8" else 0.02)
 
 
 MEASURE = """
@@ -181,7 +181,7 @@ def student_with_front_end(scales: dict[str, list[float]]) -> Student:
     model = ScalpelStudentForSemanticSegmentation(config)
     with torch.no_grad():
         model.classifier.weight.normal_(std=0.3)
-        model.classifier.bias.zero_()  # answers around one half, where a difference shows
+        model.classifier.bias.zero_()  # predictions around one half, where a difference shows
         for parameter in model.front_end.parameters():
             parameter.fill_(0.2)
     return Student(model.eval(), InfraredImageProcessor())

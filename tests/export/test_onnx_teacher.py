@@ -49,10 +49,10 @@ def test_encoder_and_decoder_answer_as_the_teacher(exported: tuple[Teacher, Path
         region = {name: inputs[name] for name in ("frames", "frame_boxes")}
         (logits,) = decoder.run(None, {"image_embeddings": embeddings, **region})
         assert logits.shape == (3, 1, *shape)
-        for answer, one in zip(logits, frames, strict=True):
+        for prediction, one in zip(logits, frames, strict=True):
             expected = teacher.probabilities(one)
             assert expected.std() > 0.01 and 0.01 < expected.mean() < 0.99
-            np.testing.assert_allclose(1 / (1 + np.exp(-answer[0])), expected, atol=1e-4)
+            np.testing.assert_allclose(1 / (1 + np.exp(-prediction[0])), expected, atol=1e-4)
 
 
 def test_the_record_says_which_adapter_it_is_of(exported: tuple[Teacher, Path], tmp_path: Path) -> None:

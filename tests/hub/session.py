@@ -94,8 +94,8 @@ model:
 
 {teacher}
 
-What its card shows on frames that it was not trained on, truth in green, answers in red; so few frames and steps make
-no good teacher:
+What its card shows on frames that it was not trained on, truth in green, predictions in red; so few frames and steps
+make no good teacher:
 
 ![The teacher's picture grid]({pictures}teacher.png)
 

@@ -121,7 +121,7 @@ def test_the_snippets_of_all_cards_answer_as_the_models_here(hub: HubServer, cli
     pipes += detector_piped.replace("threshold=0.5", "threshold=0.0")
     pipes += "\nassert len(found) == len(targets['boxes']) and set(found[0]) == {'score', 'label', 'box'}\n"
     here += [here[-1], student.probabilities(FRAME)]
-    assert all(answer.std() > 1e-3 for answer in here)
+    assert all(prediction.std() > 1e-3 for prediction in here)
     scores, boxes = detector.detect(FRAME, 0.0)
 
     save = "\nnp.savez('../result.npz', result=np.stack(result), **targets)"

@@ -20,7 +20,7 @@ BASE, OTHER_BASE = "org/tiny-mobile-sam", "org/tiny-sam"
 TEACHER, OTHER_TEACHER, ALONE = "org/scalpel-sam", "org/scalpel-sam-b", "org/scalpel-sam-alone"
 STUDENT, DETECTOR = "org/scalpel-student", "org/scalpel-detector"
 
-# Loading with the package imported: each line gives a name and what the model found under it answers.
+# Loading with the package imported: each line gives a name and what the model found under it predicts.
 LOADING = f"""
 import sys
 import numpy as np, torch
@@ -34,30 +34,30 @@ from transformers import (
 )
 from scalpel_hf import load_sam
 
-frame, answers = np.load("frame.npy"), {{}}
+frame, predictions = np.load("frame.npy"), {{}}
 
 @torch.no_grad()
-def answer(name, model, processor):
+def predict(name, model, processor):
     inputs = processor(frame, return_tensors="pt")
     for key in {{"original_sizes", "reshaped_input_sizes"}} & set(inputs):
         del inputs[key]
     output = model.eval()(**inputs)
     masks = output.logits if "logits" in output else output.pred_masks[:, :, :1]
-    answers[name] = masks.squeeze().numpy()
+    predictions[name] = masks.squeeze().numpy()
 
 def everything(where, teacher, other, alone, student, detector, **hub):
     infrared = AutoImageProcessor.from_pretrained(teacher, **hub)
-    answer(f"1 {{where}}", AutoModel.from_pretrained(teacher, **hub), infrared)
-    answer(f"1 {{where}} SamModel", AutoModel.from_pretrained(other, **hub), infrared)
-    answer(f"2 {{where}}", AutoModel.from_pretrained(alone, **hub), AutoProcessor.from_pretrained(alone, **hub))
+    predict(f"1 {{where}}", AutoModel.from_pretrained(teacher, **hub), infrared)
+    predict(f"1 {{where}} SamModel", AutoModel.from_pretrained(other, **hub), infrared)
+    predict(f"2 {{where}}", AutoModel.from_pretrained(alone, **hub), AutoProcessor.from_pretrained(alone, **hub))
     base = load_sam("{BASE}", **hub)
-    answer(f"4 {{where}}", PeftModel.from_pretrained(base, teacher, **hub), infrared)
+    predict(f"4 {{where}}", PeftModel.from_pretrained(base, teacher, **hub), infrared)
     allowed = {{"import_allowlist": ["scalpel_hf"]}}
-    answer(f"4 {{where}} auto", AutoPeftModel.from_pretrained(teacher, **allowed, **hub), infrared)
-    answer(f"4 {{where}} auto SamModel", AutoPeftModel.from_pretrained(other, **hub), infrared)
+    predict(f"4 {{where}} auto", AutoPeftModel.from_pretrained(teacher, **allowed, **hub), infrared)
+    predict(f"4 {{where}} auto SamModel", AutoPeftModel.from_pretrained(other, **hub), infrared)
     processor = AutoImageProcessor.from_pretrained(student, **hub)
-    answer(f"5 {{where}}", AutoModelForSemanticSegmentation.from_pretrained(student, **hub), processor)
-    answer(f"5 {{where}} detector", AutoModelForObjectDetection.from_pretrained(detector, **hub), processor)
+    predict(f"5 {{where}}", AutoModelForSemanticSegmentation.from_pretrained(student, **hub), processor)
+    predict(f"5 {{where}} detector", AutoModelForObjectDetection.from_pretrained(detector, **hub), processor)
     for name, model in (("", teacher), (" SamModel", other), (" alone", alone), (" student", student)):
         through_pipeline(f"6 {{where}}{{name}}", model, model_kwargs=hub)
     through_pipeline(f"6 {{where}} stock student", student, "image-segmentation", model_kwargs=hub)
@@ -65,7 +65,7 @@ def everything(where, teacher, other, alone, student, detector, **hub):
 
 def through_pipeline(name, model, task="infrared-small-target-detection", **options):
     pipe = pipeline(task, model=model, device="cpu", **options)
-    answer(name, pipe.model, pipe.image_processor)
+    predict(name, pipe.model, pipe.image_processor)
     (found,) = pipe([image], threshold=0.0)
     keys = {{"score", "label", "mask"}} if task == "image-segmentation" else {{"score", "label", "box"}}
     keys |= {{"mask"}} if task.startswith("infrared") else set()
@@ -84,14 +84,14 @@ def old(name, **at):
     infrared = AutoImageProcessor.from_pretrained("{TEACHER}")
     base = load_sam("{BASE}")
     # Given as `revision` or `subfolder` itself, transformers asks the base for it too.
-    answer(f"1 {{name}}", AutoModel.from_pretrained("{TEACHER}", adapter_kwargs=at), infrared)
-    answer(f"4 {{name}}", PeftModel.from_pretrained(base, "{TEACHER}", **at), infrared)
-    answer(f"2 {{name}}", AutoModel.from_pretrained("{ALONE}", **at), AutoProcessor.from_pretrained("{ALONE}", **at))
+    predict(f"1 {{name}}", AutoModel.from_pretrained("{TEACHER}", adapter_kwargs=at), infrared)
+    predict(f"4 {{name}}", PeftModel.from_pretrained(base, "{TEACHER}", **at), infrared)
+    predict(f"2 {{name}}", AutoModel.from_pretrained("{ALONE}", **at), AutoProcessor.from_pretrained("{ALONE}", **at))
     processor = AutoImageProcessor.from_pretrained("{STUDENT}", **at)
-    answer(f"5 {{name}}", AutoModelForSemanticSegmentation.from_pretrained("{STUDENT}", **at), processor)
+    predict(f"5 {{name}}", AutoModelForSemanticSegmentation.from_pretrained("{STUDENT}", **at), processor)
     allowed = {{"import_allowlist": ["scalpel_hf"]}}
     if name == "revision":  # peft asks the base for a `subfolder`, too
-        answer(f"4 auto {{name}}", AutoPeftModel.from_pretrained("{TEACHER}", **allowed, **at), infrared)
+        predict(f"4 auto {{name}}", AutoPeftModel.from_pretrained("{TEACHER}", **allowed, **at), infrared)
     options = at if name == "revision" else {{"model_kwargs": at}}
     through_pipeline(f"6 {{name}}", "{ALONE}", **options)
     through_pipeline(f"6 student {{name}}", "{STUDENT}", **options)
@@ -111,11 +111,11 @@ everything("cache_dir", *names, cache_dir="elsewhere_alone")
 for name, at in (("revision", {{"revision": "v1"}}), ("subfolder", {{"subfolder": "old"}})):
     at["trust_remote_code"] = True
     inputs = AutoProcessor.from_pretrained("{ALONE}", **at)(frame)
-    answer(f"3 {{name}}", AutoModel.from_pretrained("{ALONE}", **at), inputs)
+    predict(f"3 {{name}}", AutoModel.from_pretrained("{ALONE}", **at), inputs)
     inputs = AutoImageProcessor.from_pretrained("{STUDENT}", **at)(frame, return_tensors="pt")
-    answer(f"3 student {{name}}", AutoModelForSemanticSegmentation.from_pretrained("{STUDENT}", **at), inputs)
+    predict(f"3 student {{name}}", AutoModelForSemanticSegmentation.from_pretrained("{STUDENT}", **at), inputs)
 """
-SAVE = '\nnp.savez("{name}.npz", **answers)\n'
+SAVE = '\nnp.savez("{name}.npz", **predictions)\n'
 # Loading without the package, by the code in the repositories.
 ALONE_CODE = f"""
 import sys
@@ -126,34 +126,34 @@ from transformers import (
     AutoModelForSemanticSegmentation, AutoProcessor, pipeline,
 )
 
-frame, answers = np.load("frame.npy"), {{}}
+frame, predictions = np.load("frame.npy"), {{}}
 
 @torch.no_grad()
-def answer(name, model, inputs):
+def predict(name, model, inputs):
     output = model.eval()(**inputs)
-    answers[name] = (output.logits if "logits" in output else output.pred_masks).squeeze().numpy()
+    predictions[name] = (output.logits if "logits" in output else output.pred_masks).squeeze().numpy()
 
 def everything(where, alone, student, detector, base, **hub):
     of_hub, hub = hub, {{**hub, "trust_remote_code": True}}
     processor = AutoProcessor.from_pretrained(alone, **hub)
     for auto_class in (AutoModel, AutoModelForMaskGeneration):
         model = auto_class.from_pretrained(alone, **hub)
-        answer(f"3 {{where}} {{auto_class.__name__}}", model, processor(frame))
+        predict(f"3 {{where}} {{auto_class.__name__}}", model, processor(frame))
     targets = processor.post_process_object_detection(model(**processor(frame)), 0.5, [frame.shape])
     assert {{"scores", "labels", "boxes"}} == set(targets[0])
     infrared = AutoImageProcessor.from_pretrained(student, **hub)(frame, return_tensors="pt")
     for auto_class in (AutoModel, AutoModelForSemanticSegmentation):
-        answer(f"3 {{where}} student {{auto_class.__name__}}", auto_class.from_pretrained(student, **hub), infrared)
+        predict(f"3 {{where}} student {{auto_class.__name__}}", auto_class.from_pretrained(student, **hub), infrared)
     pipe = pipeline("image-segmentation", model=student, device="cpu", trust_remote_code=True, model_kwargs=of_hub)
-    answer(f"3 {{where}} stock student", pipe.model, infrared)
+    predict(f"3 {{where}} stock student", pipe.model, infrared)
     del infrared["original_sizes"]
     for auto_class in (AutoModel, AutoModelForObjectDetection):
-        answer(f"3 {{where}} detector {{auto_class.__name__}}", auto_class.from_pretrained(detector, **hub), infrared)
+        predict(f"3 {{where}} detector {{auto_class.__name__}}", auto_class.from_pretrained(detector, **hub), infrared)
     assert type(AutoConfig.from_pretrained(alone, **hub)).__name__ == "ScalpelSamConfig"
     own_processor = type(AutoImageProcessor.from_pretrained(alone, **hub))
     assert own_processor.__name__ == "InfraredImageProcessor" and own_processor.__module__.startswith("transformers_")
     sam = AutoModel.from_pretrained(base, **hub)
-    answer(f"3 {{where}} base", sam, {{"pixel_values": processor(frame)["pixel_values"], "multimask_output": False}})
+    predict(f"3 {{where}} base", sam, {{"pixel_values": processor(frame)["pixel_values"], "multimask_output": False}})
 
 for auto_class in (AutoModel, AutoProcessor):
     try:
@@ -239,16 +239,16 @@ def base_card():
     return ModelCard("---\nlicense: apache-2.0\n---\n\n# A base\n")
 
 
-def assert_answers(pushed: Pushed, name: str) -> None:
+def assert_predictions(pushed: Pushed, name: str) -> None:
     found = dict(np.load(pushed.folder / f"{name}.npz"))
     assert found
-    for way, answer in found.items():
+    for way, prediction in found.items():
         kind = next((k for k in ("SamModel", "detector", "student", "base") if k in way), None)
         kind = kind or ("student" if way.startswith("5") else "teacher")
         version = "old" if way.endswith(("revision", "subfolder")) else "new"
         expected = pushed.expected[f"{version} {kind}"]
         # Not bitwise: where in memory a loaded weight begins decides which kernel multiplies it.
-        np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-4 * expected.std(), err_msg=way)
+        np.testing.assert_allclose(prediction, expected, rtol=1e-4, atol=1e-4 * expected.std(), err_msg=way)
 
 
 def test_the_old_and_the_new_answer_differently(pushed: Pushed) -> None:
@@ -261,25 +261,25 @@ def test_with_the_package_imported(pushed: Pushed) -> None:
     printed = pushed.hub.run(LOADING + OPTIONS + SAVE.format(name="imported"), pushed.folder)
     assert "custom code" not in printed  # nobody was asked whether it may be run
     assert len(np.load(pushed.folder / "imported.npz").files) == 3 * 14 + 2 * 7 + 2
-    assert_answers(pushed, "imported")
+    assert_predictions(pushed, "imported")
 
 
 def test_offline_once_downloaded(pushed: Pushed) -> None:
     before = len(pushed.hub.requests)
     pushed.hub.run(LOADING + SAVE.format(name="offline"), pushed.folder, HF_HUB_OFFLINE="1")
     assert len(pushed.hub.requests) == before
-    assert_answers(pushed, "offline")
+    assert_predictions(pushed, "offline")
 
 
 def test_without_the_package_by_the_repositorys_code_and_only_with_trust(pushed: Pushed) -> None:
     code = ALONE_CODE + ALONE_OPTIONS + 'assert not any(name.startswith("scalpel_hf") for name in sys.modules)'
     pushed.hub.run(code + SAVE.format(name="alone"), pushed.folder, without_package=True)
     assert len(np.load(pushed.folder / "alone.npz").files) == 3 * 8 + 2 * 2
-    assert_answers(pushed, "alone")
+    assert_predictions(pushed, "alone")
     before = len(pushed.hub.requests)
     pushed.hub.run(ALONE_CODE + SAVE.format(name="again"), pushed.folder, without_package=True, HF_HUB_OFFLINE="1")
     assert len(pushed.hub.requests) == before
-    assert_answers(pushed, "again")
+    assert_predictions(pushed, "again")
 
 
 def test_the_code_that_travels_is_the_packages(pushed: Pushed) -> None:

@@ -19,7 +19,7 @@ NAMES = ("base", "alone", "student", "detector")
 
 
 def save_all(folder: Path) -> dict[str, np.ndarray]:
-    """A model and its processor in a folder for each name; what the models answer."""
+    """A model and its processor in a folder for each name; what the models predict."""
     alone = ScalpelSamModel.from_peft(adapted(small_mobile_sam()))
     sam_inputs = InfraredImageProcessor(sam_size=SIZE)
     made = {
@@ -28,14 +28,14 @@ def save_all(folder: Path) -> dict[str, np.ndarray]:
         "student": (make_student(folder / "runs" / "a").model, InfraredImageProcessor()),
         "detector": (make_detector(folder / "runs" / "b").model, InfraredImageProcessor()),
     }
-    answers = {}
+    predictions = {}
     for name, (model, processor) in made.items():
         model.save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
         pixel_values = processor(FRAME, return_tensors="pt")["pixel_values"]
         with torch.no_grad():
-            answers[name] = model(pixel_values=pixel_values)[0].numpy()
-    return answers
+            predictions[name] = model(pixel_values=pixel_values)[0].numpy()
+    return predictions
 
 
 HERE = f"""
@@ -52,7 +52,7 @@ import sys
 import numpy as np, torch
 from transformers import AutoImageProcessor, AutoModel
 
-def answers(prefix):
+def predictions(prefix):
     found = {{}}
     for name in {NAMES!r}:
         model = AutoModel.from_pretrained(prefix + name, trust_remote_code=True).eval()
@@ -63,13 +63,13 @@ def answers(prefix):
         yield name, model, processor, found[name]
 
 found = {{}}
-for name, model, processor, found[name] in answers("org/"):
+for name, model, processor, found[name] in predictions("org/"):
     model.push_to_hub("org/again-" + name)
     processor.push_to_hub("org/again-" + name)
-for name, _, _, answer in answers("org/again-"):
-    assert np.allclose(answer, found[name], atol=1e-5)
+for name, _, _, prediction in predictions("org/again-"):
+    assert np.allclose(prediction, found[name], atol=1e-5)
 assert not any(name.startswith("scalpel_hf") for name in sys.modules)
-np.savez("answers.npz", **found)
+np.savez("predictions.npz", **found)
 """
 
 
@@ -80,7 +80,7 @@ def test_what_is_pushed_loads_elsewhere_and_can_be_pushed_from_there(
     hub.run(HERE, tmp_path)
     np.save(tmp_path / "frame.npy", FRAME)
     hub.run(ELSEWHERE, tmp_path, without_package=True)
-    found = np.load(tmp_path / "answers.npz")
+    found = np.load(tmp_path / "predictions.npz")
     for name in NAMES:
         assert expected[name].std() > 1e-4
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-4 * expected[name].std())

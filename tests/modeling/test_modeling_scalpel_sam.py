@@ -1,4 +1,4 @@
-"""The stand-alone teacher against the adapter on its base, whose answers it must give."""
+"""The stand-alone teacher against the adapter on its base, whose predictions it must give."""
 
 import shutil
 import subprocess
@@ -314,7 +314,7 @@ def n_adapted(name: str, model: ScalpelSamModel) -> bool:
     )
 
 
-class Answer(nn.Module):
+class Prediction(nn.Module):
     """Tensors in, a tensor out."""
 
     def __init__(self, model: ScalpelSamModel):
@@ -326,24 +326,24 @@ class Answer(nn.Module):
 
 
 @pytest.fixture(params=["sam-global", "mobile-sam"])
-def answer(request: pytest.FixtureRequest) -> Answer:
-    return Answer(ScalpelSamModel.from_peft(adapted(BASES[request.param](), top_k=2))).eval()
+def prediction(request: pytest.FixtureRequest) -> Prediction:
+    return Prediction(ScalpelSamModel.from_peft(adapted(BASES[request.param](), top_k=2))).eval()
 
 
 @torch.no_grad()
-def assert_answers(run: Callable[..., torch.Tensor], answer: Answer, **inputs: torch.Tensor) -> None:
-    expected = answer(**inputs)
+def assert_predictions(run: Callable[..., torch.Tensor], prediction: Prediction, **inputs: torch.Tensor) -> None:
+    expected = prediction(**inputs)
     assert expected.std() > 1e-3
     actual = run(*inputs.values())
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
-def test_torch_export(answer: Answer) -> None:
-    program = torch.export.export(answer, tuple(random_inputs().values()))
-    assert_answers(program.module(), answer, **random_inputs(seed=5))
+def test_torch_export(prediction: Prediction) -> None:
+    program = torch.export.export(prediction, tuple(random_inputs().values()))
+    assert_predictions(program.module(), prediction, **random_inputs(seed=5))
 
 
-def test_onnx_at_other_sizes_of_frames(answer: Answer, tmp_path: Path) -> None:
+def test_onnx_at_other_sizes_of_frames(prediction: Prediction, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     names = list(random_inputs())
     axes = {name: {0: "batch"} for name in names} | {"frames": {0: "batch", 2: "height", 3: "width"}}
@@ -351,7 +351,9 @@ def test_onnx_at_other_sizes_of_frames(answer: Answer, tmp_path: Path) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the legacy exporter warns of itself and of every size it reads
         path = str(tmp_path / "model.onnx")
-        torch.onnx.export(answer, inputs, path, dynamo=False, opset_version=18, input_names=names, dynamic_axes=axes)
+        torch.onnx.export(
+            prediction, inputs, path, dynamo=False, opset_version=18, input_names=names, dynamic_axes=axes
+        )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(*tensors: torch.Tensor) -> torch.Tensor:
@@ -361,14 +363,14 @@ def test_onnx_at_other_sizes_of_frames(answer: Answer, tmp_path: Path) -> None:
     for batch, size in ((2, (40, 48)), (1, (61, 33)), (3, (64, 80))):
         inputs = random_inputs(batch, seed=5)
         inputs["frames"] = torch.randn(batch, 1, *size, generator=torch.Generator().manual_seed(6))
-        assert_answers(run, answer, **inputs)
+        assert_predictions(run, prediction, **inputs)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
-def test_torch_compile(answer: Answer) -> None:
-    compiled = torch.compile(answer)
-    assert_answers(compiled, answer, **random_inputs(seed=5))
+def test_torch_compile(prediction: Prediction) -> None:
+    compiled = torch.compile(prediction)
+    assert_predictions(compiled, prediction, **random_inputs(seed=5))
 
 
 def test_gradient_checkpointing_gives_the_same_gradients() -> None:

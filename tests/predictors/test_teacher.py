@@ -1,4 +1,4 @@
-"""A teacher's answers: views, tiles, batches, and what they cost."""
+"""A teacher's predictions: views, tiles, batches, and what they cost."""
 
 from pathlib import Path
 
@@ -36,9 +36,9 @@ def encoder_calls(teacher: Teacher) -> list[int]:
 
 
 def test_one_view_has_no_spread(model: torch.nn.Module) -> None:
-    (answer,) = make(model).answers([FRAME])
-    assert answer.spread is None and answer.probability.shape == FRAME.shape
-    assert answer.probability.dtype == np.float32 and answer.probability.std() > 1e-3
+    (prediction,) = make(model).predict([FRAME])
+    assert prediction.spread is None and prediction.probability.shape == FRAME.shape
+    assert prediction.probability.dtype == np.float32 and prediction.probability.std() > 1e-3
 
 
 def test_flips_and_scales_are_the_mean_and_spread_of_their_views(model: torch.nn.Module) -> None:
@@ -61,9 +61,9 @@ def test_flips_and_scales_are_the_mean_and_spread_of_their_views(model: torch.nn
         views.append(view(FRAME[::-1].copy(), scale)[::-1])
         views.append(view(FRAME[:, ::-1].copy(), scale)[:, ::-1])
         views.append(view(FRAME[::-1, ::-1].copy(), scale)[::-1, ::-1])
-    (answer,) = make(model, flips=True, scales=(1, 1.5)).answers([FRAME])
-    np.testing.assert_allclose(answer.probability, np.mean(views, 0), atol=1e-5)
-    np.testing.assert_allclose(answer.spread, np.std(views, 0), atol=2e-3)  # a difference of near squares
+    (prediction,) = make(model, flips=True, scales=(1, 1.5)).predict([FRAME])
+    np.testing.assert_allclose(prediction.probability, np.mean(views, 0), atol=1e-5)
+    np.testing.assert_allclose(prediction.spread, np.std(views, 0), atol=2e-3)  # a difference of near squares
     assert np.std(views, 0).max() > 0.05
 
 
@@ -74,12 +74,12 @@ def test_one_pass_of_the_encoder_a_frame_and_mirror_image(
     monkeypatch.setattr(Teacher, "at_a_time", at_a_time)
     teacher = make(model, scales=(0.75, 1, 1.5))
     calls = encoder_calls(teacher)
-    first, second = teacher.answers([FRAME, FRAME // 2])
+    first, second = teacher.predict([FRAME, FRAME // 2])
     assert first.predicted_iou is not None and second.predicted_iou is not None
     first.predicted_iou(np.array([[3.0, 4, 5, 6]]))
     second.predicted_iou(np.array([[3.0, 4, 5, 6]] * 40))
     assert calls == passes
-    make(model, flips=True).answers([FRAME])
+    make(model, flips=True).predict([FRAME])
     assert sum(calls) == 2 + 4
 
 
@@ -91,22 +91,22 @@ def test_a_frame_gets_the_same_answer_in_any_company(
     others = [RNG.normal(100, 9, shape) for shape in ((40, 56), (33, 41), (40, 56), (100, 90))]
     frames = [others[0], others[1], FRAME, others[2], others[3]]
     teacher = make(model, flips=True)
-    together = teacher.answers(frames)
-    for frame, answer in zip(frames, together, strict=True):
-        np.testing.assert_allclose(answer.probability, teacher.probabilities(frame), atol=1e-5)
-        assert answer.probability.shape == frame.shape
+    together = teacher.predict(frames)
+    for frame, prediction in zip(frames, together, strict=True):
+        np.testing.assert_allclose(prediction.probability, teacher.probabilities(frame), atol=1e-5)
+        assert prediction.probability.shape == frame.shape
 
 
 def test_a_large_frame_is_its_tiles(model: torch.nn.Module) -> None:
     frame = RNG.normal(1000, 30, (150, 70)).astype(np.float32)
     whole = make(model)
-    (tiled,) = whole.answers([frame])
+    (tiled,) = whole.predict([frame])
     by_hand = blend_tiles(lambda tile: whole.probabilities(tile)[None], frame, SIZE, SIZE // 8)[0]
     np.testing.assert_allclose(tiled.probability, by_hand, atol=1e-5)
     assert tiled.predicted_iou is None and tiled.spread is None
     assert np.abs(make(model, tile_size=150).probabilities(frame) - tiled.probability).max() > 1e-3
 
-    (spread,) = (a.spread for a in make(model, flips=True).answers([frame]))
+    (spread,) = (a.spread for a in make(model, flips=True).predict([frame]))
     assert spread is not None and spread.shape == frame.shape and 0 < spread.max() <= 0.5
 
 
@@ -114,7 +114,7 @@ def test_a_large_frame_is_its_tiles(model: torch.nn.Module) -> None:
 def test_predicted_iou_is_that_of_the_prompted_model(base: type) -> None:
     model = get_peft_model(base(), ScalpelMoeConfig(blocks=1, channels=8))
     perturb(model)
-    (answer,) = make(model).answers([FRAME])
+    (prediction,) = make(model).predict([FRAME])
     boxes = np.array([[0, 0, 10, 12], [20, 10, 3, 2], [55, 39, 1, 1.0]])
     inputs = InfraredImageProcessor(sam_size=SIZE)(FRAME, return_tensors="pt")
     scale = np.array([64 / 56, 46 / 40] * 2)  # as resized to whole pixels: 40 rows become 45.7
@@ -127,8 +127,8 @@ def test_predicted_iou_is_that_of_the_prompted_model(base: type) -> None:
             input_boxes=corners,
             multimask_output=False,
         ).iou_scores[0, :, 0]
-    assert answer.predicted_iou is not None
-    found = answer.predicted_iou(boxes)
+    assert prediction.predicted_iou is not None
+    found = prediction.predicted_iou(boxes)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert found.std() > 1e-3
 

@@ -7,9 +7,9 @@ from scalpel_hf.adapter.config import OPERATOR_SCALES
 from scalpel_hf.data.masks import IGNORED, TARGET
 from scalpel_hf.modeling.moe import PriorPyramid
 from scalpel_hf.modeling.normalization import normalize_frame
-from scalpel_hf.predictors.prediction import Answer
+from scalpel_hf.predictors.prediction import Prediction
 from scalpel_hf.pseudo_labels import evidence
-from scalpel_hf.pseudo_labels.evidence import contrast, has_target, judge, label_candidates, weigh_candidates
+from scalpel_hf.pseudo_labels.evidence import contrast, extract_candidates, has_target, judge, label_candidates
 
 RNG = np.random.default_rng(0)
 
@@ -62,7 +62,7 @@ def test_what_speaks_for_a_candidate() -> None:
         asked.append(boxes.tolist())
         return np.arange(len(boxes)) / 10
 
-    found = weigh_candidates(frame, confidence, Answer(confidence / 255, spread, predicted_iou), 0.5, truth)
+    found = extract_candidates(frame, confidence, Prediction(confidence / 255, spread, predicted_iou), 0.5, truth)
     assert found["bbox"] == [[5, 5, 2, 1], [25, 5, 1, 1], [20, 15, 3, 2]] == asked[0]
     assert found["firm"] == [True, True, False] and found["area"] == [2, 1, 6]
     assert found["probability"] == pytest.approx([200 / 255, 1, 90 / 255])
@@ -71,10 +71,10 @@ def test_what_speaks_for_a_candidate() -> None:
     assert found["contrast"][1] > 2 * max(found["contrast"][0], found["contrast"][2])
     assert found["true"] == [True, False, False] and found["has_target"] is True
 
-    alone = weigh_candidates(frame, confidence, Answer(confidence / 255), 0.5)
+    alone = extract_candidates(frame, confidence, Prediction(confidence / 255), 0.5)
     assert np.isnan(alone["agreement"]).all() and np.isnan(alone["predicted_iou"]).all()
     assert alone["true"] is None and alone["has_target"] is None
-    nothing = weigh_candidates(frame, confidence * 0, Answer(confidence * 0.0, spread, predicted_iou), 0.5, truth)
+    nothing = extract_candidates(frame, confidence * 0, Prediction(confidence * 0.0, spread, predicted_iou), 0.5, truth)
     assert nothing["bbox"] == nothing["true"] == nothing["contrast"] == [] and len(asked) == 1
 
 
@@ -138,5 +138,5 @@ def test_a_candidate_larger_than_the_window_has_a_contrast() -> None:
     frame = RNG.normal(0, 1, (150, 150)).astype(np.float32)
     confidence = np.zeros(frame.shape, np.uint8)
     confidence[10:140, 10], confidence[139, 10:140] = 200, 200  # in the middle of its box there is nothing of it
-    found = weigh_candidates(frame, confidence, Answer(confidence / 255), 0.5)
+    found = extract_candidates(frame, confidence, Prediction(confidence / 255), 0.5)
     assert found["bbox"] == [[10, 10, 130, 130]] and np.isfinite(found["contrast"]).all()

@@ -8,7 +8,7 @@ from PIL import Image
 from scalpel_hf import add_pseudo_labels, training_mask
 from scalpel_hf.evaluation.evaluator import evaluate_probabilities, evaluate_pseudo_labels
 from scalpel_hf.modeling.frame_io import read_frame
-from scalpel_hf.predictors.prediction import Answer
+from scalpel_hf.predictors.prediction import Prediction
 from scalpel_hf.pseudo_labels import PSEUDO_FEATURES, Calibration, Rules, summarize
 from scalpel_hf.version import __version__
 from tests.pseudo_labels.helpers import (
@@ -82,9 +82,9 @@ def test_one_answer_for_several_frames_at_a_time(dataset: datasets.Dataset) -> N
     class Batches(FakeTeacher):
         sizes: list[int] = []  # noqa: RUF012
 
-        def answers(self, frames: list[np.ndarray]) -> list[Answer]:
+        def predict(self, frames: list[np.ndarray]) -> list[Prediction]:
             self.sizes.append(len(frames))
-            return [Answer(self.probabilities(frame)) for frame in frames]
+            return [Prediction(self.probabilities(frame)) for frame in frames]
 
     batched = add_pseudo_labels(dataset, Batches(), batch_size=4)
     assert sum(Batches.sizes) == 7 and max(Batches.sizes) > 1

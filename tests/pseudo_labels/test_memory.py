@@ -95,8 +95,8 @@ def test_twenty_thousand_frames_in_flat_memory(tmp_path: Path) -> None:
     assert len(times) == 313
     quarters = [watch.peak(times[i * 78], times[(i + 1) * 78]) for i in range(4)]
     finishing = watch.peak(times[-1], end)
-    print(f"\n20,000 frames of 256 x 256, {times[-1] - times[0]:.0f} s to answer, {end - times[-1]:.0f} s to finish")
-    print(f"own memory, peak in each quarter of the answers: {', '.join(f'{q:.0f}' for q in quarters)} MB")
+    print(f"\n20,000 frames of 256 x 256, {times[-1] - times[0]:.0f} s to predict, {end - times[-1]:.0f} s to finish")
+    print(f"own memory, peak in each quarter of the predictions: {', '.join(f'{q:.0f}' for q in quarters)} MB")
     print(f"own memory, peak while finishing: {finishing:.0f} MB")
     assert max(quarters[1:]) - quarters[0] < 30
     assert finishing - quarters[0] < 60
@@ -107,7 +107,7 @@ def test_twenty_thousand_frames_in_flat_memory(tmp_path: Path) -> None:
 def test_a_frame_of_4000_pixels_a_side_in_bounded_memory(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = get_peft_model(MobileSamModel(MobileSamConfig(vision_config={"image_size": 512})), ScalpelMoeConfig())
-    nn.init.normal_(model.get_parameter(HEAD), std=0.03)  # not trained, but its answer is large where the frame is
+    nn.init.normal_(model.get_parameter(HEAD), std=0.03)  # not trained, but its prediction is large where the frame is
     teacher = Teacher(model, InfraredImageProcessor(sam_size=512))
     rng = np.random.default_rng(0)
     peaks = {}

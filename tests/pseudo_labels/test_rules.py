@@ -1,4 +1,4 @@
-"""Rules, thresholds, quality and report: from answers to labels that one can judge."""
+"""Rules, thresholds, quality and report: from predictions to labels that one can judge."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from scalpel_hf import SyntheticInfrared, add_pseudo_labels, apply_label_budget,
 from scalpel_hf.data.masks import IGNORED, TARGET
 from scalpel_hf.evaluation.evaluator import evaluate_pseudo_labels
 from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
-from scalpel_hf.predictors.prediction import Answer
+from scalpel_hf.predictors.prediction import Prediction
 from scalpel_hf.pseudo_labels import Calibration, Rules, label_in_shards, summarize
 from scalpel_hf.pseudo_labels.quality import check_truth, compare_with_truth
 from scalpel_hf.pseudo_labels.report import write_report
@@ -27,12 +27,12 @@ from tests.pseudo_labels.helpers import FakeTeacher, budgeted, camera, frames_da
 class Says(FakeTeacher):
     """Answers frame i, known by its first pixel, with a given map and spread."""
 
-    def __init__(self, answers: list[tuple[np.ndarray, np.ndarray | None]]):
+    def __init__(self, predictions: list[tuple[np.ndarray, np.ndarray | None]]):
         super().__init__()
-        self.given = answers
+        self.given = predictions
 
-    def answers(self, frames: list[np.ndarray]) -> list[Answer]:
-        return [Answer(*self.given[int(frame[0, 0])]) for frame in frames]
+    def predict(self, frames: list[np.ndarray]) -> list[Prediction]:
+        return [Prediction(*self.given[int(frame[0, 0])]) for frame in frames]
 
 
 def numbered(n: int) -> list[np.ndarray]:
@@ -167,7 +167,7 @@ def test_what_a_threshold_cannot_be_chosen_on_names_the_row() -> None:
     mask = np.zeros((32, 40), bool)
     mask[5:9, 5:9] = True
     good = Says([(mask.astype(np.float32), None)] * 2)
-    with pytest.raises(ValueError, match="answer for f1 has values that are no probabilities"):
+    with pytest.raises(ValueError, match="prediction for f1 has values that are no probabilities"):
         choose_threshold(with_masks([mask] * 2), Says([good.given[0], (np.full((32, 40), np.nan), None)]))
     with pytest.raises(ValueError, match=r"can't label f1: the mask is \(31, 40\), the frame \(32, 40\)"):
         choose_threshold(with_masks([mask, mask[1:]]), good)

@@ -19,7 +19,7 @@ import pytest
 
 from scalpel_hf import add_pseudo_labels
 from scalpel_hf.data import load_split
-from scalpel_hf.pseudo_labels import LabelRun, Rules, label_in_shards
+from scalpel_hf.pseudo_labels import LabellingJob, Rules, label_in_shards
 from tests.pseudo_labels.helpers import (
     FakeTeacher,
     budgeted,
@@ -56,7 +56,7 @@ def test_shards(dataset: datasets.Dataset, tmp_path: Path) -> None:
     assert summary["pseudo"] == 7 and summary["skipped"] == {}
 
 
-def answered(out: Path) -> list[int]:
+def labelled_shards(out: Path) -> list[int]:
     """Numbers of the finished shards in the work folder."""
     return sorted(int(p.stem.split("-")[0]) for p in out.with_name(out.name + ".partial").glob("*/*.arrow"))
 
@@ -68,7 +68,7 @@ def test_killed_and_resumed_equals_unbroken(dataset: datasets.Dataset, tmp_path:
     killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not out.exists()
-    finished = answered(out)
+    finished = labelled_shards(out)
     assert 0 < len(finished) < 5
     done = sum(1 for i in finished for j in (2 * i, 2 * i + 1) if dataset[j]["label_source"] == "none")
 
@@ -113,7 +113,7 @@ def test_killed_at_any_change_on_disk(
         steps.clear()
         die_before[:] = [moment]
         teacher = FakeTeacher()
-        before = answered(out)
+        before = labelled_shards(out)
         try:
             label_in_shards(dataset, teacher, out, shard_size=4, calibration="labelled", **SILENT)
         except Killed:
@@ -135,13 +135,13 @@ def test_any_division_of_the_work_gives_the_same_bytes(
     asked = []
     for worker in (1, 2, 0):
         teacher = FakeTeacher()
-        LabelRun(dataset, teacher, tmp_path / "three", **settings).answer(worker, 3)
+        LabellingJob(dataset, teacher, tmp_path / "three", **settings).predict(worker, 3)
         asked.append(teacher.calls)
         if worker:
             with pytest.raises(ValueError, match="let every part of the run finish"):
-                LabelRun(dataset, teacher, tmp_path / "three", **settings).finish()
+                LabellingJob(dataset, teacher, tmp_path / "three", **settings).finalize()
     assert min(asked) > 0 and sum(asked) == (10 if calibration else 7)
-    LabelRun(dataset, FakeTeacher(), tmp_path / "three", **settings).finish()
+    LabellingJob(dataset, FakeTeacher(), tmp_path / "three", **settings).finalize()
     assert tree(tmp_path / "one") == tree(tmp_path / "three")
 
 
@@ -166,14 +166,14 @@ def test_what_completes_a_run_is_there_when_the_run_is(dataset: datasets.Dataset
     def fails(folder: Path, labelled: datasets.Dataset) -> None:
         raise RuntimeError("no truth")
 
-    run = LabelRun(dataset, FakeTeacher(), tmp_path / "out", **SILENT)
-    run.answer()
+    job = LabellingJob(dataset, FakeTeacher(), tmp_path / "out", **SILENT)
+    job.predict()
     with pytest.raises(RuntimeError, match="no truth"):
-        run.finish(fails)
+        job.finalize(fails)
     assert not (tmp_path / "out").exists()
-    run.finish(complete)
+    job.finalize(complete)
     assert (tmp_path / "out" / "quality.json").exists()
-    run.finish(complete)  # once more, where it is
+    job.finalize(complete)  # once more, where it is
 
 
 def test_a_folder_of_something_else_is_left_alone(dataset: datasets.Dataset, tmp_path: Path) -> None:
@@ -201,7 +201,9 @@ def test_other_rules_start_from_the_answers_and_another_threshold_does_not(
     def stop() -> int:
         with pytest.raises(RuntimeError, match="stopped"):
             label_in_shards(dataset, Stops(), tmp_path / "out", name="a", shard_size=2, **SILENT)
-        return sum(dataset[j]["label_source"] == "none" for i in answered(tmp_path / "out") for j in (2 * i, 2 * i + 1))
+        return sum(
+            dataset[j]["label_source"] == "none" for i in labelled_shards(tmp_path / "out") for j in (2 * i, 2 * i + 1)
+        )
 
     done, teacher = stop(), FakeTeacher()
     labelled = label_in_shards(
@@ -239,7 +241,7 @@ def test_broken_rows_stop_the_run_or_are_counted(dataset: datasets.Dataset, tmp_
     broken, name = with_image(dataset, index, b"not an image"), dataset[index]["name"]
     with pytest.raises(ValueError, match=f"can't label {name}"):
         label_in_shards(broken, FakeTeacher(), tmp_path / "out", shard_size=2, **SILENT)
-    assert answered(tmp_path / "out") == list(range(index // 2))
+    assert labelled_shards(tmp_path / "out") == list(range(index // 2))
     label_in_shards(broken, FakeTeacher(), tmp_path / "out", shard_size=2, skip_broken=True, **SILENT)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert list(summary["skipped"]) == [name] and "not an image" in summary["skipped"][name]
@@ -293,7 +295,7 @@ def test_only_shards_whose_rows_have_changed_are_answered_anew(dataset: datasets
     killed = tmp_path / "killed"
     with pytest.raises(RuntimeError, match="stopped"):
         label_in_shards(dataset, Stops(), killed, shard_size=2, **SILENT)
-    finished, teacher = answered(killed), FakeTeacher()
+    finished, teacher = labelled_shards(killed), FakeTeacher()
     changed = renamed(dataset, "new")
     assert finished[0] == 0
     labelled = label_in_shards(changed, teacher, killed, shard_size=2, **SILENT)
@@ -322,7 +324,7 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
     full = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert full.returncode == 1
     assert re.search(r"no room for \S*/00002-\w+\.arrow: .*then run the same command again: what is fin", full.stderr)
-    assert answered(out) == [0, 1] and not out.exists()
+    assert labelled_shards(out) == [0, 1] and not out.exists()
     assert sorted(p.name[:6] for p in out.with_name("out.partial").glob("*/*")) == ["00000-", "00001-"]
     teacher = FakeTeacher()
     label_in_shards(rows, teacher, out, shard_size=2, **SILENT)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scalpel_hf import training_mask
-from scalpel_hf.pseudo_labels import PSEUDO_FEATURES, LabelRun, add_pseudo_labels, label_in_shards
+from scalpel_hf.pseudo_labels import PSEUDO_FEATURES, LabellingJob, add_pseudo_labels, label_in_shards
 from tests.pseudo_labels.helpers import FakeTeacher, budgeted, raw, raw_equal, tree
 from tests.pseudo_labels.test_shards import SILENT, Stops
 
@@ -53,10 +53,10 @@ def test_a_stream_stopped_and_resumed_by_other_workers_gives_the_same_bytes(parq
     calls = 0
     for worker in (1, 0):
         teacher = FakeTeacher()
-        LabelRun(stream_of(parquet), teacher, tmp_path / "two", **settings).answer(worker, 2)
+        LabellingJob(stream_of(parquet), teacher, tmp_path / "two", **settings).predict(worker, 2)
         calls += teacher.calls
     assert calls == 10 - 4  # two shards of two were finished, the third was not
-    LabelRun(stream_of(parquet), FakeTeacher(), tmp_path / "two", **settings).finish()
+    LabellingJob(stream_of(parquet), FakeTeacher(), tmp_path / "two", **settings).finalize()
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 

@@ -126,7 +126,7 @@ def test_damage_in_the_middle_leaves_a_gap_in_the_numbers(tmp_path: Path) -> Non
 def test_frames_that_the_model_has_no_answer_for(
     tmp_path: Path, capsys: pytest.CaptureFixture, all_of_them: bool
 ) -> None:
-    """Not "no targets": their answer is NaN, here where a frame's first pixel is its lowest."""
+    """Not "no targets": their prediction is NaN, here where a frame's first pixel is its lowest."""
     first = {"starts": np.zeros(4, np.int64), "ends": np.ones(4, np.int64), "level": np.float32(-3)}
     if all_of_them:
         first["level"] = np.float32(1e9)
@@ -147,7 +147,7 @@ def test_frames_that_the_model_has_no_answer_for(
     Image.fromarray(low).save(frames / "001.png")
     command = [str(student), str(frames), "--out", str(tmp_path / "boxes.jsonl")]
     if all_of_them:
-        with pytest.raises(ValueError, match="not one frame has an answer"):
+        with pytest.raises(ValueError, match="not one frame has a prediction"):
             main(command)
         assert not (tmp_path / "boxes.jsonl").exists()
     else:

@@ -40,8 +40,8 @@ def test_numpy_torch_and_the_graph_agree(name: str, normalization: str, percenti
     np.testing.assert_allclose(by_numpy(frame, normalization, percentiles), expected, **limits)
     raw = torch.from_numpy((frame.astype(np.float64) - frame.min()).astype(np.float32))[None, None]
     batch = torch.cat([raw, 3 * raw + 1])  # a linear map of the frame makes no difference, nor does a neighbour
-    for answer in in_graph(batch, normalization, percentiles):
-        np.testing.assert_allclose(answer[0].numpy(), expected, **limits)
+    for prediction in in_graph(batch, normalization, percentiles):
+        np.testing.assert_allclose(prediction[0].numpy(), expected, **limits)
 
 
 def test_16_bits_are_neither_clipped_nor_constant() -> None:

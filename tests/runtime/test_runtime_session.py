@@ -1,4 +1,4 @@
-"""ONNX files that are none, or another's, end in one error that names the file; so do answers that are no numbers."""
+"""ONNX files that are none, or another's, end in one error that names the file; so do outputs that are no numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def test_an_answer_of_another_size(tmp_path: Path) -> None:
     student = load_exported(
         write_graph(tmp_path, nodes, {"frames": FLOAT}, {"logits": (TensorProto.FLOAT, [None] * 4)})
     )
-    with pytest.raises(ValueError, match=r"model\.onnx answers .*20, 25.* for frames .*40, 50"):
+    with pytest.raises(ValueError, match=r"model\.onnx gives .*20, 25.* for frames .*40, 50"):
         student.detect(frame_with_targets())
 
 

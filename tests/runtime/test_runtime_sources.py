@@ -25,9 +25,9 @@ def pages(path: Path) -> Path:
 
 def assert_same(stream: list[tuple[str, np.ndarray]], frames: list[np.ndarray]) -> None:
     assert len(stream) == len(frames)
-    for (_, answer), expected in zip(stream, frames, strict=True):
-        assert answer.dtype == expected.dtype
-        np.testing.assert_array_equal(answer, expected)
+    for (_, prediction), expected in zip(stream, frames, strict=True):
+        assert prediction.dtype == expected.dtype
+        np.testing.assert_array_equal(prediction, expected)
 
 
 def test_pages_of_a_tiff(tmp_path: Path) -> None:

@@ -36,13 +36,13 @@ def rows() -> datasets.Dataset:
 def guesser(rows: datasets.Dataset, seed: int, misses: float = 0.3) -> SimpleNamespace:
     """What knows the masks but for a share of their pixels, and raises a few false alarms."""
     generator = np.random.default_rng(seed)
-    answers = {}
+    predictions = {}
     for row in rows:
         truth = np.asarray(row["mask"]) > 127
         hits = truth & (generator.random(truth.shape) > misses)
-        answer = hits | (generator.random(truth.shape) < 0.002)
-        answers[read_frame(row["image"]).tobytes()] = answer.astype(np.float32)
-    return SimpleNamespace(probabilities=lambda image: answers[read_frame(image).tobytes()])
+        prediction = hits | (generator.random(truth.shape) < 0.002)
+        predictions[read_frame(row["image"]).tobytes()] = prediction.astype(np.float32)
+    return SimpleNamespace(probabilities=lambda image: predictions[read_frame(image).tobytes()])
 
 
 def counts_of(rows: datasets.Dataset, seeds: list[int], misses: float = 0.3) -> np.ndarray:
@@ -69,14 +69,14 @@ def test_a_frame_that_is_drawn_twice(rows: datasets.Dataset) -> None:
 def test_how_much_of_small_and_large_targets_is_found() -> None:
     mask = np.zeros((30, 40), np.uint8)
     boxes = {(0, 0, 2, 3): 4, (5, 5, 10, 1): 10, (20, 2, 4, 10): 7, (10, 20, 11, 11): 100}  # up, left, sides: found
-    answer = np.zeros(mask.shape, np.float32)
+    prediction = np.zeros(mask.shape, np.float32)
     for (row, column, height, width), found in boxes.items():
         mask[row : row + height, column : column + width] = 255
         inside = np.zeros(height * width, np.float32)
         inside[:found] = 0.9
-        answer[row : row + height, column : column + width] = inside.reshape(height, width)
-    answer[29, 39] = 1  # no part of any target
-    counts, targets = count_frames(lambda image: answer, [{"name": "a", "image": mask, "mask": mask}] * 2)
+        prediction[row : row + height, column : column + width] = inside.reshape(height, width)
+    prediction[29, 39] = 1  # no part of any target
+    counts, targets = count_frames(lambda image: prediction, [{"name": "a", "image": mask, "mask": mask}] * 2)
     assert counts.shape == (2, len(COUNTS)) and sorted(map(tuple, targets)) == sorted(
         2 * [(6, 4), (10, 10), (40, 7), (121, 100)]
     )

@@ -27,12 +27,12 @@ def rows() -> datasets.Dataset:
 
 def model(rows: Iterable[dict[str, Any]], certainties: list[float], false_alarm: float) -> SimpleNamespace:
     """What is as sure of the target of frame i as `certainties[i]`, and of one corner pixel as `false_alarm`."""
-    answers = []
+    predictions = []
     for row, certainty in zip(rows, certainties, strict=True):
-        answer = certainty * (np.asarray(row["mask"]) > 0).astype(np.float32)
-        answer[0, 0] = max(answer[0, 0], false_alarm)
-        answers.append(answer)
-    turn = iter(answers * 100)
+        prediction = certainty * (np.asarray(row["mask"]) > 0).astype(np.float32)
+        prediction[0, 0] = max(prediction[0, 0], false_alarm)
+        predictions.append(prediction)
+    turn = iter(predictions * 100)
     return SimpleNamespace(probabilities=lambda image: next(turn))
 
 
@@ -83,11 +83,11 @@ def test_the_frames_without_a_label(
 ) -> None:
     known = apply_label_budget(rows, 0.5)
     datasets.DatasetDict({"train": known}).save_to_disk(str(tmp_path / "known"))
-    answers = {}
+    predictions = {}
     for row, source in zip(rows, known["label_source"], strict=True):
         turn = model([row], [0.9 if source == "human" else 0.1], 0.5)
-        answers[read_frame(row["image"]).tobytes()] = turn.probabilities(None)
-    knowing = SimpleNamespace(probabilities=lambda image: answers[read_frame(image).tobytes()])
+        predictions[read_frame(row["image"]).tobytes()] = turn.probabilities(None)
+    knowing = SimpleNamespace(probabilities=lambda image: predictions[read_frame(image).tobytes()])
     monkeypatch.setattr(pd_fa_curve, "load_trained", lambda *_: knowing)
     command = ["--dataset", saved_rows, "--split", "train", "--models", *map(str, with_configurations("full"))]
 

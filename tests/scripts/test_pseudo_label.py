@@ -37,7 +37,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     small_mobile_sam().save_pretrained(str(root / "base"))
     model = get_peft_model(small_mobile_sam(), ScalpelMoeConfig(blocks=1, channels=8))
     perturb(model)
-    with torch.no_grad():  # answers that are neither 0 nor 1
+    with torch.no_grad():  # predictions that are neither 0 nor 1
         for name, parameter in model.named_parameters():
             if ".head." in name or name.endswith(".keep"):
                 parameter.mul_(0.05)
@@ -113,7 +113,7 @@ def test_a_report_that_fails_costs_no_label(
 def test_what_is_wrong_is_said_before_the_teacher_is_asked(
     work: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Teacher, "answers", lambda *_: pytest.fail("it was asked"))
+    monkeypatch.setattr(Teacher, "predict", lambda *_: pytest.fail("it was asked"))
     rows = datasets.load_from_disk(str(work.root / "full"))["train"]
     for name, truth in {"few": rows.select(range(3)), "twice": datasets.concatenate_datasets([rows, rows])}.items():
         datasets.DatasetDict({"train": truth}).save_to_disk(str(tmp_path / name))

@@ -7,9 +7,10 @@ A table stands between two comments, the first of which names a folder of result
     <!-- table: results/teacher/nuaa; teacher - student -->
     <!-- end of table -->
 
-It has a row for each model, with the mean of its seeds, and one for each difference asked for, with what 95 % of draws
-of frames and seeds make of it. `results/teacher`, a folder of data sets, gives the rows of each. A file is called
-`ARM-SEED.json`, with `arm`, `dataset`, `seed`, `seconds`, `commit`, `machine`, `metrics`, and `counts` on every frame.
+It has a row for each model, with the mean of its seeds, and one for each comparison asked for, a difference or, with
+` / `, a ratio, with what 95 % of draws of frames and seeds make of it. `results/teacher`, a folder of data sets, gives
+the rows of each. A file is called `ARM-SEED.json`, with `arm`, `dataset`, `seed`, `seconds`, `commit`, `machine`,
+`metrics`, and `counts` on every frame.
 With `--check` nothing is written, and a table that isn't what the files say is an error.
 """
 
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.evaluation.comparison import COUNTS, DRAWS, bootstrap_differences, figures_of_counts
+from scalpel_hf.evaluation.comparison import COUNTS, DRAWS, bootstrap_differences, bootstrap_ratios, figures_of_counts
 from scalpel_hf.evaluation.evaluator import mean_and_deviation
 from scalpel_hf.hub.markdown import escape
 from scalpel_hf.utils.files import read_json, read_text, write_text
@@ -30,6 +31,7 @@ from scalpel_hf.utils.files import read_json, read_text, write_text
 ROOT = Path(__file__).parents[1]
 COLUMNS = {"iou": ("IoU %", 100.0), "niou": ("nIoU %", 100.0), "pd": ("Pd %", 100.0), "fa": ("Fa 1e-6", 1.0)}
 TABLE = re.compile(r"^<!-- table: (.*?) -->\n(.*?)^<!-- end of table -->$", re.DOTALL | re.MULTILINE)
+PAIR = re.compile(r"(\S+) ([-/]) (\S+)")
 NOTHING = "*Not measured yet.*"
 KEYS = {"arm", "dataset", "seed", "seconds", "commit", "machine", "metrics", "counts"}
 
@@ -48,10 +50,11 @@ def render(text: str, root: Path = ROOT) -> str:
 
 
 def _table(asked: str, root: Path) -> str:
-    name, *pairs = (part.strip() for part in asked.split(";"))
-    differences = [tuple(arm.strip() for arm in pair.split(" - ")) for pair in pairs]
-    if any(len(pair) != 2 for pair in differences):
-        raise ValueError(f"{asked!r}: a difference is two models with ` - ` between them")
+    name, *asked_pairs = (part.strip() for part in asked.split(";"))
+    pairs = [PAIR.fullmatch(pair) for pair in asked_pairs]
+    if not all(pairs):
+        raise ValueError(f"{asked!r}: a comparison is two models with ` - ` or ` / ` between them")
+    comparisons = [(pair[1], pair[2], pair[3]) for pair in pairs if pair]
     folder = root / name
     folders = [folder] if any(folder.glob("*.json")) else sorted(path for path in folder.glob("*/") if path.is_dir())
     if not folders:
@@ -61,7 +64,7 @@ def _table(asked: str, root: Path) -> str:
     head = [*(["data"] if several else []), "", "seeds", *(title for title, _ in COLUMNS.values()), "training, s"]
     lines = [_row(head), _row(["---"] * len(head))]
     for folder, arms in zip(folders, runs, strict=True):
-        rows = [*_rows_of_arms(arms), *_rows_of_differences(arms, differences, folder)]
+        rows = [*_rows_of_arms(arms), *_rows_of_comparisons(arms, comparisons, folder)]
         lines += [_row([*([escape(folder.name)] if several else []), *row]) for row in rows]
     return "\n".join([*lines, "", _note([run for arms in runs for seeds in arms.values() for run in seeds])])
 
@@ -108,18 +111,24 @@ def _rows_of_arms(arms: Runs) -> Iterable[list[str]]:
         ]
 
 
-def _rows_of_differences(arms: Runs, pairs: list[tuple[str, ...]], folder: Path) -> Iterable[list[str]]:
-    for pair in pairs:
-        if unknown := set(pair) - set(arms):
+def _rows_of_comparisons(arms: Runs, pairs: list[tuple[str, str, str]], folder: Path) -> Iterable[list[str]]:
+    for one, sign, other in pairs:
+        if unknown := {one, other} - set(arms):
             raise ValueError(f"{folder}: has no run of {', '.join(sorted(unknown))}")
-        first, second = (_counts(arms[arm]) for arm in pair)
-        means = _figures(first).mean(0) - _figures(second).mean(0)
-        low, high = np.percentile(bootstrap_differences(first, second), [2.5, 97.5], axis=0)
+        first, second = _counts(arms[one]), _counts(arms[other])
+        means = _figures(first).mean(0), _figures(second).mean(0)
+        if sign == "-":
+            units = [unit for _, unit in COLUMNS.values()]
+            values, draws, form = np.subtract(*means), bootstrap_differences(first, second), "+.1f"
+        else:
+            units = [1.0] * len(COLUMNS)
+            values, draws, form = np.divide(*means), bootstrap_ratios(first, second), ".3f"
+        low, high = np.nanpercentile(draws, [2.5, 97.5], axis=0)
         cells = [
-            f"{unit * mean:+.1f} ({unit * least:+.1f} to {unit * most:+.1f})"
-            for (_, unit), mean, least, most in zip(COLUMNS.values(), means, low, high, strict=True)
+            f"{unit * value:{form}} ({unit * least:{form}} to {unit * most:{form}})"
+            for unit, value, least, most in zip(units, values, low, high, strict=True)
         ]
-        yield [" less ".join(escape(arm) for arm in pair), "", *cells, ""]
+        yield [f"{escape(one)} {'less' if sign == '-' else 'over'} {escape(other)}", "", *cells, ""]
 
 
 def _note(runs: list[dict[str, Any]]) -> str:

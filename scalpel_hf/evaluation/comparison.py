@@ -52,6 +52,16 @@ def count_frames(
     return np.array(counts, dtype=np.int64), np.concatenate(targets)
 
 
+def count_record(probabilities: Callable[[Any], np.ndarray], rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Metrics at threshold 0.5, and the counts on each frame that they are made of, as a JSON under results/ has them."""
+    counts, _ = count_frames(probabilities, rows)
+    iou, niou, pd, fa = mean_figures(counts[None]).tolist()
+    return {
+        "metrics": {"iou": iou, "niou": niou, "pd": pd, "fa": fa, "n_images": len(counts)},
+        "counts": {"columns": list(COUNTS), "frames": counts.tolist()},
+    }
+
+
 def found_by_size(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     How much of the targets is found by their size, as a share of all their pixels, the mean over seeds.
@@ -85,8 +95,20 @@ def mean_figures(counts: np.ndarray) -> np.ndarray:
 
 
 def bootstrap_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """`(DRAWS, 4)`: metrics of the first model less those of the second, see [`bootstrap_pairs`]."""
+    drawn = bootstrap_pairs(first, second)
+    return drawn[0] - drawn[1]
+
+
+def bootstrap_ratios(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """`(DRAWS, 4)`: metrics of the first model over those of the second, see [`bootstrap_pairs`]; NaN over 0."""
+    drawn = bootstrap_pairs(first, second)
+    return np.divide(*drawn, out=np.full_like(drawn[0], np.nan), where=drawn[1] != 0)
+
+
+def bootstrap_pairs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
-    `(DRAWS, 4)`: figures of the first model less those of the second, had the frames and the seeds been others.
+    `(DRAWS, 4)` for each of two models: their metrics, had the frames and the seeds been others.
 
     A draw takes, with replacement, as many frames as there are, the same for both models, and as many seeds as each
     has; a model's figures are the mean over its seeds. Few seeds vary less when drawn from than new ones would: with
@@ -105,7 +127,7 @@ def bootstrap_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         seeds = generator.integers(len(counts), size=(len(counts), DRAWS))
         return np.take_along_axis(figures_of_counts(counts, weights), seeds[..., None], 0).mean(0)
 
-    return draw(first) - draw(second)
+    return draw(first), draw(second)
 
 
 def iou_without_each_frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:

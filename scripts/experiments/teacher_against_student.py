@@ -12,10 +12,11 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from scalpel_hf.cli.numbers import COUNT, SEED
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.evaluation.comparison import COUNTS, count_frames, frames_to_compare, mean_figures
+from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
 from scalpel_hf.predictors.load import load_trained
 from scalpel_hf.training.run_record import METRICS_FILE
 from scalpel_hf.utils.files import read_json, write_json
@@ -39,16 +40,11 @@ def train(arm: str, data: Path, base_model: str, seed: int, run: Path) -> None:
     subprocess.run([sys.executable, str(ROOT / program), *options, *COMMON, *base, *where], check=True)
 
 
-def measure(run: Path, all_masks: Path, data: Path, every: int) -> dict[str, object]:
+def measure(run: Path, all_masks: Path, data: Path, every: int) -> dict[str, Any]:
     """Figures and each frame's counts on every `every`-th hidden frame."""
     rows = frames_to_compare(str(all_masks), "train", [run], str(data))
     rows = rows.select(range(0, len(rows), every))
-    counts, _ = count_frames(load_trained(run).probabilities, rows)
-    iou, niou, pd, fa = mean_figures(counts[None]).tolist()
-    return {
-        "metrics": {"iou": iou, "niou": niou, "pd": pd, "fa": fa, "n_images": len(rows)},
-        "counts": {"columns": list(COUNTS), "frames": counts.tolist()},
-    }
+    return count_record(load_trained(run).probabilities, rows)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -85,6 +85,18 @@ def test_a_difference_has_its_bootstrap_interval(tmp_path: Path) -> None:
     assert row[2] == f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
+def test_a_ratio_has_its_bootstrap_interval(tmp_path: Path) -> None:
+    folder = tmp_path / "results/x/sea"
+    first, second = (np.stack([write_run(folder, arm, seed) for seed in range(2)]) for arm in ("few", "all"))
+    row = cells(render(marked("results/x/sea; few / all"), tmp_path), "few over all")
+    low, high = np.percentile(bootstrap_ratios(first, second)[:, 0], [2.5, 97.5])
+    every = np.ones((1, 20), dtype=np.int64)
+    few, full = (figures_of_counts(counts, every)[:, 0, 0].mean() for counts in (first, second))
+    assert row[2] == f"{few / full:.3f} ({low:.3f} to {high:.3f})"
+    with pytest.raises(ValueError, match="a comparison is two models"):
+        render(marked("results/x/sea; few over all"), tmp_path)
+
+
 def test_a_folder_of_data_sets_gives_the_rows_of_each(tmp_path: Path) -> None:
     write_run(tmp_path / "results/x/sea", "teacher", 0)
     write_run(tmp_path / "results/x/sky", "teacher", 0, frames=7)

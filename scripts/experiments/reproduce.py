@@ -1,0 +1,113 @@
+"""The claim, from a data set's folder to its table: does a student of a tenth of the masks and pseudo labels do as well
+as one of all masks?
+
+    python scripts/experiments/reproduce.py --dataset nuaa-sirst --root data/NUAA-SIRST \\
+        --base-model models/mobile-sam --seeds 0 1 2 --work runs/claim --out results/claim
+
+For each budget and seed: a teacher of that share of the masks, its pseudo labels, and three students of the same steps:
+(a) of all masks, (b) of the share alone, (c) of the share and the pseudo labels. Each is measured on the test split,
+threshold 0.5. One JSON a student under OUT/DATASET-BUDGET, with its counts on every frame, and one for the pseudo
+labels, measured on the frames whose masks were hidden. Run again after a kill, it resumes; the students of all masks
+are trained once for all budgets. `--quick` runs everything in minutes, to see that it works: its figures mean nothing.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from scalpel_hf.cli.numbers import SEED, between
+from scalpel_hf.cli.program import run_program
+from scalpel_hf.data import load_split
+from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
+from scalpel_hf.predictors.load import load_trained
+from scalpel_hf.training.run_record import METRICS_FILE
+from scalpel_hf.utils.files import read_json, write_json
+
+# By data set: the recipes' folder, and whether the layout is to pass over broken pairs.
+DATASETS = {"nuaa-sirst": ("nuaa_sirst", True), "nudt-sirst": ("nudt_sirst", False), "irstd-1k": ("irstd_1k", False)}
+ARMS = ("all-masks", "few-masks", "pseudo-labels")
+QUICK = ("--max_steps", "8", "--batch_size", "2", "--crop_size", "64")
+
+
+def run(verb: str, *options: object) -> None:
+    subprocess.run([sys.executable, "-m", "scalpel_hf", verb, *map(str, options)], check=True)
+
+
+def prepare(args: argparse.Namespace, budget: float | None, to: Path) -> None:
+    if to.exists():
+        return
+    share = () if budget is None else ("--budget", budget)
+    broken = ("--skip-broken",) if DATASETS[args.dataset][1] else ()
+    run("prepare", "--layout", args.dataset, "--root", args.root, "--out", to, *share, *broken)
+
+
+def label(args: argparse.Namespace, budget: float, seed: int, few: Path, everything: Path) -> Path:
+    """A teacher of the few masks, and what it makes of the other frames."""
+    teacher, labels = (args.work / f"{args.dataset}-{budget:g}" / f"{kind}-{seed}" for kind in ("teacher", "labels"))
+    config = f"{DATASETS[args.dataset][0]}/distill_10pct"
+    base = ("--base_model", args.base_model, "--output_dir", teacher, "--dataset", few, "--eval_split", "")
+    run("distill", "--config", config, *base, "--seed", seed, *args.teacher_options)
+    any_teacher = ("--any-teacher", "--min-empty", 0, "--no-calibration") if args.quick else ()
+    run("label", "--dataset", few, "--teacher", teacher, "--out", labels, "--truth", everything, *any_teacher)
+    return labels
+
+
+def train_student(args: argparse.Namespace, data: Path, labels: Path | str, seed: int, to: Path) -> None:
+    config = f"{DATASETS[args.dataset][0]}/transfer_10pct"
+    where = ("--dataset", data, "--pseudo_labels", labels, "--output_dir", to, "--eval_split", "")
+    run("transfer", "--config", config, *where, "--seed", seed, *args.student_options)
+
+
+def record(args: argparse.Namespace, arm: str, budget: float, seed: int, student: Path, everything: Path) -> None:
+    rows = frames_to_compare(str(everything), "test", [student], None)
+    trained = read_json(student / METRICS_FILE)
+    setting = {"arm": arm, "dataset": args.dataset, "budget": budget, "seed": seed, "test frames": len(rows)}
+    kept: dict[str, Any] = {key: trained[key] for key in ("commit", "machine")}
+    kept |= {"seconds": trained["training"]["seconds"], "steps": trained["training"]["steps"]}
+    write_json(
+        args.out / f"{args.dataset}-{budget:g}" / f"{arm}-{seed}.json",
+        {**setting, **count_record(load_trained(student).probabilities, rows), **kept},
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", choices=[*DATASETS], required=True)
+    parser.add_argument("--root", type=Path, required=True, help="the data set's folder as it was published")
+    parser.add_argument("--base-model", required=True, help="Segment Anything model of the teachers")
+    parser.add_argument(
+        "--budget", type=between(float, 1e-4, 1.0), nargs="+", default=[0.1], help="shares of the masks"
+    )
+    parser.add_argument("--seeds", type=SEED, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--work", type=Path, required=True, help="folder for prepared data, models and labels")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files")
+    parser.add_argument("--teacher-options", nargs=argparse.REMAINDER, default=[], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--student-steps", type=between(int, 1, 10**7), help="steps of each student (default: recipe's)"
+    )
+    parser.add_argument("--quick", action="store_true", help="a few steps each, to see that it works")
+    args = parser.parse_args(argv)
+    args.student_options = ("--max_steps", args.student_steps) if args.student_steps else ()
+    if args.quick:
+        args.teacher_options, args.student_options = [*QUICK, "--committee", "0", "--guard", "false"], QUICK
+
+    everything = args.work / "data" / args.dataset
+    prepare(args, None, everything)
+    load_split(str(everything), "test", "a data set with a test split")
+    for budget in args.budget:
+        few = args.work / "data" / f"{args.dataset}-{budget:g}"
+        prepare(args, budget, few)
+        for seed in args.seeds:
+            todo = [arm for arm in ARMS if not (args.out / few.name / f"{arm}-{seed}.json").exists()]
+            for arm in todo:
+                student = args.work / (args.dataset if arm == "all-masks" else few.name) / f"{arm}-{seed}"
+                labels = label(args, budget, seed, few, everything) if arm == "pseudo-labels" else ""
+                train_student(args, everything if arm == "all-masks" else few, labels, seed, student)
+                record(args, arm, budget, seed, student, everything)
+                print(f"{args.dataset}, {budget:g} of the masks, {arm}, seed {seed}: done", flush=True)
+
+
+if __name__ == "__main__":
+    run_program(main, resumes=True)

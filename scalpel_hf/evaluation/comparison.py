@@ -53,7 +53,7 @@ def count_frames(
 
 
 def count_record(probabilities: Callable[[Any], np.ndarray], rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Metrics at threshold 0.5, and the counts on each frame that they are made of, as a JSON under results/ has them."""
+    """Metrics at threshold 0.5, and the counts on every frame that they come from, as results/ holds them."""
     counts, _ = count_frames(probabilities, rows)
     iou, niou, pd, fa = mean_figures(counts[None]).tolist()
     return {

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scalpel_hf.evaluation.comparison import COUNTS, bootstrap_differences, figures_of_counts
+from scalpel_hf.evaluation.comparison import COUNTS, bootstrap_differences, bootstrap_ratios, figures_of_counts
 from scripts.render_results import NOTHING, documents, main, render
 
 MACHINE = {"cpus": 2, "cpu_capability": "AVX2", "accelerator": None}

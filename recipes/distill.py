@@ -34,7 +34,7 @@ from scalpel_hf.modeling.normalization import NORMALIZATIONS
 from scalpel_hf.predictors.committee import Committee
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.predictors.teacher import Teacher
-from scalpel_hf.pseudo_labels import LabelRun
+from scalpel_hf.pseudo_labels import LabellingJob
 from scalpel_hf.training.arguments import (
     Between,
     CropSize,
@@ -195,17 +195,17 @@ def committee_labels(args: DistillArguments, accelerator: Accelerator, rows: dat
         accelerator.print(f"committee: teacher {number + 1} of {args.committee}")
         members.append(train_teacher(member, accelerator, rows, None)[0])
     # What is found need not be scored: no rule turns it down.
-    labelling = LabelRun(
+    labelling = LabellingJob(
         rows,
         Committee(members, predicted_iou=False),
         Path(args.output_dir) / "committee" / "labels",
         name="committee",
         report=accelerator.print,
     )
-    labelling.answer(accelerator.process_index, accelerator.num_processes)
+    labelling.predict(accelerator.process_index, accelerator.num_processes)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        labelling.finish()
+        labelling.finalize()
     accelerator.wait_for_everyone()
     return datasets.load_from_disk(str(labelling.out))
 

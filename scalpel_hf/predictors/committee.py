@@ -1,4 +1,4 @@
-"""Several teachers that answer as one."""
+"""Several teachers that predict as one."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .prediction import Answer
+from .prediction import Prediction
 from .teacher import Teacher
 
 
@@ -47,21 +47,21 @@ class Committee:
 
     def probabilities(self, frame: Any) -> np.ndarray:
         """See [`Teacher.probabilities`]."""
-        return self.answers([frame])[0].probability
+        return self.predict([frame])[0].probability
 
-    def answers(self, frames: Sequence[Any]) -> list[Answer]:
-        """See [`Teacher.answers`]; the spread is over members and their views."""
-        of_members = [member.answers(frames) for member in self.members]
-        return [self._joined(answers) for answers in zip(*of_members, strict=True)]
+    def predict(self, frames: Sequence[Any]) -> list[Prediction]:
+        """See [`Teacher.predict`]; the spread is over members and their views."""
+        of_members = [member.predict(frames) for member in self.members]
+        return [self._joined(predictions) for predictions in zip(*of_members, strict=True)]
 
-    def _joined(self, answers: Sequence[Answer]) -> Answer:
-        probability = np.mean([a.probability for a in answers], axis=0)
-        squares = [a.probability**2 + (0 if a.spread is None else a.spread**2) for a in answers]
+    def _joined(self, predictions: Sequence[Prediction]) -> Prediction:
+        probability = np.mean([a.probability for a in predictions], axis=0)
+        squares = [a.probability**2 + (0 if a.spread is None else a.spread**2) for a in predictions]
         spread = np.sqrt(np.maximum(np.mean(squares, axis=0) - probability**2, 0))
-        asked: Callable[[np.ndarray], np.ndarray] | None = answers[0].predicted_iou if self.predicted_iou else None
-        return Answer(probability, spread if len(answers) > 1 else answers[0].spread, asked)
+        asked: Callable[[np.ndarray], np.ndarray] | None = predictions[0].predicted_iou if self.predicted_iou else None
+        return Prediction(probability, spread if len(predictions) > 1 else predictions[0].spread, asked)
 
     def fingerprint(self) -> str:
-        """Hash of everything an answer depends on, whatever the members' order."""
+        """Hash of everything a prediction depends on, whatever the members' order."""
         members = sorted(member.fingerprint() for member in self.members)
         return hashlib.sha256(f"{members} {self.predicted_iou}".encode()).hexdigest()[:32]

@@ -16,7 +16,7 @@ from scalpel_hf.utils.files import whole_folder
 
 from .coco_masks import decode_annotation
 from .frame_files import IGNORE, TARGET, AnyDataset, Frame, labelled_frames
-from .human_labels import HumanLabel, LabelFileError, image_size, read_labels, stem
+from .human_labels import HumanLabel, LabelFileError, image_size, named_by, read_labels
 from .polygons import can_be_centres, corners_are_centres, read_polygons
 
 CATEGORIES = [{"id": 1, "name": TARGET, "supercategory": TARGET}, {"id": 2, "name": IGNORE, "supercategory": IGNORE}]
@@ -100,7 +100,7 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
             pixels = open_pixels if annotation.get("category_id") in ignored else mask
             with _named(f"{path}, annotation {annotation['id']}"):
                 pixels |= decode_annotation(annotation, sizes[number], codec, centres.get(annotation["id"], False))
-        yield HumanLabel(stem(image["file_name"]), mask, _origin(image, path), open_pixels)
+        yield HumanLabel(named_by(image["file_name"]), mask, _origin(image, path), open_pixels)
     if unchecked := len(images) - len(checked):
         warnings.warn(
             f"{path}: {unchecked} images say that their label is no human's and are left as they are; set "
@@ -167,7 +167,7 @@ def _origin(image: dict[str, Any], path: Path) -> str:
 def _size(image: dict[str, Any], origin: str) -> tuple[int, int]:
     """(H, W) of an image that has a name."""
     name = image.get("file_name")
-    if not isinstance(name, str) or not stem(name):
+    if not isinstance(name, str) or not named_by(name):
         raise LabelFileError(f"{origin}: needs `file_name`, `width` and `height`")
     with _named(origin):
         return image_size(image.get("width"), image.get("height"))

@@ -145,9 +145,11 @@ def image_size(width: Any, height: Any) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def stem(path: str) -> str:
-    """File name without folders, written with either slash, and without its last suffix."""
-    return PureWindowsPath(path).stem
+def named_by(path: str) -> str:
+    """What a label file's path of an image, written with either slash, names: without the last suffix, and with its
+    folders, which tell two files of one name apart; empty where there is no name in it."""
+    whole = PureWindowsPath(path)
+    return whole.with_suffix("").as_posix() if whole.stem else ""
 
 
 def _checked(

@@ -15,7 +15,7 @@ from scalpel_hf.utils.files import whole_folder
 
 from .brush_rle import encode_brush_rle
 from .frame_files import IGNORE, TARGET, AnyDataset, Frame, read_frames
-from .human_labels import HumanLabel, LabelFileError, objects_of, read_labels, stem
+from .human_labels import HumanLabel, LabelFileError, named_by, objects_of, read_labels
 from .label_studio_regions import NO_LABEL, read_regions
 
 TASKS, CONFIG = "tasks.json", "label_config.xml"
@@ -76,7 +76,7 @@ def read_label_studio(path: str | Path, label: str | None = None) -> Iterator[Hu
     and bitmask regions, empty where the annotation has none.
 
     Predictions are no one's labels and are passed over, and so are tasks without annotation and cancelled annotations.
-    A task's frame is `data.name`, as `write_label_studio` has it, or else the stem of `data.image`.
+    A task's frame is `data.name`, as `write_label_studio` has it, or else what the file in `data.image` is called.
 
     Args:
         path: the JSON file.
@@ -134,7 +134,7 @@ def _annotation(task: dict[str, Any], origin: str) -> dict[str, Any] | None:
 def _frame_name(data: dict[str, Any], origin: str) -> str:
     name, image = data.get("name"), data.get("image")
     if name is None and isinstance(image, str):
-        name = stem(unquote(image).rpartition("=")[2])
+        name = named_by(unquote(image).rpartition("=")[2])
     if not isinstance(name, str) or not name:
         raise LabelFileError(f"{origin}: names no frame, neither by `data.name` nor by a file in `data.image`")
     return name

@@ -127,6 +127,8 @@ class Checkpoints:
                 part.load_state_dict(training[name])
             self._check_shapes()
         except Exception as error:  # whatever a file that is none makes of torch's readers
+            if "weights_only" in str(error):  # whose advice is to run what is in it
+                error = ValueError("it holds something else than tensors and numbers")
             raise _damaged(newest / "training.pt", newest, error) from error
         if state["best"] is not None:  # an error now rather than after the last step
             best = self._best(state["best"]["step"])

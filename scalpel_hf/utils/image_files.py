@@ -19,7 +19,7 @@ def find_images(folder: str | Path) -> list[Path]:
 
     A file is an image where its name ends in one of `IMAGE_SUFFIXES`, in capitals or not. Hidden files and folders are
     passed over in silence, such as the `._f0.png` that macOS leaves beside `f0.png`; other files are counted in a
-    [`PassedOverWarning`].
+    [`PassedOverWarning`], and so are folders that are other names (links) of one that is read.
 
     Raises `FileNotFoundError` where there is no such folder or no image in it, saying what there is instead.
     """
@@ -28,13 +28,19 @@ def find_images(folder: str | Path) -> list[Path]:
         raise FileNotFoundError(f"there is no folder {folder}")
     images: list[Path] = []
     others: list[Path] = []
-    for file in sorted(_visible_files(folder)):
+    files, again = _visible_files(folder)
+    for file in sorted(files):
         (images if file.name.lower().endswith(IMAGE_SUFFIXES) else others).append(file)
     kinds = Counter(f"*{file.suffix.lower()}" if file.suffix else "without a suffix" for file in others)
     listing = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
     if not images:
         there = f"only other files ({listing})" if others else "no files"
         raise FileNotFoundError(f"{folder} has no images (*{', *'.join(IMAGE_SUFFIXES)}): there are {there} in it")
+    if again:
+        message = (
+            f"{folder}: {len(again)} folders in it are links to others that are read, and passed over ({again[0]})"
+        )
+        warnings.warn(message, PassedOverWarning, stacklevel=2)
     if others:
         message = f"{folder}: {len(images)} images, and {len(others)} other files that are not read ({listing})"
         warnings.warn(message, PassedOverWarning, stacklevel=2)
@@ -50,14 +56,16 @@ def _raise(error: OSError) -> None:
     raise error  # a folder that can't be read is no empty one
 
 
-def _visible_files(folder: Path) -> list[Path]:
-    files, seen = [], set()
+def _visible_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files, and the folders that were read under another name."""
+    files, again, seen = [], [], set()
     for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         place = os.stat(parent)
         if (place.st_dev, place.st_ino) in seen:  # a link in a circle, or a second one to the same folder
             folders.clear()
+            again.append(Path(parent))
             continue
         seen.add((place.st_dev, place.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files += [Path(parent, name) for name in names if not name.startswith(".")]
-    return files
+    return files, again

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from pycocotools.coco import COCO
 
 from scalpel_hf.data import objects_from_mask
+from scalpel_hf.data.names import FrameNames
 from scalpel_hf.formats import LabelFileError, read_coco, write_coco
 from scalpel_hf.formats.coco import _annotation, _mask_codec
 from scalpel_hf.formats.coco_masks import decode_rle
@@ -114,7 +115,11 @@ def test_polygons_and_uncompressed_rle(tmp_path: Path) -> None:
     (label,) = read_coco(made_elsewhere(tmp_path, [polygon, counts]))
     expected = draw((slice(1, 3), slice(1, 3)), (4, 4), shape=(5, 6))
     np.testing.assert_array_equal(label.mask, expected)
-    assert label.name == "frame.v2" and "image 7" in label.origin and "made.json" in label.origin
+    assert (
+        FrameNames(["frame.v2"]).find(label.name) == "frame.v2"
+        and "image 7" in label.origin
+        and "made.json" in label.origin
+    )
 
 
 def test_one_category_of_several(tmp_path: Path) -> None:

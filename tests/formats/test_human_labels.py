@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import datasets
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from scalpel_hf.data import objects_from_mask
-from scalpel_hf.formats import HumanLabel, LabelFileError, import_human_labels
+from scalpel_hf.formats import HumanLabel, LabelFileError, import_human_labels, read_coco, read_label_studio
 from scalpel_hf.pseudo_labels import PSEUDO_FEATURES, training_mask
 
 from .small_sets import SHAPE, TINY, draw, labelled, raw, row, tiny
@@ -87,3 +88,33 @@ def test_a_prepared_set_without_pseudo_columns() -> None:
     prepared = labelled(row("a", None, "none"), row("b", draw((1, 1)), "human")).remove_columns(list(PSEUDO_FEATURES))
     result = import_human_labels(prepared, [label("a", draw((2, 2)))])
     assert result["label_source"][:] == ["human", "human"] and result.features == prepared.features
+
+
+@pytest.mark.parametrize("form", ["coco", "label studio"])
+def test_folders_tell_two_files_of_one_name_apart(form: str, tmp_path: Path) -> None:
+    """As a data set has them that was prepared from sub-folders, and by either slash."""
+    rows = labelled(row("a_f0", draw(), "none"), row("b_f0", draw(), "none"), row("f1", draw(), "none"))
+    drawn = {"a/f0.png": draw((1, 2)), "images\\b\\f0.PNG": draw((3, slice(4, 6))), "deep/er/f1.tif": draw((7, 7))}
+    path = tmp_path / "labels.json"
+    if form == "coco":
+        images = [{"id": i, "file_name": name, "width": 24, "height": 20} for i, name in enumerate(drawn)]
+        boxes = []
+        for number, mask in enumerate(drawn.values()):
+            ys, xs = np.nonzero(mask)
+            x0, y0, x1, y1 = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
+            polygon = [[int(v) for v in (x0, y0, x1, y0, x1, y1, x0, y1)]]
+            boxes.append({"id": number, "image_id": number, "category_id": 1, "segmentation": polygon})
+        path.write_text(json.dumps({"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "t"}]}))
+        labels = list(read_coco(path))
+    else:
+        empty = [{"id": 1, "result": []}]
+        urls = [f"/data/local-files/?d={name}" for name in drawn]
+        tasks = [{"id": i, "data": {"image": url}, "annotations": empty} for i, url in enumerate(urls)]
+        path.write_text(json.dumps(tasks))
+        labels, drawn = list(read_label_studio(path)), dict.fromkeys(drawn, draw())
+    imported = import_human_labels(rows, labels, keep_in_memory=True)
+    assert imported["name"][:] == ["a_f0", "b_f0", "f1"] and imported["label_source"][:] == ["human"] * 3
+    for entry, mask in zip(imported, drawn.values(), strict=True):
+        np.testing.assert_array_equal(np.asarray(entry["mask"]) > 0, mask)
+    with pytest.raises(LabelFileError, match=r"'f1' has a label already"):  # none of two frames of the same name
+        import_human_labels(rows, [HumanLabel(n, draw(), n) for n in ("x/f1", "y/f1")], keep_in_memory=True)

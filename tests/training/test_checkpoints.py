@@ -64,7 +64,7 @@ def test_a_damaged_file_is_named_and_removing_the_checkpoint_starts_anew(
         ValueError, match=rf"{NEWEST}/{name} is damaged \(.+\): remove {tmp_path / NEWEST}, and"
     ) as error:
         run(tmp_path)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
     run(tmp_path, resume=False)
     assert sorted(f.name for f in (tmp_path / NEWEST).iterdir()) == sorted(FILES)
 

@@ -34,7 +34,19 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     touch(tmp_path, "real/a.png", "set/b.png")
     (tmp_path / "set" / "more").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "circle").symlink_to(tmp_path / "set")
-    assert names(tmp_path / "set") == ["b.png", "more/a.png"]
+    with pytest.warns(PassedOverWarning, match=r"1 folders in it are links to others .*more/circle"):
+        assert names(tmp_path / "set") == ["b.png", "more/a.png"]
+
+
+def test_a_second_link_to_a_folder_is_passed_over_and_said(tmp_path: Path) -> None:
+    touch(tmp_path, "set/a/1.png", "set/a/2.png")
+    (tmp_path / "set" / "b").symlink_to("a")
+    (tmp_path / "set" / "file.png").symlink_to("a/1.png")
+    (tmp_path / "other").symlink_to("set")
+    with pytest.warns(PassedOverWarning, match=r"1 folders in it are links to others .*set/b"):
+        assert names(tmp_path / "set") == ["a/1.png", "a/2.png", "file.png"]
+    with pytest.warns(PassedOverWarning):
+        assert names(tmp_path / "other") == ["a/1.png", "a/2.png", "file.png"]  # itself a link
 
 
 def test_other_files_are_counted(tmp_path: Path) -> None:

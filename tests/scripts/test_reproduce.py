@@ -1,0 +1,45 @@
+"""The claim from a data set's folder to its table, with a few steps on small synthetic frames."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scalpel_hf import SyntheticInfrared
+from scalpel_hf.modeling.frame_io import read_frame
+from scalpel_hf.utils.files import read_json
+from scripts.experiments import reproduce
+from scripts.render_results import render
+from tests.small_models import small_mobile_sam
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Frames and masks as IRSTD-1K has them."""
+    root = tmp_path_factory.mktemp("published")
+    for folder in ("IRSTD1k_Img", "IRSTD1k_Label"):
+        (root / folder).mkdir()
+    camera = SyntheticInfrared(size=(64, 72), n_targets=(1, 2), extent=(2, 5), seed=3)
+    for i in range(14):
+        row = camera.frame(i)
+        Image.fromarray(read_frame(row["image"])).save(root / "IRSTD1k_Img" / f"XDU{i}.png")
+        Image.fromarray((read_frame(row["mask"]) > 0).astype(np.uint8) * 255).save(root / f"IRSTD1k_Label/XDU{i}.png")
+    (root / "trainval.txt").write_text("\n".join(f"XDU{i}" for i in range(10)))
+    (root / "test.txt").write_text("\n".join(f"XDU{i}" for i in range(10, 14)))
+    small_mobile_sam().save_pretrained(str(root / "base"))
+    return root
+
+
+def test_three_arms_from_a_folder_to_a_table(published: Path, tmp_path: Path) -> None:
+    argv = ["--dataset", "irstd-1k", "--root", str(published), "--base-model", str(published / "base"), "--quick"]
+    argv += ["--budget", "0.5", "--seeds", "0", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "results")]
+    reproduce.main(argv)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "results" / "irstd-1k-0.5").iterdir()}
+    assert sorted(files) == ["all-masks-0.json", "few-masks-0.json", "pseudo-labels-0.json"]
+    record = read_json(tmp_path / "results/irstd-1k-0.5/pseudo-labels-0.json")
+    assert record["test frames"] == 4 == len(record["counts"]["frames"]) and record["steps"] == 8
+    table = render("<!-- table: results; pseudo-labels / all-masks -->\n<!-- end of table -->\n", tmp_path)
+    assert "pseudo-labels over all-masks" in table
+    reproduce.main(argv)  # nothing is left to do
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "results" / "irstd-1k-0.5").iterdir()}

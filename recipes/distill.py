@@ -7,7 +7,6 @@ and its image processor to `output_dir`, with metrics.json: how the run is repea
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,15 +25,13 @@ from scalpel_hf.adapter.layer import asks_sam
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import human_labelled, load_split
 from scalpel_hf.data.contents import hash_rows
-from scalpel_hf.data.transforms import Sample
 from scalpel_hf.evaluation.evaluator import evaluate_probabilities
 from scalpel_hf.evaluation.unseen import TrainedOn, rows_to_measure
 from scalpel_hf.hub.upload import base_on_hub, push_run
 from scalpel_hf.modeling.normalization import NORMALIZATIONS
-from scalpel_hf.predictors.committee import Committee
+from scalpel_hf.predictors.committee import Committee, member_folder
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.predictors.teacher import Teacher
-from scalpel_hf.pseudo_labels import LabellingJob
 from scalpel_hf.training.arguments import (
     Between,
     CropSize,
@@ -46,7 +43,6 @@ from scalpel_hf.training.arguments import (
 )
 from scalpel_hf.training.background import background_samples
 from scalpel_hf.training.distillation import (
-    PseudoLabelled,
     TeacherSamples,
     distillation_loss,
     freeze_operators,
@@ -94,8 +90,8 @@ class DistillArguments(LoopArguments):
     background_frames: Annotated[int, Between(0, 10_000_000)] = option(
         0, "Unlabelled frames to train on as background, but for what operators respond to."
     )
-    committee: Annotated[int, Between(0, 100)] = option(
-        0, "Train so many teachers first, have them label the other frames together, and learn from those too."
+    committee: Annotated[int, Between(1, 100)] = option(
+        1, "How many teachers answer together: every second one looks at the frame without operators."
     )
     cache_dir: str = option("", "Where the frozen prefix is kept; output_dir/prefix when empty.")
     cache_dtype: Annotated[str, OneOf(("float16", "float32"))] = option(
@@ -107,8 +103,6 @@ class DistillArguments(LoopArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.committee and self.background_frames:
-            raise ValueError("`committee` labels the frames that `background_frames` takes for background: choose one")
         if {"token", "mask"} <= set(self.levels) and not self.sam_features:
             raise ValueError("the `token` level changes SAM's features, which `sam_features` keeps from the mask level")
 
@@ -122,18 +116,15 @@ def train_teacher(
     samples = [labelled_sample(row) for row in labelled]
     background = background_samples(rows, samples, args.background_frames, args.seed) if args.background_frames else []
     accelerator.print(f"{len(samples)} labelled frames to train on, {len(held_out or ())} held out")
-    others: Sequence[Sample] = background or PseudoLabelled(rows)
     if background:
         left_out = 1 - np.mean([sample.weight.mean() for sample in background])
         accelerator.print(f"{len(background)} unlabelled frames as background, {left_out:.1%} of them left out")
-    elif others:
-        accelerator.print(f"{len(others)} frames with a pseudo label, for half of the samples")
 
     # Model
     base = load_sam(args.base_model, args.image_size)
     made_of = {"labelled frames": hash_rows(labelled), "base model": hash_weights(base)}
-    if others:
-        made_of["frames without a human's label"] = hash_rows(rows)
+    if background:
+        made_of["frames without a label"] = hash_rows(rows)
     if held_out:
         made_of["frames held out"] = hash_rows(held_out)
     config = ScalpelMoeConfig(
@@ -155,7 +146,7 @@ def train_teacher(
     # Frozen prefix
     cache_dir = args.cache_dir or Path(args.output_dir) / "prefix"
     teacher = Teacher(model, processor, cache_dir if asks_sam(model) else None, cache_dtype=args.cache_dtype)
-    dataset = TeacherSamples(samples, processor, teacher.cache, args.crop_size, args.seed, others)
+    dataset = TeacherSamples(samples, processor, teacher.cache, args.crop_size, args.seed, background)
     with accelerator.main_process_first():
         dataset.fill(progress=accelerator.is_main_process)
 
@@ -176,38 +167,33 @@ def train_teacher(
     return teacher, outcome
 
 
-def committee_labels(args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset) -> datasets.Dataset:
+def train_committee(
+    args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset, held_out: datasets.Dataset | None
+) -> tuple[Teacher, dict[str, Any]]:
     """
-    The rows with what a committee of teachers of the labelled ones says of the others.
+    The teachers that `args.committee` asks for, as one, and how their trainings went.
 
-    Every second member looks at the frame without operators: networks that differ err less alike (docs/log.md).
+    Every second one looks at the frame without operators: networks that differ err less alike (docs/log.md).
     """
     frame_alone = [level for level in args.levels if level != "pixel"] or args.levels
-    members = []
+    cache_dir = args.cache_dir or f"{args.output_dir}/prefix"
+    teachers, outcomes = [], []
     for number in range(args.committee):
         member = replace(
             args,
-            output_dir=f"{args.output_dir}/committee/{number}",
+            committee=1,
+            output_dir=f"{args.output_dir}/{member_folder(number)}".rstrip("/"),
+            seed=args.seed + 1000 * number,
             levels=frame_alone if number % 2 else args.levels,
-            seed=args.seed + 1000 * (number + 1),
-            validation_fraction=0.0,
+            cache_dir=cache_dir,
         )
-        accelerator.print(f"committee: teacher {number + 1} of {args.committee}")
-        members.append(train_teacher(member, accelerator, rows, None)[0])
-    # What is found need not be scored: no rule turns it down.
-    labelling = LabellingJob(
-        rows,
-        Committee(members, predicted_iou=False),
-        Path(args.output_dir) / "committee" / "labels",
-        name="committee",
-        report=accelerator.print,
-    )
-    labelling.predict(accelerator.process_index, accelerator.num_processes)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        labelling.finalize()
-    accelerator.wait_for_everyone()
-    return datasets.load_from_disk(str(labelling.out))
+        teacher, outcome = train_teacher(member, accelerator, rows, held_out)
+        teachers.append(teacher)
+        outcomes.append(outcome)
+    if args.committee == 1:
+        return teachers[0], outcomes[0]
+    seconds = sum(outcome["seconds"] for outcome in outcomes)
+    return Committee(teachers), {**outcomes[0], "seconds": seconds, "other members": outcomes[1:]}
 
 
 def guard(args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset) -> dict[str, Any]:
@@ -218,6 +204,7 @@ def guard(args: DistillArguments, accelerator: Accelerator, rows: datasets.Datas
         "adapter": "scalpel_moe",
         "sam_features": False,
         "background_frames": 0,
+        "committee": 1,
     }
     cache_dir = args.cache_dir or f"{args.output_dir}/prefix"  # the teacher's own: its frames are these
     short = replace(args, max_steps=max(1, args.max_steps // 3), validation_fraction=0.0, cache_dir=cache_dir)
@@ -226,7 +213,7 @@ def guard(args: DistillArguments, accelerator: Accelerator, rows: datasets.Datas
     def train_arm(arm: str, fold: int, half: datasets.Dataset) -> Probabilities:
         folder = f"{args.output_dir}/guard/{arm.replace(' ', '-')}-{fold}"
         arm_args = replace(short, output_dir=folder, **(small if arm == "small network" else {}))
-        teacher, _ = train_teacher(arm_args, accelerator, datasets.concatenate_datasets([half, unlabelled]), None)
+        teacher, _ = train_committee(arm_args, accelerator, datasets.concatenate_datasets([half, unlabelled]), None)
         return teacher.probabilities
 
     record = compare_with_small_network(train_arm, human_labelled(rows, args.dataset), args.seed)
@@ -255,9 +242,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.guard and not guarded:
         accelerator.print(f"no comparison with a small network: it takes {LEAST_FRAMES} labelled frames, one process")
     compared = guard(args, accelerator, rows) if guarded else None
-    if args.committee:
-        rows = committee_labels(args, accelerator, rows)
-    teacher, outcome = train_teacher(args, accelerator, rows, held_out if len(held_out) else None)
+    teacher, outcome = train_committee(args, accelerator, rows, held_out if len(held_out) else None)
 
     # Evaluate and save
     if accelerator.is_main_process:

@@ -1,6 +1,7 @@
 """`pipeline("infrared-small-target-detection", model=...)`: frames in, targets out, with a teacher or a student."""
 
 import urllib.request
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from typing import Any
@@ -81,7 +82,8 @@ class InfraredModel:
     def from_pretrained(cls, name_or_path: str, dtype: Any = None, **kwargs: Any) -> torch.nn.Module:
         """A teacher's adapter with its base, a stand-alone teacher or a segmentation student; see `from_pretrained` of
         transformers for the arguments."""
-        from .predictors.teacher import load_adapted  # which needs peft
+        from .predictors.committee import other_members  # which need peft
+        from .predictors.teacher import load_adapted
 
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         if "revision" in hub:  # `pipeline` hands on one that carries the commit of an adapter's base
@@ -89,6 +91,12 @@ class InfraredModel:
         model: Any
         if find_adapter_config_file(name_or_path, **hub) is not None:
             model, processor = load_adapted(name_or_path, **hub)
+            if others := other_members(name_or_path, **hub):
+                warnings.warn(
+                    f"{name_or_path} is a committee of {len(others) + 1} teachers, a pipeline runs the first alone: "
+                    "`scalpel_hf.Teacher.from_pretrained` loads all",
+                    stacklevel=2,
+                )
         else:
             with loading(name_or_path, "config.json"):
                 config = AutoConfig.from_pretrained(name_or_path, **hub)

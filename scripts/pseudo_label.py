@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         tile_size=args.tile_size,
     )
     check_teacher(args.teacher, args.any_teacher, print if state.is_main_process else lambda line: None)
-    teacher.model.to(state.device)
+    teacher.to(state.device)
     rows = stream(args.dataset, args.split) if args.streaming else load_split(args.dataset, args.split)
     if isinstance(rows, datasets.Dataset):
         check_columns(rows)

@@ -24,6 +24,7 @@ from tests.small_models import small_mobile_sam
 
 ROOT = Path(__file__).parents[1]
 STEPS = 4
+MEMBERS = ("", "committee-1", "committee-2")  # where a committee keeps them
 
 
 @pytest.fixture(autouse=True)
@@ -454,20 +455,25 @@ def test_programs_end_with_one_line(work: SimpleNamespace, tmp_path: Path) -> No
     assert not (tmp_path / "o").exists()
 
 
-def test_a_committee_labels_the_other_frames_first(
-    work: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its labels are kept beside the members' runs, a human's rows stay, and a second start does nothing."""
-    learned = {"max_steps": 60, "batch_size": 4, "learning_rate": 1e-2, "sam_features": False, "eval_split": ""}
-    argv = flags(**(work.teacher | learned), committee=2, output_dir=tmp_path / "teacher")
+def test_a_committee_is_trained_in_one_run(work: SimpleNamespace, tmp_path: Path) -> None:
+    """Every second member has no operators; all are saved as one teacher; a second start finds them finished."""
+    argv = flags(**work.teacher, committee=3, output_dir=tmp_path / "teacher")
     distill.main(argv)
-    assert "4 frames with a pseudo label" in capsys.readouterr().out
-    labels = datasets.load_from_disk(str(tmp_path / "teacher" / "committee" / "labels"))
-    assert sorted(set(labels["label_source"])) == ["human", "pseudo"]
-    first = load_file(tmp_path / "teacher" / "adapter_model.safetensors")
+    record = json.loads((tmp_path / "teacher" / "metrics.json").read_text())
+    assert len(record["training"]["other members"]) == 2
+    teacher = Teacher.from_pretrained(tmp_path / "teacher")
+    levels = [member.model.peft_config["default"].levels for member in teacher.members]
+    assert levels == [["pixel", "mask"], ["mask"], ["pixel", "mask"]]
+    first, second, third = (load_file(tmp_path / "teacher" / at / "adapter_model.safetensors") for at in MEMBERS)
+    assert not all(torch.equal(first[key], third[key]) for key in first)
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    alone = flags(**work.teacher, output_dir=tmp_path / "alone")
+    distill.main(alone)
+    lone = load_file(tmp_path / "alone" / "adapter_model.safetensors")
+    assert all(torch.equal(first[key], lone[key]) for key in lone)  # the first member is the teacher of that seed
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     distill.main(argv)
-    assert "60 of 60" in capsys.readouterr().out
-    second = load_file(tmp_path / "teacher" / "adapter_model.safetensors")
-    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    again = load_file(tmp_path / "teacher" / "committee-1" / "adapter_model.safetensors")
+    assert all(torch.equal(second[key], again[key]) for key in second)

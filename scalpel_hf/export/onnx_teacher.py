@@ -50,7 +50,7 @@ def export_teacher(teacher: Teacher, folder: str | Path, threshold: float = 0.5)
 
     The encoder takes SAM's fixed input size, the decoder frames of any size; both any number of frames.
     """
-    size, processor = teacher.model.config.vision_config.image_size, teacher.processor
+    size, processor = teacher.one_model.config.vision_config.image_size, teacher.processor
     pixel_values = torch.randn(2, 3, size, size)
     frames, boxes = torch.randn(2, 1, 64, 96), torch.tensor([0.0, 0.0, size, size * 64 / 96]).expand(2, 4)
     encoder, decoder = TeacherEncoder(teacher).eval(), TeacherDecoder(teacher).eval()

@@ -20,7 +20,7 @@ def save_standalone(teacher: str | Path, folder: str | Path, base: str | Path | 
         base: where the base model is, if not at the adapter's `base_model_name_or_path`.
     """
     loaded = Teacher.from_pretrained(teacher, base)
-    ScalpelSamModel.from_peft(loaded.model).save_pretrained(str(folder))
+    ScalpelSamModel.from_peft(loaded.one_model).save_pretrained(str(folder))
     ScalpelSamProcessor(loaded.processor).save_pretrained(str(folder))
     as_umask_says(Path(folder), "*.safetensors")
     for name in (METRICS_FILE, TRAINED_ON_FILE):

@@ -35,6 +35,7 @@ FILES = {
     "model": (
         *("adapter_model.safetensors", "model*.safetensors", "model.safetensors.index.json", "*config.json"),
         *(METRICS_FILE, TRAINED_ON_FILE),
+        *("committee.json", "committee-*/adapter_model.safetensors", "committee-*/*config.json"),
     ),
     "dataset": ("data/*.parquet", BUDGET_FILE, TRAINED_ON_FILE, "summary.json"),
     "space": ("*.py", "requirements.txt"),
@@ -42,10 +43,10 @@ FILES = {
 # What an earlier push may have left that would be read beside what is pushed.
 STALE = {
     "dataset": ("data/*.parquet", TRAINED_ON_FILE),
-    "model": (IMAGE_PROCESSOR_FILE, TRAINED_ON_FILE, "onnx/*.onnx", "onnx/*.json"),
+    "model": (IMAGE_PROCESSOR_FILE, TRAINED_ON_FILE, "onnx/*.onnx", "onnx/*.json", "committee.json", "committee-*"),
 }
 ROWS = 5000  # of a data set in one parquet file
-METRIC = Path(__file__).parent / "metrics" / "irstd"
+METRIC = Path(__file__).parents[1] / "evaluation" / "irstd"
 METRIC_APP = """import evaluate
 from evaluate.utils import launch_gradio_widget
 
@@ -121,7 +122,8 @@ def push_folder(
     folder, api = Path(folder), HfApi()
     contents: dict[str, str | bytes] = {path: str(folder / path) for path in _files(folder, repo_type)}
     if "adapter_config.json" in contents:
-        contents["adapter_config.json"] = _published_adapter(api, folder, card)
+        for path in [path for path in contents if path.endswith("adapter_config.json")]:
+            contents[path] = _published_adapter(api, folder / path, card)
     elif repo_type == "model":
         contents = _with_code(folder, contents)
     if METRICS_FILE in contents:
@@ -190,10 +192,10 @@ def push_metric(repo_id: str, private: bool | None = None) -> str:
     """Push the metric as a Space that `evaluate.load(repo_id)` loads without scalpel-hf; see [`push_folder`]."""
     script = (METRIC / "irstd.py").read_text(encoding="utf-8")
     script = re.sub(
-        r"^from scalpel_hf\.metrics\.irstd_metrics import", "from .irstd_metrics import", script, flags=re.M
+        r"^from scalpel_hf\.evaluation\.irstd_metrics import", "from .irstd_metrics import", script, flags=re.M
     )
     card = RepoCard(
-        (METRIC / "README.md").read_text(encoding="utf-8").replace("<path to>/scalpel_hf/metrics/irstd", repo_id)
+        (METRIC / "README.md").read_text(encoding="utf-8").replace("<path to>/scalpel_hf/evaluation/irstd", repo_id)
     )
     card.text = card.text.replace(
         "`scalpel-hf` must be importable. Without", "NumPy and SciPy are all it needs. Without"
@@ -244,8 +246,8 @@ def _write_parquet(rows: datasets.Dataset, folder: Path, split: str) -> None:
         write_parquet_file(shard, folder / f"{split}-{index:05d}-of-{count:05d}.parquet")
 
 
-def _published_adapter(api: HfApi, folder: Path, card: RepoCard) -> bytes:
-    base, config = base_on_hub(card.data.get("base_model")), read_json(folder / "adapter_config.json")
+def _published_adapter(api: HfApi, path: Path, card: RepoCard) -> bytes:
+    base, config = base_on_hub(card.data.get("base_model")), read_json(path)
     trained_on = config.get("revision") if base == config.get("base_model_name_or_path") else None
     revision = base_commit(api, base, trained_on)
     return _json({**config, "base_model_name_or_path": base, "revision": revision})

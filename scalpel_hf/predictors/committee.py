@@ -1,67 +1,107 @@
-"""Several teachers that predict as one."""
+"""Several teachers that answer as one."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from peft import PeftModel
+
+from scalpel_hf.utils.files import read_json, write_json
 
 from .prediction import Prediction
+from .pretrained import loading
 from .teacher import Teacher
 
+COMMITTEE_FILE = "committee.json"  # beside the first member's adapter: the folders of the others
 
-class Committee:
+
+class Committee(Teacher):
     r"""
     The mean of several teachers' probabilities, and how far they are apart.
 
     What one teacher takes for a target by chance the others seldom do, so false alarms average away. Over members m,
     each with mean \(p_m\) and spread \(s_m\) over its views, the probability is \(p = \overline{p_m}\) and the spread
-    \(\sqrt{\overline{p_m^2 + s_m^2} - p^2}\).
+    \(\sqrt{\overline{p_m^2 + s_m^2} - p^2}\). Segment Anything's own estimate of an object is the first member's.
 
     Args:
         members: teachers, of one base or of several.
-        predicted_iou: whether Segment Anything is asked, by the first member, how well it would outline an object.
 
     Example:
 
-        committee = Committee.from_pretrained(["runs/teacher-0", "runs/teacher-1", "runs/teacher-2"])
+        committee = Teacher.from_pretrained(["runs/teacher-0", "runs/teacher-1", "runs/teacher-2"])
         committee.probabilities("frame.png")  # (H, W)
     """
 
-    def __init__(self, members: Sequence[Teacher], predicted_iou: bool = True):
+    def __init__(self, members: Sequence[Teacher]):
         if not members:
             raise ValueError("a committee has at least one member")
-        self.members, self.predicted_iou = list(members), predicted_iou
+        vars(self).update(vars(members[0]))
+        self.members = list(members)
 
-    @classmethod
-    def from_pretrained(cls, names: Sequence[str | Path], *args: Any, **kwargs: Any) -> "Committee":
-        """Each of `names` as [`Teacher.from_pretrained`] loads it, which says what else may be given."""
-        return cls([Teacher.from_pretrained(name, *args, **kwargs) for name in names])
+    @property
+    def one_model(self) -> PeftModel:
+        if len(self.members) > 1:
+            raise ValueError(
+                f"{len(self.members)} teachers answer together here, and this takes one: name a folder of one that was "
+                "trained alone, or let them label for a student"
+            )
+        return self.model
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """The first member's files, as [`Teacher.save_pretrained`] writes them, and a folder for each other one."""
+        folders = [member_folder(number) for number in range(len(self.members))]
+        for name, member in zip(folders, self.members, strict=True):
+            member.save_pretrained(Path(folder) / name)
+        write_json(Path(folder) / COMMITTEE_FILE, {"members": folders[1:]})
 
     def to(self, device: torch.device | str) -> "Committee":
         for member in self.members:
-            member.model.to(device)
+            member.to(device)
         return self
-
-    def probabilities(self, frame: Any) -> np.ndarray:
-        """See [`Teacher.probabilities`]."""
-        return self.predict([frame])[0].probability
 
     def predict(self, frames: Sequence[Any]) -> list[Prediction]:
         """See [`Teacher.predict`]; the spread is over members and their views."""
         of_members = [member.predict(frames) for member in self.members]
-        return [self._joined(predictions) for predictions in zip(*of_members, strict=True)]
-
-    def _joined(self, predictions: Sequence[Prediction]) -> Prediction:
-        probability = np.mean([a.probability for a in predictions], axis=0)
-        squares = [a.probability**2 + (0 if a.spread is None else a.spread**2) for a in predictions]
-        spread = np.sqrt(np.maximum(np.mean(squares, axis=0) - probability**2, 0))
-        asked: Callable[[np.ndarray], np.ndarray] | None = predictions[0].predicted_iou if self.predicted_iou else None
-        return Prediction(probability, spread if len(predictions) > 1 else predictions[0].spread, asked)
+        return [_joined(predictions) for predictions in zip(*of_members, strict=True)]
 
     def fingerprint(self) -> str:
-        """Hash of everything a prediction depends on, whatever the members' order."""
-        members = sorted(member.fingerprint() for member in self.members)
-        return hashlib.sha256(f"{members} {self.predicted_iou}".encode()).hexdigest()[:32]
+        """Hash of everything a prediction depends on, the members' order too: the first one estimates overlaps."""
+        members = [member.fingerprint() for member in self.members]
+        return hashlib.sha256(" ".join(members).encode()).hexdigest()[:32]
+
+
+def _joined(predictions: Sequence[Prediction]) -> Prediction:
+    if len(predictions) == 1:
+        return predictions[0]
+    probability = np.mean([p.probability for p in predictions], axis=0)
+    squares = [p.probability**2 + (0 if p.spread is None else p.spread**2) for p in predictions]
+    spread = np.sqrt(np.maximum(np.mean(squares, axis=0) - probability**2, 0))
+    return Prediction(probability, spread, predictions[0].predicted_iou)
+
+
+def member_folder(number: int) -> str:
+    """Where in a committee's folder a member is: the first lies beside the file that names the others."""
+    return f"committee-{number}" if number else ""
+
+
+def other_members(name_or_path: str | Path, **hub: Any) -> list[str]:
+    """The folders of a committee's other members in a folder or repository; none where it is of one teacher."""
+    path = Path(name_or_path) / COMMITTEE_FILE
+    if not Path(name_or_path).is_dir():
+        try:
+            path = Path(hf_hub_download(str(name_or_path), COMMITTEE_FILE, **hub))
+        except (EntryNotFoundError, OSError, ValueError):  # what is wrong with the repository the adapter's load tells
+            return []
+    if not path.is_file():
+        return []
+    with loading(name_or_path, COMMITTEE_FILE):
+        folders = read_json(path)["members"]
+    allowed = [member_folder(number) for number in range(1, len(folders) + 1)]
+    if folders != allowed:
+        raise ValueError(f"{path} names {folders} where a committee's members are {allowed}")
+    return list(folders)

@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import datasets
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,13 +12,11 @@ from tqdm.auto import tqdm
 
 from scalpel_hf.adapter import record_router
 from scalpel_hf.adapter.layer import active_mask_level, asks_sam, outputs_without_sam, prompt_free_logits
-from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.transforms import Sample, dihedral, paste_targets, photometric, zoomed_crop
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, normalize_frame, to_sam_input
 from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
 from scalpel_hf.modeling.moe import load_balance_loss
 from scalpel_hf.predictors.feature_cache import FrozenPrefix, PrefixCache
-from scalpel_hf.training.knowledge_transfer import labelled_sample
 from scalpel_hf.training.sampling import shuffled
 
 SYMMETRIES = 8  # of the square
@@ -33,14 +29,13 @@ class TeacherSamples(Dataset):
     A frame is shown in its eight symmetries, each of which has an entry in the cache; place, zoom, pasted targets,
     noise and response curve are drawn anew for every crop, and the crop's place in SAM's input goes with it. Fixed
     views would be learned by heart (docs/log.md). Sample i is a pure function of (`seed`, i), and every pass shows each
-    frame once. With frames that no human labelled, every other sample is of one, by their own passes; where there is a
-    cache, in one symmetry.
+    frame once. With background, every other sample is of it, by its own passes, in one symmetry.
 
     Args:
         samples: the labelled frames, in sensor units.
         cache: of the frozen prefix; `None` where the model looks at nothing of SAM's.
         crop_size: side of the crops in pixels.
-        others: frames without a human's label, see [`background_samples`] and [`PseudoLabelled`].
+        background: unlabelled frames, see [`background_samples`].
     """
 
     def __init__(
@@ -50,10 +45,10 @@ class TeacherSamples(Dataset):
         cache: PrefixCache | None,
         crop_size: int,
         seed: int,
-        others: Sequence[Sample] = (),
+        background: Sequence[Sample] = (),
     ):
         self.samples = [normalized_sample(sample, processor) for sample in samples]
-        self.others, self.processor = others, processor
+        self.background = [normalized_sample(sample, processor) for sample in background]
         self.cache, self.crop_size, self.seed = cache, crop_size, seed
         self._entries: dict[tuple[int, int], tuple[str, Tensor]] = {}
 
@@ -62,9 +57,10 @@ class TeacherSamples(Dataset):
         if self.cache is None:
             return
         views = [(i, turn) for i in range(len(self.samples)) for turn in range(SYMMETRIES)]
-        views += [(len(self.samples) + i, 0) for i in range(len(self.others))]
+        views += [(len(self.samples) + i, 0) for i in range(len(self.background))]
+        frames = [*self.samples, *self.background]
         for index, turn in tqdm(views, desc="frozen prefix", disable=not progress, unit="view"):
-            self._states(dihedral(self._numbered(index), turn).frame, index, turn)
+            self._states(dihedral(frames[index], turn).frame, index, turn)
 
     def _states(self, frame: np.ndarray, index: int, turn: int) -> tuple[Tensor, Tensor]:
         """The prefix's activations of a turned frame, and the region (4,) that it covers of SAM's input."""
@@ -80,10 +76,9 @@ class TeacherSamples(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, 1, i])
-        index = self._index(i)
-        one_symmetry = self.cache is not None and index >= len(self.samples)
-        turn = 0 if one_symmetry else int(rng.integers(SYMMETRIES))
-        turned = dihedral(self._numbered(index), turn)
+        frame, index, is_background = self._frame(i)
+        turn = 0 if is_background else int(rng.integers(SYMMETRIES))
+        turned = dihedral(frame, turn)
         factor = float(np.exp(rng.uniform(np.log(0.7), np.log(1.4)))) if rng.random() < 0.5 else 1.0
         sample, corner, side = zoomed_crop(turned, self.crop_size, factor, rng)
         if rng.random() < 0.5:
@@ -104,32 +99,14 @@ class TeacherSamples(Dataset):
 
     def labelled_frame(self, i: int) -> Sample:
         """The whole frame that sample i is a view of, as it is labelled."""
-        return self._numbered(self._index(i))
+        return self._frame(i)[0]
 
-    def _index(self, i: int) -> int:
-        """The number of sample i's frame: of those that humans labelled, and after them the others."""
-        i, is_other = divmod(i, 2) if self.others else (i, 0)
-        first, count = (len(self.samples), len(self.others)) if is_other else (0, len(self.samples))
-        return first + shuffled(i, count, self.seed)
-
-    def _numbered(self, index: int) -> Sample:
-        if index < len(self.samples):
-            return self.samples[index]
-        return normalized_sample(self.others[index - len(self.samples)], self.processor)
-
-
-class PseudoLabelled(Sequence[Sample]):
-    """The rows of a data set that have a pseudo label, as samples. A frame is decoded when it is asked for, so memory
-    does not grow with the data set."""
-
-    def __init__(self, rows: datasets.Dataset):
-        self.rows = undecoded(rows.filter(lambda s: s == "pseudo", input_columns="label_source", keep_in_memory=True))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        return labelled_sample(self.rows[index])
+    def _frame(self, i: int) -> tuple[Sample, int, bool]:
+        """The frame of sample i, its number, and whether it is of the background."""
+        i, is_background = divmod(i, 2) if self.background else (i, 0)
+        pool = self.background if is_background else self.samples
+        number = shuffled(i, len(pool), self.seed)
+        return pool[number], number + is_background * len(self.samples), bool(is_background)
 
 
 def normalized_sample(sample: Sample, processor: InfraredImageProcessor) -> Sample:

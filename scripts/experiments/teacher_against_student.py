@@ -24,9 +24,7 @@ from scalpel_hf.utils.files import read_json, write_json
 ROOT = Path(__file__).parents[2]
 TEACHER, FRAME_ALONE = "recipes/distill.py", ("--levels", "mask")
 ARMS = {
-    "self-trained": (TEACHER, "--max_steps", "800", "--committee", "2"),
-    "teacher": (TEACHER, "--max_steps", "1000"),
-    "no-operators": (TEACHER, "--max_steps", "1500", *FRAME_ALONE),
+    "teacher": (TEACHER, "--max_steps", "800", "--committee", "2"),
     "small-network": (TEACHER, "--max_steps", "600", *FRAME_ALONE, "--full_resolution_channels", "0"),
     "student": ("recipes/transfer.py", "--max_steps", "2000", "--normalization", "range"),
 }

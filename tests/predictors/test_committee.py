@@ -1,12 +1,20 @@
-"""Several teachers that predict as one."""
+"""Several teachers that answer as one."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from peft import get_peft_model
+from transformers import pipeline
 
+from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, Teacher
+from scalpel_hf.export import export_teacher
+from scalpel_hf.hub.standalone import save_standalone
 from scalpel_hf.predictors.committee import Committee
 from scalpel_hf.predictors.prediction import Prediction
+from scalpel_hf.predictors.sam import load_sam
+from tests.small_models import SIZE, perturb, small_mobile_sam
 
 FRAME = np.zeros((2, 3), np.uint8)
 
@@ -36,29 +44,26 @@ def test_the_mean_and_how_far_members_are_apart() -> None:
 
 def test_the_spread_of_views_counts_too() -> None:
     """A member's views are those numbers whose mean and spread it gives: two at 0.1 and 0.3, two at 0.5."""
-    (prediction,) = Committee([Member(0.2, 0.1), Member(0.5, 0.0)]).predict([FRAME])
-    assert np.allclose(prediction.spread, np.std([0.1, 0.3, 0.5, 0.5]))
+    (answer,) = Committee([Member(0.2, 0.1), Member(0.5, 0.0)]).predict([FRAME])
+    assert np.allclose(answer.spread, np.std([0.1, 0.3, 0.5, 0.5]))
 
 
 def test_one_member_is_that_teacher() -> None:
-    (prediction,) = Committee([Member(0.3)]).predict([FRAME])
-    assert prediction.spread is None and np.allclose(prediction.probability, 0.3)
-    (prediction,) = Committee([Member(0.3, 0.2)]).predict([FRAME])
-    assert np.allclose(prediction.spread, 0.2)
+    (answer,) = Committee([Member(0.3)]).predict([FRAME])
+    assert answer.spread is None and np.allclose(answer.probability, 0.3)
+    (answer,) = Committee([Member(0.3, 0.2)]).predict([FRAME])
+    assert np.allclose(answer.spread, 0.2)
 
 
-def test_sam_is_asked_once_and_only_where_it_should() -> None:
-    members = [Member(0.2), Member(0.8)]
-    boxes = np.zeros((5, 4))
-    asked = Committee(members).predict([FRAME])[0].predicted_iou
-    assert asked is not None and np.array_equal(asked(boxes), np.full(5, 0.2))
-    assert Committee(members, predicted_iou=False).predict([FRAME])[0].predicted_iou is None
+def test_sam_is_asked_by_the_first_member() -> None:
+    asked = Committee([Member(0.2), Member(0.8)]).predict([FRAME])[0].predicted_iou
+    assert asked is not None and np.array_equal(asked(np.zeros((5, 4))), np.full(5, 0.2))
 
 
-def test_the_fingerprint_is_of_the_members_in_any_order() -> None:
+def test_the_fingerprint_is_of_all_members() -> None:
     two = [Member(0.2), Member(0.8)]
-    assert Committee(two).fingerprint() == Committee(two[::-1]).fingerprint()
-    others = [Committee([Member(0.2)]), Committee([*two, Member(0.8)]), Committee(two, predicted_iou=False)]
+    others = [Committee([Member(0.2)]), Committee([*two, Member(0.8)]), Committee(two[::-1])]
+    assert Committee(two).fingerprint() == Committee([Member(0.2), Member(0.8)]).fingerprint()
     assert len({committee.fingerprint() for committee in [Committee(two), *others]}) == 4
 
 
@@ -67,6 +72,55 @@ def test_nobody_is_no_committee() -> None:
         Committee([])
 
 
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory: pytest.TempPathFactory) -> list[Teacher]:
+    base = tmp_path_factory.mktemp("base") / "sam"
+    small_mobile_sam().save_pretrained(str(base))
+    made = []
+    for levels in (["pixel", "mask"], ["mask"]):
+        config = ScalpelMoeConfig(channels=8, levels=levels)
+        model = get_peft_model(load_sam(base, SIZE), config)
+        perturb(model)
+        made.append(Teacher(model, InfraredImageProcessor(sam_size=SIZE)))
+    return made
+
+
+def test_saved_and_loaded_it_answers_the_same(teachers: list[Teacher], tmp_path: Path) -> None:
+    frame = np.random.default_rng(0).integers(0, 4000, (40, 56)).astype(np.uint16)
+    committee = Committee(teachers)
+    committee.save_pretrained(tmp_path / "both")
+    loaded = Teacher.from_pretrained(tmp_path / "both")
+    assert isinstance(loaded, Committee) and loaded.fingerprint() == committee.fingerprint()
+    expected = np.mean([teacher.probabilities(frame) for teacher in teachers], axis=0)
+    assert np.allclose(loaded.probabilities(frame), expected, atol=1e-6)  # convolutions in another memory format
+    for number, teacher in enumerate(teachers):
+        teacher.save_pretrained(tmp_path / str(number))
+    of_two = Teacher.from_pretrained([tmp_path / "0", tmp_path / "1"])
+    assert np.array_equal(of_two.probabilities(frame), loaded.probabilities(frame))
+    teachers[0].save_pretrained(tmp_path / "both")  # in its place one alone
+    assert not isinstance(Teacher.from_pretrained(tmp_path / "both"), Committee)
+
+
+def test_what_takes_one_model_says_so(teachers: list[Teacher], tmp_path: Path) -> None:
+    Committee(teachers).save_pretrained(tmp_path / "both")
+    for refused in (
+        lambda: save_standalone(tmp_path / "both", tmp_path / "standalone"),
+        lambda: export_teacher(Committee(teachers), tmp_path / "onnx"),
+    ):
+        with pytest.raises(ValueError, match="2 teachers answer together"):
+            refused()
+    with pytest.warns(UserWarning, match="a committee of 2 teachers, a pipeline runs the first alone"):
+        pipeline("infrared-small-target-detection", model=str(tmp_path / "both"))
+
+
+def test_other_folders_than_its_own_are_refused(teachers: list[Teacher], tmp_path: Path) -> None:
+    Committee(teachers).save_pretrained(tmp_path / "both")
+    for content in ({"members": ["../elsewhere"]}, {"members": "committee-1"}, {}, []):
+        (tmp_path / "both" / "committee.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"committee\.json|can't be loaded"):
+            Teacher.from_pretrained(tmp_path / "both")
+
+
 def test_members_are_loaded_as_teachers_are(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere"):
-        Committee.from_pretrained([tmp_path / "nowhere"])
+        Teacher.from_pretrained([tmp_path / "nowhere"])

@@ -139,8 +139,8 @@ def test_every_other_crop_is_of_background(tenth: datasets.Dataset) -> None:
     samples = labelled(tenth)
     background = [Sample(np.full((70, 80), 7.0, np.float32), *np.zeros((2, 70, 80), np.float32)) for _ in range(3)]
     arguments: Any = (samples, InfraredImageProcessor(normalization="range"), Prefix(), 32, 0)
-    crops = TeacherSamples(*arguments, others=background)
+    crops = TeacherSamples(*arguments, background=background)
     assert [bool(crops[i]["weights"].any()) for i in range(8)] == [True, False] * 4
     alone = TeacherSamples(*arguments)
     assert all(alone[i]["weights"].any() for i in range(8))
-    assert torch.equal(crops[5]["frames"], TeacherSamples(*arguments, others=background)[5]["frames"])
+    assert torch.equal(crops[5]["frames"], TeacherSamples(*arguments, background=background)[5]["frames"])

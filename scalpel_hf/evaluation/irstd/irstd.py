@@ -1,4 +1,4 @@
-"""`evaluate` wrapper of [`IRSTDMetrics`]: `evaluate.load("<path to>/scalpel_hf/metrics/irstd")`."""
+"""`evaluate` wrapper of [`IRSTDMetrics`]: `evaluate.load("<path to>/scalpel_hf/evaluation/irstd")`."""
 
 from typing import Any
 

@@ -9,7 +9,7 @@ PIP := $(BIN)/pip install --quiet --constraint constraints.txt
 .PHONY: demo test test-fast quality docs clean
 
 demo: $(READY)
-	$(BIN)/python scripts/demo.py --out demo
+	$(BIN)/scalpel-hf demo --out demo
 
 # Two workers of one thread each: two that each use all cores slow each other down.
 test: $(READY)
@@ -23,7 +23,7 @@ quality: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p scalpel_hf
-	$(BIN)/mypy recipes/*.py scripts/*.py
+	$(BIN)/mypy scripts
 
 # The site in site/; a broken link is an error (not with --quiet, which takes the warnings away that --strict counts).
 docs: $(DOCS_READY)

@@ -1,5 +1,10 @@
 """Stage 1: train a teacher from the labelled part of a data set.
 
+Examples:
+
+    scalpel-hf distill --config nuaa_sirst/distill_10pct
+    scalpel-hf distill --dataset data/mine --base-model models/mobile-sam --output-dir runs/mine/teacher
+    scalpel-hf distill --config mine.yaml --num-processes 4
     accelerate launch recipes/distill.py --config recipes/nuaa_sirst/distill_10pct.yaml
 
 Any field of the YAML can be given as a flag too, which then counts. Run again after a kill to go on. Writes the adapter
@@ -22,6 +27,7 @@ from torch import nn
 from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig
 from scalpel_hf.adapter.config import LEVELS, OPERATOR_SCALES
 from scalpel_hf.adapter.layer import asks_sam
+from scalpel_hf.cli.launching import LAUNCH_HELP
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import human_labelled, load_split
 from scalpel_hf.data.contents import hash_rows
@@ -62,7 +68,7 @@ ADAPTERS = ("scalpel_moe", "lora")
 
 @dataclass
 class DistillArguments(LoopArguments):
-    dataset: str = option("", "Data set made by scripts/prepare.py: a folder or a repository on the Hub.")
+    dataset: str = option("", "Data set made by `scalpel-hf prepare`: a folder or a repository on the Hub.")
     train_split: str = option("train", "Split whose rows with `label_source: human` are trained on.")
     eval_split: str = option("test", "Split that the finished teacher is measured on; empty for none.")
     base_model: str = option("", "Segment Anything model: a folder or a repository on the Hub.")
@@ -222,7 +228,7 @@ def guard(args: DistillArguments, accelerator: Accelerator, rows: datasets.Datas
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(DistillArguments, "Train a teacher from the labelled part of a data set.", argv)
+    args = parse_arguments(DistillArguments, "distill", f"{__doc__}\n{LAUNCH_HELP}", argv)
     if args.push_to_hub:
         base_on_hub(args.base_model, args.base_model_id)  # an error now rather than after the training
     accelerator = make_accelerator(args)

@@ -1,5 +1,10 @@
 """Stage 2: train a small student on human and pseudo labels.
 
+Examples:
+
+    scalpel-hf transfer --config nuaa_sirst/transfer_10pct
+    scalpel-hf transfer --dataset data/mine --pseudo-labels runs/mine/pseudo --output-dir runs/mine/student
+    scalpel-hf transfer --config nuaa_sirst/detection --num-processes 4
     accelerate launch recipes/transfer.py --config recipes/nuaa_sirst/transfer_10pct.yaml
 
 Any field of the YAML can be given as a flag too, which then counts. Run again after a kill to go on. Writes the student
@@ -14,6 +19,7 @@ from typing import Annotated
 import datasets
 import torch
 
+from scalpel_hf.cli.launching import LAUNCH_HELP
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.data.contents import hash_rows
@@ -44,8 +50,8 @@ from scalpel_hf.training.validation import hold_out
 
 @dataclass
 class TransferArguments(LoopArguments):
-    dataset: str = option("", "Data set made by scripts/prepare.py: a folder or a repository on the Hub.")
-    pseudo_labels: str = option("", "Output of scripts/pseudo_label.py, in place of `train_split`; empty for none.")
+    dataset: str = option("", "Data set made by `scalpel-hf prepare`: a folder or a repository on the Hub.")
+    pseudo_labels: str = option("", "Output of `scalpel-hf label`, in place of `train_split`; empty for none.")
     train_split: str = option("train", "Split to train on; its rows with `label_source: none` are left out.")
     eval_split: str = option("test", "Split that the finished student is measured on; empty for none.")
     task: Annotated[str, OneOf(tuple(LABELS))] = option(
@@ -74,7 +80,7 @@ class TransferArguments(LoopArguments):
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(TransferArguments, "Train a small student on human and pseudo labels.", argv)
+    args = parse_arguments(TransferArguments, "transfer", f"{__doc__}\n{LAUNCH_HELP}", argv)
     if args.consistency_weight and args.task == "detection":
         raise ValueError("`consistency_weight` is for segmentation: boxes of two views don't pair")
     accelerator = make_accelerator(args)

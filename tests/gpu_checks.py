@@ -9,9 +9,9 @@ import torch
 from peft import get_peft_model
 from torch import Tensor
 
-from recipes import distill
 from scalpel_hf import ScalpelMoeConfig, SyntheticInfrared, Teacher
 from scalpel_hf.modeling.moe import OPERATORS
+from scalpel_hf.recipes import distill
 from tests.small_models import perturb, small_mobile_sam
 
 SCALES = {

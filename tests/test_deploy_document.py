@@ -42,7 +42,6 @@ def test_every_command_and_snippet_works(tmp_path: Path) -> None:
         row["image"].save(tmp_path / "frames" / f"{index}.png")
     splits["test"][0]["image"].save(tmp_path / "frame.png")
     write_video(tmp_path / "recording.mkv", frames, "ffv1", "gray16le")
-    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
 
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     kinds = [kind for kind, _ in BLOCKS]
@@ -50,8 +49,8 @@ def test_every_command_and_snippet_works(tmp_path: Path) -> None:
     for kind, block in BLOCKS:
         if kind == "bash":
             commands = [shlex.split(line) for line in block.strip().splitlines()]
-            assert all(command[0] == "python" for command in commands)
-            commands = [[sys.executable, *command[1:]] for command in commands]
+            assert all(command[0] == "scalpel-hf" for command in commands)
+            commands = [[sys.executable, "-m", "scalpel_hf", *command[1:]] for command in commands]
         else:
             commands = [[sys.executable, "-c", WITHOUT_TORCH + block]]
         for command in commands:

@@ -1,33 +1,59 @@
+import json
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from scalpel_hf import SyntheticInfrared
+from tests.small_models import small_mobile_sam
 
 ROOT = Path(__file__).parents[1]
 
 
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+
+
+def run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the package installed from a wheel, built from a copy so that the checkout stays clean."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package's wheel, built from a copy so that the checkout stays clean."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("scalpel_hf", "modeling"):
+    for name in ("scalpel_hf", "modeling", "recipes"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    wheel = next(folder.glob("*.whl"))
-    install = [*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel)]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "site"
+    run([*PIP, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)])
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path) -> Path:
+    """A folder with the package installed from the wheel."""
+    run([*PIP, "install", "--no-deps", "--target", str(wheel.parent / "site"), str(wheel)])
+    return wheel.parent / "site"
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: Path) -> Path:
+    """A fresh virtual environment with the wheel, which finds the libraries of this one."""
+    folder = wheel.parent / "environment"
+    run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    run([*PIP[:3], "--python", str(folder / "bin" / "python"), *PIP[3:], "install", "--no-deps", str(wheel)])
+    return folder
 
 
 def fresh(site: Path, code: str) -> str:
@@ -38,14 +64,17 @@ def fresh(site: Path, code: str) -> str:
     return done.stdout
 
 
-def test_the_wheel_holds_every_module_and_nothing_else(site: Path) -> None:
-    with zipfile.ZipFile(next(site.parent.glob("*.whl"))) as wheel:
-        names = {n for n in wheel.namelist() if ".dist-info/" not in n}
-        metadata = [n for n in wheel.namelist() if ".dist-info/" in n]
+def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {n for n in archive.namelist() if ".dist-info/" not in n}
+        metadata = [n for n in archive.namelist() if ".dist-info/" in n]
     expected = {f.relative_to(ROOT).as_posix() for f in (ROOT / "scalpel_hf").rglob("*.py")}
-    expected |= {f"scalpel_hf/modeling/{f.name}" for f in (ROOT / "modeling").glob("*.py")}
+    for linked in ("modeling", "recipes"):
+        expected |= {f"scalpel_hf/{linked}/{f.name}" for f in (ROOT / linked).glob("*.py")}
     assert {n for n in names if n.endswith(".py")} == expected
     assert {"scalpel_hf/py.typed", "scalpel_hf/modeling/py.typed"} <= names
+    recipes = {f"scalpel_hf/{f.relative_to(ROOT).as_posix()}" for f in (ROOT / "recipes").rglob("*.yaml")}
+    assert recipes and recipes == {n for n in names if n.endswith(".yaml")}
     assert any(n.endswith("LICENSE") for n in metadata)
 
 
@@ -96,3 +125,46 @@ assert "__version__" in loader.get_source("scalpel_hf.version")
 assert runpy.run_module("scalpel_hf.version")["__version__"] == scalpel_hf.__version__
 """
     fresh(site, code)
+
+
+def test_the_installed_command_does_the_whole_job(environment: Path, tmp_path: Path) -> None:
+    """From an empty folder outside of any checkout, with nothing but what `--help` says."""
+    small_mobile_sam().save_pretrained(tmp_path / "sam")
+    work = tmp_path / "work"
+    (work / "frames").mkdir(parents=True)
+    for index in range(2):
+        Image.fromarray(SyntheticInfrared(size=(40, 56)).frame(index)["image"]).save(work / "frames" / f"{index}.png")
+    plain = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+
+    def scalpel(*arguments: object, program: str = "scalpel-hf") -> str:
+        command = [str(environment / "bin" / program), *map(str, arguments)]
+        done = subprocess.run(command, cwd=work, env=plain, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        return done.stdout
+
+    where = scalpel("-c", "import scalpel_hf.recipes.distill as m; print(m.__file__)", program="python").strip()
+    assert Path(where).is_relative_to(environment)
+    assert "scalpel-hf: " in scalpel("env")
+    common = ["--max-steps", 2, "--batch-size", 2, "--crop-size", 32]
+    scalpel("prepare", "--synthetic", 8, "--budget", 0.5, "--out", "data")
+    sizes = ["--image-size", 64, "--channels", 8, "--output-dir", "teacher"]
+    base = ["--dataset", "data", "--base-model", tmp_path / "sam"]
+    scalpel("distill", "--config", "nuaa_sirst/distill_10pct", *base, *sizes, *common)
+    scalpel(
+        "label",
+        "--dataset",
+        "data",
+        "--teacher",
+        "teacher",
+        "--no-calibration",
+        "--threshold",
+        "0.000001",
+        "--out",
+        "pseudo",
+    )
+    rows = ["--dataset", "data", "--pseudo_labels", "pseudo", "--output_dir", "student"]
+    scalpel("transfer", "--config", "nuaa_sirst/transfer_10pct", *rows, "--size", "nano", *common)
+    scalpel("export", "student", "--dataset", "data")
+    lines = scalpel("predict", "student", "frames").splitlines()
+    assert [json.loads(line)["frame"] for line in lines] == ["0.png", "1.png"]
+    assert json.loads((work / "student" / "metrics.json").read_text())["command"].startswith("scalpel-hf transfer ")

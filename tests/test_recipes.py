@@ -15,11 +15,13 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-from recipes import distill, transfer
 from scalpel_hf import Student, SyntheticInfrared, Teacher, apply_label_budget
+from scalpel_hf.cli import evaluate as evaluate_model
+from scalpel_hf.cli import label as pseudo_label
 from scalpel_hf.evaluation.evaluator import evaluate_probabilities
 from scalpel_hf.evaluation.unseen import TrainedOn
-from scripts import evaluate_model, fit_prior_bar, pseudo_label
+from scalpel_hf.recipes import distill, transfer
+from scripts.experiments import fit_prior_bar
 from tests.small_models import small_mobile_sam
 
 ROOT = Path(__file__).parents[1]
@@ -240,7 +242,7 @@ def test_a_student_of_all_masks_needs_no_budget(work: SimpleNamespace, tmp_path:
     ("recipe", "changes", "message"),
     [
         (distill, {"dataset": ""}, "no data set given"),
-        (distill, {"dataset": "/absent/data"}, r"'/absent/data' holds no data set: make one with scripts/prepare.py"),
+        (distill, {"dataset": "/absent/data"}, r"'/absent/data' holds no data set: make one with `scalpel-hf prepare`"),
         (distill, {"train_split": "training"}, r"has no split 'training', only train, test"),
         (distill, {"eval_split": "val"}, r"has no split 'val', only train, test"),
         (distill, {"base_model": ""}, "no base model given"),
@@ -307,7 +309,7 @@ def test_what_cannot_be_measured_is_said_before_training(
     forbid_training(monkeypatch)
     splits = datasets.load_from_disk(str(work.root / "data"))
     human = splits["train"].filter(lambda s: s == "human", input_columns="label_source")
-    splits["train"].save_to_disk(str(tmp_path / "flat"))  # as scripts/import_labels.py made it of a flat data set
+    splits["train"].save_to_disk(str(tmp_path / "flat"))  # as `scalpel-hf convert from` made it of a flat data set
     copies = human.remove_columns("name").add_column("name", [f"copy {i}" for i in range(len(human))])
     splits_of(work, test=copies).save_to_disk(str(tmp_path / "leaking"))
     splits_of(work, test=splits["test"].remove_columns("mask")).save_to_disk(str(tmp_path / "no-masks"))
@@ -437,7 +439,13 @@ def test_programs_end_with_one_line(work: SimpleNamespace, tmp_path: Path) -> No
     data = str(work.root / "data")
     config = tmp_path / "wrong.yaml"
     config.write_text("max_step: 3\n")
-    environment = {"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        "PATH": "/usr/bin:/bin",
+        "OMP_NUM_THREADS": "1",
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+    }
     for command, code, message in (
         (["recipes/distill.py", "--config", str(config)], 2, "unknown fields max_step; the fields are adapter,"),
         (
@@ -446,9 +454,9 @@ def test_programs_end_with_one_line(work: SimpleNamespace, tmp_path: Path) -> No
             "error: 'models/absent' is neither",
         ),
         (["recipes/transfer.py", "--dataset", "data/absent"], 1, "error: 'data/absent' is neither a folder nor a data"),
-        (["scripts/pseudo_label.py", "--dataset", data, "--teacher", "/absent", "--out", "o"], 1, "'/absent'"),
+        (["-m", "scalpel_hf", "label", "--dataset", data, "--teacher", "/absent", "--out", "o"], 1, "'/absent'"),
     ):
-        command = [sys.executable, str(ROOT / command[0]), *command[1:]]
+        command = [sys.executable, *(str(ROOT / part) if part.startswith("recipes/") else part for part in command)]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == code and message in done.stderr, done.stderr
         assert "Traceback" not in done.stderr

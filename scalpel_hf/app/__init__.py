@@ -1,1 +1,1 @@
-"""Pages in the browser. `python -m scalpel_hf.app.review_page RUN`: accept, reject or mend pseudo labels."""
+"""Pages in the browser. `scalpel-hf review RUN`: accept, reject or mend pseudo labels."""

@@ -1,21 +1,9 @@
-"""Look through a run's pseudo labels in the browser: the least certain frames first, by keyboard.
+"""The page on which a run's pseudo labels are reviewed: what it asks for, and its serving."""
 
-    python -m scalpel_hf.app.review_page runs/nuaa/pseudo
-
-Accept a label, reject it (no target there), mend it with a brush, or go on. Each decision is at once on disk, in
-RUN/review/decisions.jsonl, with who and when: from then on whatever reads RUN finds a human's label in that row. End it
-with Ctrl-C and start it again to go on. The page is on this machine alone, and nothing leaves it.
-"""
-
-import argparse
-import getpass
 import json
 import webbrowser
 from pathlib import Path
 from typing import Any
-
-from scalpel_hf.cli.numbers import between
-from scalpel_hf.cli.program import run_program
 
 from .review_session import ReviewSession
 from .server import LOOPBACK, PageServer, Reply
@@ -56,7 +44,7 @@ def review(run: str | Path, reviewer: str, host: str = LOOPBACK, port: int = 0, 
     Serve the page until the program is interrupted.
 
     Args:
-        run: folder that `scripts/pseudo_label.py` made.
+        run: folder that `scalpel-hf label` made.
         reviewer: what the decisions say about who made them.
         host, port: where to listen; port 0 is any that is free.
         browser: whether to open the page in the browser.
@@ -75,22 +63,3 @@ def review(run: str | Path, reviewer: str, host: str = LOOPBACK, port: int = 0, 
     finally:
         session.close()
         print(f"{len(session.decisions)} frames are decided, in {session.folder / 'review'}", flush=True)
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m scalpel_hf.app.review_page",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder that scripts/pseudo_label.py made")
-    parser.add_argument("--reviewer", default=None, help="who decides (default: your user's name)")
-    parser.add_argument("--host", default=LOOPBACK, help="address to listen at (default: this machine's own)")
-    parser.add_argument("--port", type=between(int, 0, 65535), default=0, help="to listen at (default: any free one)")
-    parser.add_argument("--no-browser", action="store_true", help="only print the address")
-    args = parser.parse_args(argv)
-    review(args.run, args.reviewer or getpass.getuser(), args.host, args.port, not args.no_browser)
-
-
-if __name__ == "__main__":
-    run_program(main)

@@ -37,7 +37,7 @@ class ReviewSession:
     One session at a time has a run; it ends with `close`. What was decided before is there again.
 
     Args:
-        run: folder that `scripts/pseudo_label.py` made.
+        run: folder that `scalpel-hf label` made.
         reviewer: who decides.
 
     Raises `ValueError` for a folder without pseudo labels, and where someone else is reviewing it.
@@ -161,7 +161,7 @@ def load_pseudo_labelled(folder: Path) -> datasets.Dataset:
     if not holds_data_set(folder) and holds_data_set(folder / "pseudo"):
         raise ValueError(f"{folder} is a folder of several steps: name the labels' own, {folder / 'pseudo'}")
     if not holds_data_set(folder):
-        raise ValueError(f"{folder} holds no pseudo labels: name a folder that scripts/pseudo_label.py made")
+        raise ValueError(f"{folder} holds no pseudo labels: name a folder that `scalpel-hf label` made")
     rows = load_stored(folder)
     if isinstance(rows, datasets.DatasetDict):
         if len(rows) != 1:

@@ -1,5 +1,6 @@
 """How a program is run: what it prints, and how it ends when something is wrong or someone stops it."""
 
+import argparse
 import io
 import os
 import signal
@@ -95,3 +96,13 @@ def _signals_as_exceptions() -> Iterator[None]:
     yield
     for number in heeded:
         signal.signal(number, before[number])
+
+
+def verb_parser(verb: str, text: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
+    """The parser of a verb's flags, whose help begins with its module's docstring."""
+    return argparse.ArgumentParser(
+        prog=f"scalpel-hf {verb}",
+        description=text,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )

@@ -8,7 +8,7 @@ from .stored import as_splits, load_stored
 
 def load_prepared(name_or_path: str | Path) -> datasets.DatasetDict:
     """
-    A data set made by `scripts/prepare.py` or `scripts/pseudo_label.py`: a folder, or a repository on the Hub. One
+    A data set made by `scalpel-hf prepare` or `scalpel-hf label`: a folder, or a repository on the Hub. One
     without splits has one, see [`as_splits`].
 
     What people decided about its frames on the review page counts: see [`with_reviews`].
@@ -17,11 +17,11 @@ def load_prepared(name_or_path: str | Path) -> datasets.DatasetDict:
     """
     name = str(name_or_path)
     if not name or name == ".":
-        raise ValueError("no data set given: name a folder made by scripts/prepare.py, or a repository on the Hub")
+        raise ValueError("no data set given: name a folder made by `scalpel-hf prepare`, or a repository on the Hub")
     path = Path(name)
     if holds_data_set(path):
         return _reviewed(as_splits(load_stored(name)), path)
-    remedy = f"make one with scripts/prepare.py --out {name}"
+    remedy = f"make one with `scalpel-hf prepare` --out {name}"
     if path.exists() or name.count("/") != 1:
         raise ValueError(f"{name!r} holds no data set: {remedy}")
     try:

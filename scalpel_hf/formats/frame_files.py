@@ -115,7 +115,7 @@ def read_rows(dataset: AnyDataset) -> Iterator[tuple[dict[str, Any], Frame]]:
     """
     columns = dataset.column_names or []
     if missing := [column for column in NEEDED_COLUMNS if column not in columns]:
-        raise ValueError(f"the data set lacks the columns {missing}: prepare it with scripts/prepare.py")
+        raise ValueError(f"the data set lacks the columns {missing}: prepare it with `scalpel-hf prepare`")
     images = image_columns(dataset.features)
     seen: set[str] = set()
     for row in undecoded(dataset):

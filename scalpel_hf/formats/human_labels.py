@@ -92,7 +92,7 @@ def import_human_labels(
     """
     needed = {"name", "mask", "objects", "width", "height", "label_source"}
     if missing := needed - set(dataset.column_names):
-        raise ValueError(f"the data set lacks the columns {sorted(missing)}: prepare it with scripts/prepare.py")
+        raise ValueError(f"the data set lacks the columns {sorted(missing)}: prepare it with `scalpel-hf prepare`")
     rows = zip(dataset["name"][:], dataset["height"][:], dataset["width"][:], strict=True)
     sizes = {name: (height, width) for name, height, width in rows}
     masks = _checked(labels, sizes, only)

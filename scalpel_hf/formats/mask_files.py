@@ -1,4 +1,4 @@
-"""Plain PNG masks: `images/` and `masks/` under the same names, the layout `generic` of scripts/prepare.py."""
+"""Plain PNG masks: `images/` and `masks/` under the same names, the layout `generic` of `scalpel-hf prepare`."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator

@@ -80,7 +80,7 @@ def eval_results(record: dict[str, Any], provenance: Provenance) -> list[EvalRes
     return results or None
 
 
-def training_text(record: dict[str, Any], provenance: Provenance, recipe: str) -> str:
+def training_text(record: dict[str, Any], provenance: Provenance, verb: str) -> str:
     """How the model was trained: data, labels, command and YAML."""
     arguments, training = record["arguments"], record["training"]
     shown = {k: shown_name(v) if isinstance(v, str) else v for k, v in arguments.items() if k not in HIDDEN}
@@ -90,10 +90,10 @@ def training_text(record: dict[str, Any], provenance: Provenance, recipe: str) -
 
 {_data_text(record, provenance)}
 
-By `{recipe}` of scalpel-hf, {training["steps"]} steps in {training["seconds"]:.0f} s, as
+By `scalpel-hf {verb}`, {training["steps"]} steps in {training["seconds"]:.0f} s, as
 
 ```sh
-accelerate launch {recipe} --config config.yaml
+scalpel-hf {verb} --config config.yaml
 ```
 
 with this `config.yaml`:

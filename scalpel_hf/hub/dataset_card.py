@@ -138,7 +138,7 @@ def _teachers_text(labelled: dict[str, datasets.Dataset]) -> str:
     made_by = "\n".join(f"- {_describe_teacher(*teacher)}" for teacher in teachers)
     return f"""## How the pseudo labels were made
 
-With `scripts/pseudo_label.py` of scalpel-hf, by:
+With `scalpel-hf label` of scalpel-hf, by:
 
 {made_by or "- nobody: there are none."}
 

@@ -16,7 +16,7 @@ def teacher_card(
     folder: str | Path, repo_id: str, provenance: Provenance = NOTHING_KNOWN, picture: bool = False
 ) -> ModelCard:
     """
-    Card of an adapter in a folder that `recipes/distill.py` wrote.
+    Card of an adapter in a folder that `scalpel-hf distill` wrote.
 
     Args:
         provenance: with a `base_model` unless the adapter was trained on one from the Hub.
@@ -65,7 +65,7 @@ from scalpel_hf import load_sam
 model = PeftModel.from_pretrained(load_sam("{base}", image_size={size}), "{repo_id}")
 ```
 {_auto_model_text(repo_id, size, provenance, "MobileSam" in str(config.get("auto_mapping")))}
-{training_text(record, provenance, "recipes/distill.py")}
+{training_text(record, provenance, "distill")}
 {figures_text(record)}
 {closing_text(record, f"The adapter: Apache-2.0. The base: see [{base}](https://huggingface.co/{base}).")}"""
     return as_card(data, text)
@@ -127,7 +127,7 @@ masks = processor.post_process_masks(outputs.pred_masks, inputs["original_sizes"
 
 What the experts saw, and which of them was asked where, is in `model(**inputs, output_router=True)`.
 
-{training_text(record, provenance, "recipes/distill.py")}
+{training_text(record, provenance, "distill")}
 {figures_text(record)}
 {closing_text(record, f"The weights: Apache-2.0, and what the base asks for: [{base}](https://huggingface.co/{base}).")}"""
     return as_card(data, text)
@@ -136,7 +136,7 @@ What the experts saw, and which of them was asked where, is in `model(**inputs, 
 def student_card(
     folder: str | Path, repo_id: str, provenance: Provenance = NOTHING_KNOWN, picture: bool = False
 ) -> ModelCard:
-    """Card of a student in a folder that `recipes/transfer.py` wrote."""
+    """Card of a student in a folder that `scalpel-hf transfer` wrote."""
     record, name = read_record(folder), repo_id.split("/")[-1]
     model_type = read_json(Path(folder) / "config.json")["model_type"]
     own, detector = model_type.startswith("scalpel_student"), record["arguments"].get("task") == "detection"
@@ -182,7 +182,7 @@ Without scalpel-hf, leave its import out and pass `trust_remote_code=True` to bo
 in this repository, which needs torch and transformers alone. Read it first.
 
 {_pipeline_text(repo_id, detector)}
-{training_text(record, provenance, "recipes/transfer.py")}
+{training_text(record, provenance, "transfer")}
 {figures_text(record)}
 {closing_text(record, "The weights: Apache-2.0.")}"""
     return as_card(data, text)

@@ -166,8 +166,8 @@ def push_dataset(
         split: name of the split where `dataset` has none.
         license: the images' and human masks', by the Hub's name for it.
         budget: which frames people labelled; goes along as label_budget.json.
-        run: folder that scripts/pseudo_label.py left; its summary.json goes along, so does what its teacher was trained
-            on, and the card tells of it.
+        run: folder that `scalpel-hf label` left; its summary.json goes along, so does what its teacher was trained on,
+            and the card tells of it.
     """
     splits = dataset if isinstance(dataset, datasets.DatasetDict) else datasets.DatasetDict({split: dataset})
     if any("label_source" in rows.column_names for rows in splits.values()):
@@ -214,7 +214,7 @@ def push_metric(repo_id: str, private: bool | None = None) -> str:
 def _files(folder: Path, repo_type: str) -> list[str]:
     files = [path for pattern in FILES[repo_type] for path in folder.glob(pattern)]
     if repo_type == "model":
-        files += belonging_files(folder / ONNX)  # what scripts/export_onnx.py adds, for machines without torch
+        files += belonging_files(folder / ONNX)  # what `scalpel-hf export` adds, for machines without torch
     found = sorted(path.relative_to(folder).as_posix() for path in files)
     if not any(path.endswith((".safetensors", ".parquet", ".py")) for path in found):
         raise FileNotFoundError(f"{folder} has nothing to push: none of {', '.join(FILES[repo_type])}")

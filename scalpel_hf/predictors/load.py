@@ -32,7 +32,7 @@ def holds_teacher(folder: Path) -> bool:
             return name == "adapter_config.json"
     raise ValueError(
         f"{folder} holds no model (no adapter_config.json or config.json): name the output_dir of a finished "
-        "recipes/distill.py or recipes/transfer.py"
+        "`scalpel-hf distill` or `scalpel-hf transfer`"
     )
 
 

@@ -69,7 +69,7 @@ def candidates(dataset: datasets.Dataset, seed: int = 0) -> datasets.Dataset:
     Raises `ValueError` for missing columns and a name that occurs twice.
     """
     if missing := {"name", "image", "label_source"} - set(dataset.column_names):
-        raise ValueError(f"the data set lacks the columns {sorted(missing)}: prepare it with scripts/prepare.py")
+        raise ValueError(f"the data set lacks the columns {sorted(missing)}: prepare it with `scalpel-hf prepare`")
     names, sources = dataset["name"][:], dataset["label_source"][:]
     if len(set(names)) < len(names):
         raise ValueError("names occur more than once: a plan needs one name for each frame")

@@ -1,9 +1,11 @@
 """Find targets in images, videos or a camera's stream with an exported student.
 
-    python -m scalpel_hf.runtime runs/nuaa/student frames/ --out boxes.jsonl
-    python -m scalpel_hf.runtime org/student recording.mkv --out boxes.jsonl --file model_int8.onnx
-    python -m scalpel_hf.runtime org/student recording.mkv --track --min-frames 5 --overlay seen.mp4 --out boxes.jsonl
-    python -m scalpel_hf.runtime org/student rtsp://camera/stream
+Examples:
+
+    scalpel-hf predict runs/nuaa/student frames/ --out boxes.jsonl
+    scalpel-hf predict org/student recording.mkv --out boxes.jsonl --file model_int8.onnx
+    scalpel-hf predict org/student recording.mkv --track --min-frames 5 --overlay seen.mp4 --out boxes.jsonl
+    scalpel-hf predict org/student rtsp://camera/stream
 
 Writes one line of JSON a frame as soon as it is computed, boxes in pixels:
 `{"frame": name, "boxes": [[x0, y0, x1, y1], ...], "scores": [...]}`. Whatever ends the program, the lines so far stay.
@@ -32,6 +34,7 @@ from .tracks import Tracker
 
 REPORT_SECONDS = 1.0
 INCOMPLETE = 3
+NAME = "python -m scalpel_hf.runtime"  # where only this part is installed; else `scalpel-hf predict`
 EXIT_CODES = f"""exit codes:
   0    every frame has its line
   1    an error, which the last line on standard error tells; the lines so far stay
@@ -41,10 +44,10 @@ EXIT_CODES = f"""exit codes:
   141  who read standard output has gone"""
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, name: str = NAME) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m scalpel_hf.runtime",
-        description=__doc__,
+        prog=name,
+        description=(__doc__ or "").replace("scalpel-hf predict", name),
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

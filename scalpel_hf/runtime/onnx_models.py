@@ -178,7 +178,7 @@ def _find(name_or_path: str | Path, file: str, revision: str | None) -> tuple[Pa
                 check_weights(place / CONFIG_FILE, config.weights)
             return place / file, config
     raise FileNotFoundError(
-        f"{name_or_path} has no {file} with a {CONFIG_FILE} beside it: export the student with scripts/export_onnx.py"
+        f"{name_or_path} has no {file} with a {CONFIG_FILE} beside it: export the student with `scalpel-hf export`"
     )
 
 

@@ -69,7 +69,7 @@ class RuntimeConfig:
         try:
             return cls(**content)
         except (TypeError, ValueError) as error:
-            remedy = "export the student again with scripts/export_onnx.py"
+            remedy = "export the student again with `scalpel-hf export`"
             raise ValueError(f"{path} is no configuration of an exported student: {error}; {remedy}") from error
 
     def write(self, folder: Path) -> None:
@@ -95,7 +95,7 @@ def check_belongs(path: Path, files: Mapping[str, str], record: str) -> None:
         problem = "is another" if path.name in files else "is not among those"
         raise ValueError(
             f"{path} {problem} than {record} beside it was written with, left by another export: export the model "
-            "again with scripts/export_onnx.py"
+            "again with `scalpel-hf export`"
         )
 
 
@@ -116,7 +116,7 @@ def belonging_files(folder: Path) -> list[Path]:
             files = content.get("files")
             check_files(files)
         except ValueError as error:
-            raise ValueError(f"{record}: {error}; export the model again with scripts/export_onnx.py") from error
+            raise ValueError(f"{record}: {error}; export the model again with `scalpel-hf export`") from error
         for name in files:
             check_belongs(folder / name, files, record.name)
         check_weights(record, content.get("weights"))
@@ -144,7 +144,7 @@ def check_weights(record: Path, weights: Any) -> None:
     if files and weights != there:
         raise ValueError(
             f"{record} was exported from other weights than those in {files[0]}: export the model again with "
-            f"scripts/export_onnx.py, or remove {record.parent}"
+            f"`scalpel-hf export`, or remove {record.parent}"
         )
 
 

@@ -1,14 +1,16 @@
 """The fields of a recipe's YAML file, each of which a flag of the same name overrides."""
 
 import sys
+from argparse import Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from transformers import HfArgumentParser
 
 from scalpel_hf.utils.files import read_yaml
+from scalpel_hf.utils.flags import with_hyphens
+from scalpel_hf.utils.recipe_files import recipe_file
 
 
 def option(default: Any, help: str) -> Any:
@@ -96,16 +98,37 @@ TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", s
 Args = TypeVar("Args")
 
 
-def parse_arguments(cls: type[Args], description: str, argv: list[str] | None = None) -> Args:
+class Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Help that shows defaults, and its description as it is written."""
+
+
+class RecipeParser(HfArgumentParser):
+    """A dataclass's fields as flags that are spelt with hyphens; their names in the YAML, with underscores, do too."""
+
+    def add_argument(self, *names: str, **settings: Any) -> Action:
+        return super().add_argument(*(name for name in names if "_" not in name), **settings)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else args
+        return super().parse_known_args([with_hyphens(argument) for argument in args], namespace)
+
+
+def parse_arguments(cls: type[Args], verb: str, description: str | None, argv: list[str] | None = None) -> Args:
     """
     Read `--config FILE.yaml` and the flags that override it into a dataclass.
+
+    Args:
+        verb, description: of the help: `scalpel-hf VERB`, and what comes before the flags.
+        argv: arguments of the command line; by default its own.
 
     Raises `SystemExit` with a message that lists the right fields where the YAML has a wrong one, and with the right
     type where a value doesn't fit.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = HfArgumentParser(cls, description=description)
-    parser.add_argument("--config", type=Path, help="YAML file with any of the fields below.")
+    usage = f"scalpel-hf {verb} [--config FILE.yaml] [--field value ...]"
+    parser = RecipeParser(cls, prog=f"scalpel-hf {verb}", usage=usage, description=description, formatter_class=Help)
+    about = "YAML file with any of the fields below, or one of the package by its name: nuaa_sirst/distill_10pct."
+    parser.add_argument("--config", help=about)
     values = _read_yaml(parser, cls, parser.parse_known_args(argv)[0].config)
     parser.set_defaults(**values)
     namespace = parser.parse_args(argv)
@@ -115,10 +138,11 @@ def parse_arguments(cls: type[Args], description: str, argv: list[str] | None = 
         sys.exit(f"error: {error}")
 
 
-def _read_yaml(parser: HfArgumentParser, cls: type, path: Path | None) -> dict[str, Any]:
-    if path is None:
+def _read_yaml(parser: HfArgumentParser, cls: type, name: str | None) -> dict[str, Any]:
+    if name is None:
         return {}
     try:
+        path = recipe_file(name)
         values = read_yaml(path)
     except (OSError, ValueError) as error:
         parser.error(str(error))

@@ -3,7 +3,7 @@
     python scripts/experiments/teacher_against_student.py --data data --datasets nuaa nudt irstd --seeds 0 1 2 \\
         --base-model models/mobile-sam --runs runs/teacher --results results/teacher
 
-`data/NAME-10pct` has a tenth of the masks and `data/NAME` all of them, both made by scripts/prepare.py. Each arm is
+`data/NAME-10pct` has a tenth of the masks and `data/NAME` all of them, both made by `scalpel-hf prepare`. Each arm is
 trained on the former and measured, one view, threshold 0.5, on frames whose masks it has not seen: every `--every`-th
 of them. Writes one JSON a run, with its counts on every frame; run again after a kill, it resumes.
 """

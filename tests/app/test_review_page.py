@@ -193,7 +193,7 @@ def test_without_the_token_the_page_shows_nothing(chromium: Chrome, run: Path) -
 
 
 def test_the_program_killed_and_started_again(chromium: Chrome, run: Path) -> None:
-    program = [sys.executable, "-m", "scalpel_hf.app.review_page", str(run), "--reviewer", "ada", "--no-browser"]
+    program = [sys.executable, "-m", "scalpel_hf", "review", str(run), "--reviewer", "ada", "--no-browser"]
     for decided, end in ((0, signal.SIGKILL), (1, signal.SIGINT)):
         process = subprocess.Popen(
             program,

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from scalpel_hf.app.certainty import certainty
-from scalpel_hf.app.review_page import main, responder
+from scalpel_hf.app.review_page import responder
 from scalpel_hf.app.review_session import ReviewSession
 from scalpel_hf.app.server import PageServer
+from scalpel_hf.cli import review
 from scalpel_hf.data import load_split, read_mask
 from scalpel_hf.pseudo_labels.reviews import mask_of_runs, read_decisions
 from scalpel_hf.pseudo_labels.rules import Rules
@@ -147,7 +148,7 @@ def test_what_is_no_run_is_said(made: Path, tmp_path: Path) -> None:
         (tmp_path / "frames", "lacks the columns"),
     ]:
         with pytest.raises(ValueError, match=complaint):
-            main([str(folder), "--no-browser"])
+            review.main([str(folder), "--no-browser"])
     assert not (tmp_path / "nowhere").exists() and not (tmp_path / "frames" / "review").exists()
 
 

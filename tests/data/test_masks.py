@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image as PILImage
 
+from scalpel_hf.cli import prepare
 from scalpel_hf.data import (
     IGNORED,
     LAYOUTS,
@@ -30,7 +31,6 @@ from scalpel_hf.formats import read_masks, write_coco
 from scalpel_hf.formats.voc import PALETTE
 from scalpel_hf.pseudo_labels import training_mask
 from scalpel_hf.training.knowledge_transfer import labelled_sample
-from scripts import prepare
 
 CLASSES = np.zeros((9, 12), np.uint8)  # 0 background, 1 target, 2 ignored
 CLASSES[2:4, 3:6] = 1

@@ -11,16 +11,17 @@ import torch
 import yaml
 from PIL import Image
 
-from recipes.distill import DistillArguments
 from scalpel_hf import SyntheticInfrared, apply_label_budget, load_student
+from scalpel_hf.cli import convert_from, convert_to, prepare
 from scalpel_hf.data import LabelBudget
 from scalpel_hf.data.objects import encode_png
 from scalpel_hf.formats import write_coco, write_label_studio
 from scalpel_hf.pseudo_labels import Calibration
+from scalpel_hf.recipes.distill import DistillArguments
 from scalpel_hf.runtime.onnx_models import load_exported
 from scalpel_hf.training.arguments import parse_arguments
 from scalpel_hf.training.checkpoints import Checkpoints, Ema
-from scripts import ablate, export_dataset, import_labels, prepare
+from scripts.experiments import ablate
 from tests.formats.small_sets import tiny
 from tests.runtime.made_by_hand import write_student
 from tests.small_students import small_student
@@ -76,7 +77,7 @@ def make_prepared(folder: Path) -> None:
 
 def export(folder: Path) -> None:
     flags = ["--dataset", str(folder / "set"), "--split", "train", "--format", "coco", "--out", str(folder / OUT)]
-    export_dataset.main(flags)
+    convert_to.main(flags)
     assert json.loads((folder / OUT / "annotations.json").read_text())["images"]
 
 
@@ -99,7 +100,7 @@ def take_labels(form: str, file: str, folder: Path) -> None:
         datasets.DatasetDict({"train": tiny()}).save_to_disk(str(rows))
     labels = folder / "labels" / file
     flags = ["--dataset", str(rows), "--format", form, "--labels", str(labels), "--out", str(folder / OUT)]
-    import_labels.main(flags)
+    convert_from.main(flags)
     for row in datasets.load_from_disk(str(folder / OUT))["train"]:
         assert row["mask"] is None or np.asarray(row["mask"]).shape == (row["height"], row["width"])
 

@@ -18,8 +18,8 @@ import datasets
 import pytest
 
 from scalpel_hf import formats
+from scalpel_hf.cli import evaluate, export, label, plan, prepare
 from scalpel_hf.cli.program import OF_USERS, one_line
-from scripts import evaluate_model, export_onnx, plan_labels, prepare, pseudo_label
 from tests.fuzz.mutations import copy_of, mutate
 from tests.fuzz.targets import HOSTILE_NAMES, OUT, TARGETS, hostile_rows
 
@@ -139,7 +139,7 @@ NUMBERS = ["nan", "inf", "-inf", "-1", "0", "1e300", "99999999999999999999", "1.
 FLAGS = {
     "prepare": (prepare.main, ["--synthetic", "4", "--out", "out"], ["--synthetic", "--budget"]),
     "pseudo_label": (
-        pseudo_label.main,
+        label.main,
         ["--dataset", "d", "--teacher", "t", "--out", "out"],
         [
             "--threshold",
@@ -152,9 +152,9 @@ FLAGS = {
             "--cache-gb",
         ],
     ),
-    "export_onnx": (export_onnx.main, ["m", "--out", "out"], ["--threshold", "--float-convs", "--calibration-frames"]),
-    "evaluate_model": (evaluate_model.main, ["m"], ["--threshold"]),
-    "plan_labels": (plan_labels.main, ["--dataset", "d", "--out", "out"], ["--budget", "--image-size"]),
+    "export_onnx": (export.main, ["m", "--out", "out"], ["--threshold", "--float-convs", "--calibration-frames"]),
+    "evaluate_model": (evaluate.main, ["m"], ["--threshold"]),
+    "plan_labels": (plan.main, ["--dataset", "d", "--out", "out"], ["--budget", "--image-size"]),
 }
 
 

@@ -21,26 +21,26 @@ from tests.hub.server import HubServer
 ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- session: made by tests/hub/session.py -->", "<!-- end of session -->"
 PORT = "http://127.0.0.1:8000"  # in place of the port that the system gave
-TRAIN = "--max_steps {steps} --batch_size 8 --crop_size 64 --learning_rate 3e-3"
+TRAIN = "--max-steps {steps} --batch-size 8 --crop-size 64 --learning-rate 3e-3"
 
 PREPARE = """
-python scripts/prepare.py --synthetic {frames} --budget 0.25 --out data/tiny
-python scripts/push.py data/tiny org/tiny-infrared --license apache-2.0
+scalpel-hf prepare --synthetic {frames} --budget 0.25 --out data/tiny
+scalpel-hf push data/tiny org/tiny-infrared --license apache-2.0
 """
 BASE = """
-python scripts/convert_mobile_sam.py mobile_sam.pt models/mobile-sam
-python scripts/push.py models/mobile-sam org/mobile-sam
+scalpel-hf convert mobile-sam mobile_sam.pt models/mobile-sam
+scalpel-hf push models/mobile-sam org/mobile-sam
 """
 TEACHER = """
-accelerate launch recipes/distill.py --dataset org/tiny-infrared --base_model org/mobile-sam --image_size {size}
-    --views 2 {train} --output_dir runs/teacher --push_to_hub org/tiny-teacher
-python scripts/push.py runs/teacher org/tiny-teacher-alone --standalone
+scalpel-hf distill --dataset org/tiny-infrared --base-model org/mobile-sam --image-size {size}
+    {train} --output-dir runs/teacher --push-to-hub org/tiny-teacher
+scalpel-hf push runs/teacher org/tiny-teacher-alone --standalone
 """
 STUDENT = """
-python scripts/pseudo_label.py --dataset org/tiny-infrared --teacher org/tiny-teacher --out runs/pseudo
+scalpel-hf label --dataset org/tiny-infrared --teacher org/tiny-teacher --out runs/pseudo
     {label}--push-to-hub org/tiny-pseudo
-accelerate launch recipes/transfer.py --dataset org/tiny-infrared --pseudo_labels org/tiny-pseudo
-    --size nano {train} --output_dir runs/student --push_to_hub org/tiny-student
+scalpel-hf transfer --dataset org/tiny-infrared --pseudo-labels org/tiny-pseudo
+    --size nano {train} --output-dir runs/student --push-to-hub org/tiny-student
 """
 PREDICT = """
 import sys
@@ -139,7 +139,7 @@ class Session:
         return "```console\n" + "\n".join(shown).rstrip() + "\n```"
 
     def _run(self, words: list[str], where: str, without_package: bool, env: dict[str, str]) -> str:
-        program = words[1:] if words[0] == "python" else ["-m", "accelerate.commands.accelerate_cli", *words[1:]]
+        program = words[1:] if words[0] == "python" else ["-m", "scalpel_hf", *words[1:]]
         if without_package:
             packages = next(path for path in sys.path if path.endswith("site-packages"))
             start = f"import runpy, sys; sys.path.append({packages!r}); sys.argv = {program}; "
@@ -174,8 +174,6 @@ def run_session(folder: Path, pictures: Path, weights: Path | None, frames: int,
     train = TRAIN.format(steps=steps)
     for name in ("work", "elsewhere"):
         (folder / name).mkdir()
-    for name in ("scripts", "recipes"):
-        (folder / "work" / name).symlink_to(ROOT / name)
     with HubServer() as hub:
         hub.home = folder / "hf_home"
         session = Session(hub, folder)

@@ -312,7 +312,13 @@ def test_a_card_says_what_the_model_was_made_of(
     text = card.text
     for part in (
         *(f"the split `train` of `{name}` (revision `{revision}`)", "3 of 6 frames", "label budget of\n50 % drawn"),
-        *("recipes/distill.py", "accelerate launch", "max_steps: 1000", "seed: 3", "one run, seed 3"),
+        *(
+            "scalpel-hf distill",
+            "scalpel-hf distill --config config.yaml",
+            "max_steps: 1000",
+            "seed: 3",
+            "one run, seed 3",
+        ),
         *("| 0.5 | 3 px |", f"{100 * figures['iou']:.2f}", "Not meant for decisions about people"),
         *("aiming weapons", "Apache-2.0", "keeps its own licence", "![", "examples.png"),
     ):

@@ -12,8 +12,8 @@ from scipy import ndimage
 from torch import Tensor
 from transformers import SamProcessor
 
+from scalpel_hf.cli import convert_mobile_sam
 from scalpel_hf.modeling.modeling_mobile_sam import MobileSamModel
-from scripts import convert_mobile_sam
 
 
 @pytest.fixture(scope="session")

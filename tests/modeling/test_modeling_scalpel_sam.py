@@ -133,8 +133,8 @@ def test_weights_are_copied() -> None:
 
 def test_the_real_weights(shared_dir: Path) -> None:
     from scalpel_hf import InfraredImageProcessor, MobileSamConfig, MobileSamModel
+    from scalpel_hf.cli.convert_mobile_sam import convert_state_dict, load_checkpoint
     from scalpel_hf.modeling.normalization import read_frame
-    from scripts.convert_mobile_sam import convert_state_dict, load_checkpoint
 
     base = MobileSamModel(MobileSamConfig(image_size=256)).eval()
     base.load_state_dict(convert_state_dict(load_checkpoint(shared_dir / "weights" / "mobile_sam.pt"), base))

@@ -14,9 +14,9 @@ from scipy import ndimage
 from transformers import SamConfig, SamModel, SegformerConfig
 
 from scalpel_hf import load_sam
+from scalpel_hf.cli import convert_mobile_sam
 from scalpel_hf.modeling.modeling_mobile_sam import MobileSamModel
 from scalpel_hf.predictors.sam import resize_sam
-from scripts import convert_mobile_sam
 from tests.small_models import SIZE, random_inputs, small_mobile_sam, small_sam
 
 

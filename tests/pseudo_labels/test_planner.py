@@ -11,6 +11,8 @@ from scipy.spatial.distance import cdist
 
 from scalpel_hf import InfraredImageProcessor, SyntheticInfrared, apply_label_budget
 from scalpel_hf.adapter.config import OPERATOR_SCALES
+from scalpel_hf.cli import plan
+from scalpel_hf.cli.convert_from import read_names
 from scalpel_hf.data import LabelBudget
 from scalpel_hf.data.objects import encode_png
 from scalpel_hf.modeling.moe import PriorPyramid
@@ -259,22 +261,21 @@ def test_the_program_and_what_reads_its_files(
 ) -> None:
     frames.save_to_disk(str(tmp_path / "data"))
     sam.save_pretrained(tmp_path / "sam")
-    program = runpy.run_path(str(SCRIPTS / "plan_labels.py"))
     arguments = ["--dataset", tmp_path / "data", "--base-model", tmp_path / "sam", "--image-size", 64]
-    program["main"]([str(a) for a in [*arguments, "--budget", 9, "--out", tmp_path / "plan"]])
+    plan.main([str(a) for a in [*arguments, "--budget", 9, "--out", tmp_path / "plan"]])
     assert "5 frames to label, 9 of 24 then have a label" in capsys.readouterr().out
     budget = LabelBudget.load(tmp_path / "plan" / "label_budget.json")
     whole = SyntheticInfrared(size=(32, 40), extent=(1, 4), seed=3).to_dataset(24)
     sources = apply_label_budget(whole, budget=budget)["label_source"][:]
     assert sources.count("human") == 9
-    listed = runpy.run_path(str(SCRIPTS / "import_labels.py"))["read_names"](tmp_path / "plan" / "plan.txt")
+    listed = read_names(tmp_path / "plan" / "plan.txt")
     human = {n for n, s in zip(frames["name"], frames["label_source"], strict=True) if s == "human"}
     assert listed == set(budget.names) - human
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(FileExistsError, match="plan exists"):
-        program["main"]([str(a) for a in [*arguments, "--budget", 10, "--out", tmp_path / "plan"]])
+        plan.main([str(a) for a in [*arguments, "--budget", 10, "--out", tmp_path / "plan"]])
     with pytest.raises(ValueError, match="4 of 24"):
-        program["main"]([str(a) for a in [*arguments, "--budget", 3, "--out", tmp_path / "other"]])
+        plan.main([str(a) for a in [*arguments, "--budget", 3, "--out", tmp_path / "other"]])
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -286,7 +287,7 @@ def test_the_comparison_goes_on_where_it_was(
     splits = datasets.DatasetDict({"train": camera.to_dataset(20), "test": camera.to_dataset(2, start=20)})
     splits.save_to_disk(str(tmp_path / "data"))
     sam.save_pretrained(tmp_path / "sam")
-    program = runpy.run_path(str(SCRIPTS / "compare_plans.py"))
+    program = runpy.run_path(str(SCRIPTS / "experiments" / "compare_plans.py"))
     main, trained = program["main"], []
 
     def train(run: Path, splits: Any, budget: LabelBudget, seed: int, flags: list[str], prefix: Path) -> None:

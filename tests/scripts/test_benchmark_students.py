@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "scripts"))  # where a script finds its neighbours
+        patch.syspath_prepend(str(ROOT / "scripts" / "benchmarks"))  # where a script finds its neighbours
         return import_module("benchmark_students")
 
 

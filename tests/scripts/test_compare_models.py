@@ -23,7 +23,7 @@ from scalpel_hf.evaluation.comparison import (
 from scalpel_hf.evaluation.evaluator import evaluate_probabilities
 from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.predictors.load import seeds_of_models
-from scripts import compare_models
+from scripts.benchmarks import compare_models
 
 CAMERA = SyntheticInfrared(size=(40, 50), n_targets=(0, 3), extent=(3, 5), seed=3)
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from scalpel_hf import SyntheticInfrared, apply_label_budget
-from scripts import measure_operators
+from scripts.benchmarks import measure_operators
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "measure_operators.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmarks" / "measure_operators.py"
 
 
 def test_figures_by_counting() -> None:

@@ -15,7 +15,7 @@ from scalpel_hf.evaluation.evaluator import evaluate_curve, evaluate_probabiliti
 from scalpel_hf.modeling import InfraredImageProcessor, ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation
 from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.predictors.load import load_trained
-from scripts import pd_fa_curve
+from scripts.benchmarks import pd_fa_curve
 
 CAMERA = SyntheticInfrared(size=(40, 50), n_targets=(1, 1), extent=(3, 5), seed=3)
 

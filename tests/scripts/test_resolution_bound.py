@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from scalpel_hf import SyntheticInfrared
-from scripts import resolution_bound as bound
+from scripts.benchmarks import resolution_bound as bound
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,7 +57,7 @@ def test_the_command_prints_a_table(tmp_path: Path) -> None:
         ),
     )
     datasets.DatasetDict({"test": hidden}).save_to_disk(str(tmp_path / "hidden"))
-    command = [sys.executable, str(ROOT / "scripts/resolution_bound.py"), "--strides", "1", "--dataset"]
+    command = [sys.executable, str(ROOT / "scripts/benchmarks/resolution_bound.py"), "--strides", "1", "--dataset"]
     done = subprocess.run([*command, str(tmp_path / "data")], capture_output=True, text=True, check=True)
     assert "| 1 | resampled | 100.0 | 100.0 | 100.0 | 0.0 |" in done.stdout
     done = subprocess.run([*command, str(tmp_path / "hidden")], capture_output=True, text=True, check=False)

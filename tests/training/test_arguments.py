@@ -7,8 +7,8 @@ from typing import get_type_hints
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-from recipes.distill import DistillArguments
-from recipes.transfer import TransferArguments
+from scalpel_hf.recipes.distill import DistillArguments
+from scalpel_hf.recipes.transfer import TransferArguments
 from scalpel_hf.training.arguments import Between, LoopArguments, option, parse_arguments
 
 
@@ -23,13 +23,13 @@ def parse(tmp_path: Path):
     def parse(text: str, *flags: str) -> Arguments:
         path = tmp_path / "recipe.yaml"
         path.write_text(text)
-        return parse_arguments(Arguments, "A recipe.", ["--config", str(path), *flags])
+        return parse_arguments(Arguments, "verb", "A recipe.", ["--config", str(path), *flags])
 
     return parse
 
 
 def test_defaults_without_a_file() -> None:
-    assert parse_arguments(Arguments, "A recipe.", []) == Arguments()
+    assert parse_arguments(Arguments, "verb", "A recipe.", []) == Arguments()
 
 
 def test_the_file_counts_and_flags_override_it(parse) -> None:
@@ -145,23 +145,23 @@ def test_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (tmp_path / "picture.yaml", "is no text in UTF-8"),
     ):
         with pytest.raises(SystemExit):
-            parse_arguments(Arguments, "A recipe.", ["--config", str(path)])
+            parse_arguments(Arguments, "verb", "A recipe.", ["--config", str(path)])
         error = capsys.readouterr().err
         assert str(path) in error and message in error
 
 
 def test_a_wrong_flag_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse_arguments(Arguments, "A recipe.", ["--max_steps", "many"])
+        parse_arguments(Arguments, "verb", "A recipe.", ["--max_steps", "many"])
     assert "max_steps" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        parse_arguments(Arguments, "A recipe.", ["--stepps", "1"])
+        parse_arguments(Arguments, "verb", "A recipe.", ["--stepps", "1"])
     assert "--stepps" in capsys.readouterr().err
 
 
 def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        parse_arguments(Arguments, "A recipe.", ["--help"])
+        parse_arguments(Arguments, "verb", "A recipe.", ["--help"])
     assert caught.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     for f in fields(Arguments):

@@ -1,0 +1,153 @@
+"""Export a student or a teacher to ONNX, and check it against torch.
+
+Examples:
+
+    scalpel-hf export runs/nuaa/student
+    scalpel-hf export runs/nuaa/student --dataset data/nuaa --int8 --evaluate
+    scalpel-hf export runs/nuaa/teacher --base-model models/mobile-sam --dataset data/nuaa
+
+A student, one that segments or this project's own that detects, gives model.onnx and runtime.json, in the folder `onnx`
+within its own unless `--out` says otherwise: all that `scalpel_hf.runtime` needs. With `--int8` there is
+model_int8.onnx too, calibrated on frames of the data set's training split. A teacher gives encoder.onnx, decoder.onnx
+and teacher.json. Graphs are compared with torch on frames of the test split, or on generated ones without `--dataset`,
+and a difference above 1e-4 is an error.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import file_exists
+
+from scalpel_hf import Detector, Student, SyntheticInfrared, Teacher, load_student
+from scalpel_hf.cli.numbers import COUNT, PROBABILITY, between
+from scalpel_hf.cli.program import verb_parser
+from scalpel_hf.data import load_split
+from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.evaluation.evaluator import evaluate_student
+from scalpel_hf.evaluation.unseen import rows_to_measure, trained_on
+from scalpel_hf.export import (
+    check_detector,
+    check_student,
+    check_teacher,
+    evaluate_exported,
+    export_detector,
+    export_student,
+    export_teacher,
+    quantize_student,
+)
+from scalpel_hf.export.onnx_files import whole_or_not_at_all
+from scalpel_hf.modeling.normalization import read_frame
+from scalpel_hf.runtime.onnx_models import OnnxDetector, OnnxStudent, load_exported
+from scalpel_hf.runtime.settings import CONFIG_FILE, FOLDER, INT8_FILE, TEACHER_FILE
+from scalpel_hf.utils.files import check_can_be_made
+
+FRAMES = 8  # to compare on
+GENERATED = [((256, 256), 8), ((240, 321), 16), ((97, 60), 16)]  # size, bits
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = verb_parser("export", __doc__)
+    parser.add_argument("model", help="student or teacher: a folder or a Hub repository")
+    parser.add_argument("--base-model", help="a teacher's base, if it isn't where the adapter says")
+    parser.add_argument("--out", type=Path, help="folder for the files (default: `onnx` in the model's folder)")
+    parser.add_argument("--dataset", help="made by `scalpel-hf prepare`: a folder or a Hub repository")
+    parser.add_argument("--split", default="test", help="split to compare and evaluate on (default: %(default)s)")
+    student = parser.add_argument_group("students")
+    sides = ["inside", "outside"]
+    student.add_argument("--normalization", choices=sides, default="inside", help="of the graph (default: %(default)s)")
+    student.add_argument("--thresholding", choices=sides, default="inside", help="of the graph (default: %(default)s)")
+    student.add_argument(
+        "--threshold", type=PROBABILITY, default=0.5, help="probability of a target (default: %(default)s)"
+    )
+    student.add_argument("--int8", action="store_true", help="quantise too; needs `--dataset`")
+    student.add_argument("--calibration-split", default="train", help="split to calibrate on (default: %(default)s)")
+    student.add_argument("--calibration-frames", type=COUNT, default=100, help="how many of it (default: %(default)s)")
+    student.add_argument(
+        "--float-convs", type=between(int, 0, 1000), default=0, help="convolutions that INT8 harms most, left in float"
+    )
+    student.add_argument("--evaluate", action="store_true", help="print a table of figures on the split")
+    args = parser.parse_args(argv)
+    if (args.int8 or args.evaluate) and not args.dataset:
+        raise ValueError("`--int8` calibrates on frames of a `--dataset`, and `--evaluate` measures on it: name one")
+    if args.out is None and not Path(args.model).is_dir():
+        raise ValueError(f"{args.model} is not a folder: say with `--out` where its ONNX files go")
+
+    if not 1 <= args.calibration_frames <= 10_000:
+        raise ValueError(f"`--calibration-frames` is from 1 to 10000, got {args.calibration_frames}")
+    if not 0 < args.threshold < 1:
+        raise ValueError(f"`--threshold` is a probability between 0 and 1, got {args.threshold}")
+
+    out = args.out or Path(args.model) / FOLDER
+    check_can_be_made(out, "--out")
+    rows = load_split(args.dataset, args.split) if args.dataset else None
+    measured = rows_to_measure(args.dataset, args.split, trained_on([args.model])) if args.evaluate else None
+    frames = spread(rows, FRAMES) if rows is not None else generated_frames()
+    if is_adapter(args.model):
+        teacher = Teacher.from_pretrained(args.model, args.base_model)
+        with whole_or_not_at_all(out, TEACHER_FILE) as work:
+            export_teacher(teacher, work, args.threshold)
+            worst = check_teacher(teacher, work, frames)
+        print(f"{out}: within {worst:.1g} of torch on {len(frames)} frames")
+        return
+    calibration = spread(load_split(args.dataset, args.calibration_split), args.calibration_frames) if args.int8 else []
+    model = load_student(args.model)
+    # What takes the place of an earlier export was checked first, and has its INT8 with it.
+    with whole_or_not_at_all(out, CONFIG_FILE) as work:
+        worst = export_checked(model, work, frames, args)
+        if args.int8:
+            quantize_student(work, calibration, args.float_convs)
+    exported = load_exported(out)
+    print(f"{out}: opset {exported.config.opset}, within {worst:.1g} of torch on {len(frames)} frames")
+    models: dict[str, Student | Detector | OnnxStudent | OnnxDetector] = {"torch": model, "ONNX": exported}
+    if args.int8:
+        models["ONNX, INT8"] = load_exported(out, INT8_FILE)
+    if args.evaluate:
+        print_table(models, measured, args.threshold)
+
+
+def export_checked(
+    model: Student | Detector, folder: Path, frames: list[np.ndarray], args: argparse.Namespace
+) -> float:
+    """Export a student to a folder; the largest difference to torch on frames."""
+    normalize = args.normalization == "inside"
+    if isinstance(model, Student):
+        exported = export_student(model, folder, normalize, args.thresholding == "inside", args.threshold)
+        return check_student(model, exported, frames)
+    return check_detector(model, export_detector(model, folder, normalize, args.threshold), frames)
+
+
+def is_adapter(name: str) -> bool:
+    if Path(name).is_dir():
+        return (Path(name) / "adapter_config.json").exists()
+    return file_exists(name, "adapter_config.json")
+
+
+def spread(rows: Any, count: int) -> list[np.ndarray]:
+    """Frames of so many rows, at equal distances."""
+    indices = np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))
+    return [read_frame(row["image"]) for row in undecoded(rows.select(indices))]
+
+
+def generated_frames() -> list[np.ndarray]:
+    return [SyntheticInfrared(size=size, bit_depth=bits).frame(0)["image"] for size, bits in GENERATED]
+
+
+SEGMENTATION = {"IoU %": "iou", "nIoU %": "niou", "Pd %": "pd", "Fa 1e-6": "fa"}
+DETECTION = {"AP50 %": "ap50", "AP50-95 %": "ap50_95", "precision %": "precision", "recall %": "recall", "F1 %": "f1"}
+
+
+def print_table(
+    models: dict[str, Student | Detector | OnnxStudent | OnnxDetector], rows: Any, threshold: float
+) -> None:
+    columns = SEGMENTATION if isinstance(models["torch"], Student) else DETECTION
+    print("\n| | " + " | ".join(columns) + " |")
+    print("|---" * (1 + len(columns)) + "|")
+    for name, model in models.items():
+        if isinstance(model, Student | Detector):
+            figures = evaluate_student(model, rows, threshold)
+        else:
+            figures = evaluate_exported(model, rows, threshold)
+        cells = [f"{figures[key] * (100 if '%' in title else 1):.1f}" for title, key in columns.items()]
+        print(f"| {name} | " + " | ".join(cells) + " |")

@@ -1,0 +1,235 @@
+"""Label the frames that no human has labelled, with a trained teacher.
+
+Examples:
+
+    scalpel-hf label --dataset data/nuaa-10pct --teacher runs/nuaa/teacher --out runs/nuaa/pseudo
+    scalpel-hf label --num-processes 4 --dataset org/frames --teacher org/teacher --out runs/pseudo
+
+Run again after a kill to go on from the last finished shard. Human labels are never touched. What an object's score is
+is learnt on the frames that people labelled; objects that are more likely no target are ignored instead of labelled.
+With `--truth`, the data set with all its masks, the pseudo labels are measured against what was hidden; nothing is
+chosen by that. OUT/report/README.md says what came of it, with pictures.
+
+Several machines with one disk share the work with `--shard 1/3`, `--shard 2/3`, `--shard 3/3`, then the same without.
+"""
+
+import argparse
+import sys
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import datasets
+from accelerate import PartialState
+
+from scalpel_hf.cli.launching import LAUNCH_HELP, launch_or_rest
+from scalpel_hf.cli.numbers import BATCH_SIZE, COUNT, PROBABILITY, SCALE, SHARE, SIDE, between
+from scalpel_hf.cli.program import one_line, run_program, verb_parser
+from scalpel_hf.data import load_split
+from scalpel_hf.data.contents import hash_rows
+from scalpel_hf.data.stored import stream_stored
+from scalpel_hf.evaluation.unseen import TrainedOn, seen_rows, trained_on
+from scalpel_hf.hub.upload import push_dataset
+from scalpel_hf.predictors.load import default_device
+from scalpel_hf.predictors.teacher import Teacher
+from scalpel_hf.pseudo_labels import Calibration, LabellingJob, Rules
+from scalpel_hf.pseudo_labels.labelling import check_columns, key_of
+from scalpel_hf.pseudo_labels.output import Labelled
+from scalpel_hf.pseudo_labels.quality import check_truth, compare_with_truth
+from scalpel_hf.pseudo_labels.report import write_report
+from scalpel_hf.pseudo_labels.thresholds import ThresholdChoice, choose_threshold
+from scalpel_hf.training.guard import check_teacher
+from scalpel_hf.utils.files import read_json, write_json
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(launch_or_rest("scalpel_hf.cli.label", argv))
+    state = PartialState(cpu=default_device() == "cpu", timeout=timedelta(days=30))  # one may wait for the other
+    datasets.disable_progress_bars()
+    teacher = Teacher.from_pretrained(
+        args.teacher,
+        args.base_model,
+        args.revision,
+        cache_dir=args.cache_dir,
+        cache_bytes=int(args.cache_gb * 1e9),
+        flips=args.flips,
+        scales=args.scales,
+        tile_size=args.tile_size,
+    )
+    check_teacher(args.teacher, args.any_teacher, print if state.is_main_process else lambda line: None)
+    teacher.to(state.device)
+    rows = stream(args.dataset, args.split) if args.streaming else load_split(args.dataset, args.split)
+    if isinstance(rows, datasets.Dataset):
+        check_columns(rows)
+    truth = load_truth(args, rows)
+    choice = None
+    if args.threshold == "auto":
+        with state.main_process_first():  # the others read what it has chosen
+            choice = choose(rows, teacher, args)
+    rules = Rules(
+        choice.threshold if choice else args.threshold,
+        args.min_score,
+        args.min_area,
+        args.max_area,
+        args.min_agreement,
+        args.min_empty,
+    )
+    job = LabellingJob(
+        rows,
+        teacher,
+        args.out,
+        rules,
+        args.teacher,
+        args.revision,
+        args.calibration,
+        args.shard_size,
+        args.batch_size,
+        args.skip_broken,
+        print if state.is_main_process else lambda line: None,
+        args.split,
+    )
+    part, parts = args.shard
+    job.predict((part - 1) * state.num_processes + state.process_index, parts * state.num_processes)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        if parts > 1:
+            print(f"part {part} of {parts} is done; when all are, run the same command without --shard")
+        else:
+            finalize(args, job, choice, truth)
+    state.destroy_process_group()
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = verb_parser("label", __doc__, LAUNCH_HELP)
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", required=True, help="made by `scalpel-hf prepare`: a folder or a Hub repository")
+    data.add_argument("--split", default="train", help="split to label (default: %(default)s)")
+    data.add_argument("--streaming", action="store_true", help="read it as it comes, into parquet files")
+    data.add_argument("--out", required=True, type=Path, help="folder for the labelled data set")
+    data.add_argument("--truth", help="the same data set with all masks, to measure the pseudo labels")
+    data.add_argument("--push-to-hub", metavar="ORG/NAME", help="data set repository to push the result to")
+    data.add_argument("--license", default="other", help="of the frames, for the card (default: %(default)s)")
+    model = parser.add_argument_group("teacher")
+    model.add_argument("--teacher", required=True, help="output of `scalpel-hf distill`: a folder or a Hub repository")
+    model.add_argument("--revision", help="the teacher's on the Hub")
+    model.add_argument("--base-model", help="the teacher's base, if it isn't where the adapter says")
+    model.add_argument("--flips", action="store_true", help="average over the frame's mirror images (4 times slower)")
+    model.add_argument("--scales", type=SCALE, nargs="+", default=[1.0], help="average over the frame at these scales")
+    model.add_argument(
+        "--tile-size", type=SIDE, help="side of a large frame's tiles (default: the teacher's input size)"
+    )
+    model.add_argument("--cache-dir", type=Path, help="where the teacher's training kept its frozen prefix")
+    model.add_argument(
+        "--cache-gb",
+        type=between(float, 0.0, 1e6),
+        default=0.0,
+        help="let it grow to so many GB, for other teachers on the same base",
+    )
+    model.add_argument(
+        "--any-teacher", action="store_true", help="label also with one that a small network of the same labels beat"
+    )
+    rules = parser.add_argument_group("what becomes a label")
+    rules.add_argument(
+        "--threshold", type=threshold, default=0.5, help="probability of a target, or `auto`: chosen on labelled frames"
+    )
+    rules.add_argument("--calibration", metavar="FILE", help="calibration.json of another run, to score objects by")
+    rules.add_argument("--no-calibration", action="store_true", help="score by the teacher's mean probability")
+    rules.add_argument("--min-score", type=SHARE, help="least score (default: 0.5; 0 with --no-calibration)")
+    rules.add_argument("--min-area", type=COUNT, default=1, help="least area in pixels (default: %(default)s)")
+    rules.add_argument("--max-area", type=COUNT, help="largest area in pixels")
+    rules.add_argument("--min-agreement", type=SHARE, default=0.0, help="least agreement of the frame's views, 0 to 1")
+    rules.add_argument("--min-empty", type=SHARE, default=0.8, help="how sure to be that a frame is empty to say so")
+    work = parser.add_argument_group("work")
+    work.add_argument("--shard-size", type=COUNT, default=64, help="frames between commits (default: %(default)s)")
+    work.add_argument("--batch-size", type=BATCH_SIZE, default=8, help="frames the teacher gets at a time")
+    work.add_argument("--shard", type=part_of, default=(1, 1), metavar="I/N", help="do only one of N parts of the work")
+    work.add_argument("--skip-broken", action="store_true", help="leave out and count frames that can't be labelled")
+    args = parser.parse_args(argv)
+    if args.calibration and args.no_calibration:
+        parser.error("--calibration or --no-calibration, not both")
+    if args.min_score is None:
+        args.min_score = 0.0 if args.no_calibration else 0.5
+    if args.calibration:
+        args.calibration = Calibration.load(args.calibration)
+    elif not args.no_calibration:
+        args.calibration = "labelled"
+    return args
+
+
+def threshold(text: str) -> float | str:
+    return text if text == "auto" else PROBABILITY(text)
+
+
+def part_of(text: str) -> tuple[int, int]:
+    part, parts = (int(number) for number in text.split("/"))
+    if not 1 <= part <= parts:
+        raise ValueError(text)
+    return part, parts
+
+
+def stream(name: str, split: str) -> datasets.IterableDataset:
+    return stream_stored(name, split)
+
+
+def choose(rows: Any, teacher: Teacher, args: argparse.Namespace) -> ThresholdChoice:
+    """The threshold for these frames and this teacher: as an earlier start of the run chose it, or chosen now."""
+    if isinstance(rows, datasets.IterableDataset):
+        raise ValueError("a threshold is chosen before a stream is read: give one")
+    human = rows.select([i for i, source in enumerate(rows["label_source"]) if source == "human"])
+    key = key_of([hash_rows(human), teacher.fingerprint()])
+    kept = args.out.with_name(args.out.name + ".partial") / f"threshold-{key}.json"  # goes when the run is finished
+    if kept.exists():
+        return ThresholdChoice.load(kept)
+    choice = choose_threshold(human, teacher, args.batch_size)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_json(kept, asdict(choice))
+    return choice
+
+
+def load_truth(args: argparse.Namespace, rows: Labelled) -> datasets.Dataset | None:
+    """The data set to measure against, checked before the hours of labelling that come first."""
+    if not args.truth:
+        return None
+    truth = load_split(args.truth, args.split, "leave `--truth` out")
+    names = None
+    if isinstance(rows, datasets.Dataset):
+        pairs = zip(rows["name"], rows["label_source"], strict=True)
+        names = [name for name, source in pairs if source != "human"]
+    check_truth(truth, names)
+    return truth
+
+
+def finalize(
+    args: argparse.Namespace, job: LabellingJob, choice: ThresholdChoice | None, truth: datasets.Dataset | None
+) -> None:
+    known = TrainedOn.load(args.teacher)
+    skipped = set()
+    if truth is not None:
+        skipped = {truth["name"][index] for index in seen_rows(truth, trained_on([args.teacher]))}
+
+    def complete(folder: Path, labelled: Labelled) -> None:
+        if known is not None:
+            known.save(folder)
+        summary = read_json(folder / "summary.json")
+        if truth is not None:
+            summary["quality"] = compare_with_truth(labelled, truth, skipped)
+        if choice is not None:
+            summary["threshold"] = asdict(choice)
+        write_json(folder / "summary.json", summary)
+        try:
+            write_report(folder, labelled, truth, summary.get("quality"), choice)
+        except Exception as error:  # hours of work are not lost for a picture
+            print(f"warning: there is no report ({one_line(error)}); the same command tries again", file=sys.stderr)
+
+    job.finalize(complete)
+    print((args.out / "summary.json").read_text(encoding="utf-8"))
+    if (args.out / "report").exists():
+        print(f"report: {args.out / 'report' / 'README.md'}")
+    if args.push_to_hub:
+        labelled = load_split(args.out, args.split)  # a stream's result, from its files
+        print(push_dataset(labelled, args.push_to_hub, args.split, args.license, run=args.out))
+
+
+if __name__ == "__main__":
+    run_program(main, resumes=True)

@@ -1,0 +1,47 @@
+"""Verbs that train or label in several processes: two flags start them by Accelerate."""
+
+import argparse
+import os
+import sys
+
+from scalpel_hf.utils.recipe_files import ACCELERATE, recipe_file
+
+from .numbers import between
+
+LAUNCH_HELP = """Several processes share the work, started by Accelerate:
+  --num-processes N          N GPUs, or without a GPU N processes on the CPU
+  --accelerate-config FILE   as `accelerate config` writes it, or one that comes with the package: cpu,
+                             cpu_two_processes, one_gpu, several_gpus, two_machines"""
+
+
+def launch_or_rest(module: str, argv: list[str] | None) -> list[str]:
+    """
+    Take `--num-processes` and `--accelerate-config` from a verb's arguments.
+
+    With either of them this process becomes `accelerate launch -m MODULE` with the others, and doesn't return; without
+    it returns the arguments as they are.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--num-processes", type=between(int, 1, 1024))
+    parser.add_argument("--accelerate-config")
+    options, rest = parser.parse_known_args(argv)
+    if options.num_processes is None and options.accelerate_config is None:
+        return argv
+    command = ["-m", "accelerate.commands.launch", *_flags(options.num_processes, options.accelerate_config)]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *command, "-m", module, *rest])
+
+
+def _flags(processes: int | None, config: str | None) -> list[str]:
+    """What `accelerate launch` is told."""
+    import torch  # here: without these flags the verb imports it, or isn't slowed down by it
+
+    count = [] if processes is None else ["--num_processes", str(processes)]
+    if config is not None:
+        return ["--config_file", str(recipe_file(config, ACCELERATE)), *count]
+    if not torch.cuda.is_available():
+        name = "cpu" if processes == 1 else "cpu_two_processes"
+        return ["--config_file", str(recipe_file(name, ACCELERATE)), *count]
+    flags = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    return [*(["--multi_gpu"] if processes != 1 else []), *count, *flags]

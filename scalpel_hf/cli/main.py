@@ -1,0 +1,75 @@
+"""The command `scalpel-hf`: which verbs there are, and how one is run. A verb's module is imported when it is used."""
+
+import importlib
+import sys
+from collections.abc import Callable
+
+import typer
+
+from scalpel_hf.utils.flags import with_hyphens
+from scalpel_hf.version import __version__
+
+from .program import run_program
+
+NAME = "scalpel-hf"
+VERBS = {
+    "prepare": "Turn frames and labels into the data set that later steps read.",
+    "distill": "Stage 1: train a teacher on the few labels.",
+    "label": "Have the teacher label the frames that no person has labelled.",
+    "transfer": "Stage 2: train a small student on human and pseudo labels.",
+    "evaluate": "Measure a teacher, a student, an exported file or pseudo labels.",
+    "predict": "Find targets in images, recordings or a camera's stream.",
+    "export": "Write a student or a teacher as ONNX, and check it.",
+    "convert": "Labels from and to other programs; public SAM weights.",
+    "push": "Push a model or a data set to the Hub, with a card.",
+    "plan": "Say which frames to label next.",
+    "review": "Look through pseudo labels in the browser.",
+    "demo": "The whole job on synthetic frames, without data or network.",
+    "env": "Versions, device and what is missing, for bug reports.",
+}
+RESUMES = {"distill", "label", "transfer", "demo"}  # run again after a kill, they go on
+HELP = """From a few labelled infrared frames to a small, fast target detector."""
+EPILOG = """Each verb has examples: scalpel-hf VERB --help. With --debug an error shows where it arose.
+
+Exit codes: 0 done, 1 an error (the last line says which, and what to do), 2 a wrong command line,
+3 done but for frames that can't be read, 130 interrupted, 143 terminated.
+
+Documentation: docs/index.md of the project."""
+
+
+def main() -> None:
+    """Run `scalpel-hf` with `sys.argv`."""
+    sys.argv = [NAME, *(with_hyphens(argument) for argument in sys.argv[1:])]  # as a run's record has it, too
+    application()(prog_name=NAME)
+
+
+def application() -> typer.Typer:
+    app = typer.Typer(
+        help=HELP,
+        epilog=EPILOG,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    )
+    app.callback()(_group)
+    for verb, help_line in VERBS.items():
+        passed_on = {"ignore_unknown_options": True, "allow_extra_args": True}
+        app.command(verb, help=help_line, add_help_option=False, context_settings=passed_on)(_runner(verb))
+    return app
+
+
+def _group(version: bool = typer.Option(False, "--version", is_eager=True, help="Show the version and exit.")) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def _runner(verb: str) -> Callable[[], None]:
+    """What runs a verb: its own `main` reads the arguments, `--help` included."""
+
+    def run() -> None:
+        run_program(lambda: importlib.import_module(f"scalpel_hf.cli.{verb}").main(sys.argv[2:]), verb in RESUMES)
+
+    return run

@@ -1,0 +1,70 @@
+"""Push a folder to the Hub in one commit, with a card: what a recipe made, a base, a prepared or labelled data set.
+
+Examples:
+
+    scalpel-hf push models/mobile-sam org/mobile-sam
+    scalpel-hf push runs/nuaa/teacher org/scalpel-sam --base-model-id org/mobile-sam
+    scalpel-hf push runs/nuaa/teacher org/scalpel-sam-alone --base-model-id org/mobile-sam --standalone
+    scalpel-hf push runs/nuaa/student org/scalpel-student
+    scalpel-hf push data/nuaa-10pct org/nuaa-10pct --license mit
+    scalpel-hf push metric org/irstd
+
+`--standalone` pushes the teacher's base and adapter as one model, which loads without scalpel-hf. A teacher's base has
+to be on the Hub. The last line pushes the metric, for `evaluate.load("org/irstd")`.
+"""
+
+import argparse
+import re
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+
+from scalpel_hf.cli.program import verb_parser
+from scalpel_hf.data import LabelBudget, load_prepared
+from scalpel_hf.hub.upload import push_dataset, push_folder, push_metric, push_run, save_standalone
+from scalpel_hf.pseudo_labels.output import KEY_FILE as RUN_FILE
+
+
+def push(args: argparse.Namespace) -> str:
+    """Push by what is in the folder; returns the commit's URL."""
+    folder, private = Path(args.folder), args.private or None
+    if args.folder == "metric":
+        return push_metric(args.repo, private)
+    if any(any(folder.glob(name)) for name in ("dataset_dict.json", "state.json", "data/*.parquet")):
+        budget = folder / "label_budget.json"
+        dataset = load_prepared(folder)
+        return push_dataset(
+            dataset,
+            args.repo,
+            license=args.license,
+            private=private,
+            budget=LabelBudget.load(budget) if budget.exists() else None,
+            run=folder if (folder / RUN_FILE).exists() else None,
+        )
+    if args.standalone:
+        with tempfile.TemporaryDirectory() as alone:
+            save_standalone(folder, alone, args.base_model)
+            return push_run(alone, args.repo, args.base_model_id, private, not args.no_pictures)
+    if not (folder / "metrics.json").exists() and (folder / "README.md").exists():
+        return push_folder(folder, args.repo, own_card(folder, args.repo), private=private)
+    return push_run(folder, args.repo, args.base_model_id, private, not args.no_pictures)
+
+
+def own_card(folder: Path, repo: str) -> ModelCard:
+    """The card that lies in a base's folder; its snippets load from the repository."""
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    return ModelCard(re.sub(r'from_pretrained\("[^"/]*"', f'from_pretrained("{repo}"', text))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = verb_parser("push", __doc__)
+    parser.add_argument("folder", help="what to push, or `metric`")
+    parser.add_argument("repo", help="repository, `org/name`; made if it isn't there")
+    parser.add_argument("--base-model-id", help="Hub id of a teacher's base, where it was loaded from a folder")
+    parser.add_argument("--standalone", action="store_true", help="push a teacher as one model with its base")
+    parser.add_argument("--base-model", help="with --standalone, the base's folder, if it isn't where the adapter says")
+    parser.add_argument("--license", default="other", help="of a data set's images and human masks")
+    parser.add_argument("--no-pictures", action="store_true", help="show no test frames in a model's card")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    print(push(parser.parse_args(argv)))

@@ -1,0 +1,127 @@
+"""The command `scalpel-hf` itself; tests/test_packaging.py tries it installed."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scalpel_hf.cli import launching
+from scalpel_hf.cli.main import VERBS, main
+from scalpel_hf.utils.flags import with_hyphens
+from scalpel_hf.utils.recipe_files import ACCELERATE, RECIPES, recipe_file
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the command here; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["/some/where/scalpel-hf", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code or 0  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_module_and_examples_in_its_help(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert call(monkeypatch, verb, "--help") == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: scalpel-hf {verb} [")
+    assert re.search(rf"^Examples:\n\n    scalpel-hf {verb}", text, re.MULTILINE)
+    assert not re.search(r"--\w+_", text), "flags are spelt with hyphens"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = """
+import sys
+from scalpel_hf.cli.main import main
+sys.argv = ["scalpel-hf", "--help"]
+try:
+    main()
+finally:
+    heavy = {"torch", "transformers", "datasets", "numpy", "rich", "huggingface_hub"} & set(sys.modules)
+    assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(f"  {verb} " in done.stdout for verb in VERBS) and "...\n" not in done.stdout
+
+
+def test_wrong_verbs_and_flags(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    assert call(monkeypatch, "distil") == 2
+    assert "No such command 'distil'" in capsys.readouterr().err
+    assert call(monkeypatch, "prepare", "--synthetic", "0", "--out", "x") == 2
+    assert "argument --synthetic: must be a whole number from 1" in capsys.readouterr().err
+    assert call(monkeypatch, "convert", "two") == 2
+    assert "invalid choice: 'two'" in capsys.readouterr().err
+
+
+def test_an_error_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "scalpel_hf", "predict", "/absent", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: '/absent' is neither a folder nor") and done.stderr.count("\n") == 1
+
+
+def test_underscores_in_flags_are_hyphens(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert with_hyphens("--base_model=my_model") == "--base-model=my_model"
+    assert [with_hyphens(a) for a in ("my_model", "-1_0", "--", "data_set/a")] == [
+        "my_model",
+        "-1_0",
+        "--",
+        "data_set/a",
+    ]
+    seen: list[list[str]] = []
+    monkeypatch.setattr("scalpel_hf.cli.evaluate.main", seen.append)
+    assert call(monkeypatch, "evaluate", "--base_model", "my_model", "--pseudo_labels=a_b") == 0
+    assert seen == [["--base-model", "my_model", "--pseudo-labels=a_b"]]
+
+
+def test_a_recipes_flags_in_either_spelling(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    distill = importlib.import_module("scalpel_hf.recipes.distill")
+    for flag in ("--max_steps", "--max-steps"):
+        with pytest.raises(SystemExit):
+            distill.main([flag, "many"])
+        assert "argument --max-steps: invalid int value: 'many'" in capsys.readouterr().err
+
+
+def test_recipes_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert recipe_file("nuaa_sirst/distill_10pct") == RECIPES / "nuaa_sirst" / "distill_10pct.yaml"
+    assert recipe_file("demo/distill.yaml") == RECIPES / "demo" / "distill.yaml"
+    assert recipe_file("cpu", ACCELERATE) == RECIPES / ACCELERATE / "cpu.yaml"
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "distill").write_text("seed: 1")
+    assert recipe_file("demo/distill") == Path("demo/distill")  # a file counts before the package's
+    with pytest.raises(FileNotFoundError, match=r"no file 'nuaa/distill'; the package has demo/distill, demo/tr"):
+        recipe_file("nuaa/distill")
+    with pytest.raises(FileNotFoundError, match="has cpu, cpu_two_processes, one_gpu"):
+        recipe_file("gpu", ACCELERATE)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "flags", "expected"),
+    [
+        (False, ["--num-processes", "2"], ["--config_file", "cpu_two_processes.yaml", "--num_processes", "2"]),
+        (False, ["--num-processes=1"], ["--config_file", "cpu.yaml", "--num_processes", "1"]),
+        (True, ["--num-processes", "4"], ["--multi_gpu", "--num_processes", "4", "--num_machines", "1"]),
+        (True, ["--accelerate-config", "several_gpus"], ["--config_file", "several_gpus.yaml"]),
+    ],
+)
+def test_several_processes_are_started_by_accelerate(
+    gpu: bool, flags: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr(launching.os, "execv", lambda program, command: started.append(command))
+    launching.launch_or_rest("scalpel_hf.recipes.distill", ["--seed", "3", *flags, "--levels", "pixel", "mask"])
+    ((_, *command),) = started
+    command = [Path(part).name if part.endswith(".yaml") else part for part in command]
+    assert command[:2] == ["-m", "accelerate.commands.launch"] and command[2 : 2 + len(expected)] == expected
+    assert command[-7:] == ["-m", "scalpel_hf.recipes.distill", "--seed", "3", "--levels", "pixel", "mask"]
+
+
+def test_without_those_flags_nothing_is_started() -> None:
+    assert launching.launch_or_rest("module", ["--seed", "3"]) == ["--seed", "3"]

@@ -23,6 +23,8 @@ def recipe_file(name: str | Path, folder: str = "") -> Path:
     packaged = RECIPES / folder / Path(name).with_suffix(".yaml")
     if not Path(name).is_absolute() and packaged.is_file():
         return packaged
+    if Path(name).exists():
+        return Path(name)  # a folder or a device: whoever reads it says so
     found = sorted(path.relative_to(RECIPES / folder) for path in (RECIPES / folder).rglob("*.yaml"))
     names = [path.with_suffix("").as_posix() for path in found if folder or path.parts[0] != ACCELERATE]
     raise FileNotFoundError(f"there is no file {str(name)!r}; the package has {', '.join(names)}")

@@ -46,7 +46,7 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert all(f"  {verb} " in done.stdout for verb in VERBS) and "...\n" not in done.stdout
+    assert all(f"  {verb} " in done.stdout for verb in VERBS) and "...\n  " not in done.stdout
 
 
 def test_wrong_verbs_and_flags(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -140,7 +140,7 @@ def test_every_tracker_of_accelerate_is_taken_where_its_package_is(monkeypatch: 
 def test_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\xff\xfe")
     for path, message in (
-        (tmp_path / "absent.yaml", "No such file"),
+        (tmp_path / "absent.yaml", "there is no file"),
         (tmp_path, "is a folder, not a file"),
         (tmp_path / "picture.yaml", "is no text in UTF-8"),
     ):
@@ -153,7 +153,7 @@ def test_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_wrong_flag_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_arguments(Arguments, "verb", "A recipe.", ["--max_steps", "many"])
-    assert "max_steps" in capsys.readouterr().err
+    assert "--max-steps" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         parse_arguments(Arguments, "verb", "A recipe.", ["--stepps", "1"])
     assert "--stepps" in capsys.readouterr().err
@@ -165,5 +165,5 @@ def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert caught.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     for f in fields(Arguments):
-        assert f"--{f.name}" in shown
+        assert f"--{f.name.replace('_', '-')}" in shown
         assert len(f.metadata["help"]) > 5 and f.metadata["help"].split(",")[0] in shown

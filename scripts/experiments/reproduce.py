@@ -49,7 +49,8 @@ def label(args: argparse.Namespace, budget: float, seed: int, few: Path, everyth
     config = f"{DATASETS[args.dataset][0]}/distill_10pct"
     base = ("--base_model", args.base_model, "--output_dir", teacher, "--dataset", few, "--eval_split", "")
     run("distill", "--config", config, *base, "--seed", seed, *args.teacher_options)
-    any_teacher = ("--any-teacher", "--min-empty", 0, "--no-calibration") if args.quick else ()
+    # So few steps teach nothing: anything is taken for a target.
+    any_teacher = ("--any-teacher", "--min-empty", 0, "--no-calibration", "--threshold", 0.01) if args.quick else ()
     run("label", "--dataset", few, "--teacher", teacher, "--out", labels, "--truth", everything, *any_teacher)
     return labels
 
@@ -91,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     args.student_options = ("--max_steps", args.student_steps) if args.student_steps else ()
     if args.quick:
-        args.teacher_options, args.student_options = [*QUICK, "--committee", "0", "--guard", "false"], QUICK
+        args.teacher_options, args.student_options = [*QUICK, "--committee", "1", "--guard", "false"], QUICK
 
     everything = args.work / "data" / args.dataset
     prepare(args, None, everything)

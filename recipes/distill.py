@@ -97,7 +97,7 @@ class DistillArguments(LoopArguments):
         0, "Unlabelled frames to train on as background, but for what operators respond to."
     )
     committee: Annotated[int, Between(1, 100)] = option(
-        1, "How many teachers answer together: every second one looks at the frame without operators."
+        1, "How many teachers answer together: in turn with operators, without, and without at half resolution."
     )
     cache_dir: str = option("", "Where the frozen prefix is kept; output_dir/prefix when empty.")
     cache_dtype: Annotated[str, OneOf(("float16", "float32"))] = option(
@@ -179,9 +179,12 @@ def train_committee(
     """
     The teachers that `args.committee` asks for, as one, and how their trainings went.
 
-    Every second one looks at the frame without operators: networks that differ err less alike (docs/log.md).
+    Three kinds take turns, since networks that differ err less alike (docs/log.md): one with operators, one of the frame
+    alone, and one of the frame at half resolution, whose steps take so little that it gets twice as many.
     """
-    frame_alone = [level for level in args.levels if level != "pixel"] or args.levels
+    frame_alone: dict[str, Any] = {"levels": [level for level in args.levels if level != "pixel"] or args.levels}
+    half_resolution = {**frame_alone, "full_resolution_channels": 0, "max_steps": 2 * args.max_steps}
+    kinds: list[dict[str, Any]] = [{}, frame_alone, half_resolution]
     cache_dir = args.cache_dir or f"{args.output_dir}/prefix"
     teachers, outcomes = [], []
     for number in range(args.committee):
@@ -190,8 +193,8 @@ def train_committee(
             committee=1,
             output_dir=f"{args.output_dir}/{member_folder(number)}".rstrip("/"),
             seed=args.seed + 1000 * number,
-            levels=frame_alone if number % 2 else args.levels,
             cache_dir=cache_dir,
+            **kinds[number % len(kinds)],
         )
         teacher, outcome = train_teacher(member, accelerator, rows, held_out)
         teachers.append(teacher)

@@ -24,7 +24,7 @@ from scalpel_hf.utils.files import read_json, write_json
 ROOT = Path(__file__).parents[2]
 TEACHER, FRAME_ALONE = "recipes/distill.py", ("--levels", "mask")
 ARMS = {
-    "teacher": (TEACHER, "--max_steps", "800", "--committee", "2"),
+    "teacher": (TEACHER, "--max_steps", "800", "--committee", "3"),
     "small-network": (TEACHER, "--max_steps", "600", *FRAME_ALONE, "--full_resolution_channels", "0"),
     "student": ("recipes/transfer.py", "--max_steps", "2000", "--normalization", "range"),
 }

@@ -97,7 +97,7 @@ class DistillArguments(LoopArguments):
         0, "Unlabelled frames to train on as background, but for what operators respond to."
     )
     committee: Annotated[int, Between(1, 100)] = option(
-        1, "How many teachers answer together: in turn with operators, without, and without at half resolution."
+        1, "How many teachers answer together: in turn with operators, without, without at half resolution."
     )
     cache_dir: str = option("", "Where the frozen prefix is kept; output_dir/prefix when empty.")
     cache_dtype: Annotated[str, OneOf(("float16", "float32"))] = option(

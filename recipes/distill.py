@@ -179,7 +179,7 @@ def train_committee(
     """
     The teachers that `args.committee` asks for, as one, and how their trainings went.
 
-    Three kinds take turns, since networks that differ err less alike (docs/log.md): one with operators, one of the frame
+    Three kinds take turns, as networks that differ err less alike (docs/log.md): one with operators, one of the frame
     alone, and one of the frame at half resolution, whose steps take so little that it gets twice as many.
     """
     frame_alone: dict[str, Any] = {"levels": [level for level in args.levels if level != "pixel"] or args.levels}

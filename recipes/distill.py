@@ -99,9 +99,9 @@ class DistillArguments(LoopArguments):
     committee: Annotated[int, Between(1, 100)] = option(
         1, "How many teachers answer together: in turn with operators, without, without at half resolution."
     )
-    cache_dir: str = option("", "Where the frozen prefix is kept; output_dir/prefix when empty.")
-    cache_dtype: Annotated[str, OneOf(("float16", "float32"))] = option(
-        "float16", "Precision of the frozen prefix on disk: float16 or float32."
+    feature_cache_dir: str = option("", "Where the frozen features are kept; output_dir/features when empty.")
+    feature_cache_dtype: Annotated[str, OneOf(("float16", "float32"))] = option(
+        "float16", "Precision of the frozen features on disk: float16 or float32."
     )
     supervised_weight: Weight = option(1.0, "Weight of the supervised loss.")
     prior_weight: Weight = option(0.3, "Weight of prior guidance.")
@@ -149,9 +149,9 @@ def train_teacher(
     model.print_trainable_parameters()
     processor = InfraredImageProcessor(normalization=args.normalization, sam_size=base.config.vision_config.image_size)
 
-    # Frozen prefix
-    cache_dir = args.cache_dir or Path(args.output_dir) / "prefix"
-    teacher = Teacher(model, processor, cache_dir if asks_sam(model) else None, cache_dtype=args.cache_dtype)
+    # Frozen features
+    folder = (args.feature_cache_dir or Path(args.output_dir) / "features") if asks_sam(model) else None
+    teacher = Teacher(model, processor, feature_cache_dir=folder, feature_cache_dtype=args.feature_cache_dtype)
     dataset = TeacherSamples(samples, processor, teacher.cache, args.crop_size, args.seed, background)
     with accelerator.main_process_first():
         dataset.fill(progress=accelerator.is_main_process)
@@ -160,7 +160,7 @@ def train_teacher(
     shift = prior_shift(dataset)
     accelerator.print(f"target pixels are {math.exp(shift):.1f} times as likely in crops as in frames")
     start_from(model, shift)
-    loss = distillation_loss(teacher.prefix, args.supervised_weight, args.prior_weight, args.balance_weight, shift)
+    loss = distillation_loss(teacher.frozen, args.supervised_weight, args.prior_weight, args.balance_weight, shift)
 
     def evaluate(_: nn.Module) -> dict[str, float]:
         if args.fit_prior_bar:
@@ -215,8 +215,9 @@ def guard(args: DistillArguments, accelerator: Accelerator, rows: datasets.Datas
         "background_frames": 0,
         "committee": 1,
     }
-    cache_dir = args.cache_dir or f"{args.output_dir}/prefix"  # the teacher's own: its frames are these
-    short = replace(args, max_steps=max(1, args.max_steps // 3), validation_fraction=0.0, cache_dir=cache_dir)
+    features = args.feature_cache_dir or f"{args.output_dir}/features"  # the teacher's own: its frames are these
+    steps = max(1, args.max_steps // 3)
+    short = replace(args, max_steps=steps, validation_fraction=0.0, feature_cache_dir=features)
     unlabelled = rows.filter(lambda s: s == "none", input_columns="label_source", keep_in_memory=True)
 
     def train_arm(arm: str, fold: int, half: datasets.Dataset) -> Probabilities:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .modeling.modeling_scalpel_student import ScalpelStudentForSemanticSegmentation
     from .modeling.modeling_scalpel_student_detection import ScalpelStudentForObjectDetection
     from .modeling.processing_scalpel_sam import ScalpelSamProcessor
-    from .predictors.feature_cache import FrozenPrefix, PrefixCache
+    from .predictors.feature_cache import FeatureCache, FrozenFeatures
     from .predictors.sam import load_sam
     from .predictors.student import Detector, Student, load_student
     from .predictors.teacher import Teacher
@@ -49,8 +49,8 @@ _HOME = {
     "ScalpelStudentForObjectDetection": "modeling.modeling_scalpel_student_detection",
     "ScalpelStudentForSemanticSegmentation": "modeling.modeling_scalpel_student",
     "InfraredImageProcessor": "modeling.image_processing_infrared",
-    "FrozenPrefix": "predictors.feature_cache",
-    "PrefixCache": "predictors.feature_cache",
+    "FrozenFeatures": "predictors.feature_cache",
+    "FeatureCache": "predictors.feature_cache",
     "add_pseudo_labels": "pseudo_labels",
     "training_mask": "pseudo_labels",
     "load_sam": "predictors.sam",
@@ -63,12 +63,12 @@ _HOME = {
 __all__ = [
     "DetectionMetrics",
     "Detector",
-    "FrozenPrefix",
+    "FeatureCache",
+    "FrozenFeatures",
     "IRSTDMetrics",
     "InfraredImageProcessor",
     "MobileSamConfig",
     "MobileSamModel",
-    "PrefixCache",
     "ScalpelMoeConfig",
     "ScalpelMoeModel",
     "ScalpelSamConfig",

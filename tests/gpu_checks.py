@@ -64,7 +64,14 @@ def training(folder: Path) -> None:
 
     Teacher.save_pretrained = save_pretrained  # type: ignore[method-assign]
     flags = {"dataset": folder / "data", "base_model": folder / "base", "output_dir": folder / "teacher"}
-    short = {"image_size": 64, "views": 2, "max_steps": 4, "batch_size": 2, "crop_size": 32, "cache_dtype": "float32"}
+    short = {
+        "image_size": 64,
+        "views": 2,
+        "max_steps": 4,
+        "batch_size": 2,
+        "crop_size": 32,
+        "feature_cache_dtype": "float32",
+    }
     argv = [str(part) for name, value in (flags | short).items() for part in (f"--{name}", value)]
     distill.main([*argv, "--eval_split", ""])
     teacher = Teacher.from_pretrained(folder / "teacher")

@@ -57,7 +57,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     datasets.DatasetDict({**splits, "train": apply_label_budget(splits["train"], 0.5)}).save_to_disk(str(root / "data"))
     small_mobile_sam().save_pretrained(str(root / "base"))
     common = {"dataset": root / "data", "max_steps": STEPS, "batch_size": 2, "crop_size": 32, "checkpoint_steps": 2}
-    teacher = {"base_model": root / "base", "image_size": 64, "sam_features": True, "cache_dtype": "float32"}
+    teacher = {"base_model": root / "base", "image_size": 64, "sam_features": True, "feature_cache_dtype": "float32"}
     return SimpleNamespace(root=root, common=common, teacher=common | teacher)
 
 
@@ -100,7 +100,7 @@ def test_a_teacher_measured_from_its_cache_is_the_same(
 ) -> None:
     options = ["--dataset", str(runs.root / "full"), "--model", str(runs.root / "teacher")]
     figures = []
-    for extra in ([], ["--cache-dir", str(tmp_path)], ["--cache-dir", str(tmp_path)]):
+    for extra in ([], ["--feature-cache-dir", str(tmp_path)], ["--feature-cache-dir", str(tmp_path)]):
         evaluate_model.main(options + extra)
         figures.append(json.loads(capsys.readouterr().out))
     assert figures[0] == json.loads((runs.root / "teacher" / "metrics.json").read_text())["metrics"]["test"]
@@ -127,11 +127,11 @@ def test_the_saved_teacher_answers_as_the_trained_one(runs: SimpleNamespace) -> 
     np.testing.assert_allclose(teacher.probabilities(runs.frame), runs.seen["Teacher"], rtol=0, atol=1e-5)
     assert np.ptp(runs.seen["Teacher"]) > 0
     cached = Teacher.from_pretrained(
-        runs.root / "teacher", cache_dir=runs.root / "teacher" / "prefix", cache_dtype="float32"
+        runs.root / "teacher", feature_cache_dir=runs.root / "teacher" / "features", feature_cache_dtype="float32"
     )
-    entries = len(list((runs.root / "teacher" / "prefix").iterdir()))
+    entries = len(list((runs.root / "teacher" / "features").iterdir()))
     cached.probabilities(datasets.load_from_disk(str(runs.root / "data"))["test"][0]["image"])
-    assert len(list((runs.root / "teacher" / "prefix").iterdir())) == entries  # the training's own entries are found
+    assert len(list((runs.root / "teacher" / "features").iterdir())) == entries  # the training's own entries are found
     assert teacher.fingerprint() == Teacher.from_pretrained(runs.root / "teacher").fingerprint()
     assert len({t.fingerprint() for t in (teacher, cached, with_flips(runs), with_top_k(runs))}) == 4
     means = load_file(runs.root / "teacher" / f"checkpoint-{STEPS}" / "ema.safetensors")
@@ -217,7 +217,7 @@ def test_the_operators_bar_is_fitted_after_training(
 def test_unlabelled_frames_are_background(work: SimpleNamespace, tmp_path: Path) -> None:
     """Four labelled frames in their eight symmetries and three of the four others in one."""
     distill.main(flags(**work.teacher, output_dir=tmp_path, eval_split="", background_frames=3))
-    assert len([*(tmp_path / "prefix").rglob("*.npy")]) == 4 * 8 + 3
+    assert len([*(tmp_path / "features").rglob("*.npy")]) == 4 * 8 + 3
     with pytest.raises(ValueError, match="every row has one"):
         distill.main(flags(**{**work.teacher, "dataset": work.root / "full"}, output_dir=tmp_path, background_frames=3))
 
@@ -251,7 +251,7 @@ def test_a_student_of_all_masks_needs_no_budget(work: SimpleNamespace, tmp_path:
         (distill, {"operators": ["sobel"]}, r"unknown operators in `scales`: \['sobel'\]"),
         (distill, {"blocks": 99, "levels": ["pixel", "token", "mask"]}, "`blocks` asks for the last 99"),
         (distill, {"image_size": 70}, "multiple of 32"),
-        (distill, {"cache_dtype": "int8"}, "`cache_dtype` must be one of float16, float32, got 'int8'"),
+        (distill, {"feature_cache_dtype": "int8"}, "`feature_cache_dtype` must be one of float16, float32, got 'int8'"),
         (distill, {"levels": ["token", "mask"], "sam_features": False}, "the `token` level changes SAM's features"),
         (distill, {"validation_fraction": 0.99}, "leaves none to train on"),
         (transfer, {"dataset": ""}, "no data set given"),
@@ -277,7 +277,7 @@ def test_the_guard_compares_before_it_trains(
     record = json.loads((out / "metrics.json").read_text())["guard"]
     assert record["frames"] == 8 and set(record["lead"]) == {"iou", "niou", "pd", "fa"}
     assert "a small network of the same labels" in capsys.readouterr().out
-    assert (out / "guard" / "small-network-1").is_dir() and not (out / "prefix").exists()  # SAM was not asked
+    assert (out / "guard" / "small-network-1").is_dir() and not (out / "features").exists()  # SAM was not asked
     teacher = Teacher.from_pretrained(out)
     assert teacher.probabilities(np.random.default_rng(0).normal(size=(40, 56))).shape == (40, 56)
     distill.main(flags(**{**values, "guard": False}))  # the finished run is the same with it and without
@@ -288,7 +288,7 @@ def test_the_guard_compares_before_it_trains(
     for arm, asks in (("teacher", True), ("small-network", False)):
         state = json.loads((with_sam / "guard" / f"{arm}-0" / "checkpoint-1" / "state.json").read_text())
         assert state["arguments"]["sam_features"] is asks and state["arguments"]["max_steps"] == 1
-        assert not (with_sam / "guard" / f"{arm}-0" / "prefix").exists()  # the teacher's own is used
+        assert not (with_sam / "guard" / f"{arm}-0" / "features").exists()  # the teacher's own is used
     capsys.readouterr()
     distill.main(flags(**{**values, "dataset": work.root / "data", "output_dir": tmp_path / "few", "max_steps": 1}))
     assert "no comparison with a small network" in capsys.readouterr().out

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--base-model", help="a teacher's base, if it isn't where the adapter says")
     parser.add_argument("--flips", action="store_true", help="a teacher's predictions averaged over mirror images")
     parser.add_argument(
-        "--cache-dir", type=Path, help="where a teacher's frozen prefix is kept, for further teachers on the same base"
+        "--feature-cache-dir", type=Path, help="a teacher's frozen features, for others on the same base too"
     )
     parser.add_argument(
         "--threshold", type=PROBABILITY, default=0.5, help="probability of a target (default: %(default)s)"
@@ -75,7 +75,9 @@ def main(argv: list[str] | None = None) -> None:
         student = load_exported(Path(args.model).parent, Path(args.model).name)
         figures = evaluate_exported(student, rows, args.threshold)
     elif is_adapter(args.model):
-        teacher = Teacher.from_pretrained(args.model, args.base_model, cache_dir=args.cache_dir, flips=args.flips)
+        teacher = Teacher.from_pretrained(
+            args.model, args.base_model, feature_cache_dir=args.feature_cache_dir, flips=args.flips
+        )
         figures = evaluate_probabilities(on_default_device(teacher).probabilities, rows, args.threshold)
     else:
         figures = evaluate_student(on_default_device(load_student(args.model)), rows, args.threshold)

@@ -51,8 +51,8 @@ def main(argv: list[str] | None = None) -> None:
         args.teacher,
         args.base_model,
         args.revision,
-        cache_dir=args.cache_dir,
-        cache_bytes=int(args.cache_gb * 1e9),
+        feature_cache_dir=args.feature_cache_dir,
+        feature_cache_bytes=int(args.feature_cache_gb * 1e9),
         flips=args.flips,
         scales=args.scales,
         tile_size=args.tile_size,
@@ -119,9 +119,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     model.add_argument(
         "--tile-size", type=SIDE, help="side of a large frame's tiles (default: the teacher's input size)"
     )
-    model.add_argument("--cache-dir", type=Path, help="where the teacher's training kept its frozen prefix")
+    model.add_argument("--feature-cache-dir", type=Path, help="where the teacher's training kept its frozen features")
     model.add_argument(
-        "--cache-gb",
+        "--feature-cache-gb",
         type=between(float, 0.0, 1e6),
         default=0.0,
         help="let it grow to so many GB, for other teachers on the same base",

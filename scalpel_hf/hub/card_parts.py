@@ -32,7 +32,8 @@ USE_TEXT = """Meant for research on small targets in single infrared frames, and
 person's eyes. Not meant for decisions about people or property without one, nor for aiming weapons. It finds small,
 bright, compact things; it doesn't know what they are. Other sensors, wavelengths, target sizes or backgrounds than
 those of the training data can change every figure above: measure on your own frames first."""
-HIDDEN = {"output_dir", "cache_dir", "push_to_hub", "base_model_id", "resume", "num_workers"}
+# `cache_dir` is what `feature_cache_dir` was called.
+HIDDEN = {"output_dir", "feature_cache_dir", "cache_dir", "push_to_hub", "base_model_id", "resume", "num_workers"}
 
 
 def metadata(record: dict[str, Any], provenance: Provenance, name: str, **kwargs: Any) -> ModelCardData:

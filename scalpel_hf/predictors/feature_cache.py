@@ -1,7 +1,7 @@
-"""The frozen prefix of a teacher's encoder, computed once per frame and view and kept on disk.
+"""The frozen features of a teacher's encoder, computed once per frame and view and kept on disk.
 
 Only the encoder's last blocks (or none) are trained, so everything before them gives the same activations at every
-step. `FrozenPrefix` says which modules those are; `PrefixCache` keeps their output, one memory-mapped file an entry.
+step. `FrozenFeatures` says which modules those are; `FeatureCache` keeps their output, one memory-mapped file an entry.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ HEADER_BYTES = 128  # of a .npy file
 INCIDENTAL = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
-class FrozenPrefix:
+class FrozenFeatures:
     """
     The longest run of an encoder's stages, from the first on, in which nothing is trained or adapted.
 
@@ -31,7 +31,7 @@ class FrozenPrefix:
     Args:
         model: a `SamModel` or `MobileSamModel`, adapted or not, or a `PeftModel` around one.
 
-    Attributes: `length`, the number of stages in the prefix, and `names`, their module names.
+    Attributes: `length`, the number of frozen stages, and `names`, their module names.
     """
 
     def __init__(self, model: nn.Module):
@@ -44,22 +44,22 @@ class FrozenPrefix:
         self.length = next((i for i, (_, m) in enumerate(stages) if _trains(m)), len(stages))
         pos_embed = getattr(encoder, "pos_embed", None)
         if self.length == 0 or (pos_embed is not None and pos_embed.requires_grad):
-            raise ValueError("the encoder is trained from its first layer on, so no prefix of it is frozen")
+            raise ValueError("the encoder is trained from its first layer on, so none of its features are frozen")
         self.names = [name for name, _ in stages[: self.length]]
         self.dtype = next(encoder.parameters()).dtype
         self._modules = [module for _, module in stages]
 
     def states(self, pixel_values: Tensor) -> Tensor:
-        """Activations at the prefix's end for SAM's input `(B, 3, S, S)`, without gradients."""
+        """What the last frozen stage gives for SAM's input `(B, 3, S, S)`, without gradients."""
         if any(m.training and isinstance(m, nn.BatchNorm2d) for p in self._modules[: self.length] for m in p.modules()):
-            raise ValueError("the prefix has batch norms in training mode, so it isn't frozen: call `model.eval()`")
+            raise ValueError("the frozen stages have batch norms in training mode: call `model.eval()`")
         with torch.no_grad():
             return self._run(pixel_values.to(self.dtype), 0, self.length)
 
     def embeddings(self, states: Tensor, frames: Tensor, frame_boxes: Tensor) -> Tensor:
-        """Image embeddings `(B, 256, S/16, S/16)` from the prefix's activations, linked to their frames."""
+        """Image embeddings `(B, 256, S/16, S/16)` from the frozen features, linked to their frames."""
         embeddings = self._run(states.to(self.dtype), self.length, len(self._modules))
-        # A whole encoder in the prefix gives back its input, which the caller may hold on to: link a tensor of our own.
+        # A wholly frozen encoder gives back its input, which the caller may hold on to: link a tensor of our own.
         embeddings = embeddings.view_as(embeddings)
         link_frames(embeddings, frames, frame_boxes, self.input_size)
         return embeddings
@@ -72,7 +72,7 @@ class FrozenPrefix:
         return x
 
     def fingerprint(self) -> str:
-        """Hash of the prefix's weights, buffers and length, and of the encoder's configuration, input size included."""
+        """Hash of the frozen stages' weights, buffers and number, and of the encoder's configuration and input size."""
         digest = hashlib.sha256(f"{json.dumps(self.config, sort_keys=True, default=str)} {self.names}".encode())
         tensors = [t for module in self._modules[: self.length] for t in module.state_dict().values()]
         if getattr(self.encoder, "pos_embed", None) is not None:
@@ -87,32 +87,34 @@ def _trains(module: nn.Module) -> bool:
     return any(p.requires_grad for p in module.parameters()) or any(hasattr(m, "base_layer") for m in module.modules())
 
 
-class PrefixCache:
+class FeatureCache:
     """
-    Activations of a frozen prefix on disk.
+    Frozen features on disk.
 
-    An entry's name is a hash of the prefix (weights and input size) and of SAM's input itself, so that another model,
-    size, preprocessing or view is another entry and a stale one can't be read.
+    An entry's name is a hash of the frozen stages (weights and input size) and of SAM's input itself, so that another
+    model, size, preprocessing or view is another entry and a stale one can't be read.
 
     Args:
-        prefix: whose activations.
+        frozen: what gives them.
         folder: where; created when missing.
         dtype: `float16` (half the size) or `float32` (exact).
         max_bytes: entries that would make the folder larger are not written (they are computed each time); `None` for
             no bound.
     """
 
-    def __init__(self, prefix: FrozenPrefix, folder: str | Path, dtype: str = "float16", max_bytes: int | None = None):
+    def __init__(
+        self, frozen: FrozenFeatures, folder: str | Path, dtype: str = "float16", max_bytes: int | None = None
+    ):
         if dtype not in ("float16", "float32"):
             raise ValueError(f"the cache keeps `float16` or `float32`, not {dtype!r}")
-        self.prefix, self.folder, self.dtype, self.max_bytes = prefix, Path(folder), dtype, max_bytes
+        self.frozen, self.folder, self.dtype, self.max_bytes = frozen, Path(folder), dtype, max_bytes
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder / "entry", r"[0-9a-f]+\.npy")
-        self._prefix_key = prefix.fingerprint()
+        self._frozen_key = frozen.fingerprint()
 
     def key(self, pixel_values: Tensor) -> str:
         """Name of the entry of one input `(3, S, S)`."""
-        digest = hashlib.sha256(f"{self._prefix_key} {self.dtype} {tuple(pixel_values.shape)}".encode())
+        digest = hashlib.sha256(f"{self._frozen_key} {self.dtype} {tuple(pixel_values.shape)}".encode())
         digest.update(np.ascontiguousarray(pixel_values.float().numpy(force=True)).tobytes())
         return digest.hexdigest()[:40]
 
@@ -133,8 +135,8 @@ class PrefixCache:
             array = states.float().numpy(force=True).astype(self.dtype)
         if not np.isfinite(array).all():
             raise ValueError(
-                f"the frozen prefix gives activations up to {states.abs().max():g}, which {self.dtype} can't hold: "
-                "keep them as float32 (`cache_dtype`), and check the weights if it is that already"
+                f"the frozen stages give activations up to {states.abs().max():g}, which {self.dtype} can't hold: "
+                "keep them as float32 (`feature_cache_dtype`), and check the weights if it is that already"
             )
         if self.max_bytes is not None and self._used() + array.nbytes + HEADER_BYTES > self.max_bytes:
             return
@@ -150,8 +152,8 @@ class PrefixCache:
         key = self.key(pixel_values)
         states = self.load(key)
         if states is None:
-            device = next(self.prefix.encoder.parameters()).device
-            states = self.prefix.states(pixel_values[None].to(device))[0].cpu()
+            device = next(self.frozen.encoder.parameters()).device
+            states = self.frozen.states(pixel_values[None].to(device))[0].cpu()
             self.store(key, states)
             states = states.to(getattr(torch, self.dtype)).float()  # the same values whether read back or not
         return states

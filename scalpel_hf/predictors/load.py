@@ -36,10 +36,12 @@ def holds_teacher(folder: Path) -> bool:
     )
 
 
-def load_trained(folder: Path, base_model: str | None = None, cache_dir: Path | None = None) -> Teacher | Student:
+def load_trained(
+    folder: Path, base_model: str | None = None, feature_cache_dir: Path | None = None
+) -> Teacher | Student:
     """The teacher or the student in a folder, on the [`default_device`]."""
     if holds_teacher(folder):
-        return on_default_device(Teacher.from_pretrained(folder, base_model, cache_dir=cache_dir))
+        return on_default_device(Teacher.from_pretrained(folder, base_model, feature_cache_dir=feature_cache_dir))
     return on_default_device(Student.from_pretrained(folder))
 
 

@@ -19,7 +19,7 @@ from scalpel_hf.adapter.layer import asks_sam, link_frames, outputs_without_sam,
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, read_frame
 from scalpel_hf.utils.files import as_umask_says, read_json, write_json
 
-from .feature_cache import FrozenPrefix, PrefixCache
+from .feature_cache import FeatureCache, FrozenFeatures
 from .prediction import Prediction
 from .pretrained import ADAPTER_CONFIG, load_adapter, load_adapter_config, load_image_processor
 from .sam import load_sam
@@ -41,10 +41,10 @@ class Teacher:
     Args:
         model: a `PeftModel` around a `SamModel` or `MobileSamModel`.
         processor: with `sam_size` equal to the model's input size.
-        cache_dir: where the frozen prefix's activations are kept; `None` computes them each time.
+        feature_cache_dir: where the encoder's frozen features are kept; `None` computes them each time.
         flips: average the predictions for the frame and its three mirror images.
-        cache_dtype: precision of what is kept there, `float16` or `float32`.
-        cache_bytes: most that the cache may hold; 0 only reads what is there, `None` is no bound.
+        feature_cache_dtype: precision of what is kept there, `float16` or `float32`.
+        feature_cache_bytes: most that the cache may hold; 0 only reads what is there, `None` is no bound.
         scales: average the predictions for the frame resampled by these factors. They share one pass through the
             encoder, which sees the frame at its input size whatever its own; operators and masks work on the resampled
             frame.
@@ -55,10 +55,10 @@ class Teacher:
         self,
         model: PeftModel,
         processor: InfraredImageProcessor,
-        cache_dir: str | Path | None = None,
+        feature_cache_dir: str | Path | None = None,
         flips: bool = False,
-        cache_dtype: str = "float16",
-        cache_bytes: int | None = None,
+        feature_cache_dtype: str = "float16",
+        feature_cache_bytes: int | None = None,
         scales: Sequence[float] = (1.0,),
         tile_size: int | None = None,
     ):
@@ -69,8 +69,10 @@ class Teacher:
             raise ValueError(f"`scales` must be positive factors, got {tuple(scales)}")
         self.model, self.processor, self.flips = model.eval(), processor, flips
         self.scales, self.tile_size = tuple(float(s) for s in scales), tile_size or size
-        self.prefix = FrozenPrefix(model)
-        self.cache = PrefixCache(self.prefix, cache_dir, cache_dtype, cache_bytes) if cache_dir else None
+        self.frozen = FrozenFeatures(model)
+        self.cache: FeatureCache | None = None
+        if feature_cache_dir:
+            self.cache = FeatureCache(self.frozen, feature_cache_dir, feature_cache_dtype, feature_cache_bytes)
 
     @classmethod
     def from_pretrained(
@@ -87,7 +89,7 @@ class Teacher:
         Args:
             name_or_path: a folder or a repository, or a list of such.
             base: where the base model is, if not at the adapter's `base_model_name_or_path`.
-            kwargs: `cache_dir`, `flips`, `scales` and so on, see the class.
+            kwargs: `feature_cache_dir`, `flips`, `scales` and so on, see the class.
         """
         from .committee import Committee, other_members  # which is made of teachers
 
@@ -204,11 +206,11 @@ class Teacher:
     def _embeddings(self, inputs: BatchFeature) -> Tensor:
         """The image embeddings of the processor's output."""
         if self.cache is None:
-            states = self.prefix.states(inputs["pixel_values"].to(self.device))
+            states = self.frozen.states(inputs["pixel_values"].to(self.device))
         else:
             states = torch.stack([self.cache.get(image) for image in inputs["pixel_values"]]).to(self.device)
         frames, boxes = (inputs[key].to(self.device) for key in ("frames", "frame_boxes"))
-        return self.prefix.embeddings(states, frames, boxes)
+        return self.frozen.embeddings(states, frames, boxes)
 
     def _decode(self, inputs: BatchFeature, embeddings: Tensor | None, scale: float) -> Tensor:
         """Probabilities `(B, H, W)` at the frames' size, decided on the frames resampled by `scale`."""
@@ -218,7 +220,7 @@ class Teacher:
         if embeddings is None:
             logits = outputs_without_sam(self.model, scaled)["logits"]  # (B, 1, h, w)
         else:
-            link_frames(embeddings, scaled, boxes, self.prefix.input_size)
+            link_frames(embeddings, scaled, boxes, self.frozen.input_size)
             logits = prompt_free_logits(self.model, embeddings)
         probability = torch.sigmoid(logits.float())
         return (probability if scale == 1 else _resize(probability, size))[:, 0]
@@ -235,7 +237,7 @@ class Teacher:
         prompts = torch.cat([prompts[:, :2], prompts[:, :2] + prompts[:, 2:]], 1)
         scale = frame_box[2:] / frame_box.new_tensor(frame.shape[::-1])
         # The masks themselves are not looked at: on a frame of one pixel they cost nothing.
-        link_frames(embedding, embedding.new_zeros(1, 1, 1, 1), frame_box[None], self.prefix.input_size)
+        link_frames(embedding, embedding.new_zeros(1, 1, 1, 1), frame_box[None], self.frozen.input_size)
         found = [
             self.model(image_embeddings=embedding, input_boxes=part[None], multimask_output=False).iou_scores[0, :, 0]
             for part in (prompts * scale.repeat(2)).split(PROMPTS)
@@ -248,7 +250,7 @@ class Teacher:
         adapters = {name: c.to_dict() for name, c in getattr(self.model, "peft_config", {}).items()}
         settings = {
             "processor": self.processor.to_dict(),
-            "encoder": self.prefix.config,
+            "encoder": self.frozen.config,
             "adapters": {n: {k: _plain(v) for k, v in c.items() if k not in INCIDENTAL} for n, c in adapters.items()},
             "views": [self.flips, self.scales, self.tile_size],
             "cache": self.cache and self.cache.dtype,

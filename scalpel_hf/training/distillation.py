@@ -16,7 +16,7 @@ from scalpel_hf.data.transforms import Sample, dihedral, paste_targets, photomet
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, normalize_frame, to_sam_input
 from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
 from scalpel_hf.modeling.moe import load_balance_loss
-from scalpel_hf.predictors.feature_cache import FrozenPrefix, PrefixCache
+from scalpel_hf.predictors.feature_cache import FeatureCache, FrozenFeatures
 from scalpel_hf.training.sampling import shuffled
 
 SYMMETRIES = 8  # of the square
@@ -24,7 +24,7 @@ SYMMETRIES = 8  # of the square
 
 class TeacherSamples(Dataset):
     """
-    Fresh crops of labelled frames, with what the frozen prefix of SAM's encoder makes of the whole frame.
+    Fresh crops of labelled frames, with what the frozen features of SAM's encoder makes of the whole frame.
 
     A frame is shown in its eight symmetries, each of which has an entry in the cache; place, zoom, pasted targets,
     noise and response curve are drawn anew for every crop, and the crop's place in SAM's input goes with it. Fixed
@@ -33,7 +33,7 @@ class TeacherSamples(Dataset):
 
     Args:
         samples: the labelled frames, in sensor units.
-        cache: of the frozen prefix; `None` where the model looks at nothing of SAM's.
+        cache: of the frozen features; `None` where the model looks at nothing of SAM's.
         crop_size: side of the crops in pixels.
         background: unlabelled frames, see [`background_samples`].
     """
@@ -42,7 +42,7 @@ class TeacherSamples(Dataset):
         self,
         samples: list[Sample],
         processor: InfraredImageProcessor,
-        cache: PrefixCache | None,
+        cache: FeatureCache | None,
         crop_size: int,
         seed: int,
         background: Sequence[Sample] = (),
@@ -59,19 +59,19 @@ class TeacherSamples(Dataset):
         views = [(i, turn) for i in range(len(self.samples)) for turn in range(SYMMETRIES)]
         views += [(len(self.samples) + i, 0) for i in range(len(self.background))]
         frames = [*self.samples, *self.background]
-        for index, turn in tqdm(views, desc="frozen prefix", disable=not progress, unit="view"):
+        for index, turn in tqdm(views, desc="frozen features", disable=not progress, unit="view"):
             self._states(dihedral(frames[index], turn).frame, index, turn)
 
     def _states(self, frame: np.ndarray, index: int, turn: int) -> tuple[Tensor, Tensor]:
-        """The prefix's activations of a turned frame, and the region (4,) that it covers of SAM's input."""
+        """The frozen features of a turned frame, and the region (4,) that it covers of SAM's input."""
         assert self.cache is not None
         if (index, turn) not in self._entries:
-            pixel_values, region = to_sam_input(torch.from_numpy(frame), self.cache.prefix.input_size)
+            pixel_values, region = to_sam_input(torch.from_numpy(frame), self.cache.frozen.input_size)
             self._entries[index, turn] = self.cache.key(pixel_values), region
         key, region = self._entries[index, turn]
         states = self.cache.load(key)
         if states is None:  # not there yet, or lost or damaged since
-            states = self.cache.get(to_sam_input(torch.from_numpy(frame), self.cache.prefix.input_size)[0])
+            states = self.cache.get(to_sam_input(torch.from_numpy(frame), self.cache.frozen.input_size)[0])
         return states, region
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ def normalized_sample(sample: Sample, processor: InfraredImageProcessor) -> Samp
 
 
 def distillation_loss(
-    prefix: FrozenPrefix, supervised: float, prior: float, balance: float, logit_shift: float = 0.0
+    frozen: FrozenFeatures, supervised: float, prior: float, balance: float, logit_shift: float = 0.0
 ) -> Callable[[nn.Module, dict[str, Tensor], int], tuple[Tensor, dict[str, float]]]:
     """
     The teacher's loss as a function of (model, batch, step).
@@ -129,7 +129,7 @@ def distillation_loss(
     """
 
     def loss_function(model: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
-        outputs = prompt_free_outputs(model, prefix, batch)
+        outputs = prompt_free_outputs(model, frozen, batch)
         logits = outputs["logits"] + logit_shift  # (B, 1, H, W)
         target, weight = batch["labels"][:, None], batch["weights"][:, None]
         loss_supervised = weighted_bce(logits, target, weight) * 10 + soft_iou_loss(logits, target, weight)
@@ -163,11 +163,11 @@ def freeze_operators(model: nn.Module) -> None:
         level.pyramid.requires_grad_(False)
 
 
-def prompt_free_outputs(model: nn.Module, prefix: FrozenPrefix, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def prompt_free_outputs(model: nn.Module, frozen: FrozenFeatures, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """`logits` `(B, 1, H, W)` on the frames' grid and, where there are operators, what [`MaskLevel`] gives besides."""
     if not asks_sam(model):
         return outputs_without_sam(model, batch["frames"])
-    embeddings = prefix.embeddings(batch["states"], batch["frames"], batch["frame_boxes"])
+    embeddings = frozen.embeddings(batch["states"], batch["frames"], batch["frame_boxes"])
     with record_router() as records:
         logits = prompt_free_logits(model, embeddings)
     return {**(records[0] if records else {}), "logits": logits}

@@ -54,7 +54,7 @@ FREE_ARGUMENTS = (
     "push_to_hub",
     "base_model_id",
     "eval_split",
-    "cache_dir",
+    "feature_cache_dir",
     "guard",
 )
 

@@ -1,10 +1,10 @@
-"""Time a teacher's training step with the frozen prefix read from its cache and computed anew, as a Markdown table.
+"""Time a teacher's training step with the frozen features read from its cache and computed anew, as a Markdown table.
 
     OMP_NUM_THREADS=1 python scripts/benchmarks/benchmark_cache.py --mobile-sam models/mobile-sam
     OMP_NUM_THREADS=1 python scripts/benchmarks/benchmark_cache.py --mobile-sam models/mobile-sam --batch-size 1 \\
         --repeats 3
 
-A step is what recipes/distill.py does: activations at the end of the prefix, the encoder's last two blocks, the mask
+A step is what recipes/distill.py does: the frozen features, the encoder's last two blocks, the mask
 decoder and the adapter on 256-pixel crops, the loss, the way back, AdamW. Frames are noise: no time here depends on
 what is in them. All cases take turns, so that what else the machine does falls on all of them alike; CPU time, which
 other work doesn't lengthen, is given beside the time that passed.
@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import SamConfig, SamModel
 from transformers.models.sam.configuration_sam import SamPromptEncoderConfig, SamVisionConfig
 
-from scalpel_hf import FrozenPrefix, PrefixCache, ScalpelMoeConfig
+from scalpel_hf import FeatureCache, FrozenFeatures, ScalpelMoeConfig
 from scalpel_hf.cli.numbers import BATCH_SIZE, COUNT
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.predictors.sam import load_sam
@@ -48,9 +48,9 @@ class Case:
 
     def __init__(self, base: SamModel, batch_size: int, folder: Path):
         self.model = get_peft_model(base, ScalpelMoeConfig()).eval().to(memory_format=torch.channels_last)
-        self.prefix = FrozenPrefix(self.model)
-        self.cache = PrefixCache(self.prefix, folder)
-        size = self.prefix.input_size
+        self.frozen = FrozenFeatures(self.model)
+        self.cache = FeatureCache(self.frozen, folder)
+        size = self.frozen.input_size
         self.pixel_values = torch.randn(batch_size, 3, size, size)
         self.batch = {
             "frames": torch.randn(batch_size, 1, CROP, CROP),
@@ -58,14 +58,14 @@ class Case:
             "labels": (torch.rand(batch_size, CROP, CROP) > 0.999).float(),
             "weights": torch.ones(batch_size, CROP, CROP),
         }
-        self.loss = distillation_loss(self.prefix, 1.0, 0.3, 0.01)
+        self.loss = distillation_loss(self.frozen, 1.0, 0.3, 0.01)
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], 1e-4)
         for image in self.pixel_values:
             self.cache.get(image)
         self.keys = [self.cache.key(image) for image in self.pixel_values]  # a data set knows them
 
     def computed(self) -> Tensor:
-        return self.prefix.states(self.pixel_values)
+        return self.frozen.states(self.pixel_values)
 
     def cached(self) -> Tensor:
         return torch.stack([state for key in self.keys if (state := self.cache.load(key)) is not None])
@@ -113,13 +113,13 @@ def main() -> None:
         print(f"{args.batch_size} crops of {CROP} pixels a step, {args.repeats} steps, {threads} thread(s),")
         print(f"torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}); seconds: median (10 %-90 %).\n")
         columns = ("computed", "cached", "computed, CPU", "cached, CPU", "times faster, CPU")
-        print(f"| base, input | frozen prefix | an entry, float16 | {' | '.join(columns)} |")
+        print(f"| base, input | frozen features | an entry, float16 | {' | '.join(columns)} |")
         print("|---|---|---|" + "---|" * len(columns))
         for name, case in cases.items():
             computed, cached = np.array(times[name, "computed"]).T, np.array(times[name, "cached"]).T  # (2, repeats)
             cells = [summary(seconds) for seconds in (computed[0], cached[0], computed[1], cached[1])]
             cells.append(f"{np.median(computed[1]) / np.median(cached[1]):.1f}")
-            prefix = f"{case.prefix.names[0]} to {case.prefix.names[-1]}"
+            prefix = f"{case.frozen.names[0]} to {case.frozen.names[-1]}"
             print(f"| {name} | {prefix} | {case.entry_bytes() / 1e6:.2f} MB | {' | '.join(cells)} |")
 
 

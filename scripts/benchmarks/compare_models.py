@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
         "--models", nargs="+", type=Path, required=True, help="folders of the seeds of two or more models"
     )
     parser.add_argument("--base-model", help="the teachers' base, if it isn't where their adapters say")
-    parser.add_argument("--cache-dir", type=Path, help="where the teachers' frozen prefix is kept")
+    parser.add_argument("--feature-cache-dir", type=Path, help="where the teachers' frozen features are kept")
     parser.add_argument("--trained-on", help="data set whose labelled frames are left out, where models don't say it")
     parser.add_argument(
         "--threshold", type=PROBABILITY, default=0.5, help="probability of a target (default: %(default)s)"
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = frames_to_compare(args.dataset, args.split, args.models, args.trained_on)
 
     def count(folders: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-        models = (load_trained(folder, args.base_model, args.cache_dir) for folder in folders)  # one at a time
+        models = (load_trained(folder, args.base_model, args.feature_cache_dir) for folder in folders)  # one at a time
         seeds = [count_frames(model.probabilities, rows, args.threshold) for model in models]
         return np.stack([counts for counts, _ in seeds]), np.stack([targets for _, targets in seeds])
 

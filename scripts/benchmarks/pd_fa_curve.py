@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--split", default="test", help="split to measure on (default: %(default)s)")
     parser.add_argument("--models", nargs="+", type=Path, required=True, help="folders of teachers or students")
     parser.add_argument("--base-model", help="the teachers' base, if it isn't where their adapters say")
-    parser.add_argument("--cache-dir", type=Path, help="where the teachers' frozen prefix is kept")
+    parser.add_argument("--feature-cache-dir", type=Path, help="where the teachers' frozen features are kept")
     parser.add_argument("--trained-on", help="data set whose labelled frames are left out, where models don't say it")
     parser.add_argument(
         "--fa",
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = frames_to_compare(args.dataset, args.split, args.models, args.trained_on)
     curves = {}
     for name, folders in tqdm(models_of.items(), desc="models"):
-        models = (load_trained(folder, args.base_model, args.cache_dir) for folder in folders)  # one at a time
+        models = (load_trained(folder, args.base_model, args.feature_cache_dir) for folder in folders)  # one at a time
         curves[name] = [evaluate_curve(model.probabilities, rows, THRESHOLDS) for model in models]
     print("| Pd in % at Fa, 1e-6, of at most | seeds | " + " | ".join(f"{fa:g}" for fa in args.fa) + " |")
     print("|---|---|" + "---|" * len(args.fa))

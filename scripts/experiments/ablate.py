@@ -5,7 +5,7 @@
 
 A cell, one variant at one seed, is a run of recipes/distill.py in RUNS/<variant>-<seed>, measured on the test split.
 Run again after a kill to go on: finished cells are kept, a broken-off one is resumed. All cells share one cache of the
-frozen prefix. The table is written anew after every cell.
+frozen features. The table is written anew after every cell.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def read_config(path: Path) -> dict[str, Any]:
         if not isinstance(fields, dict):
             raise ValueError(f"{path}: {name!r} must hold `field: value` lines, and holds {fields!r}")
     for name, variant in variants.items():
-        if taken := {"seed", "output_dir", "cache_dir", "eval_split"} & (set(variant) | set(config["common"])):
+        if taken := {"seed", "output_dir", "feature_cache_dir", "eval_split"} & (set(variant) | set(config["common"])):
             raise ValueError(f"{path}: {', '.join(sorted(taken))} of {name!r} is set by this program")
     return config
 
@@ -64,7 +64,7 @@ def settings(config: dict[str, Any], variant: str, seed: int, runs: Path) -> dic
         **config["variants"][variant],
         "seed": seed,
         "output_dir": str(runs / f"{variant}-{seed}"),
-        "cache_dir": str(runs / "prefix"),
+        "feature_cache_dir": str(runs / "features"),
         "eval_split": "",
     }
 
@@ -124,8 +124,8 @@ def measure(values: dict[str, Any], folder: Path, split: str) -> dict[str, Any]:
     teacher = Teacher.from_pretrained(
         folder,
         values["base_model"],
-        cache_dir=values["cache_dir"],
-        cache_dtype=values.get("cache_dtype", "float16"),
+        feature_cache_dir=values["feature_cache_dir"],
+        feature_cache_dtype=values.get("feature_cache_dtype", "float16"),
     )
     figures = evaluate_probabilities(on_default_device(teacher).probabilities, rows)
     run = read_json(folder / "metrics.json")

@@ -7,7 +7,7 @@ Plans: `random` (`LabelBudget.draw`, as `scalpel-hf prepare` does it), `coverage
 a teacher) and `uncertainty` (the same, at each budget with the teacher of the one before; at the first there is none,
 so its run is that of `coverage`). Every plan, budget and seed is a run of recipes/distill.py with the same
 configuration; flags that this program doesn't know go to the recipe, such as `--max_steps 1200`. Run again after a kill
-to go on: finished runs are kept, the broken one goes on from its last checkpoint. All runs share OUT/prefix, the
+to go on: finished runs are kept, the broken one goes on from its last checkpoint. All runs share OUT/features, the
 encoder's activations, so that test frames and whole training frames pass the frozen encoder once. Writes
 OUT/results.json and OUT/results.md. The test split chooses nothing.
 """
@@ -62,10 +62,10 @@ def draw_budget(
     features: dict[str, np.ndarray],
     before: Path | None,
     base_model: str,
-    prefix: Path,
+    feature_cache_dir: Path,
 ) -> LabelBudget:
-    """The frames that a plan labels: `count` of them. `before`: the run with the next smaller budget, if any; `prefix`:
-    where the frozen prefix is kept."""
+    """The frames that a plan labels: `count` of them. `before`: the run with the next smaller budget, if any;
+    `feature_cache_dir`: where the frozen features are kept."""
     if plan == "random":
         return LabelBudget.draw(frames["name"][:], count / len(frames), seed)
     known = set(LabelBudget.load(before / "label_budget.json").names) if before is not None else set()
@@ -73,14 +73,14 @@ def draw_budget(
     rows = candidates(frames.select_columns(["name", "image"]).add_column("label_source", sources), seed)
     unsure = None
     if plan == "uncertainty" and before is not None:
-        teacher = on_default_device(Teacher.from_pretrained(before / "teacher", base_model, cache_dir=prefix))
-        unsure = teacher_uncertainty(rows, teacher)
+        teacher = Teacher.from_pretrained(before / "teacher", base_model, feature_cache_dir=feature_cache_dir)
+        unsure = teacher_uncertainty(rows, on_default_device(teacher))
     described = np.stack([features[name] for name in rows["name"]])
     return plan_labels(rows, described, count, unsure, seed, len(frames)).budget
 
 
 def train(
-    run: Path, splits: datasets.DatasetDict, budget: LabelBudget, seed: int, flags: list[str], prefix: Path
+    run: Path, splits: datasets.DatasetDict, budget: LabelBudget, seed: int, flags: list[str], feature_cache_dir: Path
 ) -> None:
     """One run of the recipe in `run`; its data are removed in the end."""
     data, teacher = run / "data", run / "teacher"
@@ -91,7 +91,7 @@ def train(
             hidden.save_to_disk(str(part))
     command = [sys.executable, str(ROOT / "recipes" / "distill.py"), *flags]
     command += ["--dataset", str(data), "--output_dir", str(teacher), "--seed", str(seed), "--eval_split", "test"]
-    command += ["--cache_dir", str(prefix)]
+    command += ["--feature_cache_dir", str(feature_cache_dir)]
     if subprocess.run(command, check=False).returncode:
         raise ValueError(f"the training in {run} failed: run this again to go on from there")
     remove_folder(data)
@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         write_json(args.out / "settings.json", settings)
     features = frame_features(frames, args.base_model, args.image_size, args.out / "features.npz")
-    prefix = args.out / "prefix"
+    feature_cache_dir = args.out / "features"
 
     counts = sorted({max(1, round(share * len(frames))) for share in args.budgets})
     results = []
@@ -146,12 +146,14 @@ def main(argv: list[str] | None = None) -> None:
                 planned_alike = plan == "uncertainty" and before is None
                 run = args.out / ("coverage" if planned_alike else plan) / f"labels{count}-seed{seed}"
                 if not (run / "label_budget.json").exists():
-                    budget = draw_budget(plan, count, seed, frames, features, before, args.base_model, prefix)
+                    budget = draw_budget(
+                        plan, count, seed, frames, features, before, args.base_model, feature_cache_dir
+                    )
                     run.mkdir(parents=True, exist_ok=True)
                     budget.save(run / "label_budget.json")
                 if not (run / "teacher" / "metrics.json").exists():
                     print(f"== {run.parent.name}, {count} labels, seed {seed}", flush=True)
-                    train(run, splits, LabelBudget.load(run / "label_budget.json"), seed, flags, prefix)
+                    train(run, splits, LabelBudget.load(run / "label_budget.json"), seed, flags, feature_cache_dir)
                 figures = read_json(run / "teacher" / "metrics.json")["metrics"]["test"]
                 results.append({"plan": plan, "labels": count, "seed": seed, "test": figures})
                 ordered = sorted(results, key=lambda r: (r["labels"], PLANS.index(r["plan"]), r["seed"]))

@@ -168,13 +168,13 @@ def test_a_run_that_goes_on_asks_about_no_labelled_frame_again(
 
 
 def test_a_cache_that_may_grow_serves_the_next_teacher(work: SimpleNamespace, tmp_path: Path) -> None:
-    argv = [*work.argv, *work.data, "--flips", "--cache-dir", str(tmp_path / "cache")]
+    argv = [*work.argv, *work.data, "--flips", "--feature-cache-dir", str(tmp_path / "cache")]
     argv += ["--threshold", "0.5"]  # the mean of four times the views has no such extremes
     label.main([*argv, "--out", str(tmp_path / "read")])
     assert not list((tmp_path / "cache").iterdir())
-    label.main([*argv, "--out", str(tmp_path / "kept"), "--cache-gb", "1"])
+    label.main([*argv, "--out", str(tmp_path / "kept"), "--feature-cache-gb", "1"])
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
-    label.main([*argv, "--out", str(tmp_path / "again"), "--cache-gb", "1"])
+    label.main([*argv, "--out", str(tmp_path / "again"), "--feature-cache-gb", "1"])
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == kept
     assert len(kept) >= 4 * 6  # six frames in one piece and a hidden or labelled large one in tiles, four views of each
     assert tree(tmp_path / "read") == tree(tmp_path / "kept") == tree(tmp_path / "again")

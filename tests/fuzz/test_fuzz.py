@@ -149,7 +149,7 @@ FLAGS = {
             "--min-score",
             "--max-area",
             "--shard",
-            "--cache-gb",
+            "--feature-cache-gb",
         ],
     ),
     "export_onnx": (export.main, ["m", "--out", "out"], ["--threshold", "--float-convs", "--calibration-frames"]),
@@ -175,9 +175,9 @@ def test_flags(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
 
 
 SENSIBLE = {
-    *((flag, "0") for flag in ("--cache-gb", "--float-convs", "--min-score")),
-    *((flag, "1.5") for flag in ("--cache-gb", "--scales")),
-    *((flag, "010") for flag in ("--cache-gb", "--synthetic", "--batch-size", "--max-area", "--budget")),
+    *((flag, "0") for flag in ("--feature-cache-gb", "--float-convs", "--min-score")),
+    *((flag, "1.5") for flag in ("--feature-cache-gb", "--scales")),
+    *((flag, "010") for flag in ("--feature-cache-gb", "--synthetic", "--batch-size", "--max-area", "--budget")),
     *((flag, "010") for flag in ("--float-convs", "--calibration-frames")),
 }
 

@@ -48,7 +48,12 @@ def finish(folder: Path, metrics: dict, **arguments: str) -> None:
     """Leave in the folder what a run leaves there, wanted and not."""
     outcome = {"steps": 7, "samples": 28, "seconds": 3.0, "last": {"loss": 0.5}, "best": None}
     write_metrics(Arguments(output_dir=str(folder), seed=3, **arguments), outcome, {"test": metrics})
-    for name in ("checkpoint-7/training.pt", "checkpoint-7/weights.safetensors", "prefix/a.safetensors", "logs/events"):
+    for name in (
+        "checkpoint-7/training.pt",
+        "checkpoint-7/weights.safetensors",
+        "features/a.safetensors",
+        "logs/events",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"not to be pushed")
     (folder / "best.safetensors").write_bytes(b"not to be pushed")

@@ -31,7 +31,7 @@ def make(model: torch.nn.Module, **kwargs: object) -> Teacher:
 def encoder_calls(teacher: Teacher) -> list[int]:
     """Grows by the number of frames at each pass through the encoder."""
     calls: list[int] = []
-    teacher.prefix.encoder.patch_embed.register_forward_hook(lambda m, args, out: calls.append(len(args[0])))
+    teacher.frozen.encoder.patch_embed.register_forward_hook(lambda m, args, out: calls.append(len(args[0])))
     return calls
 
 
@@ -134,10 +134,10 @@ def test_predicted_iou_is_that_of_the_prompted_model(base: type) -> None:
 
 
 def test_a_cache_that_may_not_grow_is_read(model: torch.nn.Module, tmp_path: Path) -> None:
-    filled = make(model, cache_dir=tmp_path)
+    filled = make(model, feature_cache_dir=tmp_path)
     filled.probabilities(FRAME)
     entries = sorted(tmp_path.iterdir())
-    reader = make(model, cache_dir=tmp_path, cache_bytes=0)
+    reader = make(model, feature_cache_dir=tmp_path, feature_cache_bytes=0)
     calls = encoder_calls(reader)
     np.testing.assert_array_equal(reader.probabilities(FRAME), filled.probabilities(FRAME))
     assert calls == []

@@ -290,12 +290,12 @@ def test_the_comparison_goes_on_where_it_was(
     program = runpy.run_path(str(SCRIPTS / "experiments" / "compare_plans.py"))
     main, trained = program["main"], []
 
-    def train(run: Path, splits: Any, budget: LabelBudget, seed: int, flags: list[str], prefix: Path) -> None:
+    def train(run: Path, splits: Any, budget: LabelBudget, seed: int, flags: list[str], feature_cache_dir: Path):
         if len(trained) == 3:
             trained.append("killed")
             raise KeyboardInterrupt
         trained.append((run.parent.name, len(budget.names), seed))
-        assert flags[-2:] == ["--max_steps", "2"] and prefix == tmp_path / "out" / "prefix"
+        assert flags[-2:] == ["--max_steps", "2"] and feature_cache_dir == tmp_path / "out" / "features"
         figures = {"iou": len(budget.names) / 10 + seed / 100, "niou": 0.5, "pd": 1.0, "fa": 12.0}
         (run / "teacher").mkdir()
         (run / "teacher" / "metrics.json").write_text(json.dumps({"metrics": {"test": figures}}))
@@ -305,8 +305,8 @@ def test_the_comparison_goes_on_where_it_was(
     main.__globals__["teacher_uncertainty"] = lambda rows, teacher: asked.append(teacher) or np.ones(len(rows))
     caches = []
 
-    def load_teacher(*args: Any, cache_dir: Path) -> Any:
-        caches.append(cache_dir)
+    def load_teacher(*args: Any, feature_cache_dir: Path) -> Any:
+        caches.append(feature_cache_dir)
         return type("T", (), {"model": sam})
 
     main.__globals__["Teacher"] = type("Stub", (), {"from_pretrained": load_teacher})
@@ -321,7 +321,7 @@ def test_the_comparison_goes_on_where_it_was(
     assert runs[:3] == first and len(runs) == len(set(runs)) == 10
     plans = {(p, n, s) for p in ("random", "coverage", "uncertainty") for n in (1, 4) for s in (0, 1)}
     assert set(runs) == plans - {("uncertainty", 1, 0), ("uncertainty", 1, 1)}  # without a teacher that is coverage
-    assert len(asked) == 2 and set(caches) == {tmp_path / "out" / "prefix"}  # at the second budget of each seed
+    assert len(asked) == 2 and set(caches) == {tmp_path / "out" / "features"}  # at the second budget of each seed
     budgets = {path.parent: LabelBudget.load(path).names for path in (tmp_path / "out").rglob("label_budget.json")}
     for folder, names in budgets.items():
         if "labels1-" in folder.name:

@@ -29,7 +29,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     datasets.DatasetDict(splits).save_to_disk(str(root / "data"))
     small_mobile_sam().save_pretrained(str(root / "base"))
     common = {"dataset": str(root / "data"), "base_model": str(root / "base"), "image_size": 64}
-    common |= {"max_steps": 2, "batch_size": 2, "crop_size": 32, "cache_dtype": "float32"}
+    common |= {"max_steps": 2, "batch_size": 2, "crop_size": 32, "feature_cache_dtype": "float32"}
     variants = {"full": {}, "no-mask-level": {"levels": ["token"]}, "lora": {"adapter": "lora"}}
     path = root / "ablation.yaml"
     path.write_text(yaml.safe_dump({"common": common, "seeds": [0, 1], "variants": variants}))
@@ -56,7 +56,7 @@ def done(config: Path) -> Path:
 
 
 def test_cells_are_measured_and_kept(config: Path, done: Path, monkeypatch) -> None:
-    assert sorted(f.name for f in done.iterdir()) == ["full-0", "full-1", "lora-0", "no-mask-level-0", "prefix"]
+    assert sorted(f.name for f in done.iterdir()) == ["features", "full-0", "full-1", "lora-0", "no-mask-level-0"]
     record = json.loads((done / "full-1" / "figures.json").read_text())
     assert record["settings"]["seed"] == 1 and 0 <= record["figures"]["iou"] <= 1
     assert list(yaml.safe_load((done / "full-1" / "cell.yaml").read_text())) == list(record["settings"])

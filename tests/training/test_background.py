@@ -123,7 +123,7 @@ def test_a_target_that_no_operator_sees_does_not_count(tenth: datasets.Dataset) 
 class Prefix:
     """In place of a cache of SAM's activations."""
 
-    prefix = SimpleNamespace(input_size=64)
+    frozen = SimpleNamespace(input_size=64)
 
     def key(self, pixel_values: torch.Tensor) -> str:
         return str(hash(pixel_values.numpy().tobytes()))

@@ -22,7 +22,7 @@ PROCESSOR = InfraredImageProcessor(normalization="range")
 class Inputs:
     """A cache that keeps SAM's input itself, in place of what an encoder makes of it."""
 
-    prefix = SimpleNamespace(input_size=64)
+    frozen = SimpleNamespace(input_size=64)
 
     def __init__(self) -> None:
         self.entries: dict[str, torch.Tensor] = {}

@@ -30,7 +30,7 @@ from scalpel_hf.hub.upload import push_run
 from scalpel_hf.modeling import ScalpelStudentForObjectDetection, ScalpelStudentForSemanticSegmentation
 from scalpel_hf.modeling.configuration_scalpel_student import FRONT_ENDS
 from scalpel_hf.modeling.normalization import NORMALIZATIONS
-from scalpel_hf.predictors.student import LABELS, Detector, new_student
+from scalpel_hf.predictors.student import LABELS, DetectionStudent, new_student
 from scalpel_hf.training.arguments import (
     Between,
     CropSize,
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # Train
     warmup_steps = round(args.pseudo_warmup_ratio * args.max_steps)
-    samples = DetectionSamples if isinstance(student, Detector) else StudentSamples
+    samples = DetectionSamples if isinstance(student, DetectionStudent) else StudentSamples
     weak_views = args.consistency_weight > 0
     dataset = samples(
         rows,
@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
         confidence_weights=args.confidence_weights,
         ignore_rejected=args.ignore_rejected,
     )
-    if isinstance(student, Detector):
+    if isinstance(student, DetectionStudent):
         weigh_pixels = isinstance(model, ScalpelStudentForObjectDetection)
         loss = detection_loss(args.pseudo_weight, warmup_steps, weigh_pixels)
         best_metric, collate = "ap50", DetectionSamples.collate

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .modeling.processing_scalpel_sam import ScalpelSamProcessor
     from .predictors.feature_cache import FeatureCache, FrozenFeatures
     from .predictors.sam import load_sam
-    from .predictors.student import Detector, Student, load_student
+    from .predictors.student import DetectionStudent, SegmentationStudent, load_student
     from .predictors.teacher import Teacher
     from .pseudo_labels import add_pseudo_labels, training_mask
 
@@ -54,15 +54,15 @@ _HOME = {
     "add_pseudo_labels": "pseudo_labels",
     "training_mask": "pseudo_labels",
     "load_sam": "predictors.sam",
-    "Detector": "predictors.student",
-    "Student": "predictors.student",
+    "DetectionStudent": "predictors.student",
+    "SegmentationStudent": "predictors.student",
     "load_student": "predictors.student",
     "Teacher": "predictors.teacher",
 }
 
 __all__ = [
     "DetectionMetrics",
-    "Detector",
+    "DetectionStudent",
     "FeatureCache",
     "FrozenFeatures",
     "IRSTDMetrics",
@@ -78,7 +78,7 @@ __all__ = [
     "ScalpelStudentDetectionConfig",
     "ScalpelStudentForObjectDetection",
     "ScalpelStudentForSemanticSegmentation",
-    "Student",
+    "SegmentationStudent",
     "SyntheticInfrared",
     "Teacher",
     "__version__",

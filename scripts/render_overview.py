@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from scalpel_hf import Student
+from scalpel_hf import SegmentationStudent
 from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split, read_target
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     if row["label_source"] != "pseudo":
         raise ValueError(f"{args.demo / 'pseudo'}: the teacher gave {row['name']!r} no label")
     frame = read_frame(row["image"]).astype(np.float32)
-    student = Student.from_pretrained(args.demo / "student-pseudo")
+    student = SegmentationStudent.from_pretrained(args.demo / "student-pseudo")
     found = student.probabilities(row["image"]) > 0.5
     pictures = {
         "1. a synthetic frame without a label": gray(frame),

@@ -12,12 +12,12 @@ from transformers import (
 )
 
 from scalpel_hf import (
-    Detector,
+    DetectionStudent,
     InfraredImageProcessor,
     ScalpelStudentConfig,
     ScalpelStudentForObjectDetection,
     ScalpelStudentForSemanticSegmentation,
-    Student,
+    SegmentationStudent,
 )
 from scalpel_hf.modeling.configuration_scalpel_student import ScalpelStudentDetectionConfig
 
@@ -81,7 +81,7 @@ SEGMENTERS = {"segformer": segformer}
 DETECTORS = {"yolos": yolos, "rt_detr_v2": rt_detr_v2, "d_fine": d_fine}
 
 
-def small_student(normalization: str = "zscore") -> Student:
+def small_student(normalization: str = "zscore") -> SegmentationStudent:
     """Its logits vary over the frame; a fresh student's hardly do."""
     torch.manual_seed(0)
     model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig(hidden_sizes=(8, 8), depths=(1, 0)))
@@ -91,10 +91,10 @@ def small_student(normalization: str = "zscore") -> Student:
             if isinstance(module, torch.nn.BatchNorm2d) and module.running_mean is not None:
                 module.running_mean.normal_(std=0.3)
                 module.bias.normal_(std=0.3)
-    return Student(model.eval(), InfraredImageProcessor(normalization=normalization))
+    return SegmentationStudent(model.eval(), InfraredImageProcessor(normalization=normalization))
 
 
-def small_detector(bias: float = -1.0) -> Detector:
+def small_detector(bias: float = -1.0) -> DetectionStudent:
     """Its maps vary over the frame; `bias` is that of the heat-map."""
     torch.manual_seed(0)
     config = ScalpelStudentDetectionConfig(hidden_sizes=(8, 8), depths=(1, 0), num_queries=20)
@@ -102,4 +102,4 @@ def small_detector(bias: float = -1.0) -> Detector:
     with torch.no_grad():
         model.head[1].weight.normal_(std=0.05)
         model.head[1].bias[:4] = bias
-    return Detector(model.eval(), InfraredImageProcessor())
+    return DetectionStudent(model.eval(), InfraredImageProcessor())

@@ -28,7 +28,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, Teacher, load_sam
 from scalpel_hf.modeling import ScalpelSamModel, ScalpelSamProcessor
 from scalpel_hf.pipelines import to_8_bits
-from scalpel_hf.predictors.student import Detector, new_student
+from scalpel_hf.predictors.student import DetectionStudent, new_student
 from tests.hub.server import HubServer
 from tests.small_models import SIZE, perturb, settle, small_mobile_sam
 
@@ -272,7 +272,7 @@ def test_stock_image_segmentation_gives_masks_of_the_frames_size(models: SimpleN
 
 
 def test_stock_object_detection_gives_the_detectors_boxes(models: SimpleNamespace, files: SimpleNamespace) -> None:
-    detector = Detector.from_pretrained(models.root / "detector")
+    detector = DetectionStudent.from_pretrained(models.root / "detector")
     pipe = pipeline("object-detection", model=str(models.root / "detector"), device="cpu")
     for index in (0, 3):
         scores, boxes = detector.detect(FRAMES[index], threshold=0.5)

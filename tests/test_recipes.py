@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
-from scalpel_hf import Student, SyntheticInfrared, Teacher, apply_label_budget
+from scalpel_hf import SegmentationStudent, SyntheticInfrared, Teacher, apply_label_budget
 from scalpel_hf.cli import evaluate as evaluate_model
 from scalpel_hf.cli import label as pseudo_label
 from scalpel_hf.evaluation.evaluator import evaluate_probabilities
@@ -79,7 +79,7 @@ def runs(work: SimpleNamespace) -> SimpleNamespace:
     root = work.root
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Teacher, "save_pretrained", recording(Teacher))
-        patch.setattr(Student, "save_pretrained", recording(Student))
+        patch.setattr(SegmentationStudent, "save_pretrained", recording(SegmentationStudent))
         data_before = snapshot(root / "data")
         distill.main(flags(**work.teacher, output_dir=root / "teacher"))
         AcceleratorState._reset_state(True)
@@ -164,9 +164,9 @@ def test_the_saved_student_answers_as_the_trained_one(runs: SimpleNamespace) -> 
     inputs = AutoImageProcessor.from_pretrained(str(runs.root / "student"))(runs.frame, return_tensors="pt")
     with torch.no_grad():
         prediction = model(pixel_values=inputs["pixel_values"]).logits.softmax(1)[0, 1].numpy()
-    np.testing.assert_allclose(prediction, runs.seen["Student"], rtol=0, atol=1e-5)
-    student = Student.from_pretrained(runs.root / "student")
-    np.testing.assert_allclose(student.probabilities(runs.frame), runs.seen["Student"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(prediction, runs.seen["SegmentationStudent"], rtol=0, atol=1e-5)
+    student = SegmentationStudent.from_pretrained(runs.root / "student")
+    np.testing.assert_allclose(student.probabilities(runs.frame), runs.seen["SegmentationStudent"], rtol=0, atol=1e-5)
     test = datasets.load_from_disk(str(runs.root / "data"))["test"]
     recorded = json.loads((runs.root / "student" / "metrics.json").read_text())["metrics"]["test"]
     assert evaluate_probabilities(student.probabilities, test)["iou"] == pytest.approx(recorded["iou"], abs=1e-3)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from scalpel_hf import InfraredImageProcessor, Student
+from scalpel_hf import InfraredImageProcessor, SegmentationStudent
 from scalpel_hf.predictors.student import new_student
 from tests.small_students import small_student
 
@@ -131,7 +131,7 @@ def test_an_unmodified_script_trains_and_finds(tmp_path: Path) -> None:
     np.testing.assert_array_equal(result["processed"], by_hand)
     np.testing.assert_array_equal(result["by_pipeline"], by_hand)
     frame = datasets.load_from_disk(str(tmp_path / "data"))["test"][0]["image"]
-    ours = Student.from_pretrained(tmp_path / "out").probabilities(frame)
+    ours = SegmentationStudent.from_pretrained(tmp_path / "out").probabilities(frame)
     np.testing.assert_array_equal(ours > 0.5, by_hand == 1)
 
 

@@ -13,7 +13,14 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from transformers import pipeline
 
-from scalpel_hf import Detector, Student, SyntheticInfrared, add_pseudo_labels, apply_label_budget, load_student
+from scalpel_hf import (
+    DetectionStudent,
+    SegmentationStudent,
+    SyntheticInfrared,
+    add_pseudo_labels,
+    apply_label_budget,
+    load_student,
+)
 from scalpel_hf.evaluation.evaluator import evaluate_detections, evaluate_student
 from tests.small_students import DETECTORS, SEGMENTERS
 from tests.test_recipes import flags, transfer
@@ -67,7 +74,7 @@ def assert_trained(folder: Path, work: SimpleNamespace, kind: type) -> dict:
 def test_the_detection_student(work: SimpleNamespace, tmp_path: Path, labels: str) -> None:
     pseudo = {"pseudo_labels": work.root / "pseudo"} if labels == "pseudo" else {}
     transfer.main(flags(**work.common, **pseudo, task="detection", output_dir=tmp_path))
-    record = assert_trained(tmp_path, work, Detector)
+    record = assert_trained(tmp_path, work, DetectionStudent)
     figures = record["metrics"]["test"]
     assert {"ap50", "ap50_95", "ap50_tiny", "precision", "recall", "f1", "threshold", "distance"} <= set(figures)
     assert figures["n_images"] == 2 and figures["n_targets"] >= 2
@@ -82,7 +89,7 @@ def test_front_end_strong_and_weak_views_together(work: SimpleNamespace, tmp_pat
     """From the flags to the saved student: its operators have learned, and it was asked to be consistent."""
     options = {"front_end": "learned", "pseudo_strength": 2.0, "consistency_weight": 1.0, "ema_decay": 0.0}
     transfer.main(flags(**work.common, **options, pseudo_labels=work.root / "pseudo", output_dir=tmp_path))
-    record = assert_trained(tmp_path, work, Student)
+    record = assert_trained(tmp_path, work, SegmentationStudent)
     assert record["training"]["last"]["consistency"] > 0
     front_end = load_student(tmp_path).model.front_end
     assert all(parameter.any() for parameter in front_end.parameters())
@@ -101,12 +108,12 @@ def test_any_model_of_transformers(work: SimpleNamespace, tmp_path: Path, name: 
     folder, out = tmp_path / "config", tmp_path / "out"
     config = {**SEGMENTERS, **DETECTORS}[name]()
     config.save_pretrained(folder)
-    kind, task = (Student, "segmentation") if name in SEGMENTERS else (Detector, "detection")
+    kind, task = (SegmentationStudent, "segmentation") if name in SEGMENTERS else (DetectionStudent, "detection")
     options = {"student": folder, "task": task, "pseudo_labels": work.root / "pseudo", "output_dir": out}
     transfer.main(flags(**work.common, **options))
     assert_trained(out, work, kind)
     frame = work.test[0]["image"]
-    if kind is Student:
+    if kind is SegmentationStudent:
         assert load_student(out).probabilities(frame).shape == (40, 56)
         segments = pipeline("image-segmentation", model=str(out), device="cpu")(frame)
         assert all(segment["mask"].size == (56, 40) for segment in segments)

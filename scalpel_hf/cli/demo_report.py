@@ -17,7 +17,7 @@ from scalpel_hf.data import load_split, objects_from_mask, read_target
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.evaluation import IRSTDMetrics
 from scalpel_hf.modeling.image_processing_infrared import read_frame
-from scalpel_hf.predictors.student import Student
+from scalpel_hf.predictors.student import SegmentationStudent
 from scalpel_hf.predictors.teacher import Teacher
 from scalpel_hf.utils.files import write_text
 from scalpel_hf.utils.visualization import EXPERT_COLORS, GREEN, RED, Color, gray, level, outline, strongest_expert
@@ -80,7 +80,7 @@ def write_report(out: Path, stages: list[tuple[str, str, float]]) -> Path:
     pseudo = load_split(out / "pseudo", "train")
     test = load_split(out / "data", "test")
     teacher = Teacher.from_pretrained(out / "teacher", out / "sam")
-    students = {name: Student.from_pretrained(out / folder) for folder, name in STUDENTS.items()}
+    students = {name: SegmentationStudent.from_pretrained(out / folder) for folder, name in STUDENTS.items()}
     summary = _read(out / "pseudo" / "summary.json")
     found, shares = _test_pictures(test.select(range(min(FRAMES, len(test)))), teacher, students)
     parts = [
@@ -102,7 +102,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _test_pictures(
-    rows: datasets.Dataset, teacher: Teacher, students: Mapping[str, Student]
+    rows: datasets.Dataset, teacher: Teacher, students: Mapping[str, SegmentationStudent]
 ) -> tuple[dict[str, Pictures], dict[str, tuple[float, float]]]:
     """Pictures of each frame, and each expert's mean weight on target pixels and elsewhere in all of them."""
     found: dict[str, Pictures] = {}

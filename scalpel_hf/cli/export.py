@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import file_exists
 
-from scalpel_hf import Detector, Student, SyntheticInfrared, Teacher, load_student
+from scalpel_hf import DetectionStudent, SegmentationStudent, SyntheticInfrared, Teacher, load_student
 from scalpel_hf.cli.numbers import COUNT, PROBABILITY, between
 from scalpel_hf.cli.program import verb_parser
 from scalpel_hf.data import load_split
@@ -100,7 +100,10 @@ def main(argv: list[str] | None = None) -> None:
             quantize_student(work, calibration, args.float_convs)
     exported = load_exported(out)
     print(f"{out}: opset {exported.config.opset}, within {worst:.1g} of torch on {len(frames)} frames")
-    models: dict[str, Student | Detector | OnnxStudent | OnnxDetector] = {"torch": model, "ONNX": exported}
+    models: dict[str, SegmentationStudent | DetectionStudent | OnnxStudent | OnnxDetector] = {
+        "torch": model,
+        "ONNX": exported,
+    }
     if args.int8:
         models["ONNX, INT8"] = load_exported(out, INT8_FILE)
     if args.evaluate:
@@ -108,11 +111,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def export_checked(
-    model: Student | Detector, folder: Path, frames: list[np.ndarray], args: argparse.Namespace
+    model: SegmentationStudent | DetectionStudent, folder: Path, frames: list[np.ndarray], args: argparse.Namespace
 ) -> float:
     """Export a student to a folder; the largest difference to torch on frames."""
     normalize = args.normalization == "inside"
-    if isinstance(model, Student):
+    if isinstance(model, SegmentationStudent):
         exported = export_student(model, folder, normalize, args.thresholding == "inside", args.threshold)
         return check_student(model, exported, frames)
     return check_detector(model, export_detector(model, folder, normalize, args.threshold), frames)
@@ -139,13 +142,13 @@ DETECTION = {"AP50 %": "ap50", "AP50-95 %": "ap50_95", "precision %": "precision
 
 
 def print_table(
-    models: dict[str, Student | Detector | OnnxStudent | OnnxDetector], rows: Any, threshold: float
+    models: dict[str, SegmentationStudent | DetectionStudent | OnnxStudent | OnnxDetector], rows: Any, threshold: float
 ) -> None:
-    columns = SEGMENTATION if isinstance(models["torch"], Student) else DETECTION
+    columns = SEGMENTATION if isinstance(models["torch"], SegmentationStudent) else DETECTION
     print("\n| | " + " | ".join(columns) + " |")
     print("|---" * (1 + len(columns)) + "|")
     for name, model in models.items():
-        if isinstance(model, Student | Detector):
+        if isinstance(model, SegmentationStudent | DetectionStudent):
             figures = evaluate_student(model, rows, threshold)
         else:
             figures = evaluate_exported(model, rows, threshold)

@@ -12,7 +12,7 @@ from scalpel_hf.data import objects_from_mask
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.masks import IGNORED, TARGET, read_mask, read_row_mask, read_target
 from scalpel_hf.evaluation import DetectionMetrics, IRSTDMetrics
-from scalpel_hf.predictors.student import Detector, Student
+from scalpel_hf.predictors.student import DetectionStudent, SegmentationStudent
 
 Predicted = TypeVar("Predicted")
 
@@ -48,10 +48,10 @@ def _where_judged(predicted: Any, mask: np.ndarray, name: str | None) -> Any:
 
 
 def evaluate_student(
-    student: Student | Detector, rows: Iterable[dict[str, Any]], threshold: float = 0.5
+    student: SegmentationStudent | DetectionStudent, rows: Iterable[dict[str, Any]], threshold: float = 0.5
 ) -> dict[str, Any]:
     """Figures of a student of either kind, see [`evaluate_probabilities`] and [`evaluate_detections`]."""
-    if isinstance(student, Detector):
+    if isinstance(student, DetectionStudent):
         return evaluate_detections(student.detect, rows, threshold)
     return evaluate_probabilities(student.probabilities, rows, threshold)
 

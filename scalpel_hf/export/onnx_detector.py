@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scalpel_hf.modeling.modeling_scalpel_student_detection import ScalpelStudentForObjectDetection
-from scalpel_hf.predictors.student import Detector
+from scalpel_hf.predictors.student import DetectionStudent
 from scalpel_hf.runtime.onnx_models import OnnxDetector
 from scalpel_hf.runtime.settings import CONFIG_FILE, MODEL_FILE, hashes
 
@@ -27,7 +27,7 @@ class DetectorGraph(nn.Module):
     `normalize`: whether `frames` are as they were read; otherwise they are normalised already.
     """
 
-    def __init__(self, detector: Detector, normalize: bool = True):
+    def __init__(self, detector: DetectionStudent, normalize: bool = True):
         super().__init__()
         self.model, self.processor, self.normalize = detector.model, detector.processor, normalize
         self.eval()
@@ -45,7 +45,7 @@ class DetectorGraph(nn.Module):
 
 
 def export_detector(
-    detector: Detector, folder: str | Path, normalize: bool = True, threshold: float = 0.5
+    detector: DetectionStudent, folder: str | Path, normalize: bool = True, threshold: float = 0.5
 ) -> OnnxDetector:
     """
     Write model.onnx and runtime.json of this project's own detection student to a folder.
@@ -66,7 +66,7 @@ def export_detector(
 
 
 @torch.no_grad()
-def check_detector(detector: Detector, exported: OnnxDetector, frames: Iterable[Any]) -> float:
+def check_detector(detector: DetectionStudent, exported: OnnxDetector, frames: Iterable[Any]) -> float:
     """
     Largest difference between the predictions of an exported detector and of torch over frames, scores and boxes, these
     as shares of the frame. Each box counts with the most similar one of the other prediction: of two with nearly the

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from scalpel_hf.modeling.modeling_scalpel_student import ScalpelStudentForSemanticSegmentation
 from scalpel_hf.modeling.normalization import RANGE
 from scalpel_hf.modeling.segmentation_maps import as_foreground
-from scalpel_hf.predictors.student import Detector, Student
+from scalpel_hf.predictors.student import DetectionStudent, SegmentationStudent
 from scalpel_hf.runtime.onnx_models import OnnxStudent
 from scalpel_hf.runtime.session import NORMALIZATION
 from scalpel_hf.runtime.settings import CONFIG_FILE, MODEL_FILE, RuntimeConfig, hashes
@@ -32,7 +32,7 @@ class StudentGraph(nn.Module):
         threshold: probability above which the mask is 1 (uint8); `None` gives logits.
     """
 
-    def __init__(self, student: Student, normalize: bool = True, threshold: float | None = 0.5):
+    def __init__(self, student: SegmentationStudent, normalize: bool = True, threshold: float | None = 0.5):
         super().__init__()
         self.model, self.processor = student.model, student.processor
         self.normalize, self.threshold = normalize, threshold
@@ -98,7 +98,11 @@ def _percentile(x: Tensor, percent: float) -> Tensor:
 
 
 def export_student(
-    student: Student, folder: str | Path, normalize: bool = True, apply_threshold: bool = True, threshold: float = 0.5
+    student: SegmentationStudent,
+    folder: str | Path,
+    normalize: bool = True,
+    apply_threshold: bool = True,
+    threshold: float = 0.5,
 ) -> OnnxStudent:
     """
     Write a student's model.onnx and runtime.json to a folder.
@@ -120,7 +124,11 @@ def export_student(
 
 
 def runtime_config(
-    student: Student | Detector, normalize: bool, threshold: float, threshold_inside: bool, task: str
+    student: SegmentationStudent | DetectionStudent,
+    normalize: bool,
+    threshold: float,
+    threshold_inside: bool,
+    task: str,
 ) -> RuntimeConfig:
     """What runtime.json says of a student; `ValueError` for a threshold that is no probability."""
     return RuntimeConfig(
@@ -176,7 +184,7 @@ def to_proto(graph: nn.Module, outputs: Sequence[str], normalizes: bool = False)
 
 
 @torch.no_grad()
-def check_student(student: Student, exported: OnnxStudent, frames: Iterable[Any]) -> float:
+def check_student(student: SegmentationStudent, exported: OnnxStudent, frames: Iterable[Any]) -> float:
     """
     Largest difference between an exported student and torch over frames: between the probabilities of both, each from
     the frame as it was read, and between the graph's own output (logits, where it gives those) and torch's.

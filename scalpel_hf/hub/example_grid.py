@@ -42,7 +42,7 @@ def finder(folder: str | Path, base: str | Path | None = None) -> Callable[[Any]
     """What marks the targets that the model in a folder finds: from a frame to a mask `(H, W)`, bool."""
     from scalpel_hf.modeling.modeling_scalpel_sam import ScalpelSamModel
     from scalpel_hf.modeling.processing_scalpel_sam import ScalpelSamProcessor
-    from scalpel_hf.predictors.student import Detector, load_student
+    from scalpel_hf.predictors.student import DetectionStudent, load_student
     from scalpel_hf.predictors.teacher import Teacher
 
     if (Path(folder) / "adapter_config.json").exists():
@@ -60,7 +60,7 @@ def finder(folder: str | Path, base: str | Path | None = None) -> Callable[[Any]
 
         return segment
     student = load_student(folder)
-    if isinstance(student, Detector):
+    if isinstance(student, DetectionStudent):
         detector = student
         return lambda frame: _boxes_filled(detector.detect(frame, 0.5)[1], read_frame(frame).shape)
     return lambda frame: student.probabilities(frame) > 0.5

@@ -8,10 +8,10 @@ from typing import TypeVar
 import torch
 from accelerate.utils import parse_flag_from_env
 
-from .student import Detector, Student
+from .student import DetectionStudent, SegmentationStudent
 from .teacher import Teacher
 
-Loaded = TypeVar("Loaded", bound=Teacher | Student | Detector)
+Loaded = TypeVar("Loaded", bound=Teacher | SegmentationStudent | DetectionStudent)
 
 
 def default_device() -> str:
@@ -38,11 +38,11 @@ def holds_teacher(folder: Path) -> bool:
 
 def load_trained(
     folder: Path, base_model: str | None = None, feature_cache_dir: Path | None = None
-) -> Teacher | Student:
+) -> Teacher | SegmentationStudent:
     """The teacher or the student in a folder, on the [`default_device`]."""
     if holds_teacher(folder):
         return on_default_device(Teacher.from_pretrained(folder, base_model, feature_cache_dir=feature_cache_dir))
-    return on_default_device(Student.from_pretrained(folder))
+    return on_default_device(SegmentationStudent.from_pretrained(folder))
 
 
 def seeds_of_models(folders: Iterable[Path]) -> dict[str, list[Path]]:

@@ -60,7 +60,7 @@ class _Saved:
         return outputs, inputs["original_sizes"]
 
 
-class Student(_Saved):
+class SegmentationStudent(_Saved):
     """A model for semantic segmentation, of background and target, and its image processor."""
 
     auto_class = AutoModelForSemanticSegmentation
@@ -71,7 +71,7 @@ class Student(_Saved):
         return self.processor.post_process_probabilities(outputs, sizes)[0].float().cpu().numpy()
 
 
-class Detector(_Saved):
+class DetectionStudent(_Saved):
     """A model for object detection and its image processor."""
 
     auto_class = AutoModelForObjectDetection
@@ -83,7 +83,7 @@ class Detector(_Saved):
         return found["scores"].cpu().numpy(), found["boxes"].cpu().numpy()
 
 
-def load_student(name_or_path: str | Path, **kwargs: Any) -> Student | Detector:
+def load_student(name_or_path: str | Path, **kwargs: Any) -> SegmentationStudent | DetectionStudent:
     """The student in a folder or repository, of the kind that its configuration says."""
     with loading(name_or_path, "config.json"):
         config = AutoConfig.from_pretrained(str(name_or_path), **kwargs)
@@ -91,7 +91,7 @@ def load_student(name_or_path: str | Path, **kwargs: Any) -> Student | Detector:
     if not isinstance(architectures, list) or not isinstance(architectures[0], str):
         raise ValueError(f"{name_or_path}: `architectures` of config.json must be names, and is {architectures!r}")
     is_detector = architectures[0].endswith("ForObjectDetection")
-    return (Detector if is_detector else Student).from_pretrained(name_or_path, **kwargs)
+    return (DetectionStudent if is_detector else SegmentationStudent).from_pretrained(name_or_path, **kwargs)
 
 
 def new_student(
@@ -100,7 +100,7 @@ def new_student(
     size: str = "small",
     normalization: str = "zscore",
     front_end: str = "none",
-) -> Student | Detector:
+) -> SegmentationStudent | DetectionStudent:
     """
     A student to train.
 
@@ -119,7 +119,7 @@ def new_student(
     """
     if task not in LABELS:
         raise ValueError(f"`task` is one of {', '.join(LABELS)}, got {task!r}")
-    kind = Student if task == "segmentation" else Detector
+    kind = SegmentationStudent if task == "segmentation" else DetectionStudent
     model: Any
     if name_or_path:
         if front_end != "none":

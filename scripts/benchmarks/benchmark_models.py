@@ -5,7 +5,7 @@ from plain_unet import PlainUNet
 from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from scalpel_hf import InfraredImageProcessor, Student
+from scalpel_hf import InfraredImageProcessor, SegmentationStudent
 from scalpel_hf.export.onnx_student import StudentGraph
 from scalpel_hf.predictors.student import new_student
 
@@ -21,10 +21,10 @@ def build(name: str) -> nn.Module:
     elif name == "segformer-b0":
         config = SegformerConfig(id2label={0: "background", 1: "target"}, label2id={"background": 0, "target": 1})
         processor = InfraredImageProcessor(num_channels=3, size_divisor=32)
-        model = StudentGraph(Student(SegformerForSemanticSegmentation(config), processor), False, None)
+        model = StudentGraph(SegmentationStudent(SegformerForSemanticSegmentation(config), processor), False, None)
     else:
         size, _, operators = name.partition(", ")
         student = new_student("segmentation", size=size, front_end="frozen" if operators else "none")
-        assert isinstance(student, Student)
+        assert isinstance(student, SegmentationStudent)
         model = StudentGraph(student, normalize=False, threshold=None)
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -9,7 +9,14 @@ import datasets
 import pytest
 from peft import get_peft_model
 
-from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, Student, SyntheticInfrared, Teacher, load_sam
+from scalpel_hf import (
+    InfraredImageProcessor,
+    ScalpelMoeConfig,
+    SegmentationStudent,
+    SyntheticInfrared,
+    Teacher,
+    load_sam,
+)
 from scalpel_hf.cli.demo_report import MODELS, STUDENTS, results, write_report
 from scalpel_hf.data import apply_label_budget
 from scalpel_hf.modeling.configuration_scalpel_student import ScalpelStudentConfig
@@ -59,7 +66,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (out / "pseudo" / "summary.json").write_text(json.dumps(summary))
     for folder in STUDENTS:
         student = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size("nano"))
-        Student(student.eval(), InfraredImageProcessor()).save_pretrained(out / folder)
+        SegmentationStudent(student.eval(), InfraredImageProcessor()).save_pretrained(out / folder)
     packages = {"torch": "1.2.3"}
     machine = {"cpus": 2, "cpu_capability": "AVX2", "accelerator": None, "python": "3.1", "packages": packages}
     for number, folder in enumerate(MODELS):

@@ -7,7 +7,7 @@ import torch
 from transformers import YolosForObjectDetection
 
 pytest.importorskip("onnxscript")
-from scalpel_hf import Detector, InfraredImageProcessor
+from scalpel_hf import DetectionStudent, InfraredImageProcessor
 from scalpel_hf.export import check_detector, export_detector, quantize_student
 from scalpel_hf.runtime import OnnxDetector, OnnxStudent, load_exported
 from tests.small_students import small_detector, yolos
@@ -91,6 +91,6 @@ def test_int8(exported: OnnxDetector) -> None:
 
 
 def test_other_detectors_are_refused(tmp_path: Path) -> None:
-    other = Detector(YolosForObjectDetection(yolos()), InfraredImageProcessor(num_channels=3, size_divisor=32))
+    other = DetectionStudent(YolosForObjectDetection(yolos()), InfraredImageProcessor(num_channels=3, size_divisor=32))
     with pytest.raises(ValueError, match="not YolosForObjectDetection"):
         export_detector(other, tmp_path)

@@ -12,7 +12,12 @@ from PIL import Image
 from transformers import SegformerForSemanticSegmentation
 
 pytest.importorskip("onnxscript")
-from scalpel_hf import InfraredImageProcessor, ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation, Student
+from scalpel_hf import (
+    InfraredImageProcessor,
+    ScalpelStudentConfig,
+    ScalpelStudentForSemanticSegmentation,
+    SegmentationStudent,
+)
 from scalpel_hf.export import StudentGraph, check_student, export_student, quantize_student, rank_convolutions
 from scalpel_hf.runtime import OnnxStudent
 from tests.small_students import segformer, small_student
@@ -143,7 +148,7 @@ def test_graphs_of_other_models_resize_pad_and_repeat_channels() -> None:
     config = segformer(id2label={0: "background", 1: "target"}, label2id={"background": 0, "target": 1})
     torch.manual_seed(0)
     model = SegformerForSemanticSegmentation(config).eval()
-    student = Student(model, InfraredImageProcessor(num_channels=3, size_divisor=32))
+    student = SegmentationStudent(model, InfraredImageProcessor(num_channels=3, size_divisor=32))
     image = frame((50, 70))
     with torch.no_grad():
         probabilities, mask = StudentGraph(student, threshold=0.5)(
@@ -175,7 +180,7 @@ def test_int8_is_close_and_smaller(inside: OnnxStudent, tmp_path: Path) -> None:
         quantize_student(folder, [])
 
 
-def student_with_front_end(scales: dict[str, list[float]]) -> Student:
+def student_with_front_end(scales: dict[str, list[float]]) -> SegmentationStudent:
     torch.manual_seed(0)
     config = ScalpelStudentConfig(hidden_sizes=(8, 8), depths=(1, 0), front_end="learned", front_end_scales=scales)
     model = ScalpelStudentForSemanticSegmentation(config)
@@ -184,7 +189,7 @@ def student_with_front_end(scales: dict[str, list[float]]) -> Student:
         model.classifier.bias.zero_()  # predictions around one half, where a difference shows
         for parameter in model.front_end.parameters():
             parameter.fill_(0.2)
-    return Student(model.eval(), InfraredImageProcessor())
+    return SegmentationStudent(model.eval(), InfraredImageProcessor())
 
 
 @pytest.mark.parametrize(

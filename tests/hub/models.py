@@ -11,14 +11,14 @@ from peft import get_peft_model
 from PIL import Image
 
 from scalpel_hf import (
-    Detector,
+    DetectionStudent,
     InfraredImageProcessor,
     ScalpelMoeConfig,
     ScalpelStudentConfig,
     ScalpelStudentDetectionConfig,
     ScalpelStudentForObjectDetection,
     ScalpelStudentForSemanticSegmentation,
-    Student,
+    SegmentationStudent,
     Teacher,
     add_pseudo_labels,
     apply_label_budget,
@@ -76,21 +76,21 @@ def make_teacher(folder: Path, base: torch.nn.Module, **arguments: str) -> Teach
     return teacher
 
 
-def make_student(folder: Path, **arguments: str) -> Student:
+def make_student(folder: Path, **arguments: str) -> SegmentationStudent:
     torch.manual_seed(0)
     model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size("nano")).eval()
     with torch.no_grad():
         model.classifier.weight.mul_(300)  # a fresh one gives nearly the same probability everywhere
-    student = Student(model, InfraredImageProcessor())
+    student = SegmentationStudent(model, InfraredImageProcessor())
     student.save_pretrained(folder)
     finish(folder, evaluate_probabilities(student.probabilities, ROWS), **arguments)
     return student
 
 
-def make_detector(folder: Path, **arguments: str) -> Detector:
+def make_detector(folder: Path, **arguments: str) -> DetectionStudent:
     torch.manual_seed(0)
     model = ScalpelStudentForObjectDetection(ScalpelStudentDetectionConfig.from_size("nano")).eval()
-    detector = Detector(model, InfraredImageProcessor())
+    detector = DetectionStudent(model, InfraredImageProcessor())
     detector.save_pretrained(folder)
     finish(folder, evaluate_detections(detector.detect, ROWS), task="detection", **arguments)
     return detector

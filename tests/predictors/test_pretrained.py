@@ -14,7 +14,15 @@ from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSemanticSegmentation, SegformerConfig, SegformerForSemanticSegmentation, pipeline
 
-from scalpel_hf import Detector, InfraredImageProcessor, ScalpelMoeConfig, Student, Teacher, load_sam, load_student
+from scalpel_hf import (
+    DetectionStudent,
+    InfraredImageProcessor,
+    ScalpelMoeConfig,
+    SegmentationStudent,
+    Teacher,
+    load_sam,
+    load_student,
+)
 from scalpel_hf.hub.standalone import save_standalone
 from scalpel_hf.modeling import MobileSamModel, ScalpelSamModel, ScalpelStudentForSemanticSegmentation
 from scalpel_hf.predictors.student import new_student
@@ -26,7 +34,7 @@ LOADERS: dict[str, tuple[str, list[Callable[[Path], Any]]]] = {
     "student": (
         "model.safetensors",
         [
-            Student.from_pretrained,
+            SegmentationStudent.from_pretrained,
             load_student,
             ScalpelStudentForSemanticSegmentation.from_pretrained,
             AutoModelForSemanticSegmentation.from_pretrained,
@@ -34,7 +42,7 @@ LOADERS: dict[str, tuple[str, list[Callable[[Path], Any]]]] = {
             lambda folder: pipeline(TASK, model=str(folder), device="cpu"),
         ],
     ),
-    "detector": ("model.safetensors", [Detector.from_pretrained, load_student]),
+    "detector": ("model.safetensors", [DetectionStudent.from_pretrained, load_student]),
     "sam": ("model.safetensors", [load_sam, lambda folder: load_sam(folder, 32)]),
     "mobile-sam": ("model.safetensors", [load_sam, MobileSamModel.from_pretrained]),
     "stand-alone": ("model.safetensors", [ScalpelSamModel.from_pretrained]),
@@ -140,7 +148,7 @@ def test_the_table_of_keys_is_held_back_only_where_an_error_says_it(
     folder = damaged(models, tmp_path, "student", DAMAGES["half"][0])
     logging.getLogger("transformers").propagate = True
     with pytest.raises(ValueError, match="are missing"):
-        Student.from_pretrained(folder)
+        SegmentationStudent.from_pretrained(folder)
     assert "LOAD REPORT" not in caplog.text
     ScalpelStudentForSemanticSegmentation.from_pretrained(folder, ignore_mismatched_sizes=True)
     assert "LOAD REPORT" in caplog.text
@@ -195,7 +203,7 @@ def test_configurations_of_a_wrong_shape(models: Path, tmp_path: Path, file: str
     if content == '{"hidden_sizes": 7}':
         content = json.dumps({**json.loads((folder / file).read_text()), "hidden_sizes": 7, "percentiles": 7})
     (folder / file).write_text(content)
-    for load in (Student.from_pretrained, load_student):
+    for load in (SegmentationStudent.from_pretrained, load_student):
         with pytest.raises((ValueError, OSError), match="damaged"):
             load(folder)
 
@@ -259,7 +267,7 @@ def test_a_detector_may_start_from_a_segmenter(models: Path, tmp_path: Path) -> 
     config["architectures"] = ["ScalpelStudentForSemanticSegmentation"]
     shutil.copytree(models / "student", tmp_path / "start")
     (tmp_path / "start" / "config.json").write_text(json.dumps(config))
-    assert isinstance(new_student("detection", tmp_path / "start"), Detector)
+    assert isinstance(new_student("detection", tmp_path / "start"), DetectionStudent)
     tensors(lambda weights, keys: weights.pop("encoder.0.0.0.weight"))(tmp_path / "start" / "model.safetensors")
     with pytest.raises(ValueError, match=r"`encoder\.0\.0\.0\.weight` is missing"):
         new_student("detection", tmp_path / "start")

@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 import pytest
 
-from scalpel_hf import Student, SyntheticInfrared
+from scalpel_hf import SegmentationStudent, SyntheticInfrared
 from scalpel_hf.data import apply_label_budget
 from scalpel_hf.evaluation.evaluator import evaluate_curve, evaluate_probabilities, pd_at_fa
 from scalpel_hf.modeling import InfraredImageProcessor, ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation
@@ -103,7 +103,7 @@ def test_a_student_on_disk_and_a_folder_that_holds_none(
     saved_rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     student = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size("nano")).eval()
-    Student(student, InfraredImageProcessor()).save_pretrained(tmp_path / "student")
+    SegmentationStudent(student, InfraredImageProcessor()).save_pretrained(tmp_path / "student")
     pd_fa_curve.main(["--dataset", saved_rows, "--models", str(tmp_path / "student")])
     assert capsys.readouterr().out.splitlines()[2].startswith("| student | 1 |")
     monkeypatch.setattr("scalpel_hf.predictors.load.default_device", lambda: "meta")

@@ -8,7 +8,12 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 
-from scalpel_hf import InfraredImageProcessor, ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation, Student
+from scalpel_hf import (
+    InfraredImageProcessor,
+    ScalpelStudentConfig,
+    ScalpelStudentForSemanticSegmentation,
+    SegmentationStudent,
+)
 from scalpel_hf.hub.upload import push_run
 from scalpel_hf.training.arguments import LoopArguments
 from scalpel_hf.training.run_record import without_local_paths, write_metrics
@@ -72,7 +77,7 @@ def test_neither_the_pushed_record_nor_the_card_has_local_paths(
     monkeypatch.setattr(sys, "argv", ["recipes/transfer.py", "--dataset", str(tmp_path / "data")])
     torch.manual_seed(0)
     model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size("nano"))
-    Student(model, InfraredImageProcessor()).save_pretrained(tmp_path / "run")
+    SegmentationStudent(model, InfraredImageProcessor()).save_pretrained(tmp_path / "run")
     before = record_of(tmp_path / "run", dataset=str(tmp_path / "data"))
     push_run(tmp_path / "run", "org/student")
     for name in client.list_repo_files("org/student"):

@@ -44,7 +44,7 @@ PROCESSORS: dict[str, dict[str, str]] = {
 }
 
 
-class TakesCodeAlong:
+class CustomCodeMixin:
     """Mixin of models and processors whose `push_to_hub` pushes the code that `trust_remote_code=True` runs, too."""
 
     def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 
-from .custom_code import TakesCodeAlong
+from .custom_code import CustomCodeMixin
 from .normalization import NORMALIZATIONS, ImageLike, normalize_frame, read_frame, to_sam_input
 from .segmentation_maps import IGNORE_INDEX, as_foreground, read_segmentation_maps
 
@@ -26,7 +26,7 @@ class InfraredImageKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     size_divisor: int | None
 
 
-class InfraredImageProcessor(TakesCodeAlong, BaseImageProcessor):
+class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
     """Prepares infrared frames, 8 or 16 bits or floating point, for students and for SAM teachers.
 
     Each frame is normalised by its own statistics ([`normalize_frame`]) at its native resolution and never clipped.

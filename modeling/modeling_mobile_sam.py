@@ -29,8 +29,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_mobile_sam import MobileSamConfig, MobileSamVisionConfig
-from .custom_code import TakesCodeAlong
-from .whole_weights import LoadsWholeWeights
+from .custom_code import CustomCodeMixin
+from .whole_weights import CheckedWeightsMixin
 
 
 class MobileSamConvNorm(nn.Module):
@@ -219,7 +219,7 @@ class MobileSamNeck(SamVisionNeck):
         return super().forward(hidden_states.permute(0, 2, 3, 1))
 
 
-class MobileSamPreTrainedModel(LoadsWholeWeights, TakesCodeAlong, SamPreTrainedModel):
+class MobileSamPreTrainedModel(CheckedWeightsMixin, CustomCodeMixin, SamPreTrainedModel):
     config: MobileSamConfig
     base_model_prefix = "mobile_sam"
     _no_split_modules = ["MobileSamConvBlock", "MobileSamBlock"]  # noqa: RUF012

@@ -26,13 +26,13 @@ from transformers.models.sam.modeling_sam import (
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_scalpel_sam import ScalpelSamConfig
-from .custom_code import TakesCodeAlong
+from .custom_code import CustomCodeMixin
 from .losses import soft_iou_loss, weighted_bce
 from .mask_level import FrameRegion, MaskLevel, predict_without_prompts
 from .modeling_mobile_sam import MobileSamVisionEncoder
 from .moe import ImageRouter, PositionRouter, TokenAdapter
 from .operators import WhiteBoxOperator
-from .whole_weights import LoadsWholeWeights
+from .whole_weights import CheckedWeightsMixin
 
 
 class ScalpelSamMlp(nn.Module):
@@ -92,7 +92,7 @@ class ScalpelSamMaskDecoder(SamMaskDecoder):
         return masks[:, :, chosen], self.iou_prediction_head(iou_token)[:, :, chosen], upscaled
 
 
-class DrawsExperts:
+class ExpertInitMixin:
     """Mixin of `PreTrainedModel`s with experts inside: what a checkpoint has is kept, what it lacks is drawn."""
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
@@ -129,11 +129,11 @@ def _as_constructed(experts: nn.Module) -> None:
             module._is_hf_initialized = True  # type: ignore[assignment]
 
 
-class ScalpelSamVisionEncoder(DrawsExperts, SamVisionEncoder):
+class ScalpelSamVisionEncoder(ExpertInitMixin, SamVisionEncoder):
     """SAM's vision encoder with token adapters."""
 
 
-class ScalpelMobileSamVisionEncoder(DrawsExperts, MobileSamVisionEncoder):
+class ScalpelMobileSamVisionEncoder(ExpertInitMixin, MobileSamVisionEncoder):
     """MobileSAM's with token adapters."""
 
 
@@ -226,7 +226,7 @@ class ScalpelSamOutput(ModelOutput):
     prior: Tensor | None = None
 
 
-class ScalpelSamPreTrainedModel(LoadsWholeWeights, TakesCodeAlong, DrawsExperts, SamPreTrainedModel):
+class ScalpelSamPreTrainedModel(CheckedWeightsMixin, CustomCodeMixin, ExpertInitMixin, SamPreTrainedModel):
     config: ScalpelSamConfig
     base_model_prefix = "scalpel_sam"
     _no_split_modules = ["SamVisionLayer", "MobileSamConvBlock", "MobileSamBlock"]  # noqa: RUF012

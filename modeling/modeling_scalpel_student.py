@@ -15,13 +15,13 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_scalpel_student import ScalpelStudentConfig
-from .custom_code import TakesCodeAlong
+from .custom_code import CustomCodeMixin
 from .losses import soft_iou_loss, weighted_bce
 from .moe import OPERATORS, PriorPyramid
 from .operators import WhiteBoxOperator
 from .segmentation_maps import IGNORE_INDEX, as_two_classes
 from .unet import decode, decoder_levels, encoder_levels, pad_to_multiple
-from .whole_weights import LoadsWholeWeights
+from .whole_weights import CheckedWeightsMixin
 
 BCE_WEIGHT = 10.0  # large targets dominate the soft IoU: with 1, a one-pixel target takes twice the steps
 
@@ -41,7 +41,7 @@ class Classifier(nn.Conv2d):
         return F.pixel_shuffle(super().forward(x), 2)
 
 
-class ScalpelStudentPreTrainedModel(LoadsWholeWeights, TakesCodeAlong, PreTrainedModel):
+class ScalpelStudentPreTrainedModel(CheckedWeightsMixin, CustomCodeMixin, PreTrainedModel):
     """Loading, saving and weight initialisation of students."""
 
     config_class = ScalpelStudentConfig

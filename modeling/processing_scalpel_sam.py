@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
-from .custom_code import TakesCodeAlong
+from .custom_code import CustomCodeMixin
 from .image_processing_infrared import InfraredImageProcessor
 from .normalization import ImageLike
 
@@ -18,7 +18,7 @@ MASK_LOGIT = 10.0  # of a pixel that a mask prompt is sure of
 Sizes = Sequence[tuple[int, int]] | Tensor
 
 
-class ScalpelSamProcessor(TakesCodeAlong, ProcessorMixin):
+class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
     """
     Holds an [`InfraredImageProcessor`] with `sam_size`, and takes prompts and predictions to and from a frame's own
     pixels.

@@ -13,7 +13,7 @@ import torch
 REPORTS = logging.getLogger("transformers.modeling_utils")  # which tables every key that is missing or left over
 
 
-class LoadsWholeWeights:
+class CheckedWeightsMixin:
     """
     Mixin of models whose `from_pretrained` raises `ValueError`, naming them, where weights are missing, left over, of
     another shape or no numbers, and where the file is damaged.
@@ -129,4 +129,4 @@ def _reports_held_back() -> Iterator[None]:
         REPORTS.handle(record)
 
 
-__all__ = ["LoadsWholeWeights", "check_numbers", "check_weights", "damaged", "keys_that_differ", "load_whole"]
+__all__ = ["CheckedWeightsMixin", "check_numbers", "check_weights", "damaged", "keys_that_differ", "load_whole"]

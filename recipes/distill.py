@@ -61,7 +61,7 @@ from scalpel_hf.training.lora_baseline import lora_of_equal_size
 from scalpel_hf.training.prior_bar import fit_prior_bar
 from scalpel_hf.training.run_record import write_metrics
 from scalpel_hf.training.sampling import prior_shift
-from scalpel_hf.training.validation import hold_out
+from scalpel_hf.training.validation import train_val_split
 
 ADAPTERS = ("scalpel_moe", "lora")
 
@@ -243,7 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     trained_on, test_rows = TrainedOn.of(labelled), None
     if args.eval_split:
         test_rows = rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no figures")
-    labelled, held_out = hold_out(labelled, args.validation_fraction, args.seed)
+    labelled, held_out = train_val_split(labelled, args.validation_fraction, args.seed)
     others = rows.filter(lambda s: s != "human", input_columns="label_source", keep_in_memory=True)
     rows = datasets.concatenate_datasets([labelled, others])
 

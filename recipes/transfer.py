@@ -45,7 +45,7 @@ from scalpel_hf.training.knowledge_transfer import DetectionSamples, StudentSamp
 from scalpel_hf.training.loop import hash_weights, make_accelerator, train
 from scalpel_hf.training.run_record import write_metrics
 from scalpel_hf.training.sampling import prior_shift
-from scalpel_hf.training.validation import hold_out
+from scalpel_hf.training.validation import train_val_split
 
 
 @dataclass
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
         test_rows = rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no figures")
     human = rows.filter(lambda s: s == "human", input_columns="label_source", keep_in_memory=True)
     others = rows.filter(lambda s: s != "human", input_columns="label_source", keep_in_memory=True)
-    human, held_out = hold_out(human, args.validation_fraction, args.seed)
+    human, held_out = train_val_split(human, args.validation_fraction, args.seed)
     rows = datasets.concatenate_datasets([human, others])
 
     # Model

@@ -2,7 +2,7 @@ import datasets
 import numpy as np
 
 
-def hold_out(dataset: datasets.Dataset, fraction: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+def train_val_split(dataset: datasets.Dataset, fraction: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
     """
     Split labelled rows into those to train on and those that choose the best step.
 

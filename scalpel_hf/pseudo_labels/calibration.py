@@ -33,7 +33,7 @@ class Calibration:
         weights, bias, centre, scale: of the features.
         offset: added for frames that the teacher was not trained on, see [`match_prevalence`].
         frames, candidates, true: how many labelled frames there were, candidates in them, and targets among those.
-        empty_right, empty_wrong: labelled frames without a firm candidate, by whether they are without a target.
+        empty_right, empty_wrong: labelled frames without a strong candidate, by whether they are without a target.
         log_loss: of each set of features on frames left out of the fit, by their number.
     """
 
@@ -118,11 +118,11 @@ def fit_calibration(frames: Sequence[dict[str, Any]]) -> Calibration:
     has to be better.
     """
     judged = [_judged(c) for c in frames]
-    with_candidates = [c for c in judged if c["firm"]]
-    nothing = [c["has_target"] for c in frames if not any(c["firm"])]
+    with_candidates = [c for c in judged if c["strong"]]
+    nothing = [c["has_target"] for c in frames if not any(c["strong"])]
     counts: dict[str, Any] = {
         "frames": len(frames),
-        "candidates": sum(len(c["firm"]) for c in with_candidates),
+        "candidates": sum(len(c["strong"]) for c in with_candidates),
         "true": sum(sum(c["true"]) for c in with_candidates),
         "empty_right": nothing.count(False),
         "empty_wrong": nothing.count(True),
@@ -140,7 +140,7 @@ def fit_calibration(frames: Sequence[dict[str, Any]]) -> Calibration:
 def _judged(frame: dict[str, Any]) -> dict[str, Any]:
     """A frame's candidates of which the human's mask says whether they are targets."""
     known = [place for place, is_true in enumerate(frame["true"]) if is_true is not None]
-    return {name: [frame[name][place] for place in known] for name in (*EVIDENCE, "firm", "true")}
+    return {name: [frame[name][place] for place in known] for name in (*EVIDENCE, "strong", "true")}
 
 
 def _truth(frames: Sequence[dict[str, Any]]) -> np.ndarray:

@@ -16,14 +16,14 @@ from scalpel_hf.predictors.prediction import Prediction
 
 from .columns import is_above
 
-FAINT = 0.1  # probability from which something is a candidate, though not one that could become a label
+WEAK = 0.1  # probability from which something is a candidate, though not one that could become a label
 WINDOW = 64  # side in pixels of what is looked at to say how much a candidate stands out
 WINDOWS_AT_A_TIME = 64
 
 EVIDENCE = ("probability", "contrast", "agreement", "predicted_iou", "area")
 CANDIDATE_FEATURES = {
     "bbox": datasets.List(datasets.List(datasets.Value("float32"))),
-    "firm": datasets.List(datasets.Value("bool")),
+    "strong": datasets.List(datasets.Value("bool")),
     "true": datasets.List(datasets.Value("bool")),
     "has_target": datasets.Value("bool"),
     **{name: datasets.List(datasets.Value("float32")) for name in EVIDENCE},
@@ -34,26 +34,27 @@ def label_candidates(confidence: np.ndarray, threshold: float) -> tuple[np.ndarr
     """
     The candidates of a soft mask of 8 bits.
 
-    Firm ones are the 8-connected components above the threshold. Faint ones are those above `FAINT` that hold no pixel
-    of a firm one: nothing to label as target, but a reason not to call the frame empty.
+    Strong ones are the 8-connected components above the threshold. Weak ones are those above `WEAK` that hold no pixel
+    of a strong one: nothing to label as target, but a reason not to call the frame empty.
 
-    Returns a map `(H, W)` of 0 and the candidates' numbers, firm ones first, how many are firm, and how many there are.
+    Returns a map `(H, W)` of 0 and the candidates' numbers, strong ones first, how many are strong, and how many there
+    are.
     """
-    labels, firm = ndimage.label(is_above(confidence, threshold), EIGHT_CONNECTED)
-    if threshold <= FAINT:
-        return labels, firm, firm
-    wide, count = ndimage.label(is_above(confidence, FAINT), EIGHT_CONNECTED)
-    faint = np.setdiff1d(np.arange(1, count + 1), wide[labels > 0])
+    labels, strong = ndimage.label(is_above(confidence, threshold), EIGHT_CONNECTED)
+    if threshold <= WEAK:
+        return labels, strong, strong
+    wide, count = ndimage.label(is_above(confidence, WEAK), EIGHT_CONNECTED)
+    weak = np.setdiff1d(np.arange(1, count + 1), wide[labels > 0])
     number = np.zeros(count + 1, labels.dtype)
-    number[faint] = np.arange(firm + 1, firm + 1 + len(faint))
-    return labels + number[wide] * (labels == 0), firm, firm + len(faint)
+    number[weak] = np.arange(strong + 1, strong + 1 + len(weak))
+    return labels + number[wide] * (labels == 0), strong, strong + len(weak)
 
 
 def extract_candidates(
     frame: np.ndarray, confidence: np.ndarray, prediction: Prediction, threshold: float, truth: np.ndarray | None = None
 ) -> dict[str, Any]:
     """
-    The candidates of a frame, each with its box (x, y, width, height), whether it is `firm`, and the evidence for it:
+    The candidates of a frame, each with its box (x, y, width, height), whether it is `strong`, and the evidence for it:
 
     - `probability`: the mean of the teacher's inside it;
     - `contrast`: how much it stands out from its surroundings, by the classical operators (see [`contrast`]);
@@ -70,14 +71,14 @@ def extract_candidates(
         confidence: the prediction's probability in 8 bits.
         truth: as [`read_mask`] reads it.
     """
-    labels, firm, count = label_candidates(confidence, threshold)
+    labels, strong, count = label_candidates(confidence, threshold)
     index = np.arange(1, count + 1)
     boxes = np.array([_box(place) for place in ndimage.find_objects(labels)], np.float32).reshape(-1, 4)
     unknown = [float("nan")] * count
     asked = prediction.predicted_iou is not None and count > 0
     found: dict[str, Any] = {
         "bbox": boxes.tolist(),
-        "firm": (index <= firm).tolist(),
+        "strong": (index <= strong).tolist(),
         "true": None,
         "has_target": None,
         "probability": _inside(ndimage.mean, confidence / np.float32(255), labels, index),

@@ -45,7 +45,7 @@ class Rules:
         """Which of a frame's candidates become objects, `(n,)`, boolean."""
         area, agreement = np.array(candidates["area"]), np.array(candidates["agreement"], np.float64)
         return (
-            np.array(candidates["firm"], bool)
+            np.array(candidates["strong"], bool)
             & (scores >= self.min_score)
             & (area >= self.min_area)
             & (area <= (np.inf if self.max_area is None else self.max_area))
@@ -60,7 +60,7 @@ def decide(
     The label of a frame: `label_source` (`pseudo` or `none`), `pseudo_mask`, `pseudo_objects`, `pseudo_score`.
 
     Without an object the frame is labelled as empty if that is probable enough: the calibration's trust in empty
-    predictions times Π (1 − score) over all candidates, faint ones included.
+    predictions times Π (1 − score) over all candidates, weak ones included.
 
     Args:
         confidence: the teacher's probability `(H, W)` in 8 bits.

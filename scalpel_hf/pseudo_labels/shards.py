@@ -98,7 +98,7 @@ class LabellingJob:
         self.predictions_key = key_of([*predictions, self.shard_size, self.batch_size, self.skip_broken, self.learn])
         self.key = key_of([self.predictions_key, self.provenance, repr(self.rules), repr(self.calibration)])
         self.partial = self.out.with_name(self.out.name + ".partial")
-        self.work = self.partial / self.predictions_key
+        self.work = self.partial / key_of([self.predictions_key, repr(PREDICTION_FEATURES)])
 
     def is_finished(self) -> bool:
         """Whether `out` holds the result of these very settings and rows already; these are read where it may."""
@@ -264,7 +264,7 @@ class LabellingJob:
         summary = summarize(labelled)
         asked = summary["pseudo"] + summary["unsure"]
         if asked and not summary["objects"]:
-            found = sum(sum(c["firm"]) for source, c in self._candidates(paths) if source != "human")
+            found = sum(sum(c["strong"]) for source, c in self._candidates(paths) if source != "human")
             if found:
                 why = f"finds {found} objects, and the rules turn all of them down: {self.rules}"
             else:

@@ -148,9 +148,9 @@ def boxes_of_target(target: np.ndarray) -> np.ndarray:
     A component is where the map exceeds half of the highest value in its 8-connected region above 0: one half where
     that is 1. A zoom may spread a target of a pixel or two over several, none of which exceeds one half.
     """
-    faint, count = ndimage.label(target > 0, structure=EIGHT_CONNECTED)
-    peaks = np.asarray(ndimage.maximum(target, faint, range(count + 1)), dtype=np.float32)
-    labels, _ = ndimage.label(target > peaks[faint] / 2, structure=EIGHT_CONNECTED)
+    regions, count = ndimage.label(target > 0, structure=EIGHT_CONNECTED)
+    peaks = np.asarray(ndimage.maximum(target, regions, range(count + 1)), dtype=np.float32)
+    labels, _ = ndimage.label(target > peaks[regions] / 2, structure=EIGHT_CONNECTED)
     corners = [(c.start, r.start, c.stop, r.stop) for r, c in ndimage.find_objects(labels)]
     x0, y0, x1, y1 = np.array(corners, dtype=np.float32).reshape(-1, 4).T
     return np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], axis=1)

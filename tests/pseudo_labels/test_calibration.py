@@ -26,7 +26,7 @@ def world(n: int, seed: int, shift: float = 0.0, informative: bool = True) -> li
         true = rng.random(k) < expit(0.5 * logit(p) + informative * contrast - 2 + shift)
         frames.append(
             {
-                "firm": [True] * k,
+                "strong": [True] * k,
                 "true": true.tolist(),
                 "has_target": bool(true.any()),
                 "probability": p.tolist(),
@@ -70,7 +70,7 @@ def test_scores_are_frequencies_on_frames_it_has_not_seen() -> None:
 
 
 def test_the_fit_is_the_penalised_likelihoods_maximum() -> None:
-    frames = [c for c in world(40, 2) if c["firm"]]
+    frames = [c for c in world(40, 2) if c["strong"]]
     features = ("probability", "contrast", "area")
     fitted = _fit(_table(frames), _truth(frames), features)
     table = _table(frames)[:, [EVIDENCE.index(f) for f in features]]
@@ -98,7 +98,7 @@ def test_the_fit_is_the_penalised_likelihoods_maximum() -> None:
 def test_few_frames_leave_the_teacher_its_word() -> None:
     """With next to nothing to learn from, what it gives is close to what the teacher says, and never absurd."""
     for n in (0, 1, 2, 3):
-        frames = [c for c in world(30, 3) if len(c["firm"]) == 2][:n]
+        frames = [c for c in world(30, 3) if len(c["strong"]) == 2][:n]
         calibration = fit_calibration(frames)
         p = scores(calibration, world(50, 4))
         assert np.isfinite(p).all() and (p > 0).all() and (p < 1).all()
@@ -120,7 +120,7 @@ def test_losses_are_of_frames_left_out() -> None:
     frames = [{**c, "true": (rng.random(len(c["true"])) < 0.5).tolist()} for c in frames]
     calibration = fit_calibration(frames)
     assert min(calibration.log_loss[1:]) > np.log(2) - 0.05
-    seen = [c for c in frames if c["firm"]]
+    seen = [c for c in frames if c["strong"]]
     assert log_loss(expit(_fit(_table(seen), _truth(seen), EVIDENCE)._logits(_table(seen))), truth(frames)) < np.log(2)
 
 
@@ -148,7 +148,7 @@ def test_prevalence_never_makes_scores_higher_and_needs_frames() -> None:
     fitted = fit_calibration(world(100, 11))
     assert match_prevalence(fitted, []) == fitted
     assert match_prevalence(Calibration(), world(5, 12)) == Calibration()
-    none = [{**c, **{k: [] for k in (*EVIDENCE, "firm", "true")}} for c in world(50, 13)]
+    none = [{**c, **{k: [] for k in (*EVIDENCE, "strong", "true")}} for c in world(50, 13)]
     assert match_prevalence(fitted, none).offset == 0
     assert (
         match_prevalence(
@@ -159,9 +159,9 @@ def test_prevalence_never_makes_scores_higher_and_needs_frames() -> None:
 
 
 def test_trust_in_empty_answers() -> None:
-    empty = {**{k: [] for k in (*EVIDENCE, "firm", "true")}, "has_target": False}
-    faint = {**{k: [0.3] for k in EVIDENCE}, "firm": [False], "true": [True], "has_target": True}
-    calibration = fit_calibration([empty] * 8 + [faint] * 2)
+    empty = {**{k: [] for k in (*EVIDENCE, "strong", "true")}, "has_target": False}
+    weak = {**{k: [0.3] for k in EVIDENCE}, "strong": [False], "true": [True], "has_target": True}
+    calibration = fit_calibration([empty] * 8 + [weak] * 2)
     assert (calibration.empty_right, calibration.empty_wrong) == (8, 2)
     assert calibration.trust_in_empty == 9 / 12
 
@@ -170,14 +170,14 @@ def test_what_masks_leave_open_is_not_learnt_from() -> None:
     frames = world(60, 7)
     expected = fit_calibration(frames)
     for number, frame in enumerate(frames):  # to each frame one more candidate, at another place, that nobody judges
-        place = number % (len(frame["firm"]) + 1)
-        for name, value in {**dict.fromkeys(EVIDENCE, 0.99), "firm": True, "true": None}.items():
+        place = number % (len(frame["strong"]) + 1)
+        for name, value in {**dict.fromkeys(EVIDENCE, 0.99), "strong": True, "true": None}.items():
             frame[name].insert(place, value)
     found = fit_calibration(frames)
     # Frames in which nothing but such a candidate is found say nothing of the teacher's word on empty ones.
     assert found.empty_right == found.empty_wrong == 0 and expected.empty_right > 0
     assert replace(found, empty_right=expected.empty_right, empty_wrong=expected.empty_wrong) == expected
-    unknown = {**{name: [] for name in (*EVIDENCE, "firm", "true")}, "has_target": None}
+    unknown = {**{name: [] for name in (*EVIDENCE, "strong", "true")}, "has_target": None}
     assert fit_calibration([unknown]) == Calibration(frames=1)
 
 

@@ -15,7 +15,7 @@ RNG = np.random.default_rng(0)
 
 
 def scene() -> np.ndarray:
-    """In 8 bits: a firm candidate with a faint rim, a faint one, and what is not even that."""
+    """In 8 bits: a strong candidate with a weak rim, a weak one, and what is not even that."""
     confidence = np.zeros((24, 30), np.uint8)
     confidence[3:8, 3:8] = 60
     confidence[5, 5:7] = 200
@@ -26,26 +26,26 @@ def scene() -> np.ndarray:
 
 
 def test_firm_and_faint_candidates() -> None:
-    labels, firm, count = label_candidates(scene(), 0.5)
-    assert (firm, count) == (2, 3)
+    labels, strong, count = label_candidates(scene(), 0.5)
+    assert (strong, count) == (2, 3)
     np.testing.assert_array_equal(np.argwhere(labels == 1), [[5, 5], [5, 6]])
     np.testing.assert_array_equal(np.argwhere(labels == 2), [[5, 25]])
     np.testing.assert_array_equal(labels == 3, scene() == 90)  # the rim of the first is no candidate of its own
-    assert label_candidates(scene(), 0.05)[1:] == (4, 4)  # at such a threshold nothing is faint
+    assert label_candidates(scene(), 0.05)[1:] == (4, 4)  # at such a threshold nothing is weak
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
 def test_candidates_of_random_maps_are_the_components(threshold: float) -> None:
     confidence = (255 * ndimage.gaussian_filter(RNG.random((60, 50)), 1.5) ** 3 * 6).clip(0, 255).astype(np.uint8)
-    labels, firm, count = label_candidates(confidence, threshold)
+    labels, strong, count = label_candidates(confidence, threshold)
     probability = confidence / 255
     components, n = ndimage.label(probability > threshold, np.ones((3, 3)))
-    assert firm == n
-    np.testing.assert_array_equal(np.where(labels <= firm, labels, 0), components)
+    assert strong == n
+    np.testing.assert_array_equal(np.where(labels <= strong, labels, 0), components)
     wide, wide_count = ndimage.label(probability > 0.1, np.ones((3, 3)))
     without = [i for i in range(1, wide_count + 1) if not (components[wide == i] > 0).any()]
     assert count == n + len(without)
-    np.testing.assert_array_equal(labels > firm, np.isin(wide, without))
+    np.testing.assert_array_equal(labels > strong, np.isin(wide, without))
 
 
 def test_what_speaks_for_a_candidate() -> None:
@@ -64,7 +64,7 @@ def test_what_speaks_for_a_candidate() -> None:
 
     found = extract_candidates(frame, confidence, Prediction(confidence / 255, spread, predicted_iou), 0.5, truth)
     assert found["bbox"] == [[5, 5, 2, 1], [25, 5, 1, 1], [20, 15, 3, 2]] == asked[0]
-    assert found["firm"] == [True, True, False] and found["area"] == [2, 1, 6]
+    assert found["strong"] == [True, True, False] and found["area"] == [2, 1, 6]
     assert found["probability"] == pytest.approx([200 / 255, 1, 90 / 255])
     assert found["agreement"] == pytest.approx([0.6, 1, 0])
     assert found["predicted_iou"] == pytest.approx([0, 0.1, 0.2])

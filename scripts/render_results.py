@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.evaluation.comparison import COUNTS, DRAWS, bootstrap_differences, bootstrap_ratios, figures_of_counts
+from scalpel_hf.evaluation.comparison import COUNTS, DRAWS, bootstrap_differences, bootstrap_ratios, metrics_of_counts
 from scalpel_hf.evaluation.evaluator import mean_and_deviation
 from scalpel_hf.hub.markdown import escape
 from scalpel_hf.utils.files import read_json, read_text, write_text
@@ -70,7 +70,7 @@ def _table(asked: str, root: Path) -> str:
 
 
 def read_runs(folder: Path) -> Runs:
-    """The folder's runs by arm; a file whose figures aren't those of its counts is an error."""
+    """The folder's runs by arm; a file whose metrics aren't those of its counts is an error."""
     runs: Runs = {}
     for path in sorted(folder.glob("*.json")):
         run = read_json(path)
@@ -80,8 +80,8 @@ def read_runs(folder: Path) -> Runs:
             raise ValueError(f"{path}: is of {run['arm']}, seed {run['seed']}, which its name doesn't say")
         if run["counts"]["columns"] != list(COUNTS):
             raise ValueError(f"{path}: the columns of its counts are not {', '.join(COUNTS)}")
-        figures = _figures(_counts([run]))[0]
-        if not np.allclose([run["metrics"][name] for name in COLUMNS], figures, rtol=1e-6, atol=1e-9):
+        metrics = _metrics(_counts([run]))[0]
+        if not np.allclose([run["metrics"][name] for name in COLUMNS], metrics, rtol=1e-6, atol=1e-9):
             raise ValueError(f"{path}: its metrics are not those of its counts")
         runs.setdefault(run["arm"], []).append(run)
     frames = {len(run["counts"]["frames"]) for seeds in runs.values() for run in seeds}
@@ -94,15 +94,15 @@ def _counts(runs: list[dict[str, Any]]) -> np.ndarray:
     return np.array([run["counts"]["frames"] for run in runs], dtype=np.int64)
 
 
-def _figures(counts: np.ndarray) -> np.ndarray:
+def _metrics(counts: np.ndarray) -> np.ndarray:
     """`(seeds, 4)` over all frames."""
-    return figures_of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0]
+    return metrics_of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0]
 
 
 def _rows_of_arms(arms: Runs) -> Iterable[list[str]]:
     for arm, runs in arms.items():
-        figures = zip(COLUMNS.values(), _figures(_counts(runs)).T, strict=True)
-        cells = [mean_and_deviation([unit * float(value) for value in values]) for (_, unit), values in figures]
+        metrics = zip(COLUMNS.values(), _metrics(_counts(runs)).T, strict=True)
+        cells = [mean_and_deviation([unit * float(value) for value in values]) for (_, unit), values in metrics]
         yield [
             escape(arm),
             ", ".join(str(run["seed"]) for run in runs),
@@ -116,7 +116,7 @@ def _rows_of_comparisons(arms: Runs, pairs: list[tuple[str, str, str]], folder: 
         if unknown := {one, other} - set(arms):
             raise ValueError(f"{folder}: has no run of {', '.join(sorted(unknown))}")
         first, second = _counts(arms[one]), _counts(arms[other])
-        means = _figures(first).mean(0), _figures(second).mean(0)
+        means = _metrics(first).mean(0), _metrics(second).mean(0)
         if sign == "-":
             units = [unit for _, unit in COLUMNS.values()]
             values, draws, form = np.subtract(*means), bootstrap_differences(first, second), "+.1f"

@@ -99,12 +99,12 @@ def test_a_teacher_measured_from_its_cache_is_the_same(
     runs: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--dataset", str(runs.root / "full"), "--model", str(runs.root / "teacher")]
-    figures = []
+    metrics = []
     for extra in ([], ["--feature-cache-dir", str(tmp_path)], ["--feature-cache-dir", str(tmp_path)]):
         evaluate_model.main(options + extra)
-        figures.append(json.loads(capsys.readouterr().out))
-    assert figures[0] == json.loads((runs.root / "teacher" / "metrics.json").read_text())["metrics"]["test"]
-    assert figures[1] == figures[2] and figures[1]["iou"] == pytest.approx(figures[0]["iou"], abs=0.01)
+        metrics.append(json.loads(capsys.readouterr().out))
+    assert metrics[0] == json.loads((runs.root / "teacher" / "metrics.json").read_text())["metrics"]["test"]
+    assert metrics[1] == metrics[2] and metrics[1]["iou"] == pytest.approx(metrics[0]["iou"], abs=0.01)
     assert len(list(tmp_path.glob("*.npy"))) == 3  # the frames
 
 
@@ -364,16 +364,16 @@ def test_another_eval_split_adds_its_figures(work: SimpleNamespace, tmp_path: Pa
     splits_of(work, night=test.select([0, 2])).save_to_disk(str(tmp_path / "data"))
     values = {**work.common, "dataset": tmp_path / "data", "size": "nano", "output_dir": tmp_path / "run"}
 
-    def figures(**changes: object) -> dict:
+    def metrics(**changes: object) -> dict:
         AcceleratorState._reset_state(True)
         transfer.main(flags(**{**values, **changes}))
         return json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
 
-    first = figures()
-    both = figures(eval_split="night")
+    first = metrics()
+    both = metrics(eval_split="night")
     assert both["test"] == first["test"] and both["night"]["n_images"] == 2
-    assert figures(eval_split="") == both
-    assert set(figures(eval_split="", resume=False)) == set()  # of weights that are trained anew
+    assert metrics(eval_split="") == both
+    assert set(metrics(eval_split="", resume=False)) == set()  # of weights that are trained anew
 
 
 def test_what_a_model_was_trained_on_goes_with_it(

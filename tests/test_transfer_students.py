@@ -75,9 +75,9 @@ def test_the_detection_student(work: SimpleNamespace, tmp_path: Path, labels: st
     pseudo = {"pseudo_labels": work.root / "pseudo"} if labels == "pseudo" else {}
     transfer.main(flags(**work.common, **pseudo, task="detection", output_dir=tmp_path))
     record = assert_trained(tmp_path, work, DetectionStudent)
-    figures = record["metrics"]["test"]
-    assert {"ap50", "ap50_95", "ap50_tiny", "precision", "recall", "f1", "threshold", "distance"} <= set(figures)
-    assert figures["n_images"] == 2 and figures["n_targets"] >= 2
+    metrics = record["metrics"]["test"]
+    assert {"ap50", "ap50_95", "ap50_tiny", "precision", "recall", "f1", "threshold", "distance"} <= set(metrics)
+    assert metrics["n_images"] == 2 and metrics["n_targets"] >= 2
     assert {"loss_heatmap", "loss_offset", "loss_size"} <= set(record["training"]["last"])
     before = (tmp_path / "model.safetensors").read_bytes()
     AcceleratorState._reset_state(True)

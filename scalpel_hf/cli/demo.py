@@ -182,11 +182,11 @@ def main(argv: list[str] | None = None) -> None:
     todo = stages(out, args.frames, args.scale_steps)
     seconds = run_stages(out, todo)
 
-    from scalpel_hf.cli.demo_report import FIGURES, results, row_of, write_report
+    from scalpel_hf.cli.demo_report import METRICS, results, row_of, write_report
 
     commands = [(name, "scalpel-hf " + shlex.join(c), seconds.get(name, 0)) for name, _, c in todo]
     report = write_report(out, commands)
-    print(f"\n{'':32}" + "".join(f"{title:>10}" for title, _ in FIGURES.values()))
-    for name, figures in results(out).items():
-        print(f"{name:32}" + "".join(f"{value:>10}" for value in row_of(figures)))
+    print(f"\n{'':32}" + "".join(f"{title:>10}" for title, _ in METRICS.values()))
+    for name, metrics in results(out).items():
+        print(f"{name:32}" + "".join(f"{value:>10}" for value in row_of(metrics)))
     print(f"\n{report.resolve()}  ({time.monotonic() - began:.0f} s)")

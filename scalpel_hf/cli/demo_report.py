@@ -1,4 +1,4 @@
-"""The demo's report: one HTML file with figures, pictures, times and commands, which needs nothing beside it."""
+"""The demo's report: one HTML file with metrics, pictures, times and commands, which needs nothing beside it."""
 
 import base64
 import html
@@ -28,7 +28,7 @@ STUDENTS = {
     "student-100pct": "student, 100 %",
 }
 MODELS = {"teacher": "teacher, 10 % of the labels", **STUDENTS}
-FIGURES = {"iou": ("IoU %", 100), "niou": ("nIoU %", 100), "pd": ("Pd %", 100), "fa": ("Fa 1e-6", 1)}
+METRICS = {"iou": ("IoU %", 100), "niou": ("nIoU %", 100), "pd": ("Pd %", 100), "fa": ("Fa 1e-6", 1)}
 FRAMES, PSEUDO_FRAMES = 6, 4
 
 HEAD = """<!doctype html>
@@ -61,12 +61,12 @@ Pictures = dict[str, Image.Image]  # by caption
 
 
 def results(out: Path) -> Table:
-    """The models' figures on the test frames, by model."""
+    """The models' metrics on the test frames, by model."""
     return {name: _read(out / folder / "metrics.json")["metrics"]["test"] for folder, name in MODELS.items()}
 
 
-def row_of(figures: Mapping[str, float]) -> list[str]:
-    return [f"{scale * figures[key]:.1f}" for key, (_, scale) in FIGURES.items()]
+def row_of(metrics: Mapping[str, float]) -> list[str]:
+    return [f"{scale * metrics[key]:.1f}" for key, (_, scale) in METRICS.items()]
 
 
 def write_report(out: Path, stages: list[tuple[str, str, float]]) -> Path:
@@ -84,7 +84,7 @@ def write_report(out: Path, stages: list[tuple[str, str, float]]) -> Path:
     summary = _read(out / "pseudo" / "summary.json")
     found, shares = _test_pictures(test.select(range(min(FRAMES, len(test)))), teacher, students)
     parts = [
-        _figures(results(out), summary),
+        _metrics(results(out), summary),
         _router(shares),
         f"<h2>Test frames</h2><p>The first {len(found)} of {len(test)}, not picked. {_line(GREEN)} truth, "
         f"{_line(RED)} prediction at threshold 0.5, with the targets found and the false alarms.</p>{_gallery(found)}",
@@ -164,8 +164,8 @@ def _found(prediction: np.ndarray, truth: np.ndarray) -> str:
     return f"{counts['n_detected']:.0f} of {counts['n_targets']:.0f}, {alarms}" if truth.any() else alarms
 
 
-def _figures(table: Table, summary: Mapping[str, Any]) -> str:
-    rows = [[name, *row_of(figures)] for name, figures in table.items()]
+def _metrics(table: Table, summary: Mapping[str, Any]) -> str:
+    rows = [[name, *row_of(metrics)] for name, metrics in table.items()]
     rows.append([f"pseudo labels, on the {summary['pseudo']} hidden frames", *row_of(summary["quality"])])
     alone, pseudo, everything = (table[name]["iou"] for name in STUDENTS.values())
     shares = (
@@ -174,7 +174,7 @@ def _figures(table: Table, summary: Mapping[str, Any]) -> str:
         if everything
         else "The student with all masks finds nothing: it was trained for too few steps."
     )
-    return f"""<h2>Figures</h2>{_table(["", *(title for title, _ in FIGURES.values())], rows)}<p>{shares}</p>
+    return f"""<h2>Metrics</h2>{_table(["", *(title for title, _ in METRICS.values())], rows)}<p>{shares}</p>
 <p class="note">{table[STUDENTS["student-100pct"]]["n_images"]} test frames at their own size, threshold 0.5, targets
 matched within 3 pixels, one seed: differences of a few points say nothing. IoU is pooled over all pixels, nIoU averaged
 over frames; Pd is the share of targets found, Fa the share of pixels in false alarms. By the field's rule a frame

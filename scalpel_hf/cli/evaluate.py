@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
 
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     remedy = "name another by `--split`"
     if args.pseudo_labels:
         rows, labelled = load_split(args.dataset, args.split, remedy), load_split(args.pseudo_labels, args.split)
@@ -64,8 +64,8 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"{args.pseudo_labels!r} holds no pseudo labels: make them with `scalpel-hf label`")
         pseudo = labelled.filter(lambda s: s == "pseudo", input_columns="label_source", keep_in_memory=True)
         pseudo = unseen_rows(pseudo, trained_on([args.pseudo_labels]), repr(args.pseudo_labels))
-        figures = evaluate_pseudo_labels(pseudo, rows)
-        print(json.dumps(figures, indent=2))
+        metrics = evaluate_pseudo_labels(pseudo, rows)
+        print(json.dumps(metrics, indent=2))
         return
     rows = rows_to_measure(args.dataset, args.split, trained_on([args.model]), remedy)
     if args.model.endswith(".onnx"):
@@ -73,12 +73,12 @@ def main(argv: list[str] | None = None) -> None:
         from scalpel_hf.runtime import load_exported
 
         student = load_exported(Path(args.model).parent, Path(args.model).name)
-        figures = evaluate_exported(student, rows, args.threshold)
+        metrics = evaluate_exported(student, rows, args.threshold)
     elif is_adapter(args.model):
         teacher = Teacher.from_pretrained(
             args.model, args.base_model, feature_cache_dir=args.feature_cache_dir, flips=args.flips
         )
-        figures = evaluate_probabilities(on_default_device(teacher).probabilities, rows, args.threshold)
+        metrics = evaluate_probabilities(on_default_device(teacher).probabilities, rows, args.threshold)
     else:
-        figures = evaluate_student(on_default_device(load_student(args.model)), rows, args.threshold)
-    print(json.dumps(figures, indent=2))
+        metrics = evaluate_student(on_default_device(load_student(args.model)), rows, args.threshold)
+    print(json.dumps(metrics, indent=2))

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     student.add_argument(
         "--float-convs", type=between(int, 0, 1000), default=0, help="convolutions that INT8 harms most, left in float"
     )
-    student.add_argument("--evaluate", action="store_true", help="print a table of figures on the split")
+    student.add_argument("--evaluate", action="store_true", help="print a table of metrics on the split")
     args = parser.parse_args(argv)
     if (args.int8 or args.evaluate) and not args.dataset:
         raise ValueError("`--int8` calibrates on frames of a `--dataset`, and `--evaluate` measures on it: name one")
@@ -149,8 +149,8 @@ def print_table(
     print("|---" * (1 + len(columns)) + "|")
     for name, model in models.items():
         if isinstance(model, SegmentationStudent | DetectionStudent):
-            figures = evaluate_student(model, rows, threshold)
+            metrics = evaluate_student(model, rows, threshold)
         else:
-            figures = evaluate_exported(model, rows, threshold)
-        cells = [f"{figures[key] * (100 if '%' in title else 1):.1f}" for title, key in columns.items()]
+            metrics = evaluate_exported(model, rows, threshold)
+        cells = [f"{metrics[key] * (100 if '%' in title else 1):.1f}" for title, key in columns.items()]
         print(f"| {name} | " + " | ".join(cells) + " |")

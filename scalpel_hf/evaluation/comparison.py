@@ -55,7 +55,7 @@ def count_frames(
 def count_record(probabilities: Callable[[Any], np.ndarray], rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Metrics at threshold 0.5, and the counts on every frame that they come from, as results/ holds them."""
     counts, _ = count_frames(probabilities, rows)
-    iou, niou, pd, fa = mean_figures(counts[None]).tolist()
+    iou, niou, pd, fa = mean_metrics(counts[None]).tolist()
     return {
         "metrics": {"iou": iou, "niou": niou, "pd": pd, "fa": fa, "n_images": len(counts)},
         "counts": {"columns": list(COUNTS), "frames": counts.tolist()},
@@ -77,7 +77,7 @@ def found_by_size(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return classes.sum(1), _ratio(found, pixels).mean(0)
 
 
-def figures_of_counts(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def metrics_of_counts(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
     `(seeds, draws, 4)`: IoU, nIoU and Pd in [0, 1] and Fa in 1e-6, as [`IRSTDMetrics`] has them.
 
@@ -89,9 +89,9 @@ def figures_of_counts(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.stack([_ratio(intersection, union), niou, _ratio(detected, targets), 1e6 * _ratio(false, pixels)], -1)
 
 
-def mean_figures(counts: np.ndarray) -> np.ndarray:
+def mean_metrics(counts: np.ndarray) -> np.ndarray:
     """`(4,)` over all frames, the mean over seeds."""
-    return figures_of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0].mean(0)
+    return metrics_of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0].mean(0)
 
 
 def bootstrap_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -111,7 +111,7 @@ def bootstrap_pairs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, 
     `(DRAWS, 4)` for each of two models: their metrics, had the frames and the seeds been others.
 
     A draw takes, with replacement, as many frames as there are, the same for both models, and as many seeds as each
-    has; a model's figures are the mean over its seeds. Few seeds vary less when drawn from than new ones would: with
+    has; a model's metrics are the mean over its seeds. Few seeds vary less when drawn from than new ones would: with
     three their share of the spread comes out a fifth too small, with one it is left out.
 
     Args:
@@ -125,7 +125,7 @@ def bootstrap_pairs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, 
 
     def draw(counts: np.ndarray) -> np.ndarray:
         seeds = generator.integers(len(counts), size=(len(counts), DRAWS))
-        return np.take_along_axis(figures_of_counts(counts, weights), seeds[..., None], 0).mean(0)
+        return np.take_along_axis(metrics_of_counts(counts, weights), seeds[..., None], 0).mean(0)
 
     return draw(first), draw(second)
 

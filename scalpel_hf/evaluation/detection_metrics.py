@@ -62,7 +62,7 @@ class DetectionMetrics:
         self.frames.append((score, box, target))
 
     def compute(self) -> dict[str, float | None]:
-        """All figures, with the counts they come from and the settings."""
+        """All metrics, with the counts they come from and the settings."""
         n_targets = sum(len(truth) for _, _, truth in self.frames)
         kept = [(score > self.threshold, score, box, truth) for score, box, truth in self.frames]
         n_predicted = int(sum(keep.sum() for keep, *_ in kept))
@@ -141,12 +141,12 @@ def _average_precision(frames: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) 
         evaluator.evaluate()
         evaluator.accumulate()
     precision = evaluator.eval["precision"][:, :, 0, :, -1]  # (overlaps, recalls, areas); -1 where there is no target
-    figures: dict[str, float | None] = {}
+    metrics: dict[str, float | None] = {}
     for index, area in enumerate(AREAS):
         for name, values in (("ap50", precision[:1, :, index]), ("ap50_95", precision[:, :, index])):
             key = name if area == "all" else f"{name}_{area}"
-            figures[key] = float(values.mean()) if (values >= 0).all() else (0.0 if area == "all" else None)
-    return figures
+            metrics[key] = float(values.mean()) if (values >= 0).all() else (0.0 if area == "all" else None)
+    return metrics
 
 
 def _coco_box(box: np.ndarray) -> dict[str, Any]:

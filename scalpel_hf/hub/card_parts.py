@@ -12,7 +12,7 @@ from .repo_names import is_hub_id, shown_name
 PROJECT_TAGS = ["scalpel-hf", "infrared", "infrared-small-target-detection"]
 PICTURE = "examples.png"
 # Of segmentation, then of detection: name, factor and unit by the record's key.
-FIGURES = {
+METRICS = {
     "iou": ("IoU", 100, "%"),
     "niou": ("nIoU", 100, "%"),
     "pd": ("Pd", 100, "%"),
@@ -59,11 +59,11 @@ def metadata(record: dict[str, Any], provenance: Provenance, name: str, **kwargs
 
 
 def eval_results(record: dict[str, Any], provenance: Provenance) -> list[EvalResult] | None:
-    """The figures as the Hub shows them beside a model."""
+    """The metrics as the Hub shows them beside a model."""
     name = shown_name(record["arguments"]["dataset"])
     results = [
         EvalResult(
-            task_type="object-detection" if "ap50" in figures else "image-segmentation",
+            task_type="object-detection" if "ap50" in metrics else "image-segmentation",
             task_name="Infrared small target detection",
             dataset_type=name,
             dataset_name=name,
@@ -71,12 +71,12 @@ def eval_results(record: dict[str, Any], provenance: Provenance) -> list[EvalRes
             dataset_revision=provenance.dataset_revision,
             metric_type=key,
             metric_name=title,
-            metric_value=figures[key],
-            metric_config=f"threshold {figures['threshold']:g}, matching radius {figures['distance']:g} px",
+            metric_value=metrics[key],
+            metric_config=f"threshold {metrics['threshold']:g}, matching radius {metrics['distance']:g} px",
         )
-        for split, figures in record["metrics"].items()
-        for key, (title, _, _) in FIGURES.items()
-        if figures.get(key) is not None
+        for split, metrics in record["metrics"].items()
+        for key, (title, _, _) in METRICS.items()
+        if metrics.get(key) is not None
     ]
     return results or None
 
@@ -108,24 +108,24 @@ What was typed was {code(record["command"])}. Packages: {packages}.
 
 
 def figures_text(record: dict[str, Any]) -> str:
-    """A table of the figures, what they mean and what they don't say."""
+    """A table of the metrics, what they mean and what they don't say."""
     seed = record["arguments"]["seed"]
     if not record["metrics"]:
         return "## Figures\n\nNot measured on a test split.\n"
     splits = record["metrics"].items()
-    present = {k: v for k, v in FIGURES.items() if any(figures.get(k) is not None for _, figures in splits)}
+    present = {k: v for k, v in METRICS.items() if any(metrics.get(k) is not None for _, metrics in splits)}
     lines = ["| split | " + " | ".join(f"{t} ({unit})" for t, _, unit in present.values()) + " | threshold | radius |"]
     lines.append("|---" * (len(present) + 3) + "|")
-    for split, figures in splits:
-        values = ["–" if figures[k] is None else f"{figures[k] * s:.2f}" for k, (_, s, _) in present.items()]
+    for split, metrics in splits:
+        values = ["–" if metrics[k] is None else f"{metrics[k] * s:.2f}" for k, (_, s, _) in present.items()]
         lines.append(
-            f"| {escape(split)} | {' | '.join(values)} | {figures['threshold']:g} | {figures['distance']:g} px |"
+            f"| {escape(split)} | {' | '.join(values)} | {metrics['threshold']:g} | {metrics['distance']:g} px |"
         )
     table = "\n".join(lines)
     return f"""## Figures and their limits
 
 On {code(shown_name(record["arguments"]["dataset"]))}, one run, seed {seed}; the spread over seeds is not
-in these figures.
+in these metrics.
 
 {table}
 

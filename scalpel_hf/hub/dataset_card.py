@@ -1,4 +1,4 @@
-"""The card of a labelled data set that is published on the Hub. Its figures are counted in the data set itself."""
+"""The card of a labelled data set that is published on the Hub. Its metrics are counted in the data set itself."""
 
 import json
 from collections import Counter
@@ -37,8 +37,8 @@ def dataset_card(
     files = [{"split": str(split), "path": f"data/{split}-*"} for split in splits]
     extra: dict[str, Any] = {}
     if budget is not None:
-        figures = {"fraction": budget.fraction, "seed": budget.seed, "total": budget.total}
-        extra["label_budget"] = {**figures, "labelled": len(budget.names)}
+        drawn = {"fraction": budget.fraction, "seed": budget.seed, "total": budget.total}
+        extra["label_budget"] = {**drawn, "labelled": len(budget.names)}
     data = DatasetCardData(
         license=license,
         task_categories=["image-segmentation"],

@@ -42,7 +42,7 @@ def read_record(folder: str | Path, for_others: bool = True) -> dict[str, Any]:
     """A run's metrics.json, without this machine's paths where it is `for_others`."""
     path = Path(folder) / METRICS_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: a card's figures come from it; let the recipe finish first")
+        raise FileNotFoundError(f"{path} is missing: a card's metrics come from it; let the recipe finish first")
     record = read_json(path)
     return without_local_paths(record) if for_others else record
 

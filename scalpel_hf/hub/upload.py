@@ -93,7 +93,7 @@ def push_folder(
     extra: dict[str, bytes] | None = None,
 ) -> str:
     """
-    Push a folder's weights, configurations, figures and what it was trained on, with the card as README.md, in one
+    Push a folder's weights, configurations, metrics and what it was trained on, with the card as README.md, in one
     commit.
 
     So are the files of one export in the folder `onnx`. Checkpoints, caches and whatever else lies there stay behind,

@@ -56,7 +56,7 @@ def compare_with_truth(
         truth: rows with `name` and `mask`.
         skipped: names of frames that aren't measured: the teacher was trained on their masks.
 
-    Returns the figures of [`IRSTDMetrics`] for the pseudo-labelled frames, ignored pixels counted as background; and
+    Returns the metrics of [`IRSTDMetrics`] for the pseudo-labelled frames, ignored pixels counted as background; and
 
     - `objects`, `true_objects`; `ignored`, `true_ignored`: how many there are and how many of them are true;
     - `targets_found`, `targets_open`, `targets_missed`: in the pseudo-labelled frames;
@@ -88,8 +88,8 @@ def compare_with_truth(
         if not found.any():
             counts[{True: "empty_wrong", False: "empty_right", None: UNKNOWN}[has_target(human)]] += 1
         scores += _count(row, found, human, counts)
-    figures = metrics.compute() if metrics.frame_ious else {}
-    return {**figures, **counts, "scores": _bins(scores)}
+    computed = metrics.compute() if metrics.frame_ious else {}
+    return {**computed, **counts, "scores": _bins(scores)}
 
 
 COUNTS = (

@@ -193,7 +193,7 @@ background.
 """
     return f"""## Against the hidden masks
 
-Nothing was chosen by these figures.
+Nothing was chosen by these metrics.
 
 {head}
 | | all | true |

@@ -134,13 +134,13 @@ def distillation_loss(
         target, weight = batch["labels"][:, None], batch["weights"][:, None]
         loss_supervised = weighted_bce(logits, target, weight) * 10 + soft_iou_loss(logits, target, weight)
         loss = supervised * loss_supervised
-        figures = {"supervised": loss_supervised.item()}
+        metrics = {"supervised": loss_supervised.item()}
         if "prior" in outputs:
             loss_prior = prior_guidance(logits, outputs["prior"], target, weight)
             loss_balance = load_balance_loss(outputs["router_weights"])
             loss = loss + prior * loss_prior + balance * loss_balance
-            figures |= {"prior": loss_prior.item(), "balance": loss_balance.item()}
-        return loss, figures
+            metrics |= {"prior": loss_prior.item(), "balance": loss_balance.item()}
+        return loss, metrics
 
     return loss_function
 

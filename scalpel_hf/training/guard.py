@@ -11,13 +11,13 @@ from typing import Any
 import datasets
 import numpy as np
 
-from scalpel_hf.evaluation.comparison import bootstrap_differences, count_frames, mean_figures
+from scalpel_hf.evaluation.comparison import bootstrap_differences, count_frames, mean_metrics
 from scalpel_hf.utils.files import read_json
 
 from .run_record import METRICS_FILE
 
 ARMS = ("teacher", "small network")
-FIGURES = ("iou", "niou", "pd", "fa")
+METRICS = ("iou", "niou", "pd", "fa")
 LEAST_FRAMES = 8  # labelled ones; from fewer, halves say nothing
 
 Probabilities = Callable[[Any], np.ndarray]
@@ -32,7 +32,7 @@ def compare_with_small_network(train_arm: TrainArm, labelled: datasets.Dataset, 
         train_arm: from (arm, fold, rows to train on) to what gives a frame's probabilities `(H, W)`.
         labelled: rows with a human's mask.
 
-    Returns each arm's figures over all frames, each measured by what has not seen it, and by figure the teacher's lead
+    Returns each arm's metrics over all frames, each measured by what has not seen it, and by figure the teacher's lead
     with the ends of its 95 % bootstrap interval over frames.
     """
     order = np.random.default_rng(seed).permutation(len(labelled))
@@ -46,13 +46,13 @@ def compare_with_small_network(train_arm: TrainArm, labelled: datasets.Dataset, 
         counts[arm] = np.concatenate(seen)[None]  # (1, frames, 6)
     draws = bootstrap_differences(*counts.values())
     low, high = np.percentile(draws, [2.5, 97.5], axis=0)
-    figures = {arm: mean_figures(c) for arm, c in counts.items()}
-    lead = figures[ARMS[0]] - figures[ARMS[1]]
+    metrics = {arm: mean_metrics(c) for arm, c in counts.items()}
+    lead = metrics[ARMS[0]] - metrics[ARMS[1]]
     return {
         "frames": len(labelled),
-        **{arm: dict(zip(FIGURES, map(float, values), strict=True)) for arm, values in figures.items()},
+        **{arm: dict(zip(METRICS, map(float, values), strict=True)) for arm, values in metrics.items()},
         "lead": {
-            name: [float(lead[i]), float(low[i]), float(high[i])] for i, name in enumerate(FIGURES)
+            name: [float(lead[i]), float(low[i]), float(high[i])] for i, name in enumerate(METRICS)
         },  # mean, 2.5 %, 97.5 %
     }
 
@@ -60,8 +60,8 @@ def compare_with_small_network(train_arm: TrainArm, labelled: datasets.Dataset, 
 def verdict(record: dict[str, Any]) -> str:
     """One sentence: which is better and by how much."""
     lead, low, high = (100 * value for value in record["lead"]["iou"])
-    figures = " against ".join(
-        "{:.1f} / {:.1f} / {:.1f} / {:.0f}".format(*(record[arm][k] * (100 if k != "fa" else 1) for k in FIGURES))
+    metrics = " against ".join(
+        "{:.1f} / {:.1f} / {:.1f} / {:.0f}".format(*(record[arm][k] * (100 if k != "fa" else 1) for k in METRICS))
         for arm in ARMS
     )
     if low > 0:
@@ -72,7 +72,7 @@ def verdict(record: dict[str, Any]) -> str:
         found = "the teacher and a small network of the same labels do not differ beyond chance"
     return (
         f"{found}: IoU {lead:+.1f} ({low:+.1f} to {high:+.1f}) on {record['frames']} labelled frames held out; "
-        f"IoU / nIoU / Pd / Fa {figures}"
+        f"IoU / nIoU / Pd / Fa {metrics}"
     )
 
 

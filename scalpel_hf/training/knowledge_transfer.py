@@ -181,12 +181,12 @@ def transfer_loss(
         target, weight = batch["labels"][:, None], batch["weights"][:, None] * share[:, None, None, None]
         logits = foreground_logits(model(pixel_values=batch["pixel_values"]).logits, target.shape[2:]) + logit_shift
         bce, iou = weighted_bce(logits, target, weight), soft_iou_loss(logits, target, weight)
-        loss, figures = 10 * bce + iou, {"bce": bce.item(), "soft_iou": iou.item()}
+        loss, metrics = 10 * bce + iou, {"bce": bce.item(), "soft_iou": iou.item()}
         if not consistency_weight:
-            return loss, figures
+            return loss, metrics
         consistency = _consistency(model, logits, batch, logit_shift)
         ramp = _ramp(consistency_weight, step, warmup_steps)
-        return loss + 10 * ramp * consistency, {**figures, "consistency": consistency.item()}
+        return loss + 10 * ramp * consistency, {**metrics, "consistency": consistency.item()}
 
     return loss_function
 

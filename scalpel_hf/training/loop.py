@@ -112,13 +112,13 @@ def train(
 
     Args:
         dataset: sample number i as a dict of tensors, a pure function of i.
-        loss_function: `(model, batch, step) → (loss, figures to log)`.
-        evaluate: figures on held-out labelled frames; the step with the highest `best_metric` is then kept. Called in
+        loss_function: `(model, batch, step) → (loss, metrics to log)`.
+        evaluate: metrics on held-out labelled frames; the step with the highest `best_metric` is then kept. Called in
             the main process alone.
         collate: batch of a list of samples, where they are more than dicts of tensors of one shape.
         made_of: what the result depends on beside the arguments, each with a hash of its content: rows, first weights.
 
-    Returns steps, seconds, samples and the last losses; with `evaluate` the best figures and their step.
+    Returns steps, seconds, samples and the last losses; with `evaluate` the best metrics and their step.
 
     Raises:
         FloatingPointError: where the loss is no number.
@@ -167,7 +167,7 @@ def train(
         if number % args.gradient_accumulation_steps == 0:
             torch.manual_seed(_step_seed(args.seed, step, accelerator.process_index))
         with accelerator.accumulate(wrapped):
-            loss, figures = loss_function(wrapped, batch, step)
+            loss, metrics = loss_function(wrapped, batch, step)
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     f"the loss is {loss.item()} at step {step}: lower `learning_rate`, or go on from the last "
@@ -185,7 +185,7 @@ def train(
         scheduler.step()
         _average(accelerator, [b for b in buffers.values() if b.is_floating_point()])
         ema.update(step)
-        logs = {"loss": loss.item(), **figures}
+        logs = {"loss": loss.item(), **metrics}
         bar.update()
         if step % args.logging_steps == 0 or step == args.max_steps:
             bar.set_postfix({k: f"{v:.3f}" for k, v in logs.items()})
@@ -289,10 +289,10 @@ def _evaluate(
     """Measure the running mean of the weights and keep them where they are the best so far; the best step's record."""
     model.eval()
     ema.swap()
-    figures = evaluate(model)
-    accelerator.log({f"validation/{k}": v for k, v in figures.items() if isinstance(v, int | float)}, step=step)
-    if best is None or figures[best_metric] > best["metrics"][best_metric]:
-        best = {"step": step, "metrics": figures}
+    metrics = evaluate(model)
+    accelerator.log({f"validation/{k}": v for k, v in metrics.items() if isinstance(v, int | float)}, step=step)
+    if best is None or metrics[best_metric] > best["metrics"][best_metric]:
+        best = {"step": step, "metrics": metrics}
         checkpoints.save_best(step)
     ema.swap()
     return best

@@ -73,7 +73,7 @@ def _earlier(path: Path) -> dict[str, Any]:
         record: dict[str, Any] = read_json(path)
         return {**record, "metrics": dict(record["metrics"])}
     except (KeyError, TypeError, ValueError) as error:
-        logger.warning("the figures in %s can't be kept (%s): it is written anew", path, error)
+        logger.warning("the metrics in %s can't be kept (%s): it is written anew", path, error)
         return {}
 
 

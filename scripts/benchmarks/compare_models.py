@@ -1,4 +1,4 @@
-"""Models on the same frames: the differences of their figures, and how far other frames and seeds would move them.
+"""Models on the same frames: the differences of their metrics, and how far other frames and seeds would move them.
 
     python scripts/benchmarks/compare_models.py --dataset data/nuaa \\
         --models runs/ablation/full-? runs/ablation/no-operators-?
@@ -6,7 +6,7 @@
         --models ...
 
 Folders that differ in a last "-NUMBER" alone are seeds of one model. The first model is compared with each further
-one. Prints their mean figures at one threshold, the difference with a bootstrap interval that holds 95 % of draws of
+one. Prints their mean metrics at one threshold, the difference with a bootstrap interval that holds 95 % of draws of
 frames and seeds, how much of small and of large targets each finds, and the frames without which the difference in
 pooled IoU would change most: the figure is made of few targets' pixels, and one frame can be worth points of it.
 """
@@ -26,7 +26,7 @@ from scalpel_hf.evaluation.comparison import (
     found_by_size,
     frames_to_compare,
     iou_without_each_frame,
-    mean_figures,
+    mean_metrics,
 )
 from scalpel_hf.predictors.load import load_trained, seeds_of_models
 
@@ -36,7 +36,7 @@ FRAMES = 5
 
 def table(names: list[str], counts: list[np.ndarray]) -> list[str]:
     """Markdown: a row a figure."""
-    first, second = (mean_figures(c) for c in counts)
+    first, second = (mean_metrics(c) for c in counts)
     low, high = np.percentile(bootstrap_differences(*counts), [2.5, 97.5], axis=0)
     heads = [f"{name} ({len(c)})" for name, c in zip(names, counts, strict=True)]
     lines = [f"| | {heads[0]} | {heads[1]} | difference | 95 % |", "|---|---|---|---|---|"]
@@ -57,7 +57,7 @@ def size_table(names: list[str], targets: list[np.ndarray]) -> list[str]:
 
 
 def heaviest_frames(frames: list[str], counts: list[np.ndarray]) -> list[str]:
-    first, second = (mean_figures(c)[0] for c in counts)
+    first, second = (mean_metrics(c)[0] for c in counts)
     without = iou_without_each_frame(*counts)
     order = np.argsort(-np.abs(without - (first - second)), kind="stable")[:FRAMES]
     return [f"{frames[i]}: without it the IoU differs by {100 * without[i]:+.1f}" for i in order]

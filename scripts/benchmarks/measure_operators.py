@@ -82,13 +82,13 @@ def labelled_frames(dataset: str, split: str) -> list[tuple[Tensor, np.ndarray]]
 @torch.no_grad()
 def measure(operator: nn.Module, frames: list[tuple[Tensor, np.ndarray]]) -> tuple[np.ndarray, float]:
     """Mean ROC-AUC, average precision and separation; median seconds."""
-    figures, seconds = [], []
+    metrics, seconds = [], []
     for frame, target in frames:
         began = time.process_time()
         response = operator(frame)[0, 0, 0]
         seconds.append(time.process_time() - began)
-        figures.append([measure(response.numpy(), target) for measure in (roc_auc, average_precision, separation)])
-    return np.mean(figures, 0), float(np.median(seconds))
+        metrics.append([measure(response.numpy(), target) for measure in (roc_auc, average_precision, separation)])
+    return np.mean(metrics, 0), float(np.median(seconds))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -34,7 +34,7 @@ from scalpel_hf.version import __version__
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "distill.py"
-FIGURES = "figures.json"  # written last: a cell that has it is finished
+METRICS_FILE = "figures.json"  # written last: a cell that has it is finished
 COLUMNS = {"iou": ("IoU", 100.0), "niou": ("nIoU", 100.0), "pd": ("Pd", 100.0), "fa": ("Fa", 1.0)}
 
 
@@ -73,20 +73,20 @@ def run_cell(values: dict[str, Any], split: str) -> dict[str, Any]:
     """Train and measure a cell, or read what was measured before."""
     folder = Path(values["output_dir"])
     key = {"settings": values, "split": split, "made_of": contents(values, split)}
-    if (folder / FIGURES).exists():
-        record = read_json(folder / FIGURES)
+    if (folder / METRICS_FILE).exists():
+        record = read_json(folder / METRICS_FILE)
         for name, what in (("settings", "settings"), ("split", "settings"), ("made_of", "data, base or version")):
             if record.get(name) != key[name]:
                 raise ValueError(f"{folder} is of other {what}: remove it, or give another --runs")
         return record
     train(values, folder)
     record = {**key, **measure(values, folder, split)}
-    write_json(folder / FIGURES, record)
+    write_json(folder / METRICS_FILE, record)
     return record
 
 
 def contents(values: dict[str, Any], split: str) -> dict[str, str]:
-    """What a cell's figures depend on beside its settings, by content."""
+    """What a cell's metrics depend on beside its settings, by content."""
     train_split, base = values.get("train_split", "train"), values["base_model"]
     return {
         "training rows": hash_of_split(values["dataset"], train_split),
@@ -127,11 +127,11 @@ def measure(values: dict[str, Any], folder: Path, split: str) -> dict[str, Any]:
         feature_cache_dir=values["feature_cache_dir"],
         feature_cache_dtype=values.get("feature_cache_dtype", "float16"),
     )
-    figures = evaluate_probabilities(on_default_device(teacher).probabilities, rows)
+    metrics = evaluate_probabilities(on_default_device(teacher).probabilities, rows)
     run = read_json(folder / "metrics.json")
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         weights = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 - not a dict
-    return {"figures": figures, "weights": weights, "seconds": run["training"]["seconds"], "machine": run["machine"]}
+    return {"figures": metrics, "weights": weights, "seconds": run["training"]["seconds"], "machine": run["machine"]}
 
 
 def table(records: dict[str, list[dict[str, Any]]], command: str) -> str:
@@ -178,8 +178,8 @@ def main(argv: list[str] | None = None) -> None:
         for variant in variants:
             record = run_cell(settings(config, variant, seed, args.runs), args.split)
             records.setdefault(variant, []).append(record)
-            figures = record["figures"]
-            print(f"{variant}-{seed}: IoU {100 * figures['iou']:.1f}, nIoU {100 * figures['niou']:.1f}", flush=True)
+            metrics = record["figures"]
+            print(f"{variant}-{seed}: IoU {100 * metrics['iou']:.1f}, nIoU {100 * metrics['niou']:.1f}", flush=True)
             write_text(args.out, table(records, command))
 
 

@@ -41,7 +41,7 @@ from scalpel_hf.utils.files import (
 
 ROOT = Path(__file__).parents[2]
 PLANS = ("random", "coverage", "uncertainty")
-FIGURES = ("iou", "niou", "pd", "fa")
+METRICS = ("iou", "niou", "pd", "fa")
 
 
 def frame_features(frames: datasets.Dataset, base_model: str, image_size: int, path: Path) -> dict[str, np.ndarray]:
@@ -98,12 +98,12 @@ def train(
 
 
 def table(results: list[dict]) -> str:
-    """Mean and, over several seeds, standard deviation of the test figures, IoU and so on in %, Fa in 1e-6."""
+    """Mean and, over several seeds, standard deviation of the test metrics, IoU and so on in %, Fa in 1e-6."""
     lines = ["| plan | labels | seeds | IoU % | nIoU % | Pd % | Fa 1e-6 |", "|---|---|---|---|---|---|---|"]
     for plan, count in dict.fromkeys((r["plan"], r["labels"]) for r in results):
         runs = [r for r in results if (r["plan"], r["labels"]) == (plan, count)]
         cells = []
-        for figure in FIGURES:
+        for figure in METRICS:
             values = [run["test"][figure] * (1 if figure == "fa" else 100) for run in runs]
             cells.append(mean_and_deviation(values))
         lines.append(f"| {plan} | {count} | {len(runs)} | {' | '.join(cells)} |")
@@ -154,8 +154,8 @@ def main(argv: list[str] | None = None) -> None:
                 if not (run / "teacher" / "metrics.json").exists():
                     print(f"== {run.parent.name}, {count} labels, seed {seed}", flush=True)
                     train(run, splits, LabelBudget.load(run / "label_budget.json"), seed, flags, feature_cache_dir)
-                figures = read_json(run / "teacher" / "metrics.json")["metrics"]["test"]
-                results.append({"plan": plan, "labels": count, "seed": seed, "test": figures})
+                metrics = read_json(run / "teacher" / "metrics.json")["metrics"]["test"]
+                results.append({"plan": plan, "labels": count, "seed": seed, "test": metrics})
                 ordered = sorted(results, key=lambda r: (r["labels"], PLANS.index(r["plan"]), r["seed"]))
                 write_json(args.out / "results.json", ordered)
                 write_text(args.out / "results.md", table(ordered))

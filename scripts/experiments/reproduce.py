@@ -8,7 +8,7 @@ For each budget and seed: a teacher of that share of the masks, its pseudo label
 (a) of all masks, (b) of the share alone, (c) of the share and the pseudo labels. Each is measured on the test split,
 threshold 0.5. One JSON a student under OUT/DATASET-BUDGET, with its counts on every frame, and one for the pseudo
 labels, measured on the frames whose masks were hidden. Run again after a kill, it resumes; the students of all masks
-are trained once for all budgets. `--quick` runs everything in minutes, to see that it works: its figures mean nothing.
+are trained once for all budgets. `--quick` runs everything in minutes, to see that it works: its metrics mean nothing.
 """
 
 import argparse

@@ -66,12 +66,12 @@ def main(argv: list[str] | None = None) -> None:
                 data, run = args.data / f"{dataset}-10pct", args.runs / dataset / f"{arm}-{seed}"
                 train(arm, data, args.base_model, seed, run)
                 record = read_json(run / METRICS_FILE)
-                figures = measure(run, args.data / dataset, data, args.every)
+                metrics = measure(run, args.data / dataset, data, args.every)
                 kept = {key: record[key] for key in ("commit", "machine")}
                 result.parent.mkdir(parents=True, exist_ok=True)
                 setting = {"arm": arm, "dataset": dataset, "seed": seed, "every": args.every, "options": ARMS[arm]}
-                write_json(result, {**setting, **figures, "seconds": record["training"]["seconds"], **kept})
-                print(dataset, arm, seed, figures["metrics"], flush=True)
+                write_json(result, {**setting, **metrics, "seconds": record["training"]["seconds"], **kept})
+                print(dataset, arm, seed, metrics["metrics"], flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The demo's report of a folder as the demo leaves it, its models untrained and its figures made up."""
+"""The demo's report of a folder as the demo leaves it, its models untrained and its metrics made up."""
 
 import json
 import re
@@ -70,8 +70,8 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     packages = {"torch": "1.2.3"}
     machine = {"cpus": 2, "cpu_capability": "AVX2", "accelerator": None, "python": "3.1", "packages": packages}
     for number, folder in enumerate(MODELS):
-        figures = {"iou": 0.1 * (number + 1), "niou": 0.111, "pd": 1.0, "fa": 45.67, "n_images": 3}
-        record = {"metrics": {"test": figures}, "machine": machine, "commit": "0123456789abcdef"}
+        metrics = {"iou": 0.1 * (number + 1), "niou": 0.111, "pd": 1.0, "fa": 45.67, "n_images": 3}
+        record = {"metrics": {"test": metrics}, "machine": machine, "commit": "0123456789abcdef"}
         (out / folder / "metrics.json").write_text(json.dumps(record))
     return out
 

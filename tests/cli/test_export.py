@@ -49,12 +49,12 @@ def test_from_the_trained_student_to_the_table(
         assert isinstance(load_exported(folder, file), exported_as)
         model = str(folder / "onnx" / file)
         evaluate.main(["--dataset", work.data, "--model", model, "--threshold", "0.4"])
-        figures = json.loads(capsys.readouterr().out)
+        metrics = json.loads(capsys.readouterr().out)
         first, second = ("iou", "niou") if kind == "student" else ("ap50", "ap50_95")
-        assert row[1:3] == [f"{100 * figures[first]:.1f}", f"{100 * figures[second]:.1f}"]
-        assert figures["n_images"] == 3 and figures["threshold"] == 0.4
+        assert row[1:3] == [f"{100 * metrics[first]:.1f}", f"{100 * metrics[second]:.1f}"]
+        assert metrics["n_images"] == 3 and metrics["threshold"] == 0.4
         if file == "model.onnx":
-            assert figures == pytest.approx(expected, abs=1e-3)
+            assert metrics == pytest.approx(expected, abs=1e-3)
 
 
 def test_boxes_of_a_detector_by_the_runtimes_command(work: SimpleNamespace, tmp_path: Path) -> None:

@@ -295,8 +295,8 @@ def test_what_a_human_left_open_is_neither_trained_on_nor_measured(tmp_path: Pat
     rows = rows_of(encode_png(EXPECTED))
     target, weight = training_mask(rows[0])
     assert np.array_equal(target > 0, CLASSES == 1) and np.array_equal(weight == 0, CLASSES == 2)
-    figures = evaluate_probabilities(lambda image: (CLASSES > 0).astype(np.float32), rows)
-    assert figures["iou"] == 1 and figures["n_false_pixels"] == 0
+    metrics = evaluate_probabilities(lambda image: (CLASSES > 0).astype(np.float32), rows)
+    assert metrics["iou"] == 1 and metrics["n_false_pixels"] == 0
     boxes = np.array([[3.0, 2, 6, 4], [8, 6, 11, 8]])  # on the target, and where nobody knows
     assert evaluate_detections(lambda image: (np.ones(2), boxes), rows)["precision"] == 1
     pytest.importorskip("pycocotools")

@@ -76,20 +76,20 @@ def measured(frames: list[Frame], **settings: float) -> dict[str, Any]:
 @pytest.mark.parametrize("seed", range(6))
 def test_average_precision_by_its_definition(seed: int) -> None:
     frames = random_frames(seed)
-    figures = measured(frames)
+    metrics = measured(frames)
     for name, bounds in {"": (0, np.inf), "_tiny": (0, 9), "_small": (9, 81), "_large": (81, np.inf)}.items():
         values = [naive_ap(frames, least, *bounds) for least in np.linspace(0.5, 0.95, 10)]
-        assert figures["ap50" + name] == pytest.approx(values[0]), name
+        assert metrics["ap50" + name] == pytest.approx(values[0]), name
         mean = None if values[0] is None else np.mean(values)
-        assert figures["ap50_95" + name] == pytest.approx(mean), name
-    assert 0 < figures["ap50_95"] < figures["ap50"] < 1
+        assert metrics["ap50_95" + name] == pytest.approx(mean), name
+    assert 0 < metrics["ap50_95"] < metrics["ap50"] < 1
 
 
 def test_right_boxes_of_every_size_are_right() -> None:
     truth = np.array([[5, 3, 6, 4], [7, 3, 8, 4], [10, 10, 12, 11], [20, 20, 23, 23], [30, 30, 41, 42]], float)
-    figures = measured([(np.linspace(0.6, 0.9, 5), truth, truth)])
+    metrics = measured([(np.linspace(0.6, 0.9, 5), truth, truth)])
     for name in ("ap50", "ap50_95", "ap50_tiny", "ap50_95_small", "ap50_large", "precision", "recall", "f1"):
-        assert figures[name] == pytest.approx(1), name
+        assert metrics[name] == pytest.approx(1), name
 
 
 def best_matching(centres: np.ndarray, targets: np.ndarray, distance: float) -> int:
@@ -113,17 +113,17 @@ def test_precision_recall_and_f1_where_targets_are_apart(seed: int) -> None:
     scores = np.array([0.9, 0.8, 0.7, 0.4])
     kept = boxes[:3]
     matched = best_matching((kept[:, :2] + kept[:, 2:]) / 2, (truth[:, :2] + truth[:, 2:]) / 2, 3)
-    figures = measured([(scores, boxes, truth)])
-    assert (figures["n_targets"], figures["n_predicted"], figures["n_matched"]) == (3, 3, matched)
-    assert figures["precision"] == matched / 3 and figures["recall"] == matched / 3 and figures["f1"] == matched / 3
+    metrics = measured([(scores, boxes, truth)])
+    assert (metrics["n_targets"], metrics["n_predicted"], metrics["n_matched"]) == (3, 3, matched)
+    assert metrics["precision"] == matched / 3 and metrics["recall"] == matched / 3 and metrics["f1"] == matched / 3
 
 
 def test_the_best_score_takes_the_nearest_target_once() -> None:
     truth = [[0, 0, 2, 2], [2, 0, 4, 2]]  # centres 2 apart
     frame = ([0.9, 0.8, 0.7], [[1, 0, 4, 2], [2, 0, 4, 2], [2, 0, 4, 2]], truth)
-    figures = measured([frame])  # the first takes the second target, the next the first, for the last none is left
-    assert (figures["n_matched"], figures["n_predicted"]) == (2, 3)
-    assert figures["precision"] == pytest.approx(2 / 3) and figures["recall"] == 1 and figures["f1"] == 0.8
+    metrics = measured([frame])  # the first takes the second target, the next the first, for the last none is left
+    assert (metrics["n_matched"], metrics["n_predicted"]) == (2, 3)
+    assert metrics["precision"] == pytest.approx(2 / 3) and metrics["recall"] == 1 and metrics["f1"] == 0.8
 
 
 def test_the_distance_is_exclusive_and_the_threshold_too() -> None:
@@ -141,13 +141,13 @@ def test_the_order_of_targets_changes_nothing() -> None:
 
 
 def test_nothing_to_find_and_nothing_found() -> None:
-    figures = measured([])
-    assert (figures["ap50"], figures["precision"], figures["recall"], figures["f1"]) == (0, 0, 0, 0)
-    assert figures["ap50_tiny"] is None
+    metrics = measured([])
+    assert (metrics["ap50"], metrics["precision"], metrics["recall"], metrics["f1"]) == (0, 0, 0, 0)
+    assert metrics["ap50_tiny"] is None
     truth = np.array([[1, 1, 3, 3]])
     assert measured([([], [], truth)])["ap50"] == 0
-    figures = measured([([0.9], truth, []), ([], [], [])])
-    assert (figures["n_images"], figures["n_targets"], figures["n_predicted"], figures["precision"]) == (2, 0, 1, 0)
+    metrics = measured([([0.9], truth, []), ([], [], [])])
+    assert (metrics["n_images"], metrics["n_targets"], metrics["n_predicted"], metrics["precision"]) == (2, 0, 1, 0)
 
 
 def test_wrong_values_are_clear_errors() -> None:

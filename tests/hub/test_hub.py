@@ -299,10 +299,10 @@ def test_a_card_says_what_the_model_was_made_of(
     assert data.datasets == ([dataset] if where == "hub" else None)
     assert data.train_split == "train" and data.dataset_revision == revision
     assert data.label_budget == {"fraction": 0.5, "seed": 0, "total": 6, "labelled": 3}
-    figures = json.loads((tmp_path / "teacher/metrics.json").read_text())["metrics"]["test"]
+    metrics = json.loads((tmp_path / "teacher/metrics.json").read_text())["metrics"]["test"]
     results = {result.metric_type: result for result in data.eval_results}
     assert {key: result.metric_value for key, result in results.items()} == {
-        key: figures[key] for key in ("iou", "niou", "pd", "fa", "f1")
+        key: metrics[key] for key in ("iou", "niou", "pd", "fa", "f1")
     }
     name = dataset if where == "hub" else "data"
     assert {(r.dataset_name, r.dataset_split, r.dataset_revision) for r in results.values()} == {
@@ -319,7 +319,7 @@ def test_a_card_says_what_the_model_was_made_of(
             "seed: 3",
             "one run, seed 3",
         ),
-        *("| 0.5 | 3 px |", f"{100 * figures['iou']:.2f}", "Not meant for decisions about people"),
+        *("| 0.5 | 3 px |", f"{100 * metrics['iou']:.2f}", "Not meant for decisions about people"),
         *("aiming weapons", "Apache-2.0", "keeps its own licence", "![", "examples.png"),
     ):
         assert part.replace("\n", " ") in text.replace("\n", " "), part
@@ -529,4 +529,4 @@ open("../results.json", "w").write(json.dumps(results))
 
 
 def test_the_frames_are_the_test_frames() -> None:
-    assert ROWS[0]["mask"].any()  # or every comparison of figures above were one of zeros
+    assert ROWS[0]["mask"].any()  # or every comparison of metrics above were one of zeros

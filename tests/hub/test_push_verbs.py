@@ -41,8 +41,8 @@ def test_every_stage_pushes_what_it_made(work, client: HfApi, tmp_path: Path) ->
     for name, folder in (("teacher", teacher), ("student", student)):
         assert len(client.list_repo_commits(IDS[name])) == 2
         card = ModelCard(Path(client.hf_hub_download(IDS[name], "README.md", cache_dir=tmp_path / "hub")).read_text())
-        figures = json.loads((folder / "metrics.json").read_text())["metrics"]["test"]
-        assert {r.metric_type: r.metric_value for r in card.data.eval_results}.items() <= figures.items()
+        metrics = json.loads((folder / "metrics.json").read_text())["metrics"]["test"]
+        assert {r.metric_type: r.metric_value for r in card.data.eval_results}.items() <= metrics.items()
         assert card.data.get("base_model") == ("org/base" if name == "teacher" else None)
     path = client.hf_hub_download(
         IDS["labels"], "data/train-00000-of-00001.parquet", repo_type="dataset", cache_dir=tmp_path / "hub"

@@ -1,4 +1,4 @@
-"""What labelling holds in memory: `pytest -m slow -s tests/pseudo_labels/test_memory.py` prints the figures."""
+"""What labelling holds in memory: `pytest -m slow -s tests/pseudo_labels/test_memory.py` prints the metrics."""
 
 import threading
 import time

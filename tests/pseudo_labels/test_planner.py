@@ -296,9 +296,9 @@ def test_the_comparison_goes_on_where_it_was(
             raise KeyboardInterrupt
         trained.append((run.parent.name, len(budget.names), seed))
         assert flags[-2:] == ["--max_steps", "2"] and feature_cache_dir == tmp_path / "out" / "features"
-        figures = {"iou": len(budget.names) / 10 + seed / 100, "niou": 0.5, "pd": 1.0, "fa": 12.0}
+        metrics = {"iou": len(budget.names) / 10 + seed / 100, "niou": 0.5, "pd": 1.0, "fa": 12.0}
         (run / "teacher").mkdir()
-        (run / "teacher" / "metrics.json").write_text(json.dumps({"metrics": {"test": figures}}))
+        (run / "teacher" / "metrics.json").write_text(json.dumps({"metrics": {"test": metrics}}))
 
     main.__globals__["train"] = train
     asked = []

@@ -203,8 +203,8 @@ def judged() -> tuple[datasets.Dataset, datasets.Dataset]:
 def test_quality_against_the_truth(judged: tuple[datasets.Dataset, datasets.Dataset]) -> None:
     labelled, truth = judged
     quality = compare_with_truth(labelled, truth)
-    figures = evaluate_pseudo_labels(labelled, truth)
-    assert {k: v for k, v in quality.items() if k in figures} == figures and quality["n_images"] == 3
+    metrics = evaluate_pseudo_labels(labelled, truth)
+    assert {k: v for k, v in quality.items() if k in metrics} == metrics and quality["n_images"] == 3
     assert (quality["objects"], quality["true_objects"]) == (4, 1)
     assert (quality["ignored"], quality["true_ignored"]) == (2, 1)
     assert [quality[k] for k in ("targets_found", "targets_open", "targets_missed")] == [1, 1, 1]

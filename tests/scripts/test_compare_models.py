@@ -15,10 +15,10 @@ from scalpel_hf.evaluation.comparison import (
     COUNTS,
     bootstrap_differences,
     count_frames,
-    figures_of_counts,
     found_by_size,
     iou_without_each_frame,
-    mean_figures,
+    mean_metrics,
+    metrics_of_counts,
 )
 from scalpel_hf.evaluation.evaluator import evaluate_probabilities
 from scalpel_hf.modeling.frame_io import read_frame
@@ -53,17 +53,17 @@ def test_the_frames_counts_add_up_to_the_metrics(rows: datasets.Dataset) -> None
     counts = counts_of(rows, [0, 1])
     assert counts.shape == (2, 12, len(COUNTS))
     once = np.ones((1, 12), dtype=np.int64)
-    for seed, (found,) in enumerate(figures_of_counts(counts, once)):
+    for seed, (found,) in enumerate(metrics_of_counts(counts, once)):
         expected = evaluate_probabilities(guesser(rows, seed).probabilities, rows)
         assert found == pytest.approx([expected[name] for name in ("iou", "niou", "pd", "fa")], rel=1e-12)
-    assert mean_figures(counts) == pytest.approx(figures_of_counts(counts, once)[:, 0].mean(0))
+    assert mean_metrics(counts) == pytest.approx(metrics_of_counts(counts, once)[:, 0].mean(0))
 
 
 def test_a_frame_that_is_drawn_twice(rows: datasets.Dataset) -> None:
     counts = counts_of(rows, [0, 1])
     weights = np.array([[2] + [1] * 9 + [0, 0], [0] * 6 + [2] * 6])
-    for drawn, found in zip(weights, np.moveaxis(figures_of_counts(counts, weights), 1, 0), strict=True):
-        assert found.mean(0) == pytest.approx(mean_figures(np.repeat(counts, drawn, axis=1)), rel=1e-12)
+    for drawn, found in zip(weights, np.moveaxis(metrics_of_counts(counts, weights), 1, 0), strict=True):
+        assert found.mean(0) == pytest.approx(mean_metrics(np.repeat(counts, drawn, axis=1)), rel=1e-12)
 
 
 def test_how_much_of_small_and_large_targets_is_found() -> None:
@@ -118,7 +118,7 @@ def test_seeds_are_drawn_as_well(rows: datasets.Dataset) -> None:
     fullest = counts[0][0, :, COUNTS.index("n_union")].argmax()
     one, other = (np.repeat(c[:, fullest, None], 8, axis=1) for c in counts)  # eight frames alike: only seeds differ
     spread = bootstrap_differences(np.concatenate([one, other]), one)[:, 0]
-    iou = [mean_figures(counts)[0] for counts in (one, other)]
+    iou = [mean_metrics(counts)[0] for counts in (one, other)]
     assert sorted(set(np.round(spread, 9))) == pytest.approx(sorted([iou[1] - iou[0], (iou[1] - iou[0]) / 2, 0]))
     assert np.mean(np.isclose(spread, (iou[1] - iou[0]) / 2)) == pytest.approx(0.5, abs=0.02)
 
@@ -127,7 +127,7 @@ def test_a_frame_left_out(rows: datasets.Dataset) -> None:
     first, second = counts_of(rows, [0, 1]), counts_of(rows, [2, 3], misses=0.5)
     without = iou_without_each_frame(first, second)
     for i in range(12):
-        rest = [mean_figures(np.delete(counts, i, axis=1))[0] for counts in (first, second)]
+        rest = [mean_metrics(np.delete(counts, i, axis=1))[0] for counts in (first, second)]
         assert without[i] == pytest.approx(rest[0] - rest[1])
 
 

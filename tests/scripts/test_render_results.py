@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scalpel_hf.evaluation.comparison import COUNTS, bootstrap_differences, bootstrap_ratios, figures_of_counts
+from scalpel_hf.evaluation.comparison import COUNTS, bootstrap_differences, bootstrap_ratios, metrics_of_counts
 from scripts.render_results import NOTHING, documents, main, render
 
 MACHINE = {"cpus": 2, "cpu_capability": "AVX2", "accelerator": None}
@@ -15,7 +15,7 @@ MACHINE = {"cpus": 2, "cpu_capability": "AVX2", "accelerator": None}
 def write_run(folder: Path, name: str, seed: int, frames: int = 20, **changed: object) -> np.ndarray:
     generator = np.random.default_rng([seed, len(name)])
     counts = generator.integers([5, 20, 1, 0, 0, 1000], [20, 40, 3, 2, 9, 1001], size=(frames, len(COUNTS)))
-    iou, niou, pd, fa = figures_of_counts(counts[None], np.ones((1, frames), dtype=np.int64))[0, 0].tolist()
+    iou, niou, pd, fa = metrics_of_counts(counts[None], np.ones((1, frames), dtype=np.int64))[0, 0].tolist()
     record = {
         "arm": name,
         "dataset": folder.name,
@@ -49,15 +49,15 @@ def test_documents_show_what_the_results_say() -> None:
 
 def test_a_row_has_the_mean_and_the_spread_of_its_seeds(tmp_path: Path) -> None:
     folder = tmp_path / "results/x/sea"
-    figures = []
+    metrics = []
     for seed in range(3):
         counts = write_run(folder, "teacher", seed)
-        figures.append(figures_of_counts(counts[None], np.ones((1, 20), dtype=np.int64))[0, 0])
+        metrics.append(metrics_of_counts(counts[None], np.ones((1, 20), dtype=np.int64))[0, 0])
     text = render(marked("results/x/sea"), tmp_path)
     row = cells(text, "teacher")
     assert row[:2] == ["teacher", "0, 1, 2"] and row[-1] == "101"
     for cell, mean, deviation, unit in zip(
-        row[2:6], np.mean(figures, 0), np.std(figures, 0, ddof=1), (100, 100, 100, 1), strict=True
+        row[2:6], np.mean(metrics, 0), np.std(metrics, 0, ddof=1), (100, 100, 100, 1), strict=True
     ):
         assert cell == f"{unit * mean:.1f} ± {unit * deviation:.1f}"
     assert "on 20 frames" in text and "0123456789ab on 2 CPU cores with AVX2" in text
@@ -81,7 +81,7 @@ def test_a_difference_has_its_bootstrap_interval(tmp_path: Path) -> None:
     row = cells(render(marked("results/x/sea; teacher - small-net"), tmp_path), "teacher less small-net")
     low, high = np.percentile(bootstrap_differences(first, second)[:, 0], [2.5, 97.5])
     every = np.ones((1, 20), dtype=np.int64)
-    mean = (figures_of_counts(first, every) - figures_of_counts(second, every))[:, 0, 0].mean()
+    mean = (metrics_of_counts(first, every) - metrics_of_counts(second, every))[:, 0, 0].mean()
     assert row[2] == f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
@@ -91,7 +91,7 @@ def test_a_ratio_has_its_bootstrap_interval(tmp_path: Path) -> None:
     row = cells(render(marked("results/x/sea; few / all"), tmp_path), "few over all")
     low, high = np.percentile(bootstrap_ratios(first, second)[:, 0], [2.5, 97.5])
     every = np.ones((1, 20), dtype=np.int64)
-    few, full = (figures_of_counts(counts, every)[:, 0, 0].mean() for counts in (first, second))
+    few, full = (metrics_of_counts(counts, every)[:, 0, 0].mean() for counts in (first, second))
     assert row[2] == f"{few / full:.3f} ({low:.3f} to {high:.3f})"
     with pytest.raises(ValueError, match="a comparison is two models"):
         render(marked("results/x/sea; few over all"), tmp_path)

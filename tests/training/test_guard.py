@@ -62,15 +62,15 @@ def test_each_frame_is_measured_by_what_has_not_seen_it(labelled: datasets.Datas
     ],
 )
 def test_verdict(lead: list[float], words: str) -> None:
-    figures = {"iou": 0.5, "niou": 0.5, "pd": 1.0, "fa": 30.0}
-    record = {"frames": 34, "teacher": figures, "small network": figures, "lead": {"iou": lead}}
+    metrics = {"iou": 0.5, "niou": 0.5, "pd": 1.0, "fa": 30.0}
+    record = {"frames": 34, "teacher": metrics, "small network": metrics, "lead": {"iou": lead}}
     assert words in verdict(record)
     assert "50.0 / 50.0 / 100.0 / 30" in verdict(record)
 
 
 def test_a_beaten_teacher_labels_only_when_it_is_said(tmp_path: Path) -> None:
-    figures = {"iou": 0.5, "niou": 0.5, "pd": 1.0, "fa": 30.0}
-    record = {"frames": 34, "teacher": figures, "small network": figures}
+    metrics = {"iou": 0.5, "niou": 0.5, "pd": 1.0, "fa": 30.0}
+    record = {"frames": 34, "teacher": metrics, "small network": metrics}
     said: list[str] = []
 
     def write(lead: list[float]) -> None:

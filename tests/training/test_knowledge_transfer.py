@@ -113,11 +113,11 @@ def test_pseudo_labelled_frames_weigh_less_at_first(step: int, ramp: float) -> N
     batch = batch_of([1.0, 0.0, 0.0])
     student = new_student("detection", size="nano")
     model = student.model.eval()
-    loss, figures = detection_loss(0.5, 10, weigh_pixels=True)(model, batch, step)
+    loss, metrics = detection_loss(0.5, 10, weigh_pixels=True)(model, batch, step)
     weights = batch["weights"] * torch.tensor([1, ramp, ramp])[:, None, None]
     expected = model(batch["pixel_values"], labels=batch["labels"], pixel_weights=weights)
     torch.testing.assert_close(loss, expected.loss)
-    assert set(figures) == {"loss_heatmap", "loss_offset", "loss_size"}
+    assert set(metrics) == {"loss_heatmap", "loss_offset", "loss_size"}
 
 
 class MeanOfBoxes(nn.Module):
@@ -153,12 +153,12 @@ def test_coarse_logits_are_measured_at_the_frames_resolution() -> None:
             return SimpleNamespace(logits=F.avg_pool2d(pixel_values, 4))
 
     batch = {**batch_of([1.0, 1.0]), "labels": (torch.rand(2, 32, 32) > 0.9).float()}
-    loss, figures = transfer_loss(1.0, 0)(Coarse(), batch, 0)
+    loss, metrics = transfer_loss(1.0, 0)(Coarse(), batch, 0)
     logits = F.interpolate(F.avg_pool2d(batch["pixel_values"], 4), (32, 32), mode="bilinear", align_corners=False)
     target, weight = batch["labels"][:, None], batch["weights"][:, None]
     bce, iou = weighted_bce(logits, target, weight), soft_iou_loss(logits, target, weight)
     torch.testing.assert_close(loss, 10 * bce + iou)
-    assert figures == {"bce": pytest.approx(bce.item()), "soft_iou": pytest.approx(iou.item())}
+    assert metrics == {"bce": pytest.approx(bce.item()), "soft_iou": pytest.approx(iou.item())}
 
 
 def test_unknown_tasks_and_models_are_clear_errors(tmp_path: Any) -> None:
@@ -308,14 +308,14 @@ def test_consistency_by_its_formula(step: int, ramp: float) -> None:
     batch = segmentation_batch([0.0, 1.0, 0.0])
     plain, model = Pixelwise(), Pixelwise()
     base, _ = transfer_loss(1.0, 5)(plain, batch, step)
-    loss, figures = transfer_loss(1.0, 5, consistency_weight=0.7)(model, batch, step)
+    loss, metrics = transfer_loss(1.0, 5, consistency_weight=0.7)(model, batch, step)
     assert torch.equal(model.asked[1], batch["weak_pixel_values"][[0, 2]])
     target = (1.5 * batch["weak_pixel_values"][[0, 2]] - 1).sigmoid()
     logits = plain(batch["pixel_values"][[0, 2]]).logits
     expected = -(target * F.logsigmoid(logits) + (1 - target) * F.logsigmoid(-logits)).mean()
     total = base + 10 * 0.7 * ramp * expected
     torch.testing.assert_close(loss, total)
-    assert figures["consistency"] == pytest.approx(expected.item(), rel=1e-5)
+    assert metrics["consistency"] == pytest.approx(expected.item(), rel=1e-5)
     loss.backward()
     total.backward()
     for one, other in zip(model.parameters(), plain.parameters(), strict=True):
@@ -347,8 +347,8 @@ def test_crops_show_more_targets_than_frames(side: int) -> None:
 
 def test_without_pseudo_labelled_frames_there_is_nothing_to_agree_on() -> None:
     batch, model = segmentation_batch([1.0, 1.0]), Pixelwise()
-    loss, figures = transfer_loss(1.0, 0, consistency_weight=1.0)(model, batch, 3)
-    assert torch.equal(loss, transfer_loss(1.0, 0)(model, batch, 3)[0]) and figures["consistency"] == 0
+    loss, metrics = transfer_loss(1.0, 0, consistency_weight=1.0)(model, batch, 3)
+    assert torch.equal(loss, transfer_loss(1.0, 0)(model, batch, 3)[0]) and metrics["consistency"] == 0
 
 
 def test_a_front_end_is_our_own_students() -> None:

@@ -81,9 +81,9 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     losses = []
 
     def loss(model: nn.Module, batch: dict, step: int) -> Any:
-        value, figures = loss_function(model, batch, step)
+        value, metrics = loss_function(model, batch, step)
         losses.append(value.item())
-        return value, figures
+        return value, metrics
 
     _, outcome = run(tmp_path, loss, max_steps=200, learning_rate=3e-2)
     assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
@@ -115,8 +115,8 @@ def test_the_scale_of_half_precision_gradients_goes_on_too(tmp_path: Path, monke
         return accelerator
 
     def overflowing(model: nn.Module, batch: dict, step: int) -> Any:
-        value, figures = loss_function(model, batch, step)
-        return (value * 1e37 if step == 4 else value), figures
+        value, metrics = loss_function(model, batch, step)
+        return (value * 1e37 if step == 4 else value), metrics
 
     def broken_off(model: nn.Module, batch: dict, step: int) -> Any:
         if step == 8:
@@ -285,8 +285,8 @@ def test_the_best_step_is_kept_also_across_a_break(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_is_an_error(tmp_path: Path) -> None:
     def loss(model: nn.Module, batch: dict, step: int) -> Any:
-        value, figures = loss_function(model, batch, step)
-        return (value * float("nan") if step == 5 else value), figures
+        value, metrics = loss_function(model, batch, step)
+        return (value * float("nan") if step == 5 else value), metrics
 
     with pytest.raises(FloatingPointError, match=r"the loss is nan at step 5: lower `learning_rate`"):
         run(tmp_path, loss)

@@ -7,8 +7,9 @@ Examples:
     scalpel-hf distill --config mine.yaml --num-processes 4
     accelerate launch recipes/distill.py --config recipes/nuaa_sirst/distill_10pct.yaml
 
-Any field of the YAML can be given as a flag too, which then counts. Run again after a kill to go on. Writes the adapter
-and its image processor to `output_dir`, with metrics.json: how the run is repeated, how well it does on `eval_split`.
+Any field of the YAML can be given as a flag too, which then counts. Run again after a kill to resume. Writes the
+adapter and its image processor to `output_dir`, with metrics.json: how the run is repeated, how well it does on
+`eval_split`.
 """
 
 import math

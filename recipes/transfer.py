@@ -7,9 +7,10 @@ Examples:
     scalpel-hf transfer --config nuaa_sirst/detection --num-processes 4
     accelerate launch recipes/transfer.py --config recipes/nuaa_sirst/transfer_10pct.yaml
 
-Any field of the YAML can be given as a flag too, which then counts. Run again after a kill to go on. Writes the student
-and its image processor to `output_dir`, with metrics.json: how the run is repeated, how well it does on `eval_split`.
-`--task detection` trains a detector of the targets' boxes, `--student` any model of transformers for the task.
+Any field of the YAML can be given as a flag too, which then counts. Run again after a kill to resume. Writes the
+student and its image processor to `output_dir`, with metrics.json: how the run is repeated, how well it does on
+`eval_split`. `--task detection` trains a detector of the targets' boxes, `--student` any model of transformers for the
+task.
 """
 
 import math

@@ -281,7 +281,7 @@ def test_the_guard_compares_before_it_trains(
     teacher = Teacher.from_pretrained(out)
     assert teacher.probabilities(np.random.default_rng(0).normal(size=(40, 56))).shape == (40, 56)
     distill.main(flags(**{**values, "guard": False}))  # the finished run is the same with it and without
-    assert "going on from step" in capsys.readouterr().out
+    assert "resuming from step" in capsys.readouterr().out
     assert json.loads((out / "metrics.json").read_text())["guard"] == record
     with_sam = tmp_path / "with-sam"
     distill.main(flags(**{**values, "sam_features": True, "output_dir": with_sam}))

@@ -7,7 +7,7 @@ Examples:
 
 Makes frames and a small Segment Anything model of random weights, trains a teacher on 10 % of the labels, has it label
 the rest, trains three students (10 % alone, 10 % and pseudo labels, 100 %), and ends with a table and OUT/report.html.
-The commands are the ones for real data and are printed as they run. Run again after Ctrl-C or a kill to go on.
+The commands are the ones for real data and are printed as they run. Run again after Ctrl-C or a kill to resume.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
     changed = [f"{k} {before.get(k, 'unknown')}, now {v}" for k, v in settings.items() if before.get(k) != v]
     if changed:
         sys.exit(
-            f"error: {out} was made with other settings ({'; '.join(changed)}): go on with the same, choose another "
+            f"error: {out} was made with other settings ({'; '.join(changed)}): resume with the same, choose another "
             "--out, or remove the folder"
         )
 
@@ -113,7 +113,7 @@ def run(command: list[str]) -> None:
         child.terminate()
         child.wait()
     if status:
-        sys.exit(f"error: the command above failed (status {status}); run the demo again to go on from there")
+        sys.exit(f"error: the command above failed (status {status}); run the demo again to resume")
 
 
 def stages(out: Path, frames: int, scale_steps: float) -> list[tuple[str, Path, list[str]]]:

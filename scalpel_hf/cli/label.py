@@ -5,7 +5,7 @@ Examples:
     scalpel-hf label --dataset data/nuaa-10pct --teacher runs/nuaa/teacher --out runs/nuaa/pseudo
     scalpel-hf label --num-processes 4 --dataset org/frames --teacher org/teacher --out runs/pseudo
 
-Run again after a kill to go on from the last finished shard. Human labels are never touched. What an object's score is
+Run again after a kill to resume from the last finished shard. Human labels are never touched. What an object's score is
 is learnt on the frames that people labelled; objects that are more likely no target are ignored instead of labelled.
 With `--truth`, the data set with all its masks, the pseudo labels are measured against what was hidden; nothing is
 chosen by that. OUT/report/README.md says what came of it, with pictures.

@@ -32,7 +32,7 @@ def run_program(main: Callable[[], object], resumes: bool = False) -> None:
     Output is UTF-8 whatever the locale.
 
     Args:
-        resumes: whether the same command goes on from where it was stopped, which is said then.
+        resumes: whether the same command resumes where it was stopped, which is said then.
     """
     debug = "--debug" in sys.argv
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -48,7 +48,7 @@ def run_program(main: Callable[[], object], resumes: bool = False) -> None:
             sys.stdout.flush()
     except (KeyboardInterrupt, Terminated) as stop:
         word, code = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
-        print(f"\n{word}{'; run the same command again to go on' if resumes else ''}", file=sys.stderr, flush=True)
+        print(f"\n{word}{'; run the same command again to resume' if resumes else ''}", file=sys.stderr, flush=True)
         sys.exit(code)
     except BrokenPipeError:  # who read the output has gone, as `head` does; Python flushes once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -103,7 +103,7 @@ with this `config.yaml`:
 {rows}
 ```
 
-What was typed was {code(record["command"])}. Packages: {packages}.
+The command was {code(record["command"])}. Packages: {packages}.
 """
 
 

@@ -43,7 +43,7 @@ class LabellingJob:
 
     `predict` has the teacher predict, shard by shard; `finalize`, when all shards are there, makes the labels of the
     predictions and puts them at `out`. The work lies in `out + ".partial"`, under a key made of the teacher, the
-    threshold and the shards' size, until all of it is done: a run that was killed goes on from its last finished
+    threshold and the shards' size, until all of it is done: a run that was killed resumes after its last finished
     shard, and one with other rules for what is accepted starts from the predictions that are there. A shard is kept
     under
     the content of its rows: of rows that have changed, or are another data set's, the teacher is asked anew. Whoever

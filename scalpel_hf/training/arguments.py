@@ -81,7 +81,7 @@ class LoopArguments:
     report_to: Annotated[str, OneOf(("none", *TRACKERS))] = option(
         "none", f"Tracker: `none`, or one of {', '.join(TRACKERS)}; what it keeps here is in output_dir/logs."
     )
-    resume: bool = option(True, "Go on from the newest checkpoint in output_dir, if there is one.")
+    resume: bool = option(True, "Resume from the newest checkpoint in output_dir, if there is one.")
     num_workers: Annotated[int, Between(0, 256)] = option(0, "Processes that prepare crops.")
     push_to_hub: str = option("", "Repository to push the result to, `org/name`; empty for none.")
 

@@ -1,4 +1,4 @@
-"""The running mean of what trains, and checkpoints from which a run goes on as if it had not been broken off.
+"""The running mean of what trains, and checkpoints from which a run resumes as if it had not been broken off.
 
 A checkpoint holds weights, running statistics, their means, optimiser, schedule and, where there is one, the scale of
 half-precision gradients, and says of which arguments, rows and first weights it is. It is written under another name
@@ -107,13 +107,13 @@ class Checkpoints:
         changed = [f"{k} ({before[k]!r}, now {arguments.get(k)!r})" for k in before if before[k] != arguments.get(k)]
         if changed:
             raise ValueError(
-                f"{newest} is of a run with another {', '.join(changed)}: go on with the same, choose another "
+                f"{newest} is of a run with another {', '.join(changed)}: resume with the same, choose another "
                 "`output_dir`, or start over with `--no_resume`"
             )
         others = [name for name in {**made_before, **made_of} if made_before.get(name) != made_of.get(name)]
         if others:
             raise ValueError(
-                f"{newest} is of a run with another content of: {', '.join(others)}. Go on with what it was made of, "
+                f"{newest} is of a run with another content of: {', '.join(others)}. Resume with what it was made of, "
                 "choose another `output_dir`, or start over with `--no_resume`"
             )
         self._restore(newest / "weights.safetensors")

@@ -146,7 +146,7 @@ def train(
     if start["step"] < args.max_steps and accelerator.is_main_process:
         (Path(args.output_dir) / METRICS_FILE).unlink(missing_ok=True)  # of weights that come to be replaced
     if start["step"]:
-        accelerator.print(f"going on from step {start['step']} of {args.max_steps}")
+        accelerator.print(f"resuming from step {start['step']} of {args.max_steps}")
 
     per_step = args.batch_size * accelerator.num_processes * args.gradient_accumulation_steps
     sampler = RangeSampler(start["step"] * per_step, args.max_steps * per_step)
@@ -170,7 +170,7 @@ def train(
             loss, metrics = loss_function(wrapped, batch, step)
             if not torch.isfinite(loss):
                 raise FloatingPointError(
-                    f"the loss is {loss.item()} at step {step}: lower `learning_rate`, or go on from the last "
+                    f"the loss is {loss.item()} at step {step}: lower `learning_rate`, or resume from the last "
                     f"checkpoint in {args.output_dir} with another `seed`"
                 )
             accelerator.backward(loss)

@@ -4,7 +4,7 @@
         --out runs/ablation.md
 
 A cell, one variant at one seed, is a run of recipes/distill.py in RUNS/<variant>-<seed>, measured on the test split.
-Run again after a kill to go on: finished cells are kept, a broken-off one is resumed. All cells share one cache of the
+Run again after a kill to resume: finished cells are kept, a broken-off one is resumed. All cells share one cache of the
 frozen features. The table is written anew after every cell.
 """
 

@@ -7,7 +7,7 @@ Plans: `random` (`LabelBudget.draw`, as `scalpel-hf prepare` does it), `coverage
 a teacher) and `uncertainty` (the same, at each budget with the teacher of the one before; at the first there is none,
 so its run is that of `coverage`). Every plan, budget and seed is a run of recipes/distill.py with the same
 configuration; flags that this program doesn't know go to the recipe, such as `--max_steps 1200`. Run again after a kill
-to go on: finished runs are kept, the broken one goes on from its last checkpoint. All runs share OUT/features, the
+to resume: finished runs are kept, the broken one resumes from its last checkpoint. All runs share OUT/features, the
 encoder's activations, so that test frames and whole training frames pass the frozen encoder once. Writes
 OUT/results.json and OUT/results.md. The test split chooses nothing.
 """
@@ -93,7 +93,7 @@ def train(
     command += ["--dataset", str(data), "--output_dir", str(teacher), "--seed", str(seed), "--eval_split", "test"]
     command += ["--feature_cache_dir", str(feature_cache_dir)]
     if subprocess.run(command, check=False).returncode:
-        raise ValueError(f"the training in {run} failed: run this again to go on from there")
+        raise ValueError(f"the training in {run} failed: run this again to resume")
     remove_folder(data)
 
 

@@ -60,7 +60,9 @@ def test_a_folder_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
         ({"--scale-steps": 0.1}, "--scale-steps 1.0, now 0.1"),
         ({"recipes/demo/distill.yaml": "def"}, "recipes/demo/distill.yaml abc, now def"),
     ):
-        with pytest.raises(SystemExit, match=rf"demo was made with other settings \({said}\): go on with the same, ch"):
+        with pytest.raises(
+            SystemExit, match=rf"demo was made with other settings \({said}\): resume with the same, ch"
+        ):
             demo.claim(out, {**settings, **changes})
     (out / demo.MARKER).write_text("")  # as the first demos left it
     with pytest.raises(SystemExit, match=r"--frames unknown, now 300.* or remove the folder"):
@@ -102,7 +104,7 @@ def test_stopped_it_leaves_no_process_behind(tmp_path: Path, sent: signal.Signal
     assert process.returncode == status
     if sent != signal.SIGKILL:
         word = "interrupted" if sent == signal.SIGINT else "terminated"
-        assert said.endswith(f"\n{word}; run the same command again to go on\n")
+        assert said.endswith(f"\n{word}; run the same command again to resume\n")
     assert "Traceback" not in said
     assert not processes_about(out)
     assert not (out / "data").exists()

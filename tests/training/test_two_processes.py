@@ -69,7 +69,7 @@ def test_processes_share_one_model_and_the_main_one_decides(tmp_path: Path) -> N
 
 def test_killed_and_resumed_is_unbroken(tmp_path: Path) -> None:
     assert start("-m", "tests.training.small_problem", tmp_path / "b", "--die-at-step", "7").returncode != 0
-    assert "going on from step 6" in launch("-m", "tests.training.small_problem", tmp_path / "b")
+    assert "resuming from step 6" in launch("-m", "tests.training.small_problem", tmp_path / "b")
     launch("-m", "tests.training.small_problem", tmp_path / "a")
     assert_same_checkpoint(tmp_path / "a", tmp_path / "b")
 
@@ -95,7 +95,7 @@ def test_distill(prepared: Path, tmp_path: Path) -> None:
     broken_off = start("-m", "tests.training.dying", *recipe, *flags(prepared, tmp_path / "b"))
     assert broken_off.returncode != 0 and (tmp_path / "b" / "checkpoint-3").is_dir()
     assert not (tmp_path / "b" / "metrics.json").exists()
-    assert "going on from step 3 of 8" in launch(*recipe, *flags(prepared, tmp_path / "b"))
+    assert "resuming from step 3 of 8" in launch(*recipe, *flags(prepared, tmp_path / "b"))
     assert_same_checkpoint(tmp_path / "a", tmp_path / "b", step=8)
     for name in ("a", "b"):
         record = json.loads((tmp_path / name / "metrics.json").read_text())

@@ -186,7 +186,7 @@ def train_committee(
     frame_alone: dict[str, Any] = {"levels": [level for level in args.levels if level != "pixel"] or args.levels}
     half_resolution = {**frame_alone, "full_resolution_channels": 0, "max_steps": 2 * args.max_steps}
     kinds: list[dict[str, Any]] = [{}, frame_alone, half_resolution]
-    cache_dir = args.cache_dir or f"{args.output_dir}/prefix"
+    features = args.feature_cache_dir or f"{args.output_dir}/features"
     teachers, outcomes = [], []
     for number in range(args.committee):
         member = replace(
@@ -194,7 +194,7 @@ def train_committee(
             committee=1,
             output_dir=f"{args.output_dir}/{member_folder(number)}".rstrip("/"),
             seed=args.seed + 1000 * number,
-            cache_dir=cache_dir,
+            feature_cache_dir=features,
             **kinds[number % len(kinds)],
         )
         teacher, outcome = train_teacher(member, accelerator, rows, held_out)
@@ -243,7 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     labelled = human_labelled(rows, args.dataset)
     trained_on, test_rows = TrainedOn.of(labelled), None
     if args.eval_split:
-        test_rows = rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no figures")
+        test_rows = rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no metrics")
     labelled, held_out = train_val_split(labelled, args.validation_fraction, args.seed)
     others = rows.filter(lambda s: s != "human", input_columns="label_source", keep_in_memory=True)
     rows = datasets.concatenate_datasets([labelled, others])

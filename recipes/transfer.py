@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     trained_on = TrainedOn.of(labelled) + (TrainedOn.load(args.student) if args.student else None)
     test_rows = None
     if args.eval_split:
-        test_rows = rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no figures")
+        test_rows = rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no metrics")
     human = rows.filter(lambda s: s == "human", input_columns="label_source", keep_in_memory=True)
     others = rows.filter(lambda s: s != "human", input_columns="label_source", keep_in_memory=True)
     human, held_out = train_val_split(human, args.validation_fraction, args.seed)

@@ -46,6 +46,8 @@ class ScalpelSamConfig(PreTrainedConfig):
     """
 
     model_type = "scalpel_sam"
+    # A `Trainer` that evaluates keeps masks alone of all frames.
+    keys_to_ignore_at_inference = ["image_embeddings", "iou_scores"]  # noqa: RUF012
     sub_configs_defaults = {"base_config": SamConfig}  # noqa: RUF012 - a class attribute by transformers' convention
 
     base_config: Any = None

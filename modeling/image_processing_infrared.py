@@ -12,7 +12,7 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.processing_utils import ImagesKwargs
 
 from .custom_code import CustomCodeMixin
-from .normalization import NORMALIZATIONS, ImageLike, normalize_frame, read_frame, to_sam_input
+from .normalization import NORMALIZATIONS, SAM_MEAN, SAM_STD, ImageLike, normalize_frame, read_frame, to_sam_input
 from .segmentation_maps import IGNORE_INDEX, as_foreground, read_segmentation_maps
 
 
@@ -35,6 +35,7 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         normalization: `"zscore"`, `"percentile"` or `"range"`, see [`normalize_frame`].
         percentiles: (lo, hi) in percent, for `"percentile"`.
         sam_size: side of SAM's square input in pixels; set it for a teacher, leave it out for a student.
+        sam_mean, sam_std: of that input's channels on a scale of 0 to 255, where they aren't those of SAM and SAM 2.
         do_pad: pad frames of different sizes to a common one, by repeating the bottom and right edge. Off by default:
             near the padding a prediction then depends on the other frames of its batch.
         num_channels: the frame is repeated so many times, for models that expect colour images.
@@ -44,6 +45,8 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - a class attribute by transformers' convention
     valid_kwargs = InfraredImageKwargs
+    sam_mean: tuple[float, ...] = SAM_MEAN
+    sam_std: tuple[float, ...] = SAM_STD
 
     def __init__(
         self,
@@ -53,9 +56,13 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         do_pad: bool = False,
         num_channels: int = 1,
         size_divisor: int | None = None,
+        sam_mean: Sequence[float] | None = None,
+        sam_std: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if sam_mean is not None and sam_std is not None:  # else they are in no file, as before there were others
+            self.sam_mean, self.sam_std = tuple(sam_mean), tuple(sam_std)
         self.normalization = normalization
         self.percentiles = tuple(percentiles)
         self.sam_size = sam_size
@@ -128,7 +135,9 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
             maps = read_segmentation_maps(segmentation_maps, sizes)
             data["labels"] = [_pad_map(one, frame.shape[1:]) for one, frame in zip(maps, frames, strict=True)]
         if sam_size is not None:
-            inputs, boxes = zip(*(to_sam_input(frame, sam_size) for frame in raw), strict=True)
+            inputs, boxes = zip(
+                *(to_sam_input(frame, sam_size, self.sam_mean, self.sam_std) for frame in raw), strict=True
+            )
             data["frames"] = [frame.numpy() for frame in frames]
             data["pixel_values"] = [pixel_values.numpy() for pixel_values in inputs]
             data["reshaped_input_sizes"] = [box[[3, 2]].long().numpy() for box in boxes]

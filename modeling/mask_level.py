@@ -130,6 +130,7 @@ class MaskLevel(nn.Module):
     Args:
         scales: for each operator its scales in frame pixels; an empty dict leaves the operators out.
         upscaled_dim, embedding_dim: channels of SAM's up-scaled and image embedding.
+        fine_dims: of the finer maps of SAM's encoder, at strides 4 and 8 of its input, where it has them.
         channels: width of the network at half resolution; two, three and four times as wide at the coarser ones.
         full_resolution_channels: of the convolutions on the frame's own grid, before and after the U-Net; 0 for none.
         routers: off, every expert has the same weight everywhere.
@@ -153,6 +154,7 @@ class MaskLevel(nn.Module):
         noise_floor: float = NOISE_FLOOR,
         prior_bar: float = 0.0,
         prior_share: float = 0.0,
+        fine_dims: Sequence[int] = (),
     ):
         super().__init__()
         self.routers, self.sam_features = routers, sam_features
@@ -171,6 +173,7 @@ class MaskLevel(nn.Module):
         _let_the_frame_lead(next(m for m in first.modules() if isinstance(m, nn.Conv2d)), 2)
         self.upscaled_entry = FeatureEntry(upscaled_dim, sizes[0])
         self.embedding_entry = FeatureEntry(embedding_dim, sizes[1])
+        self.fine_entries = nn.ModuleList(FeatureEntry(*dims) for dims in zip(fine_dims, sizes, strict=False))
         self.decoder = decoder_levels(sizes)
         # One logit of each pixel, or the four of a cell.
         self.head: nn.Conv2d = nn.Conv2d(fine or channels, 1 if fine else 4, 3, padding=1)
@@ -178,20 +181,27 @@ class MaskLevel(nn.Module):
         zero_(self.head)
 
     def forward(
-        self, frame: Tensor, boxes: Tensor, sam_logits: Tensor, upscaled: Tensor, embedding: Tensor, input_size: int
+        self,
+        frame: Tensor,
+        boxes: Tensor,
+        sam_logits: Tensor,
+        upscaled: Tensor,
+        embedding: Tensor,
+        input_size: int,
+        fine: Sequence[Tensor] = (),
     ) -> dict[str, Tensor]:
         """
         Args:
             frame: `(B, 1, H, W)`, normalised. boxes: `(B, 4)`, see `sample_region`.
             sam_logits: `(B, M, H, W)`, on the frame's grid. upscaled: `(B, 32, h, w)`; embedding:
-                `(B, 256, h/4, w/4)`, over the whole input.
+                `(B, 256, h/4, w/4)`, over the whole input; fine: finer maps, a tensor for each of `fine_dims`.
 
         Returns `logits` `(B, M, H, W)` and, where there are operators, `router_weights` `(B, E, H, W)`,
         `image_weights` `(B, E)`, `prior_maps` `(B, S, H, W)`, one a scale, and `prior` `(B, 1, H, W)`, their routed
         mixture.
         """
         if not self.sam_features:
-            sam_logits, upscaled, embedding = (torch.zeros_like(x) for x in (sam_logits, upscaled, embedding))
+            sam_logits, upscaled, embedding, *fine = map(torch.zeros_like, (sam_logits, upscaled, embedding, *fine))
         compressed = symlog(frame)
         inputs = [frame, compressed]
         outputs: dict[str, Tensor] = {}
@@ -200,7 +210,9 @@ class MaskLevel(nn.Module):
             maps, statistics = self.pyramid(frame)
             outputs, routed = self._route(maps, statistics, compressed)
             inputs += routed
-        residual = self._network(torch.cat(inputs, 1), boxes, upscaled, embedding, input_size)
+        features = [(1, self.upscaled_entry(upscaled)), (2, self.embedding_entry(embedding))]
+        features += [(i + 1, entry(x)) for i, (entry, x) in enumerate(zip(self.fine_entries, fine, strict=True))]
+        residual = self._network(torch.cat(inputs, 1), boxes, features, input_size)
         outputs["logits"] = self.keep * sam_logits + residual
         # A training loop leaves a module with frozen operators inside in evaluation mode, and trains its other parts.
         if maps and (self.prior_bar or self.prior_share) and not self.head.training:
@@ -210,10 +222,11 @@ class MaskLevel(nn.Module):
     def without_sam(self, frame: Tensor) -> dict[str, Tensor]:
         """What [`forward`] gives for normalised frames `(B, 1, H, W)` of which SAM has nothing to say, which is all
         that there is to ask for with `sam_features` off."""
-        entries = cast(nn.Conv2d, self.upscaled_entry[0]), cast(nn.Conv2d, self.embedding_entry[0])
-        nothing = [frame.new_zeros(len(frame), entry.in_channels, 2, 2) for entry in entries]
+        entries = [cast(FeatureEntry, e)[0] for e in (self.upscaled_entry, self.embedding_entry, *self.fine_entries)]
+        widths = [cast(nn.Conv2d, entry).in_channels for entry in entries]
+        upscaled, embedding, *fine = (frame.new_zeros(len(frame), width, 2, 2) for width in widths)
         whole = frame.new_tensor([0.0, 0.0, 2.0, 2.0]).expand(len(frame), 4)
-        return self(frame, whole, torch.zeros_like(frame), *nothing, input_size=2)
+        return self(frame, whole, torch.zeros_like(frame), upscaled, embedding, input_size=2, fine=fine)
 
     @torch.no_grad()
     def add_to_logits(self, amount: float) -> None:
@@ -244,20 +257,18 @@ class MaskLevel(nn.Module):
         }
         return outputs, [len(maps) * expert for expert in routed]
 
-    def _network(self, x: Tensor, boxes: Tensor, upscaled: Tensor, embedding: Tensor, input_size: int) -> Tensor:
-        """`(B, 1, H, W)`, what is added to SAM's logits."""
+    def _network(self, x: Tensor, boxes: Tensor, features: list[tuple[int, Tensor]], input_size: int) -> Tensor:
+        """`(B, 1, H, W)`, what is added to SAM's logits; `features` of SAM with the level that they enter at."""
         height, width = x.shape[-2:]
         x = pad_to_multiple(x, 2 ** len(self.encoder))
         if self.full_resolution is not None:
             x = fine = self.full_resolution.before(x)
-        entries = {1: (self.upscaled_entry, upscaled), 2: (self.embedding_entry, embedding)}
         levels: list[Tensor] = []
         for index, level in enumerate(self.encoder):
             x = F.max_pool2d(x, 2) if levels else x
-            if index in entries:
-                entry, features = entries[index]
+            for entering in (feature for at, feature in features if at == index):
                 x = x + sample_region(
-                    entry(features),
+                    entering,
                     boxes,
                     input_size,
                     x.shape[-2:],
@@ -266,11 +277,11 @@ class MaskLevel(nn.Module):
                 )
             x = level(x)
             levels.append(x)
-        features = decode(self.decoder, levels)
+        decoded = decode(self.decoder, levels)
         if self.full_resolution is not None:
-            residual = HEAD_SCALE * self.head(self.full_resolution.join(fine, features))
+            residual = HEAD_SCALE * self.head(self.full_resolution.join(fine, decoded))
         else:
-            residual = F.pixel_shuffle(HEAD_SCALE * self.head(features), 2)
+            residual = F.pixel_shuffle(HEAD_SCALE * self.head(decoded), 2)
         return residual[:, :, :height, :width]
 
 
@@ -293,10 +304,16 @@ def _let_the_frame_lead(stem: nn.Conv2d, channels: int) -> None:
 
 
 def predict_without_prompts(
-    level: MaskLevel, region: FrameRegion, masks: Tensor, upscaled: Tensor, embeddings: Tensor
+    level: MaskLevel,
+    region: FrameRegion,
+    masks: Tensor,
+    upscaled: Tensor,
+    embeddings: Tensor,
+    fine: Sequence[Tensor] = (),
 ) -> dict[str, Tensor]:
     """What a mask level makes of SAM's masks `(B, P, M, h, w)`, in its own precision; `logits` are `(B, PM, H, W)`."""
     dtype = level.head.weight.dtype
     frames, boxes = region.frames.to(dtype), region.boxes.to(dtype)
     logits = region.sample(masks.to(dtype)).flatten(1, 2)
-    return level(frames, boxes, logits, upscaled.to(dtype), embeddings.to(dtype), region.input_size)
+    upscaled, embeddings, *fine = (x.to(dtype) for x in (upscaled, embeddings, *fine))
+    return level(frames, boxes, logits, upscaled, embeddings, region.input_size, fine)

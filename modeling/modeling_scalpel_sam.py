@@ -27,11 +27,11 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_scalpel_sam import ScalpelSamConfig
 from .custom_code import CustomCodeMixin
-from .losses import soft_iou_loss, weighted_bce
 from .mask_level import FrameRegion, MaskLevel, predict_without_prompts
 from .modeling_mobile_sam import MobileSamVisionEncoder
 from .moe import ImageRouter, PositionRouter, TokenAdapter
 from .operators import WhiteBoxOperator
+from .teacher_loss import loss_of_labels
 from .whole_weights import CheckedWeightsMixin
 
 
@@ -90,6 +90,18 @@ class ScalpelSamMaskDecoder(SamMaskDecoder):
         masks = masks.unflatten(-1, tuple(upscaled.shape[-2:]))  # (B, P, K, 4h, 4w)
         chosen = slice(1, None) if multimask_output else slice(0, 1)
         return masks[:, :, chosen], self.iou_prediction_head(iou_token)[:, :, chosen], upscaled
+
+
+def keep_frozen_statistics(model: nn.Module) -> None:
+    """
+    Put batch norms whose weights are frozen into evaluation mode.
+
+    `train()` puts them into training mode with everything else. A frozen encoder would then normalise by the batch, and
+    its running statistics would drift away from those that it is saved with.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            module.train(any(parameter.requires_grad for parameter in module.parameters()))
 
 
 class ExpertInitMixin:
@@ -183,8 +195,6 @@ def build_mask_level(config: ScalpelSamConfig) -> MaskLevel | None:
     return level
 
 
-IGNORE_INDEX = 255
-BCE_WEIGHT = 10.0  # as in the training of teachers and students
 # Copied from the adapter's configuration.
 ADAPTER_SETTINGS = (
     "scales",
@@ -256,6 +266,21 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
         self.mask_decoder = ScalpelSamMaskDecoder(config.mask_decoder_config)
         self.mask_level = build_mask_level(config)
         self.post_init()
+        self._train_experts_alone()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As of every model; SAM's own weights come frozen. Call `requires_grad_` on parts of it to train them, too."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._train_experts_alone()
+        return loaded
+
+    def _train_experts_alone(self) -> None:
+        """Freeze what is SAM's, as an adapter does, so that every weight that is trained has a say in a mask loss."""
+        self.requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, TokenAdapter | MaskLevel):
+                module.requires_grad_(True)
 
     @classmethod
     def from_peft(cls, peft_model: Any) -> "ScalpelSamModel":
@@ -263,8 +288,15 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
         The stand-alone model of a `PeftModel` with an active `SCALPEL_MOE` adapter, in evaluation mode.
 
         Weights are copied; modules that were trained besides (`modules_to_save`) come as trained.
+
+        Raises `ValueError` on a base that is neither a `SamModel` nor a `MobileSamModel`.
         """
         name, base = peft_model.active_adapter, peft_model.get_base_model()
+        if not isinstance(base, SamModel):
+            raise ValueError(
+                "A stand-alone model is made of an adapter on SamModel or MobileSamModel, not on "
+                f"{type(base).__name__}: keep adapter and base."
+            )
         adapter, base_config = peft_model.peft_config[name], copy.deepcopy(base.config)
         base_config._name_or_path = ""  # where it was loaded from here means nothing elsewhere
         mlps = base.vision_encoder.named_modules()
@@ -334,6 +366,8 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
         if input_points is not None and input_labels is None:
             input_labels = torch.ones(input_points.shape[:3], dtype=torch.int, device=input_points.device)
 
+        if self.training:
+            keep_frozen_statistics(self)
         if image_embeddings is None:
             image_embeddings = self.vision_encoder(pixel_values).last_hidden_state
         sparse, dense = self.prompt_encoder(
@@ -343,39 +377,30 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
             image_embeddings, self.get_image_wide_positional_embeddings(), sparse, dense, multimask_output
         )
         seen: dict[str, Tensor] = {}
-        if self.mask_level is not None:
-            region = self._region(pixel_values, frames, frame_boxes, masks.shape[-2:])
+        region = None
+        if self.mask_level is not None or labels is not None:
+            region = self._region(pixel_values, frames, frame_boxes)
+        if self.mask_level is not None and region is not None:
+            region = region.on_base_grid(masks.shape[-2:]) if self.config.mask_grid == "base" else region
             if sparse is None:
                 seen = predict_without_prompts(self.mask_level, region, masks, upscaled, image_embeddings)
                 masks = seen.pop("logits").unflatten(1, masks.shape[1:3]).to(masks.dtype)
             else:  # SAM's own prediction, on the frames' grid
                 masks = region.sample(masks)
         return ScalpelSamOutput(
-            loss=None if labels is None else self._loss(masks, labels),
+            loss=None if labels is None else loss_of_labels(masks, labels, region, seen),
             pred_masks=masks,
             iou_scores=iou_scores,
             image_embeddings=image_embeddings,
             **(seen if output_router else {}),
         )
 
-    def _region(
-        self, pixel_values: Tensor | None, frames: Tensor | None, frame_boxes: Tensor | None, grid: torch.Size
-    ) -> FrameRegion:
+    def _region(self, pixel_values: Tensor | None, frames: Tensor | None, frame_boxes: Tensor | None) -> FrameRegion:
         if frames is not None and frame_boxes is not None:
-            region = FrameRegion(frames, frame_boxes, self.config.image_size)
-        elif pixel_values is not None:
-            region = FrameRegion.whole(pixel_values)
-        else:
-            raise ValueError("With `image_embeddings`, pass the `frames` and `frame_boxes` that they were made of.")
-        return region.on_base_grid(grid) if self.config.mask_grid == "base" else region
-
-    def _loss(self, masks: Tensor, labels: Tensor) -> Tensor:
-        labels = labels[:, None] if labels.ndim == 3 else labels  # (B, P, H, W)
-        if labels[:, :, None].shape != masks.shape:
-            raise ValueError(f"`labels` {tuple(labels.shape)} go with one mask a prompt, got {tuple(masks.shape)}.")
-        valid = (labels != IGNORE_INDEX).float()
-        target = torch.where(valid > 0, labels, 0).float()
-        return BCE_WEIGHT * weighted_bce(masks[:, :, 0], target, valid) + soft_iou_loss(masks[:, :, 0], target, valid)
+            return FrameRegion(frames, frame_boxes, self.config.image_size)
+        if pixel_values is not None:
+            return FrameRegion.whole(pixel_values)
+        raise ValueError("With `image_embeddings`, pass the `frames` and `frame_boxes` that they were made of.")
 
 
 def _name_here(key: str, adapter: str, blocks: list[str]) -> str | None:

@@ -45,7 +45,9 @@ def normalize_frame(
     return (frame - offset) / torch.where(scale > 0, scale, 1)
 
 
-def to_sam_input(frame: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def to_sam_input(
+    frame: torch.Tensor, size: int, mean: Sequence[float] = SAM_MEAN, std: Sequence[float] = SAM_STD
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A frame as SAM sees it: [min, max] to [0, 255], three channels, longest side `size`, SAM's mean and std, padded.
 
     The rescaling is linear, so any linear normalisation of the frame before it makes no difference. Resizing is
@@ -54,6 +56,7 @@ def to_sam_input(frame: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Te
     Args:
         frame: (H, W), floating point.
         size: side of SAM's square input in pixels.
+        mean, std: of its channels.
 
     Returns:
         Pixel values (3, `size`, `size`), float32, and the box (4,) as (x0, y0, x1, y1) of the region that the frame
@@ -66,8 +69,8 @@ def to_sam_input(frame: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Te
     peak = frame.max()
     gray = (frame * (255 / torch.where(peak > 0, peak, 1))).float()
     gray = F.interpolate(gray[None, None], (new_height, new_width), mode="bilinear", antialias=True)[0]  # (1, h, w)
-    mean, std = (gray.new_tensor(values)[:, None, None] for values in (SAM_MEAN, SAM_STD))
-    pixel_values = F.pad((gray - mean) / std, (0, size - new_width, 0, size - new_height))
+    offset, spread = (gray.new_tensor(values)[:, None, None] for values in (mean, std))
+    pixel_values = F.pad((gray - offset) / spread, (0, size - new_width, 0, size - new_height))
     return pixel_values, gray.new_tensor([0, 0, new_width, new_height])
 
 

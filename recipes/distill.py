@@ -27,6 +27,7 @@ from torch import nn
 
 from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig
 from scalpel_hf.adapter.config import LEVELS, OPERATOR_SCALES
+from scalpel_hf.adapter.families import sam_input
 from scalpel_hf.adapter.layer import asks_sam
 from scalpel_hf.cli.launching import LAUNCH_HELP
 from scalpel_hf.cli.program import run_program
@@ -148,7 +149,7 @@ def train_teacher(
     model = get_peft_model(base, adapter).eval().to(accelerator.device, memory_format=torch.channels_last)
     freeze_operators(model)
     model.print_trainable_parameters()
-    processor = InfraredImageProcessor(normalization=args.normalization, sam_size=base.config.vision_config.image_size)
+    processor = InfraredImageProcessor(normalization=args.normalization, **sam_input(base))
 
     # Frozen features
     folder = (args.feature_cache_dir or Path(args.output_dir) / "features") if asks_sam(model) else None

@@ -1,5 +1,7 @@
+from .call import link_frames
 from .config import ScalpelMoeConfig
-from .layer import link_frames, record_router
+from .families import sam_input
+from .layer import record_router
 from .model import ScalpelMoeModel
 
-__all__ = ["ScalpelMoeConfig", "ScalpelMoeModel", "link_frames", "record_router"]
+__all__ = ["ScalpelMoeConfig", "ScalpelMoeModel", "link_frames", "record_router", "sam_input"]

@@ -75,13 +75,18 @@ class ScalpelMoeConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        saved = getattr(self, "peft_type", None) is not None  # a file names it, a fresh configuration doesn't
         if self.full_resolution_channels is None:
-            saved = getattr(self, "peft_type", None) is not None  # a file names it, a fresh configuration doesn't
             self.full_resolution_channels = 0 if saved else 8
         self.peft_type = ScalpelPeftType.SCALPEL_MOE
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         _check(self)
+        if not saved and not self.sam_features and {"token", "mask"} <= set(self.levels):
+            raise ValueError(
+                "with `sam_features` off, nothing of SAM reaches the mask level, so that the token level could never "
+                "learn: leave `token` out of `levels`"
+            )
         # The experts' order is part of the weights' meaning, and JSON files are written with sorted keys.
         self.scales = {name: self.scales[name] for name in OPERATOR_SCALES if name in self.scales}
 

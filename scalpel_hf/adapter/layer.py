@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
 
-from scalpel_hf.modeling.mask_level import FrameRegion, MaskLevel, predict_without_prompts, sample_region
+from scalpel_hf.modeling.mask_level import MaskLevel, predict_without_prompts, sample_region
 from scalpel_hf.modeling.moe import TokenAdapter
 
+from .call import current_call, linked_frames
 from .config import ScalpelMoeConfig
+from .families import Family, base_of, family_of, upscaled_embedding
 
 # Both are per thread (and per task), so that two threads may share one model.
 _ROUTER_SINK: ContextVar[list[dict[str, Tensor]] | None] = ContextVar("router_sink", default=None)
@@ -51,9 +52,9 @@ class ScalpelMoeLayer(nn.Module, BaseTunerLayer):
     adapter_layer_names: tuple[str, ...] = ()
     base_layer: Any
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: ScalpelMoeConfig):
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: ScalpelMoeConfig, family: Family):
         super().__init__()
-        self.base_layer = base_layer
+        self.base_layer, self.family = base_layer, family
         self.merged_adapters: list[str] = []
         setattr(self, self.adapter_layer_names[0], nn.ModuleDict())
         self.update_layer(adapter_name, config)
@@ -111,7 +112,7 @@ class TokenLevelLayer(ScalpelMoeLayer):
     adapter_layer_names = ("scalpel_moe_token",)
 
     def build(self, config: ScalpelMoeConfig) -> TokenAdapter:
-        dim = next(m for m in self.get_base_layer().modules() if isinstance(m, nn.Linear)).in_features
+        dim = next(p for p in self.get_base_layer().parameters() if p.ndim > 1).shape[1]
         operators = list(config.scales)
         return TokenAdapter(dim, config.bottleneck, operators, config.top_k, config.temperature, config.routers)
 
@@ -120,7 +121,11 @@ class TokenLevelLayer(ScalpelMoeLayer):
         adapter = self.active
         if adapter is None:
             return result
-        delta = adapter(self._cast_input_dtype(hidden_states, adapter.up.weight.dtype))
+        hidden_states = self._cast_input_dtype(hidden_states, adapter.up.weight.dtype)
+        if self.family.channels_first:
+            delta = adapter(hidden_states.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        else:
+            delta = adapter(hidden_states)
         return result + delta.to(result.dtype)
 
 
@@ -130,9 +135,9 @@ class MaskLevelLayer(ScalpelMoeLayer):
     adapter_layer_names = ("scalpel_moe_mask",)
     other_param_names = ("grids",)
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: ScalpelMoeConfig):
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: ScalpelMoeConfig, family: Family):
         self.grids: dict[str, str] = {}
-        super().__init__(base_layer, adapter_name, config)
+        super().__init__(base_layer, adapter_name, config, family)
         self.upscaled_hook = self.get_base_layer().upscale_conv2.register_forward_hook(_keep_upscaled)
 
     def update_layer(self, adapter_name: str, config: ScalpelMoeConfig) -> None:
@@ -142,10 +147,13 @@ class MaskLevelLayer(ScalpelMoeLayer):
     def remove_hooks(self) -> None:
         self.upscaled_hook.remove()
 
-    def link_input(self, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Forward hook of the vision encoder: the frames of its embedding are wanted here, unless adapters are off."""
-        if self.active_name is not None:
-            link_input(args, kwargs, output)
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:  # a base may call parts of its decoder itself
+            if name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)
 
     def build(self, config: ScalpelMoeConfig) -> MaskLevel:
         decoder = self.get_base_layer()
@@ -153,6 +161,7 @@ class MaskLevelLayer(ScalpelMoeLayer):
             config.operator_scales,
             upscaled_dim=decoder.hidden_size // 8,
             embedding_dim=decoder.hidden_size,
+            fine_dims=[decoder.hidden_size // divisor for divisor in self.family.fine],
             channels=config.channels,
             full_resolution_channels=config.full_resolution_channels or 0,
             top_k=config.top_k,
@@ -164,35 +173,29 @@ class MaskLevelLayer(ScalpelMoeLayer):
             prior_share=config.prior_share,
         )
 
-    def forward(
-        self, image_embeddings: Tensor, *args: Any, sparse_prompt_embeddings: Tensor | None = None, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, image_embeddings: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         name = self.active_name
         if name is None:
-            return self.base_layer(image_embeddings, *args, sparse_prompt_embeddings=sparse_prompt_embeddings, **kwargs)
-        upscaled: list[Tensor] = []
-        token = _UPSCALED_SINK.set(upscaled)
+            return self.base_layer(image_embeddings, *args, **kwargs)
+        last: list[Tensor] = []
+        token = _UPSCALED_SINK.set(last)
         try:
-            masks, iou = self.base_layer(
-                image_embeddings, *args, sparse_prompt_embeddings=sparse_prompt_embeddings, **kwargs
-            )
+            masks, *others = self.base_layer(image_embeddings, *args, **kwargs)
         finally:
             _UPSCALED_SINK.reset(token)
-        region = linked_frames(image_embeddings)
-        if self.grids[name] == "base":
-            region = region.on_base_grid(masks.shape[-2:])
-        if sparse_prompt_embeddings is not None and sparse_prompt_embeddings.shape[2] > 0:
-            return region.sample(masks), iou  # prompted: SAM's own prediction on the frame's grid
-        return self._prompt_free(self._adapters[name], masks, upscaled[0], image_embeddings, region), iou
-
-    def _prompt_free(
-        self, adapter: MaskLevel, masks: Tensor, upscaled: Tensor, embeddings: Tensor, region: FrameRegion
-    ) -> Tensor:
-        activation = self.get_base_layer().activation
-        outputs = predict_without_prompts(adapter, region, masks, activation(upscaled), embeddings)
+        call = current_call()
+        assert call.region is not None
+        region = call.region.on_base_grid(masks.shape[-2:]) if self.grids[name] == "base" else call.region
+        if call.prompted:  # SAM's own prediction on the frame's grid
+            return region.sample(masks), *others
+        fine = tuple(kwargs.get("high_resolution_features", ()))
+        upscaled = upscaled_embedding(self.get_base_layer(), last[0], fine)
+        level = self._adapters[name]
+        outputs = predict_without_prompts(level, region, masks, upscaled, image_embeddings, fine)
+        call.seen.update(outputs)
         if (sink := _ROUTER_SINK.get()) is not None:
             sink.append(outputs)
-        return outputs["logits"].unflatten(1, masks.shape[1:3]).to(masks.dtype)
+        return outputs["logits"].unflatten(1, masks.shape[1:3]).to(masks.dtype), *others
 
 
 def mask_level_layer(model: nn.Module) -> MaskLevelLayer | None:
@@ -222,51 +225,19 @@ def outputs_without_sam(model: nn.Module, frames: Tensor) -> dict[str, Tensor]:
     return outputs
 
 
-def prompt_free_logits(model: nn.Module, image_embeddings: Tensor) -> Tensor:
+def ask(model: nn.Module, image_embeddings: Any, **prompts: Any) -> Any:
+    """The output, one mask a prompt, of an adapted model for embeddings as its `get_image_embeddings` gives them."""
+    return model(**family_of(base_of(model)).ask(image_embeddings), **prompts, multimask_output=False)
+
+
+def prompt_free_logits(model: nn.Module, image_embeddings: Any) -> Tensor:
     """
     Mask logits `(B, 1, H, W)` on the grid of the frames that the embeddings are linked to.
 
     Where no mask level predicts on that grid, with other adapters or other levels, SAM's own masks are resized to it.
     """
-    masks = model(image_embeddings=image_embeddings, multimask_output=False).pred_masks[:, 0]  # (B, 1, h, w)
+    masks = ask(model, image_embeddings).pred_masks[:, 0]  # (B, 1, h, w)
     if mask_level_layer(model) is not None:
         return masks
     region = linked_frames(image_embeddings)
     return sample_region(masks, region.boxes, region.input_size, region.frames.shape[-2:])
-
-
-_LINKS: WeakIdKeyDictionary = WeakIdKeyDictionary()
-
-
-def link_frames(image_embeddings: Tensor, frames: Tensor, frame_boxes: Tensor, input_size: int) -> None:
-    """Say which frames an embedding was made of, where it was not the encoder of an adapted model that made it."""
-    if frames.shape[0] != image_embeddings.shape[0] or frame_boxes.shape != (frames.shape[0], 4):
-        raise ValueError(
-            f"`frames` {tuple(frames.shape)} and `frame_boxes` {tuple(frame_boxes.shape)} must be (B, 1, H, W) and "
-            f"(B, 4) for the {image_embeddings.shape[0]} images of the embedding"
-        )
-    _LINKS[image_embeddings] = FrameRegion(frames, frame_boxes, input_size)
-
-
-def linked_frames(image_embeddings: Tensor) -> FrameRegion:
-    """The frames of an embedding; an error that says what to do when there are none."""
-    region = _LINKS.get(image_embeddings)
-    if region is None:
-        raise ValueError(
-            "these `image_embeddings` did not come straight from this model's `get_image_embeddings`, with its adapter "
-            "on (a copy, a slice or a cast loses the frame they were made of): pass `pixel_values`, or call "
-            "`scalpel_hf.adapter.link_frames` on them"
-        )
-    return region
-
-
-def link_input(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-    """Link a vision encoder's output to the `frames` and `frame_boxes` that it was called with, or to its input."""
-    pixel_values = args[0] if args else kwargs["pixel_values"]
-    frames, boxes = kwargs.get("frames"), kwargs.get("frame_boxes")
-    if (frames is None) != (boxes is None):
-        raise ValueError("pass `frames` and `frame_boxes` together, or neither")
-    if frames is None or boxes is None:
-        region = FrameRegion.whole(pixel_values)
-        frames, boxes = region.frames, region.boxes
-    link_frames(output[0], frames, boxes, pixel_values.shape[-1])

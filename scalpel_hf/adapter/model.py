@@ -5,9 +5,10 @@ import torch
 from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
 from torch import Tensor, nn
-from transformers import SamModel
 
+from .call import CallHooks
 from .config import ScalpelMoeConfig, ScalpelPeftType, record_base
+from .families import Family, family_of
 from .layer import MaskLevelLayer, ScalpelMoeLayer, TokenLevelLayer
 
 
@@ -18,7 +19,8 @@ def encoder_mlps(model: nn.Module, blocks: int | list[str] | str) -> set[str]:
     Raises:
         ValueError: on more blocks than there are, and a name or expression that matches none.
     """
-    names = [f"vision_encoder.{n}" for n, _ in model.vision_encoder.named_modules() if n.endswith(".mlp")]
+    mlp = family_of(model).mlp
+    names = [f"vision_encoder.{n}" for n, _ in model.vision_encoder.named_modules() if n.endswith(f".{mlp}")]
     if isinstance(blocks, int):
         if blocks > len(names):
             raise ValueError(f"`blocks` asks for the last {blocks} of {len(names)} encoder blocks")
@@ -26,7 +28,7 @@ def encoder_mlps(model: nn.Module, blocks: int | list[str] | str) -> set[str]:
     if isinstance(blocks, str):
         chosen = {blocks: {n for n in names if re.fullmatch(blocks, n)}}
     else:
-        chosen = {b: {n for n in names if f".{n}".endswith((f".{b}", f".{b}.mlp"))} for b in blocks}
+        chosen = {b: {n for n in names if f".{n}".endswith((f".{b}", f".{b}.{mlp}"))} for b in blocks}
     for block, matches in chosen.items():
         if not matches:
             raise ValueError(f"`blocks` {block!r} matches none of the encoder's MLPs: {names}")
@@ -35,15 +37,20 @@ def encoder_mlps(model: nn.Module, blocks: int | list[str] | str) -> set[str]:
 
 class ScalpelMoeModel(BaseTuner):
     """
-    Puts the hierarchical mixture-of-experts adapter into a Segment Anything model (`SamModel`, `MobileSamModel`).
+    Puts the hierarchical mixture-of-experts adapter into a Segment Anything model, see [`FAMILIES`].
+
+    The model then takes `frames`, `frame_boxes` and `labels` besides its own arguments. With labels, 0 to 1 and 255 for
+    what is ignored, its output is a [`ScalpelSamOutput`] with the whole `loss`.
 
     Example:
 
         ```py
         >>> from peft import get_peft_model
+        >>> from transformers import AutoModelForMaskGeneration
         >>> from scalpel_hf import ScalpelMoeConfig
 
-        >>> model = get_peft_model(SamModel.from_pretrained("facebook/sam-vit-base"), ScalpelMoeConfig())
+        >>> base = AutoModelForMaskGeneration.from_pretrained("facebook/sam-vit-base")
+        >>> model = get_peft_model(base, ScalpelMoeConfig())
         >>> model.print_trainable_parameters()
         ```
     """
@@ -57,12 +64,7 @@ class ScalpelMoeModel(BaseTuner):
             raise ValueError(
                 "this is a PeftModel already: adapt its base model, `get_base_model()`, or add to it with `add_adapter`"
             )
-        if not isinstance(self.model, SamModel) or hasattr(self.model, "mask_level"):
-            # Later versions have these parts too, and other data between them: their forward pass would break.
-            raise ValueError(
-                "ScalpelMoeConfig adapts Segment Anything models of the first version (`SamModel`, `MobileSamModel`), "
-                f"not {type(self.model).__name__}"
-            )
+        family_of(self.model)
         record_base(peft_config, self.model)
         for name in peft_config.modules_to_save or []:
             self._check_module_to_save(name, "mask" in peft_config.levels)
@@ -118,7 +120,8 @@ class ScalpelMoeModel(BaseTuner):
             target.update_layer(adapter_name, peft_config)
             new_module = target
         else:
-            new_module = _layer_class(current_key)(target, adapter_name, peft_config)
+            family = family_of(self.model)
+            new_module = _layer_class(current_key, family)(target, adapter_name, peft_config, family)
             self._replace_module(parent, target_name, new_module, target)
         if adapter_name not in self.active_adapters:
             new_module._adapters[adapter_name].requires_grad_(False)
@@ -137,9 +140,10 @@ class ScalpelMoeModel(BaseTuner):
         if not hooks:
             hooks["surplus"] = model.register_load_state_dict_pre_hook(refuse_surplus_keys)
             hooks["hidden"] = model.register_forward_pre_hook(refuse_hidden_targets)
-        if isinstance(model.mask_decoder, MaskLevelLayer) and "link" not in hooks:
-            link = model.vision_encoder.register_forward_hook(model.mask_decoder.link_input, with_kwargs=True)
-            hooks["link"] = link
+            hooks["call"] = CallHooks(model)
+
+    def _get_module_names_tied_with_embedding(self) -> list[str]:
+        return []  # no target of ours is an embedding, and asking for them is an error with an encoder of timm's
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: object, **kwargs: object) -> nn.Module:
         if merge:
@@ -163,10 +167,10 @@ class ScalpelMoeModel(BaseTuner):
         return re.sub(rf"(\.{cls.prefix}(?:token|mask))\.{re.escape(adapter_name)}\.", r"\1.", key)
 
 
-def _layer_class(name: str) -> type[ScalpelMoeLayer]:
+def _layer_class(name: str, family: Family) -> type[ScalpelMoeLayer]:
     if name == "mask_decoder":
         return MaskLevelLayer
-    if re.fullmatch(r"vision_encoder\..*\.mlp", name):
+    if re.fullmatch(rf"vision_encoder\..*\.{family.mlp}", name):
         return TokenLevelLayer
     raise ValueError(
         f"{name!r} can't be adapted, only the mask decoder and the MLPs of the vision encoder: leave `target_modules` "

@@ -9,8 +9,10 @@ import onnxruntime
 import torch
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
+from transformers import SamModel
 
 from scalpel_hf.adapter import link_frames
+from scalpel_hf.adapter.families import input_size
 from scalpel_hf.modeling.normalization import SAM_MEAN, SAM_STD
 from scalpel_hf.predictors.teacher import Teacher
 from scalpel_hf.runtime.settings import TEACHER_FILE, hashes
@@ -40,7 +42,7 @@ class TeacherDecoder(nn.Module):
         self.model = teacher.model.get_base_model()
 
     def forward(self, image_embeddings: Tensor, frames: Tensor, frame_boxes: Tensor) -> Tensor:
-        link_frames(image_embeddings, frames, frame_boxes, self.model.config.vision_config.image_size)
+        link_frames(image_embeddings, frames, frame_boxes, input_size(self.model))
         return self.model(image_embeddings=image_embeddings, multimask_output=False).pred_masks[:, 0]
 
 
@@ -49,8 +51,13 @@ def export_teacher(teacher: Teacher, folder: str | Path, threshold: float = 0.5)
     Write a teacher's encoder.onnx, decoder.onnx and teacher.json to a folder.
 
     The encoder takes SAM's fixed input size, the decoder frames of any size; both any number of frames.
+
+    Raises `ValueError` on a base that is neither a `SamModel` nor a `MobileSamModel`.
     """
-    size, processor = teacher.one_model.config.vision_config.image_size, teacher.processor
+    base = teacher.one_model.get_base_model()
+    if not isinstance(base, SamModel):
+        raise ValueError(f"a teacher is exported as ONNX on SamModel and MobileSamModel, not on {type(base).__name__}")
+    size, processor = input_size(base), teacher.processor
     pixel_values = torch.randn(2, 3, size, size)
     frames, boxes = torch.randn(2, 1, 64, 96), torch.tensor([0.0, 0.0, size, size * 64 / 96]).expand(2, 4)
     encoder, decoder = TeacherEncoder(teacher).eval(), TeacherDecoder(teacher).eval()

@@ -6,15 +6,17 @@ step. `FrozenFeatures` says which modules those are; `FeatureCache` keeps their 
 
 import hashlib
 import json
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
-from scalpel_hf.adapter.layer import link_frames
+from scalpel_hf.adapter.call import link_frames
+from scalpel_hf.adapter.families import State, base_of, family_of, input_size
 from scalpel_hf.utils.files import remove_leftovers, whole_file
 
 HEADER_BYTES = 128  # of a .npy file
@@ -26,65 +28,98 @@ class FrozenFeatures:
     """
     The longest run of an encoder's stages, from the first on, in which nothing is trained or adapted.
 
-    The stages are the embedding of patches, each of `encoder.layers`, and the neck.
+    The stages are the embedding of patches, the encoder's blocks (MobileSAM's layers; EdgeTAM's encoder is one stage)
+    and the neck.
 
     Args:
-        model: a `SamModel` or `MobileSamModel`, adapted or not, or a `PeftModel` around one.
+        model: a Segment Anything model, adapted or not, or a `PeftModel` around one.
 
     Attributes: `length`, the number of frozen stages, and `names`, their module names.
     """
 
     def __init__(self, model: nn.Module):
-        base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-        encoder: Any = base.vision_encoder
-        stages: list[tuple[str, nn.Module]] = [("patch_embed", encoder.patch_embed)]
-        stages += [(f"layers.{i}", layer) for i, layer in enumerate(encoder.layers)] + [("neck", encoder.neck)]
-        self.encoder, self.input_size = encoder, base.config.vision_config.image_size
-        self.config = {k: v for k, v in base.config.vision_config.to_dict().items() if k not in INCIDENTAL}
-        self.length = next((i for i, (_, m) in enumerate(stages) if _trains(m)), len(stages))
-        pos_embed = getattr(encoder, "pos_embed", None)
-        if self.length == 0 or (pos_embed is not None and pos_embed.requires_grad):
-            raise ValueError("the encoder is trained from its first layer on, so none of its features are frozen")
-        self.names = [name for name, _ in stages[: self.length]]
-        self.dtype = next(encoder.parameters()).dtype
-        self._modules = [module for _, module in stages]
+        base = base_of(model)
+        self.family, self.encoder, self.input_size = family_of(base), base.vision_encoder, input_size(base)
+        self.config = _without_incidental(base.config.vision_config.to_dict())
+        self.stages = self.family.stages(base)
+        frozen = takewhile(lambda stage: not any(map(_trains, stage.parts)), self.stages)
+        self.names = [stage.name for stage in frozen]
+        self.length = len(self.names)
+        if self.length == 0:
+            raise ValueError(
+                f"the encoder is trained from its first layer on, so none of its features are frozen: "
+                f"{type(base).__name__} can be taken apart at {', '.join(stage.name for stage in self.stages)}; adapt later `blocks`, or "
+                "leave `token` out of `levels`"
+            )
+        self.dtype = next(self.encoder.parameters()).dtype
 
     def states(self, pixel_values: Tensor) -> Tensor:
-        """What the last frozen stage gives for SAM's input `(B, 3, S, S)`, without gradients."""
-        if any(m.training and isinstance(m, nn.BatchNorm2d) for p in self._modules[: self.length] for m in p.modules()):
+        """
+        What the last frozen stage gives for SAM's input `(B, 3, S, S)`, without gradients.
+
+        Where the rest of the encoder needs several maps, they are one row `(B, N)` an image.
+        """
+        if any(m.training and isinstance(m, nn.BatchNorm2d) for part in self._modules() for m in part.modules()):
             raise ValueError("the frozen stages have batch norms in training mode: call `model.eval()`")
         with torch.no_grad():
-            return self._run(pixel_values.to(self.dtype), 0, self.length)
+            maps = self._run((pixel_values.to(self.dtype),), 0, self.length)
+        return maps[0] if len(maps) == 1 else torch.cat([part.flatten(1) for part in maps], 1)
 
-    def embeddings(self, states: Tensor, frames: Tensor, frame_boxes: Tensor) -> Tensor:
-        """Image embeddings `(B, 256, S/16, S/16)` from the frozen features, linked to their frames."""
-        embeddings = self._run(states.to(self.dtype), self.length, len(self._modules))
-        # A wholly frozen encoder gives back its input, which the caller may hold on to: link a tensor of our own.
-        embeddings = embeddings.view_as(embeddings)
+    def embeddings(self, states: Tensor, frames: Tensor, frame_boxes: Tensor) -> Any:
+        """Image embeddings from the frozen features, as the model's `get_image_embeddings` gives them: a tensor
+        `(B, 256, S/16, S/16)`, or one with others. They are linked to their frames."""
+        states = states.to(self.dtype)
+        if states.ndim == 2:
+            parts = states.split([shape.numel() for shape in self._shapes], 1)
+            maps = tuple(part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True))
+        else:
+            maps = (states,)
+        maps = self._run(maps, self.length, len(self.stages))
+        # A wholly frozen encoder gives back its input, which the caller may hold on to: link tensors of our own.
+        embeddings = self.family.embeddings(tuple(part.view_as(part) for part in maps))
         link_frames(embeddings, frames, frame_boxes, self.input_size)
         return embeddings
 
-    def _run(self, x: Tensor, start: int, stop: int) -> Tensor:
-        for i, module in enumerate(self._modules[start:stop], start):
-            x = module(x)
-            if i == 0 and getattr(self.encoder, "pos_embed", None) is not None:
-                x = x + self.encoder.pos_embed
-        return x
+    @cached_property
+    def _shapes(self) -> list[torch.Size]:
+        """Of the maps that the last frozen stage gives, of one image."""
+        blank = torch.zeros(1, 3, self.input_size, self.input_size, dtype=self.dtype, device=self.device)
+        with torch.no_grad():
+            return [part.shape[1:] for part in self._run((blank,), 0, self.length)]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.encoder.parameters()).device
+
+    def _run(self, state: State, start: int, stop: int) -> State:
+        for stage in self.stages[start:stop]:
+            state = stage.run(state)
+        return state
+
+    def _modules(self) -> list[nn.Module]:
+        return [part for stage in self.stages[: self.length] for part in stage.parts if isinstance(part, nn.Module)]
 
     def fingerprint(self) -> str:
         """Hash of the frozen stages' weights, buffers and number, and of the encoder's configuration and input size."""
         digest = hashlib.sha256(f"{json.dumps(self.config, sort_keys=True, default=str)} {self.names}".encode())
-        tensors = [t for module in self._modules[: self.length] for t in module.state_dict().values()]
-        if getattr(self.encoder, "pos_embed", None) is not None:
-            tensors.append(self.encoder.pos_embed.detach())
+        tensors = [t for module in self._modules() for t in module.state_dict().values()]
+        parts = [part for stage in self.stages[: self.length] for part in stage.parts]
+        tensors += [part.detach() for part in parts if isinstance(part, nn.Parameter)]
         for tensor in tensors:
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.float().numpy(force=True).tobytes())  # exact for every dtype of weights
         return digest.hexdigest()
 
 
-def _trains(module: nn.Module) -> bool:
-    return any(p.requires_grad for p in module.parameters()) or any(hasattr(m, "base_layer") for m in module.modules())
+def _without_incidental(config: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in config.items() if key not in INCIDENTAL}
+    return {key: _without_incidental(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+def _trains(part: nn.Module | nn.Parameter) -> bool:
+    if isinstance(part, nn.Parameter):
+        return part.requires_grad
+    return any(p.requires_grad for p in part.parameters()) or any(hasattr(m, "base_layer") for m in part.modules())
 
 
 class FeatureCache:
@@ -122,7 +157,7 @@ class FeatureCache:
         return self.folder / f"{key}.npy"
 
     def load(self, key: str) -> Tensor | None:
-        """The activations `(C, h, w)` or `(h, w, C)` of an entry, `None` when it is absent or damaged."""
+        """The activations of an entry, `(C, h, w)`, `(h, w, C)` or `(N,)`, `None` when it is absent or damaged."""
         try:
             array = np.load(self.path(key), mmap_mode="r", allow_pickle=False)
         except (FileNotFoundError, ValueError, EOFError):  # truncated: numpy's header promises more than there is
@@ -152,8 +187,7 @@ class FeatureCache:
         key = self.key(pixel_values)
         states = self.load(key)
         if states is None:
-            device = next(self.frozen.encoder.parameters()).device
-            states = self.frozen.states(pixel_values[None].to(device))[0].cpu()
+            states = self.frozen.states(pixel_values[None].to(self.frozen.device))[0].cpu()
             self.store(key, states)
             states = states.to(getattr(torch, self.dtype)).float()  # the same values whether read back or not
         return states

@@ -1,4 +1,4 @@
-"""Segment Anything models, of the first version, as bases: from a folder or the Hub, at any input size."""
+"""Segment Anything models as bases: from a folder or the Hub, at any input size."""
 
 import copy
 from pathlib import Path
@@ -6,11 +6,12 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoConfig, SamModel
+from transformers import AutoConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASK_GENERATION_MAPPING
 from transformers.utils import cached_file
 
+from scalpel_hf.adapter.families import FAMILIES, family_of, input_size
 from scalpel_hf.hub.repo_names import SNAPSHOT, is_hub_id, lasting_name
-from scalpel_hf.modeling.modeling_mobile_sam import MobileSamModel
 from scalpel_hf.modeling.whole_weights import load_whole
 
 from .pretrained import loading
@@ -18,16 +19,16 @@ from .pretrained import loading
 OF_THE_HUB = ("revision", "cache_dir", "token", "local_files_only")
 
 
-def load_sam(name_or_path: str | Path, image_size: int | None = None, **kwargs: Any) -> SamModel:
+def load_sam(name_or_path: str | Path, image_size: int | None = None, **kwargs: Any) -> PreTrainedModel:
     """
-    A `SamModel` or `MobileSamModel` from a folder or the Hub, frozen, in evaluation mode.
+    A Segment Anything model of any family from a folder or the Hub, frozen, in evaluation mode.
 
     Args:
         image_size: side of the input in pixels, if not the checkpoint's own; see `resize_sam`.
         kwargs: for `from_pretrained`: `revision`, `cache_dir`, `dtype`, `attn_implementation` and so on.
 
     Raises:
-        ValueError: where there is no model, one that is not SAM's first version, or a size that it can't have.
+        ValueError: where there is no model, one of no family that can be adapted, or a size that it can't have.
     """
     if not name_or_path:
         raise ValueError("no base model given: name a folder or a repository on the Hub")
@@ -43,15 +44,12 @@ def load_sam(name_or_path: str | Path, image_size: int | None = None, **kwargs: 
             f"{name!r} is neither a folder with a model nor a model that the Hub gives: "
             f"{str(error).strip().splitlines()[0]}"
         ) from error
-    if config.model_type not in ("mobile_sam", "sam"):
-        raise ValueError(f"{name} is a {config.model_type!r} model, not SAM's first version (`sam` or `mobile_sam`)")
+    kind = MODEL_FOR_MASK_GENERATION_MAPPING.get(type(config), None)
+    if kind is None or kind.__name__ not in FAMILIES:
+        raise ValueError(f"{name} is a {config.model_type!r} model, none of {', '.join(FAMILIES)}")
     with loading(name):
-        if config.model_type == "mobile_sam":
-            sized: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
-            model = load_whole(MobileSamModel.from_pretrained, name, **sized, **kwargs)
-        else:
-            model = load_whole(SamModel.from_pretrained, name, **kwargs)
-            model = model if image_size is None else resize_sam(model, image_size)
+        model = load_whole(kind.from_pretrained, name, **kwargs)
+        model = model if image_size is None else resize_sam(model, image_size)
     model.name_or_path = model.config.name_or_path = lasting
     model.config._commit_hash = revision  # for `record_base`; it isn't saved
     return model.requires_grad_(False).eval()
@@ -64,32 +62,32 @@ def hub_commit(name: str, **kwargs: Any) -> str | None:
     return found["revision"] if found else kwargs.get("revision")
 
 
-def resize_sam(model: SamModel, image_size: int) -> SamModel:
+def resize_sam(model: PreTrainedModel, image_size: int) -> PreTrainedModel:
     """
-    The same `SamModel` for another input size; the very same object where the size is its own.
+    The same model for another input size; the very same object where the size is its own.
 
-    The table of absolute positions is resized bicubically, the relative positions of the layers with global attention
-    linearly, as SAM's own attention does it. Those of windowed layers don't depend on the size, nor does any other
-    weight.
+    In `SamModel` and `SamHQModel` the table of absolute positions is resized bicubically, the relative positions of the
+    layers with global attention linearly, as SAM's own attention does it. Those of windowed layers don't depend on the
+    size, nor does any other weight, or any of another family.
 
     Args:
-        image_size: side of the input in pixels, a multiple of the model's `patch_size`.
+        image_size: side of the input in pixels, a multiple of 32 or, of a ViT, of its patches.
     """
-    config = copy.deepcopy(model.config)
-    vision, prompt = config.vision_config, config.prompt_encoder_config
-    if image_size <= 0 or image_size % vision.patch_size:
-        raise ValueError(f"`image_size` must be a positive multiple of {vision.patch_size} pixels, got {image_size!r}")
-    if image_size == vision.image_size:
+    config, family = copy.deepcopy(model.config), family_of(model)
+    multiple = family.multiple or config.prompt_encoder_config.patch_size
+    if image_size <= 0 or image_size % multiple:
+        raise ValueError(f"`image_size` must be a positive multiple of {multiple} pixels, got {image_size!r}")
+    if image_size == input_size(model):
         return model
-    vision.image_size = prompt.image_size = image_size
-    prompt.image_embedding_size = image_size // vision.patch_size
+    family.resize(config, image_size)
 
-    side = image_size // vision.patch_size
+    side = image_size // multiple
     tensors = model.state_dict()
+    everywhere = getattr(config.vision_config, "global_attn_indexes", ())
     for name in tensors:
         if name == "vision_encoder.pos_embed":
             tensors[name] = _resize_table(tensors[name], side)
-        elif name.endswith((".rel_pos_h", ".rel_pos_w")) and int(name.split(".")[2]) in vision.global_attn_indexes:
+        elif name.endswith((".rel_pos_h", ".rel_pos_w")) and int(name.split(".")[2]) in everywhere:
             tensors[name] = _resize_offsets(tensors[name], 2 * side - 1)
     return type(model).from_pretrained(None, config=config, state_dict=tensors, dtype=model.dtype)
 

@@ -14,8 +14,10 @@ from peft import PeftModel
 from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
 
+from scalpel_hf.adapter.call import link_frames
 from scalpel_hf.adapter.config import record_base
-from scalpel_hf.adapter.layer import asks_sam, link_frames, outputs_without_sam, prompt_free_logits
+from scalpel_hf.adapter.families import base_of, family_of, input_size, of_image
+from scalpel_hf.adapter.layer import ask, asks_sam, outputs_without_sam, prompt_free_logits
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, read_frame
 from scalpel_hf.utils.files import as_umask_says, read_json, write_json
 
@@ -39,7 +41,7 @@ class Teacher:
     A frame with a side longer than `tile_size` is answered in overlapping tiles, each as if it were a frame.
 
     Args:
-        model: a `PeftModel` around a `SamModel` or `MobileSamModel`.
+        model: a `PeftModel` around a Segment Anything model.
         processor: with `sam_size` equal to the model's input size.
         feature_cache_dir: where the encoder's frozen features are kept; `None` computes them each time.
         flips: average the predictions for the frame and its three mirror images.
@@ -62,9 +64,15 @@ class Teacher:
         scales: Sequence[float] = (1.0,),
         tile_size: int | None = None,
     ):
-        size = model.config.vision_config.image_size
+        base = base_of(model)
+        size = input_size(base)
         if processor.sam_size != size:
             raise ValueError(f"the processor makes inputs of {processor.sam_size} pixels, the model takes {size}")
+        if tuple(processor.sam_mean) != family_of(base).mean:
+            raise ValueError(
+                f"the processor makes inputs of mean {processor.sam_mean}, {type(base).__name__} takes "
+                f"{family_of(base).mean}: make it with `InfraredImageProcessor(**sam_input(base))`"
+            )
         if not scales or min(scales) <= 0:
             raise ValueError(f"`scales` must be positive factors, got {tuple(scales)}")
         self.model, self.processor, self.flips = model.eval(), processor, flips
@@ -168,7 +176,7 @@ class Teacher:
         moments = self._moments(frames, inputs, embeddings).numpy(force=True)
         spread = np.sqrt(np.maximum(moments[1] - moments[0] ** 2, 0)) if self._views > 1 else [None] * len(frames)
         asked = [
-            partial(self._predicted_iou, frame, None if embeddings is None else embeddings[i : i + 1], box)
+            partial(self._predicted_iou, frame, None if embeddings is None else of_image(embeddings, i), box)
             for i, (frame, box) in enumerate(zip(frames, inputs["frame_boxes"], strict=True))
         ]
         return [Prediction(*parts) for parts in zip(moments[0], spread, asked, strict=True)]
@@ -185,7 +193,7 @@ class Teacher:
     def _views(self) -> int:
         return (4 if self.flips else 1) * len(self.scales)
 
-    def _moments(self, frames: list[np.ndarray], inputs: BatchFeature, embeddings: Tensor | None) -> Tensor:
+    def _moments(self, frames: list[np.ndarray], inputs: BatchFeature, embeddings: Any) -> Tensor:
         """Mean and mean square over the views of the probabilities of frames of one size, `(2, B, H, W)`; `inputs` and
         `embeddings` are the first view's."""
         total = torch.zeros(2, len(frames), *frames[0].shape, device=self.device)
@@ -197,13 +205,13 @@ class Teacher:
                 total += torch.stack([view, view**2])
         return total / self._views
 
-    def _encode(self, frames: list[np.ndarray]) -> tuple[BatchFeature, Tensor | None]:
+    def _encode(self, frames: list[np.ndarray]) -> tuple[BatchFeature, Any]:
         """The processor's output for frames of one size, and their image embeddings where the model asks SAM."""
         inputs = self.processor(frames, return_tensors="pt")
         on_device = BatchFeature({key: inputs[key].to(self.device) for key in ("frames", "frame_boxes")})
         return on_device, self._embeddings(inputs) if asks_sam(self.model) else None
 
-    def _embeddings(self, inputs: BatchFeature) -> Tensor:
+    def _embeddings(self, inputs: BatchFeature) -> Any:
         """The image embeddings of the processor's output."""
         if self.cache is None:
             states = self.frozen.states(inputs["pixel_values"].to(self.device))
@@ -212,7 +220,7 @@ class Teacher:
         frames, boxes = (inputs[key].to(self.device) for key in ("frames", "frame_boxes"))
         return self.frozen.embeddings(states, frames, boxes)
 
-    def _decode(self, inputs: BatchFeature, embeddings: Tensor | None, scale: float) -> Tensor:
+    def _decode(self, inputs: BatchFeature, embeddings: Any, scale: float) -> Tensor:
         """Probabilities `(B, H, W)` at the frames' size, decided on the frames resampled by `scale`."""
         frames, boxes = inputs["frames"], inputs["frame_boxes"]
         size = frames.shape[-2:]
@@ -226,9 +234,7 @@ class Teacher:
         return (probability if scale == 1 else _resize(probability, size))[:, 0]
 
     @torch.no_grad()
-    def _predicted_iou(
-        self, frame: np.ndarray, embedding: Tensor | None, frame_box: Tensor, boxes: np.ndarray
-    ) -> np.ndarray:
+    def _predicted_iou(self, frame: np.ndarray, embedding: Any, frame_box: Tensor, boxes: np.ndarray) -> np.ndarray:
         """SAM's own estimate `(n,)` of the overlap between object and mask when prompted with boxes `(n, 4)`, as x, y,
         width, height in pixels of the frame. The frame goes through the encoder now where it has not yet."""
         if embedding is None:
@@ -237,9 +243,9 @@ class Teacher:
         prompts = torch.cat([prompts[:, :2], prompts[:, :2] + prompts[:, 2:]], 1)
         scale = frame_box[2:] / frame_box.new_tensor(frame.shape[::-1])
         # The masks themselves are not looked at: on a frame of one pixel they cost nothing.
-        link_frames(embedding, embedding.new_zeros(1, 1, 1, 1), frame_box[None], self.frozen.input_size)
+        link_frames(embedding, frame_box.new_zeros(1, 1, 1, 1), frame_box[None], self.frozen.input_size)
         found = [
-            self.model(image_embeddings=embedding, input_boxes=part[None], multimask_output=False).iou_scores[0, :, 0]
+            ask(self.model, embedding, input_boxes=part[None]).iou_scores[0, :, 0]
             for part in (prompts * scale.repeat(2)).split(PROMPTS)
         ]
         return torch.cat(found).float().numpy(force=True)

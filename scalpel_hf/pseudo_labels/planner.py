@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from scipy.spatial.distance import cdist
 from tqdm.auto import tqdm
-from transformers import SamModel
+from transformers import PreTrainedModel
 
 from scalpel_hf.adapter.config import OPERATOR_SCALES
+from scalpel_hf.adapter.families import family_of, input_size, sam_input, tensors_of
 from scalpel_hf.data import LabelBudget, read_frame
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.moe import PriorPyramid
 
 POOL = 5000  # frames without label that are compared, each with each: 200 MB of distances
-STRIDE = 16  # of SAM's embedding, in pixels of its input
 SUSPECTED = 0.1  # probability from which a teacher takes a pixel for a possible target
 CERTAIN_SHARE = 0.1  # what a frame counts of which the teacher is certain, beside one of which it knows nothing
 
@@ -155,7 +155,7 @@ def choose(
 
 
 @torch.no_grad()
-def describe_frames(dataset: datasets.Dataset, sam: SamModel) -> np.ndarray:
+def describe_frames(dataset: datasets.Dataset, sam: PreTrainedModel) -> np.ndarray:
     """
     What frames look like, `(n, d)`: SAM's embedding, averaged over the frame, and the prior pyramid's statistics at the
     operators' initial parameters (spread and peak of each map).
@@ -164,12 +164,12 @@ def describe_frames(dataset: datasets.Dataset, sam: SamModel) -> np.ndarray:
 
     Args:
         dataset: with `name` and `image`.
-        sam: a `SamModel` or `MobileSamModel`.
+        sam: a Segment Anything model.
 
     Raises `ValueError` naming a frame that can't be read.
     """
     device = next(sam.parameters()).device
-    processor = InfraredImageProcessor(sam_size=sam.config.vision_config.image_size)
+    processor, family = InfraredImageProcessor(**sam_input(sam)), family_of(sam)
     pyramid = PriorPyramid(OPERATOR_SCALES).eval().to(device)
     embeddings, statistics = [], []
     for name, frame in _frames(dataset, "embedding"):
@@ -177,9 +177,11 @@ def describe_frames(dataset: datasets.Dataset, sam: SamModel) -> np.ndarray:
             inputs = processor(frame, return_tensors="pt").to(device)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        embedding = sam.get_image_embeddings(inputs["pixel_values"])[0]  # (C, S / 16, S / 16)
-        width, height = (-(-inputs["frame_boxes"][0, 2:] // STRIDE)).int().tolist()
-        embeddings.append(embedding[:, :height, :width].mean((1, 2)).double().cpu().numpy())
+        asked = family.ask(sam.get_image_embeddings(inputs["pixel_values"]))
+        *_, embedding = tensors_of(asked["image_embeddings"])  # (1, C, S / 16, S / 16)
+        stride = input_size(sam) // embedding.shape[-1]
+        width, height = (-(-inputs["frame_boxes"][0, 2:] // stride)).int().tolist()
+        embeddings.append(embedding[0, :, :height, :width].mean((1, 2)).double().cpu().numpy())
         statistics.append(pyramid(inputs["frames"])[1].flatten().double().cpu().numpy())
     return np.concatenate([_standardised(np.stack(part)) for part in (embeddings, statistics)], 1)
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -14,8 +13,7 @@ from scalpel_hf.adapter import record_router
 from scalpel_hf.adapter.layer import active_mask_level, asks_sam, outputs_without_sam, prompt_free_logits
 from scalpel_hf.data.transforms import Sample, dihedral, paste_targets, photometric, zoomed_crop
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, normalize_frame, to_sam_input
-from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
-from scalpel_hf.modeling.moe import load_balance_loss
+from scalpel_hf.modeling.teacher_loss import teacher_losses
 from scalpel_hf.predictors.feature_cache import FeatureCache, FrozenFeatures
 from scalpel_hf.training.sampling import shuffled
 
@@ -50,6 +48,7 @@ class TeacherSamples(Dataset):
         self.samples = [normalized_sample(sample, processor) for sample in samples]
         self.background = [normalized_sample(sample, processor) for sample in background]
         self.cache, self.crop_size, self.seed = cache, crop_size, seed
+        self.channels = {"mean": processor.sam_mean, "std": processor.sam_std}
         self._entries: dict[tuple[int, int], tuple[str, Tensor]] = {}
 
     def fill(self, progress: bool = True) -> None:
@@ -66,13 +65,18 @@ class TeacherSamples(Dataset):
         """The frozen features of a turned frame, and the region (4,) that it covers of SAM's input."""
         assert self.cache is not None
         if (index, turn) not in self._entries:
-            pixel_values, region = to_sam_input(torch.from_numpy(frame), self.cache.frozen.input_size)
+            pixel_values, region = self._input(frame)
             self._entries[index, turn] = self.cache.key(pixel_values), region
         key, region = self._entries[index, turn]
         states = self.cache.load(key)
         if states is None:  # not there yet, or lost or damaged since
-            states = self.cache.get(to_sam_input(torch.from_numpy(frame), self.cache.frozen.input_size)[0])
+            states = self.cache.get(self._input(frame)[0])
         return states, region
+
+    def _input(self, frame: np.ndarray) -> tuple[Tensor, Tensor]:
+        """SAM's input of a frame, and the region of it that the frame covers."""
+        assert self.cache is not None
+        return to_sam_input(torch.from_numpy(frame), self.cache.frozen.input_size, **self.channels)
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, 1, i])
@@ -128,19 +132,14 @@ def distillation_loss(
     `logit_shift` is added to the logits in the loss, see `transfer_loss`: without it too much is taken for target.
     """
 
+    weights = {"supervised": supervised, "prior": prior, "balance": balance}
+
     def loss_function(model: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
         outputs = prompt_free_outputs(model, frozen, batch)
-        logits = outputs["logits"] + logit_shift  # (B, 1, H, W)
         target, weight = batch["labels"][:, None], batch["weights"][:, None]
-        loss_supervised = weighted_bce(logits, target, weight) * 10 + soft_iou_loss(logits, target, weight)
-        loss = supervised * loss_supervised
-        metrics = {"supervised": loss_supervised.item()}
-        if "prior" in outputs:
-            loss_prior = prior_guidance(logits, outputs["prior"], target, weight)
-            loss_balance = load_balance_loss(outputs["router_weights"])
-            loss = loss + prior * loss_prior + balance * loss_balance
-            metrics |= {"prior": loss_prior.item(), "balance": loss_balance.item()}
-        return loss, metrics
+        losses = teacher_losses(outputs["logits"], target, weight, outputs, logit_shift)
+        loss = sum((weights[name] * part for name, part in losses.items()), start=target.new_zeros(()))
+        return loss, {name: part.item() for name, part in losses.items()}
 
     return loss_function
 
@@ -171,16 +170,3 @@ def prompt_free_outputs(model: nn.Module, frozen: FrozenFeatures, batch: dict[st
     with record_router() as records:
         logits = prompt_free_logits(model, embeddings)
     return {**(records[0] if records else {}), "logits": logits}
-
-
-def prior_guidance(logits: Tensor, prior: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """
-    Both directions between prediction and prior, `(B, 1, H, W)` each.
-
-    The mixture, in units of its own spread, explains the labels: `BCE(prior − 2, target)`. And where it is silent a
-    prediction is unlikely: `mean p · (1 − s)` with `s = σ(max prior in 5 × 5)`, held constant, off the labels.
-    """
-    explain = F.binary_cross_entropy_with_logits(prior - 2, target, weight)
-    fires = torch.sigmoid(F.max_pool2d(prior.detach(), 5, 1, 2) - 1)
-    silent = (torch.sigmoid(logits) * (1 - fires) * (1 - target) * weight).mean()
-    return explain + silent

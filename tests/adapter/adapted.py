@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scalpel_hf import ScalpelMoeConfig
-from tests.small_models import perturb, small_mobile_sam, small_sam
+from tests.small_models import FAMILIES, perturb, small_sam
 
 BASES: dict[str, Callable[[], nn.Module]] = {
     "sam-windowed-sdpa": lambda: small_sam(()),
     "sam-global-sdpa": lambda: small_sam((0, 1, 2)),
     "sam-eager": lambda: small_sam(attn_implementation="eager"),
-    "mobile-sam": small_mobile_sam,
+    **FAMILIES,
 }
 SCALES = {"local_contrast": [3, 5], "top_hat": [2, 4], "matched_filter": [1, 2], "anisotropic_diffusion": [1, 2]}
 

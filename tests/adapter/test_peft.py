@@ -12,12 +12,22 @@ from peft import AutoPeftModel, LoraConfig, PeftConfig, PeftModel, get_peft_mode
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModel, Sam2Config, Sam2Model, SamHQConfig, SamHQModel, SamModel
+from transformers import (
+    AutoModel,
+    AutoModelForMaskGeneration,
+    Sam2VideoConfig,
+    Sam2VideoModel,
+    SamModel,
+    SamVisionConfig,
+    SamVisionModel,
+    ViTConfig,
+    ViTModel,
+)
 
 from scalpel_hf import ScalpelMoeConfig
 from scalpel_hf.modeling import ScalpelSamConfig, ScalpelSamModel
 from tests.adapter.adapted import SCALES, adapted, assert_close, masks, small_config
-from tests.small_models import perturb, random_inputs, small_mobile_sam, small_sam
+from tests.small_models import FAMILIES, perturb, random_inputs, small_mobile_sam, small_sam
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -58,7 +68,8 @@ def test_save_and_load_under_another_name(base: nn.Module, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("levels", [["token"], ["mask"], ["pixel", "mask"], ["token", "mask"]], ids=" ".join)
 def test_configuration_and_weights_survive_with_fewer_levels(tmp_path: Path, levels: list[str]) -> None:
-    given = {"levels": levels, "top_k": 2, "temperature": 0.5, "routers": False, "sam_features": False}
+    given = {"levels": levels, "top_k": 2, "temperature": 0.5, "routers": False}
+    given["sam_features"] = {"token", "mask"} <= set(levels)
     model = adapted(small_sam(), scales={"matched_filter": [2], "local_contrast": [3]}, **given)
     model.save_pretrained(str(tmp_path))
     config = PeftConfig.from_pretrained(str(tmp_path))
@@ -82,10 +93,10 @@ def test_a_prior_bar_lowers_masks_and_is_saved(bar: dict, tmp_path: Path) -> Non
     assert torch.equal(masks(model, **inputs, input_boxes=boxes), masks(without, **inputs, input_boxes=boxes))
 
 
-@pytest.mark.parametrize("make", [small_sam, small_mobile_sam])
-def test_loading_by_the_auto_classes(make, tmp_path: Path) -> None:
-    make().save_pretrained(str(tmp_path / "base"))
-    model, inputs = adapted(AutoModel.from_pretrained(str(tmp_path / "base"))), random_inputs()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loading_by_the_auto_classes(family: str, tmp_path: Path) -> None:
+    FAMILIES[family]().save_pretrained(str(tmp_path / "base"))
+    model, inputs = adapted(AutoModelForMaskGeneration.from_pretrained(str(tmp_path / "base"))), random_inputs()
     expected = masks(model, **inputs)
     model.save_pretrained(str(tmp_path / "adapter"))
     auto = AutoPeftModel.from_pretrained(
@@ -455,13 +466,14 @@ def test_wrong_bases_and_blocks_are_errors_at_injection() -> None:
         get_peft_model(small_mobile_sam(), config)
 
 
-@pytest.mark.parametrize(("kind", "config"), [(Sam2Model, Sam2Config), (SamHQModel, SamHQConfig)])
-def test_models_whose_forward_pass_would_break_are_refused_when_wrapped(kind: type, config: type) -> None:
-    """They have a vision encoder, a prompt encoder and a mask decoder, too."""
+@pytest.mark.parametrize(
+    ("kind", "config"), [(Sam2VideoModel, Sam2VideoConfig), (SamVisionModel, SamVisionConfig), (ViTModel, ViTConfig)]
+)
+def test_a_base_of_no_family_is_refused_when_wrapped(kind: type, config: type) -> None:
     with torch.device("meta"):
         model = kind(config())
     for wrap in (get_peft_model, lambda base, config: base.add_adapter(config)):
-        with pytest.raises(ValueError, match=f"first version .*not {type(model).__name__}"):
+        with pytest.raises(ValueError, match=rf"\(SamModel, .*Sam3TrackerModel\), not {kind.__name__}"):
             wrap(model, ScalpelMoeConfig())
 
 

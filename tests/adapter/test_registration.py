@@ -26,6 +26,7 @@ def test_what_is_overridden_exists() -> None:
         "_create_and_replace",
         "_replace_module",
         "_post_injection_hook",
+        "_get_module_names_tied_with_embedding",
         "_unload_and_optionally_merge",
         "_remove_adapter_name_from_key",
     ):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from scipy import ndimage
 from torch import nn
 from transformers import AutoModel, AutoModelForMaskGeneration
 
@@ -79,7 +80,7 @@ def test_the_answers_are_the_adapters(base: str) -> None:
         {"levels": ["token", "mask"], "blocks": ["layers.0"], "temperature": 0.5},
         {"mask_grid": "base", "top_k": 2},
         {"routers": False},
-        {"sam_features": False},
+        {"sam_features": False, "levels": ["pixel", "mask"]},
         {"full_resolution_channels": 0},
         {"prior_bar": 2.5},
         {"prior_share": 0.4, "noise_floor": 0.5},
@@ -246,8 +247,16 @@ def test_the_loss_by_its_formula_and_its_gradients() -> None:
     p = 1 / (1 + np.exp(-z[known]))
     bce = -np.mean(np.where(t[known] == 1, np.log(p), np.log1p(-p)))
     iou = (np.sum(p * t[known]) + 1) / (np.sum(p + t[known] - p * t[known]) + 1)
-    assert output.loss.item() == pytest.approx(10 * bce + 1 - iou, rel=1e-5)
-    (output.loss + output.prior.square().mean()).backward()
+    prior, weight = output.prior[:, 0].detach().double().numpy(), known.astype(float)
+    t = np.where(known, t, 0)
+    explain = np.mean(weight * (np.log1p(np.exp(prior - 2)) - t * (prior - 2)))
+    strongest = ndimage.maximum_filter(prior, (0, 5, 5), mode="constant", cval=-np.inf)
+    silent = np.mean((1 - t) * weight / (1 + np.exp(-z)) / (1 + np.exp(strongest - 1)))
+    share = output.router_weights.detach().double().sum((0, 2, 3)).numpy()
+    balance = len(share) * np.sum((share / share.sum()) ** 2) - 1
+    whole = 10 * bce + 1 - iou + 0.3 * (explain + silent) + 0.01 * balance
+    assert output.loss.item() == pytest.approx(whole, rel=1e-5)
+    output.loss.backward()
     added = {n: p.grad for n, p in model.named_parameters() if ".adapter." in n or "mask_level" in n}
     assert len(added) > 50 and all(gradient is not None and gradient.any() for gradient in added.values())
     with pytest.raises(ValueError, match="one mask a prompt"):

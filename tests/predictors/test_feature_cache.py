@@ -9,10 +9,12 @@ from peft import get_peft_model
 from torch import nn
 
 from scalpel_hf import FeatureCache, FrozenFeatures, ScalpelMoeConfig, record_router
+from scalpel_hf.adapter.families import tensors_of
+from scalpel_hf.adapter.layer import ask
 from scalpel_hf.modeling.mask_level import MaskLevel
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.utils.files import DiskFullError
-from tests.small_models import perturb, random_inputs, small_mobile_sam, small_sam
+from tests.small_models import FAMILIES, perturb, random_inputs, small_mobile_sam, small_sam
 
 BASES = {"sam": small_sam, "mobile-sam": small_mobile_sam}
 SCALES = {"local_contrast": [3], "matched_filter": [1, 2]}
@@ -124,6 +126,34 @@ def test_a_half_precision_base(base: nn.Module, tmp_path: Path, dtype: torch.dty
     masks = model(image_embeddings=embeddings, multimask_output=False).pred_masks
     expected = model(**{**inputs, "pixel_values": half}, multimask_output=False).pred_masks
     assert expected.std() > 0 and torch.equal(masks, expected)
+
+
+@pytest.mark.parametrize("levels", [["pixel", "mask"], ["pixel", "token", "mask"]], ids=len)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_trained_from_the_cache_as_without(family: str, levels: list[str], tmp_path: Path) -> None:
+    model, inputs = adapted(FAMILIES[family](), levels=levels), random_inputs(seed=5)
+    if family == "edgetam" and "token" in levels:
+        with pytest.raises(ValueError, match=r"EdgeTamModel can be taken apart at backbone, neck; .*leave `token` out"):
+            FrozenFeatures(model)
+        return
+    frozen = FrozenFeatures(model)
+    cache = FeatureCache(frozen, tmp_path, "float32")
+    assert frozen.length == len(frozen.stages) if "token" not in levels else 1 < frozen.length < len(frozen.stages)
+    for pixels in inputs["pixel_values"]:
+        cache.get(pixels)
+    read = torch.stack([cache.load(cache.key(pixels)) for pixels in inputs["pixel_values"]])
+    embeddings = FrozenFeatures(model).embeddings(read, inputs["frames"], inputs["frame_boxes"])  # of another process
+    expected = model.get_image_embeddings(**inputs)
+    for ours, theirs in zip(tensors_of(embeddings), tensors_of(expected), strict=False):  # SAM-HQ reads only one block
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    masks = model(**inputs, multimask_output=False).pred_masks
+    from_cache = ask(model, embeddings).pred_masks
+    for actual in (from_cache, ask(model, expected).pred_masks):
+        torch.testing.assert_close(actual, masks, rtol=0, atol=1e-5 * masks.abs().max().item())
+    assert masks.std() > 0
+    from_cache.square().mean().backward()
+    asleep = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert all(".scale_weights." in name for name in asleep)
 
 
 def test_each_view_is_computed_once(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from scipy import ndimage
 from transformers import SamConfig, SamModel, SegformerConfig
 
 from scalpel_hf import load_sam
+from scalpel_hf.adapter.families import input_size
 from scalpel_hf.cli import convert_mobile_sam
 from scalpel_hf.modeling.modeling_mobile_sam import MobileSamModel
 from scalpel_hf.predictors.sam import resize_sam
-from tests.small_models import SIZE, random_inputs, small_mobile_sam, small_sam
+from tests.small_models import FAMILIES, SIZE, random_inputs, small_mobile_sam, small_sam
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,20 @@ def test_at_another_size_everything_fits(folder: Path, name: str, size: int, tmp
     with torch.no_grad():
         again = load_sam(tmp_path)(pixel_values, input_points=point)
     assert torch.equal(again.pred_masks, output.pred_masks)
+
+
+@pytest.mark.parametrize("size", [32, 128])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_at_another_size(family: str, size: int, tmp_path: Path) -> None:
+    FAMILIES[family]().save_pretrained(str(tmp_path))
+    model = load_sam(tmp_path, size)
+    assert input_size(model) == size
+    with torch.no_grad():
+        masks = model(torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))).pred_masks
+    stride = SIZE // FAMILIES[family]()(random_inputs(1)["pixel_values"]).pred_masks.shape[-1]
+    assert masks.shape[-2:] == (size // stride, size // stride) and masks.isfinite().all() and masks.std() > 0
+    with pytest.raises(ValueError, match=r"`image_size` must be a positive multiple of (16|32) pixels, got 40"):
+        load_sam(tmp_path, 40)
 
 
 def cubic(values: np.ndarray, length: int) -> np.ndarray:
@@ -199,11 +214,11 @@ def test_what_is_not_sam_is_a_clear_error(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neither a folder with a model nor a model that the Hub gives"):
         load_sam(tmp_path / "absent")
     SegformerConfig().save_pretrained(str(tmp_path / "other"))
-    with pytest.raises(ValueError, match="'segformer' model, not SAM's first version"):
+    with pytest.raises(ValueError, match="'segformer' model, none of SamModel, MobileSamModel, SamHQModel,"):
         load_sam(tmp_path / "other")
-    for model_type in ("sam2", "sam_hq", "sam_vision_model"):
+    for model_type in ("sam3", "scalpel_sam", "sam_vision_model"):
         (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": model_type}))
-        with pytest.raises(ValueError, match=f"'{model_type}' model, not SAM's first version"):
+        with pytest.raises(ValueError, match=f"'{model_type}' model, none of SamModel"):
             load_sam(tmp_path / "other")
     shutil.copytree(folder / "sam", tmp_path / "lacking")
     weights = load_file(tmp_path / "lacking" / "model.safetensors")

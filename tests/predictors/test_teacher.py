@@ -7,11 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import get_peft_model
+from transformers import SamModel
 
 from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, Teacher, add_pseudo_labels
+from scalpel_hf.adapter.families import sam_input
+from scalpel_hf.export import export_teacher
+from scalpel_hf.hub.standalone import save_standalone
+from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.predictors.tiling import blend_tiles, tile_starts
 from tests.pseudo_labels.helpers import frames_dataset
-from tests.small_models import SIZE, perturb, small_mobile_sam, small_sam
+from tests.small_models import FAMILIES, SIZE, perturb, small_mobile_sam, small_sam
 
 RNG = np.random.default_rng(0)
 FRAME = RNG.integers(0, 4000, (40, 56)).astype(np.uint16)
@@ -33,6 +38,35 @@ def encoder_calls(teacher: Teacher) -> list[int]:
     calls: list[int] = []
     teacher.frozen.encoder.patch_embed.register_forward_hook(lambda m, args, out: calls.append(len(args[0])))
     return calls
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_teacher_of_every_family(family: str, tmp_path: Path) -> None:
+    FAMILIES[family]().save_pretrained(str(tmp_path / "base"))
+    base = load_sam(tmp_path / "base")
+    model = get_peft_model(base, ScalpelMoeConfig(levels=["pixel", "mask"], channels=8))
+    perturb(model)
+    if family == "sam3":
+        with pytest.raises(ValueError, match=r"inputs of mean \(123.*Sam3TrackerModel takes \(127.5"):
+            make(model)
+    teacher = Teacher(model, InfraredImageProcessor(**sam_input(base)), cache_dir=tmp_path / "cache")
+    inputs = teacher.processor(FRAME, return_tensors="pt")
+    inputs = {key: inputs[key] for key in ("pixel_values", "frames", "frame_boxes")}
+    with torch.no_grad():
+        expected = model(**inputs, multimask_output=False).pred_masks[0, 0, 0].sigmoid().numpy()
+    (prediction,) = teacher.predict([FRAME])
+    np.testing.assert_allclose(prediction.probability, expected, atol=2e-3)  # the cache is in half precision
+    assert prediction.predicted_iou is not None and prediction.predicted_iou(np.array([[3.0, 4, 5, 6]] * 3)).shape == (
+        3,
+    )
+    teacher.save_pretrained(tmp_path / "teacher")
+    again = Teacher.from_pretrained(tmp_path / "teacher", cache_dir=tmp_path / "cache")
+    np.testing.assert_allclose(again.probabilities(FRAME), prediction.probability, atol=1e-5)  # channels last
+    if not isinstance(base, SamModel):
+        with pytest.raises(ValueError, match="SamModel or MobileSamModel, not on"):
+            save_standalone(tmp_path / "teacher", tmp_path / "alone")
+        with pytest.raises(ValueError, match="exported as ONNX on SamModel and MobileSamModel"):
+            export_teacher(again, tmp_path / "onnx")
 
 
 def test_one_view_has_no_spread(model: torch.nn.Module) -> None:

@@ -1,0 +1,272 @@
+"""What differs between the families of Segment Anything models: one entry of a table each, and no question elsewhere.
+
+A family's encoder is a list of stages. What flows between them is a tuple of tensors: the running activations, and what
+earlier stages put aside for later ones. The last stage's are the maps that the mask decoder is given.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from scalpel_hf.modeling.normalization import SAM_MEAN, SAM_STD
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of an encoder: the modules and parameters that it uses, and what it makes of the stage before."""
+
+    name: str
+    parts: tuple[nn.Module | nn.Parameter, ...]
+    run: Callable[[State], State]
+
+
+@dataclass(frozen=True)
+class Family:
+    """
+    Args:
+        stages: of a model's encoder.
+        embeddings: what the model's `get_image_embeddings` gives, of the last stage's maps.
+        ask: how the model is asked about it, as arguments of its forward pass.
+        mlp: what the MLPs of the encoder's blocks are called.
+        channels_first: whether they see maps `(B, C, h, w)` rather than `(B, h, w, C)`.
+        resize: set another input size in the model's configuration.
+        multiple: of which an input size must be one; of `patch_size` where that is 0.
+        fine: divisors of the embedding's width that give the widths of the finer maps that come with it, at strides 4
+            and 8; none where there is the embedding alone.
+        mean, std: of the input's channels, on a scale of 0 to 255.
+    """
+
+    stages: Callable[[Any], list[Stage]]
+    embeddings: Callable[[State], Any]
+    ask: Callable[[Any], dict[str, Any]]
+    resize: Callable[[Any, int], None]
+    multiple: int = 0
+    mlp: str = "mlp"
+    channels_first: bool = False
+    fine: tuple[int, ...] = ()
+    mean: tuple[float, float, float] = SAM_MEAN
+    std: tuple[float, float, float] = SAM_STD
+
+
+def family_of(model: nn.Module) -> Family:
+    """
+    The family of a base model.
+
+    Raises `ValueError` for a model of none, or one that has a mask level of its own.
+    """
+    names = [cls.__name__ for cls in type(model).__mro__]
+    found = next((FAMILIES[name] for name in names if name in FAMILIES), None)
+    if found is None or hasattr(model, "mask_level"):
+        raise ValueError(
+            f"ScalpelMoeConfig adapts Segment Anything models ({', '.join(FAMILIES)}), not {type(model).__name__}"
+        )
+    return found
+
+
+def base_of(model: Any) -> Any:
+    """The base model that a `PeftModel` is around; a model itself where it is none."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def input_size(model: Any) -> int:
+    """Side of a base model's square input in pixels."""
+    return int(model.config.prompt_encoder_config.image_size)
+
+
+def sam_input(model: Any) -> dict[str, Any]:
+    """What an `InfraredImageProcessor` has to know of a base model to make its input."""
+    family, size = family_of(model), {"sam_size": input_size(model)}
+    return size if family.mean == SAM_MEAN else {**size, "sam_mean": family.mean, "sam_std": family.std}
+
+
+def tensors_of(embeddings: Any) -> Iterator[Tensor]:
+    """The tensors in what a family's `get_image_embeddings` gives."""
+    if isinstance(embeddings, Tensor):
+        yield embeddings
+    else:
+        for part in embeddings:
+            yield from tensors_of(part)
+
+
+def of_image(embeddings: Any, index: int) -> Any:
+    """The same for one image of the batch, as a batch of one."""
+    if isinstance(embeddings, Tensor):
+        return embeddings[index : index + 1]
+    return type(embeddings)(of_image(part, index) for part in embeddings)
+
+
+def _blocks(prefix: str, blocks: Any) -> list[Stage]:
+    def run(block: nn.Module) -> Callable[[State], State]:
+        return lambda state: (block(state[0]), *state[1:])
+
+    return [Stage(f"{prefix}.{index}", (block,), run(block)) for index, block in enumerate(blocks)]
+
+
+def _sam_stages(model: Any) -> list[Stage]:
+    """Patches and their positions, the blocks (of MobileSAM, which has no table of positions, its layers), the neck."""
+    encoder = model.vision_encoder
+    positions = getattr(encoder, "pos_embed", None)
+
+    def patches(state: State) -> State:
+        x = encoder.patch_embed(state[0])
+        return (x if positions is None else x + positions,)
+
+    parts = (encoder.patch_embed,) if positions is None else (encoder.patch_embed, positions)
+    return [
+        Stage("patch_embed", parts, patches),
+        *_blocks("layers", encoder.layers),
+        Stage("neck", (encoder.neck,), lambda state: (encoder.neck(state[0]), *state[1:])),
+    ]
+
+
+def _sam_hq_stages(model: Any) -> list[Stage]:
+    """As SAM's; the first block with global attention puts aside its output, which the mask decoder reads."""
+    stages = _sam_stages(model)
+
+    def keep(stage: Stage) -> Stage:
+        def run(state: State) -> State:
+            state = stage.run(state)
+            return (*state, state[0])
+
+        return Stage(stage.name, stage.parts, run)
+
+    layers = list(model.vision_encoder.layers)
+    first = next((i for i, layer in enumerate(layers) if layer.window_size == 0), None)
+    return [keep(stage) if first is not None and i == first + 1 else stage for i, stage in enumerate(stages)]
+
+
+def _pyramid(model: Any, neck: Callable[[State], list[Tensor]]) -> Stage:
+    """The neck of a later family, and what the model does with its maps, the finest first, before it is asked."""
+    decoder, nothing = model.mask_decoder, model.no_memory_embedding
+
+    def run(state: State) -> State:
+        maps = list(neck(state))
+        maps[0], maps[1] = decoder.conv_s0(maps[0]), decoder.conv_s1(maps[1])
+        maps[-1] = maps[-1] + nothing.reshape(1, -1, 1, 1)
+        return tuple(maps[: len(model.backbone_feature_sizes)])
+
+    return Stage("neck", (model.vision_encoder.neck, decoder.conv_s0, decoder.conv_s1, nothing), run)
+
+
+def _finest_first(model: Any, maps: State) -> list[Tensor]:
+    encoder = model.vision_encoder
+    return list(encoder.neck(maps)[0][-encoder.num_feature_levels :][::-1])
+
+
+def _sam2_stages(model: Any) -> list[Stage]:
+    """Hiera: the last block of each of its four stages puts aside its output, which the neck reads."""
+    backbone = model.vision_encoder.backbone
+
+    def patches(state: State) -> State:
+        x = backbone.patch_embed(state[0])
+        return (x + backbone._get_pos_embed(x.shape[1:3]),)
+
+    def block(index: int, module: nn.Module) -> Stage:
+        def run(state: State) -> State:
+            x = module(state[0])
+            return (x, *state[1:], x) if index in backbone.stage_ends else (x, *state[1:])
+
+        return Stage(f"blocks.{index}", (module,), run)
+
+    return [
+        Stage("patch_embed", (backbone.patch_embed, backbone.pos_embed, backbone.pos_embed_window), patches),
+        *(block(index, module) for index, module in enumerate(backbone.blocks)),
+        _pyramid(model, lambda state: _finest_first(model, state[1:])),
+    ]
+
+
+def _edgetam_stages(model: Any) -> list[Stage]:
+    """The convolutional backbone is of timm and can't be taken apart: all of it is frozen, or nothing."""
+    encoder = model.vision_encoder
+
+    def backbone(state: State) -> State:
+        return tuple(maps.permute(0, 2, 3, 1) for maps in encoder.backbone(state[0]).last_hidden_state)
+
+    return [
+        Stage("backbone", (encoder.backbone,), backbone),
+        _pyramid(model, lambda state: _finest_first(model, state)),
+    ]
+
+
+def _sam3_stages(model: Any) -> list[Stage]:
+    """A plain ViT; its one map is brought to all scales by the neck."""
+    backbone = model.vision_encoder.backbone
+    patch = backbone.config.patch_size
+
+    def patches(state: State) -> State:
+        height, width = (side // patch for side in state[0].shape[-2:])
+        return (backbone.layer_norm(backbone.embeddings(state[0]).unflatten(1, (height, width))),)
+
+    return [
+        Stage("embeddings", (backbone.embeddings, backbone.layer_norm), patches),
+        *_blocks("layers", backbone.layers),
+        _pyramid(model, lambda state: list(model.vision_encoder.neck(state[0].permute(0, 3, 1, 2))[0])),
+    ]
+
+
+def _alone(state: State) -> Tensor:
+    return state[0]
+
+
+def _ask_alone(embeddings: Any) -> dict[str, Any]:
+    return {"image_embeddings": embeddings}
+
+
+def _with_intermediates(state: State) -> tuple[Tensor, list[Tensor]]:
+    return state[0], list(state[1:])
+
+
+def _ask_with_intermediates(embeddings: Any) -> dict[str, Any]:
+    return {"image_embeddings": embeddings[0], "intermediate_embeddings": embeddings[1]}
+
+
+def _resize_sam(config: Any, size: int) -> None:
+    vision, prompt = config.vision_config, config.prompt_encoder_config
+    vision.image_size = prompt.image_size = size
+    prompt.image_embedding_size = size // vision.patch_size
+
+
+def _resize_mobile_sam(config: Any, size: int) -> None:
+    config.image_size = size
+
+
+def _resize_pyramid(config: Any, size: int) -> None:
+    prompt, vision = config.prompt_encoder_config, config.vision_config
+    side = size // prompt.patch_size
+    prompt.image_size = size
+    vision.backbone_feature_sizes = [[scale * side, scale * side] for scale in (4, 2, 1)]
+    if getattr(vision.backbone_config, "image_size", None) is not None:  # of a ViT: a Hiera takes any
+        vision.backbone_config.image_size = size
+
+
+def upscaled_embedding(decoder: Any, last: Tensor, fine: State) -> Tensor:
+    """SAM's up-scaled embedding `(B, C / 8, 4h, 4w)` of what its decoder's last transposed convolution gives, to which
+    the finest of the maps that come with the embedding is added."""
+    return decoder.activation(last + fine[0] if fine else last)
+
+
+FINE = (8, 4)
+HALF = (127.5, 127.5, 127.5)
+
+# By the names of the models' classes, of which a release of transformers may lack some.
+FAMILIES = {
+    "SamModel": Family(_sam_stages, _alone, _ask_alone, _resize_sam),
+    "MobileSamModel": Family(_sam_stages, _alone, _ask_alone, _resize_mobile_sam, multiple=32),
+    "SamHQModel": Family(_sam_hq_stages, _with_intermediates, _ask_with_intermediates, _resize_sam),
+    "Sam2Model": Family(_sam2_stages, list, _ask_alone, _resize_pyramid, multiple=32, fine=FINE),
+    "EdgeTamModel": Family(
+        _edgetam_stages,
+        list,
+        _ask_alone,
+        _resize_pyramid,
+        multiple=32,
+        mlp="channel_mixer",
+        channels_first=True,
+        fine=FINE,
+    ),
+    "Sam3TrackerModel": Family(_sam3_stages, list, _ask_alone, _resize_pyramid, fine=FINE, mean=HALF, std=HALF),
+}

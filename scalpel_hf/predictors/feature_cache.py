@@ -47,9 +47,9 @@ class FrozenFeatures:
         self.length = len(self.names)
         if self.length == 0:
             raise ValueError(
-                f"the encoder is trained from its first layer on, so none of its features are frozen: "
-                f"{type(base).__name__} can be taken apart at {', '.join(stage.name for stage in self.stages)}; adapt later `blocks`, or "
-                "leave `token` out of `levels`"
+                "the encoder is trained from its first layer on, so none of its features are frozen: "
+                f"{type(base).__name__} can be taken apart at {', '.join(stage.name for stage in self.stages)}; adapt "
+                "later `blocks`, or leave `token` out of `levels`"
             )
         self.dtype = next(self.encoder.parameters()).dtype
 

@@ -92,6 +92,12 @@ def read_pages(path: str | os.PathLike, skip: Callable[[Exception], object] | No
                 yield frame
 
 
+def count_pages(path: str | os.PathLike) -> int:
+    """How many frames an image file holds, see [`read_pages`]; raises `OSError` as [`read_frame`] does."""
+    with _opened(path) as image:
+        return sum(1 for _ in _pages(image))
+
+
 @contextmanager
 def open_image(source: str | os.PathLike | bytes | Image.Image, name: str | None = None) -> Iterator[Image.Image]:
     """What [`read_frame`] takes a file's pixels from: its frame's page, decoded and turned, in Pillow's mode.

@@ -5,7 +5,15 @@ It is a `DatasetDict` in which the masks outside the label budget are hidden, an
 Examples:
 
     scalpel-hf prepare --layout nuaa-sirst --root data/NUAA-SIRST --skip-broken --budget 0.1 --out data/nuaa-10
+    scalpel-hf prepare --root frames --labels masks --val 0.1 --test 0.2 --out data/mine
+    scalpel-hf prepare --root recordings --every 10 --labels coco.json --test 0.2 --out data/mine
+    scalpel-hf prepare --root frames --out data/mine-to-label
     scalpel-hf prepare --synthetic 400 --budget 0.1 --out data/synthetic-10
+
+Without `--layout` or with `folder`, --root is your own frames: images in nested folders, recordings, files of several
+pages, or a text file that lists those. `--labels` are those of some of them: a folder of masks called like their
+frames, a COCO file or Label Studio's export. A mask without target says that there is none; frames without a mask are
+not labelled. What can't be used is listed. `--val` and `--test` hold whole recordings out, not frames of them.
 """
 
 import argparse
@@ -15,23 +23,37 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, disable_progress_bars
 
 from scalpel_hf.cli.mask_options import add_mask_options
-from scalpel_hf.cli.numbers import SEED, between
+from scalpel_hf.cli.numbers import COUNT, SEED, between
 from scalpel_hf.cli.program import verb_parser
 from scalpel_hf.data import LAYOUTS, LabelBudget, MaskValues, SyntheticInfrared, apply_label_budget, load_irst_dataset
-from scalpel_hf.utils.files import check_can_be_made, whole_folder
+from scalpel_hf.data.frame_sources import LeftOut
+from scalpel_hf.data.splits import split_by_recording
+from scalpel_hf.formats.own_frames import LABEL_KINDS, load_own_frames
+from scalpel_hf.utils.files import check_can_be_made, whole_folder, work_folder
 
 BUDGET_FILE = "label_budget.json"
+OWN = ("folder", *LABEL_KINDS)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = verb_parser("prepare", __doc__)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--layout", choices=[*LAYOUTS, "hub"], help="how the data set in --root is laid out")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--layout", choices=[*OWN, *LAYOUTS, "hub"], help="how --root is laid out (default: folder, your own frames)"
+    )
     source.add_argument(
         "--synthetic", type=between(int, 1, 10**6), metavar="N", help="make N frames to train and N/4 to test instead"
     )
     parser.add_argument("--root", help="the data set's folder; with `--layout hub` also a repository or parquet file")
     parser.add_argument("--split-list", help="a split list of the layout by name; default: its first")
+    own = parser.add_argument_group("your own frames")
+    own.add_argument("--labels", type=Path, help="of some of them: a folder of masks, a COCO or Label Studio file")
+    own.add_argument("--category", help="category or brush label that is target, where there are several")
+    own.add_argument("--every", type=COUNT, default=1, help="take every so many-th frame of a recording")
+    own.add_argument("--max-frames", type=COUNT, help="take at most so many frames of a recording")
+    held_out = between(float, 0.0, 0.9)
+    parser.add_argument("--val", type=held_out, default=0.0, metavar="F", help="share of labelled frames to choose by")
+    parser.add_argument("--test", type=held_out, default=0.0, metavar="F", help="share of labelled frames to measure")
     add_mask_options(parser)
     parser.add_argument("--skip-broken", action="store_true", help="leave broken pairs out, naming them")
     parser.add_argument(
@@ -43,8 +65,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it is a prepared folder")
     args = parser.parse_args(argv)
-    if args.layout and not args.root:
-        parser.error("--layout needs --root")
+    if args.synthetic is None and not args.root:
+        parser.error("say with --root where the frames are, or make some with --synthetic")
+    args.layout = args.layout or "folder"
+    if args.layout not in OWN and (args.labels or args.category or args.every > 1 or args.max_frames):
+        parser.error(f"--labels, --category, --every and --max-frames are for --layout {', '.join(OWN)}")
+    if args.layout in LABEL_KINDS and not args.labels:
+        parser.error(f"--layout {args.layout} needs --labels")
+    if args.layout in OWN and (args.split_list or args.skip_broken or args.mask_grid):
+        parser.error("--split-list, --skip-broken and --mask-grid are for data sets' layouts")
     if args.synthetic is not None and (args.synthetic < 1 or args.root or args.split_list or args.skip_broken):
         parser.error("--synthetic takes a positive number, and no --root, --split-list or --skip-broken")
     if args.synthetic is not None and (args.mask_values or args.ignore_value):
@@ -62,12 +91,15 @@ def check_out(out: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{out} is no prepared folder (no dataset_dict.json): it is not overwritten")
 
 
-def load(args: argparse.Namespace) -> DatasetDict:
+def load(args: argparse.Namespace, work: str) -> DatasetDict:
+    """The data set, split; `work` is a folder that lasts until it is saved."""
     if args.synthetic:
         camera = SyntheticInfrared(seed=args.seed)
         test = camera.to_dataset(max(1, args.synthetic // 4), start=args.synthetic)
         return DatasetDict({"train": camera.to_dataset(args.synthetic), "test": test})
-    return load_irst_dataset(
+    if args.layout in OWN:
+        return own_frames(args, work)
+    splits = load_irst_dataset(
         args.layout,
         args.root,
         split_list=args.split_list,
@@ -76,6 +108,35 @@ def load(args: argparse.Namespace) -> DatasetDict:
         mask_values=MaskValues.stated(args.mask_values, args.ignore_value),
         say=print,
     )
+    if (args.val or args.test) and set(splits) != {"train"}:
+        raise ValueError(f"--val and --test are for a data set without splits, here are {', '.join(splits)}")
+    return held_out(splits["train"], args) if args.val or args.test else splits
+
+
+def own_frames(args: argparse.Namespace, work: str) -> DatasetDict:
+    left_out = LeftOut()
+    rows = load_own_frames(
+        args.root,
+        work,
+        left_out,
+        labels=args.labels,
+        kind=args.layout if args.layout in LABEL_KINDS else None,
+        category=args.category,
+        mask_values=MaskValues.stated(args.mask_values, args.ignore_value),
+        every=args.every,
+        max_frames=args.max_frames,
+        say=print,
+    )
+    for line in left_out.lines():
+        print(line)
+    return held_out(rows, args)
+
+
+def held_out(rows: Dataset, args: argparse.Namespace) -> DatasetDict:
+    splits, unused = split_by_recording(rows, {"validation": args.val, "test": args.test}, args.seed)
+    if unused:
+        print(f"left out {unused}: frames without a label of recordings that are held out")
+    return splits
 
 
 def describe(split: str, dataset: Dataset) -> str:
@@ -103,7 +164,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     disable_progress_bars()
     check_out(args.out, args.overwrite)
-    splits = load(args)
+    with work_folder(args.out.resolve()) as work:
+        save(load(args, str(work)), args)
+
+
+def save(splits: DatasetDict, args: argparse.Namespace) -> None:
+    """Write the data set, and print what is in it."""
     budget = None
     if args.budget is not None:
         if "train" not in splits:

@@ -28,7 +28,7 @@ def find_images(folder: str | Path) -> list[Path]:
         raise FileNotFoundError(f"there is no folder {folder}")
     images: list[Path] = []
     others: list[Path] = []
-    files, again = _visible_files(folder)
+    files, again = visible_files(folder)
     for file in sorted(files):
         (images if file.name.lower().endswith(IMAGE_SUFFIXES) else others).append(file)
     kinds = Counter(f"*{file.suffix.lower()}" if file.suffix else "without a suffix" for file in others)
@@ -56,7 +56,7 @@ def _raise(error: OSError) -> None:
     raise error  # a folder that can't be read is no empty one
 
 
-def _visible_files(folder: Path) -> tuple[list[Path], list[Path]]:
+def visible_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """The files, and the folders that were read under another name."""
     files, again, seen = [], [], set()
     for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):

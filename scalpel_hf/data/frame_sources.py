@@ -1,0 +1,166 @@
+"""Frames as people have them: image files in nested folders, sequences in one file, recordings, lists of those."""
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Features, Value
+from datasets.exceptions import DatasetGenerationError
+from PIL import Image
+
+from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES, count_pages, read_frame, read_pages
+from scalpel_hf.runtime.recordings import Damage, read_recording
+from scalpel_hf.utils.files import read_text
+from scalpel_hf.utils.image_files import frame_name, visible_files
+
+from .image_cells import stored_cell
+from .loading import FEATURES
+from .names import few
+from .objects import encode_png
+
+RECORDING_SUFFIXES = (
+    *(".3gp", ".avi", ".dv", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m4v", ".mj2", ".mjpeg", ".mkv", ".mov"),
+    *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogv", ".ts", ".webm", ".wmv", ".y4m"),
+)
+FRAME_FEATURES = Features({**FEATURES, "label_source": Value("string"), "recording": Value("string")})
+
+Row = dict[str, Any]
+
+
+@dataclass
+class LeftOut:
+    """What of a person's files is not used, by the reason."""
+
+    reasons: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, what: str) -> None:
+        self.reasons.setdefault(" ".join(reason.split()), []).append(what)
+
+    def lines(self) -> list[str]:
+        """A line a reason: how many, which ones, and why."""
+        return [f"left out {len(names)}: {few(names, 3)} ({reason})" for reason, names in self.reasons.items()]
+
+
+def frames_dataset(
+    root: str | Path,
+    cache_dir: str | Path,
+    left_out: LeftOut,
+    every: int = 1,
+    max_frames: int | None = None,
+    without: Path | None = None,
+) -> Dataset:
+    """
+    All frames under a folder, in a recording or in a list, none of them labelled yet.
+
+    Each row has `FRAME_FEATURES`: the frame at its own depth, no mask, `label_source` `none`, and in `recording` which
+    sequence it comes from: a recording or an image file of several pages, or the sub-folder where there are several.
+    A frame of a recording is called after it and its number, `clip_000012`. Memory does not grow with their number.
+
+    Args:
+        root: a folder, with its sub-folders; a recording; an image file; a text file that lists such files, one a
+            line, from its own folder.
+        cache_dir: folder for the rows while they are made; it has to last as long as the data set.
+        left_out: gets what can't be used, and why.
+        every: of a recording every so many-th frame.
+        max_frames: of a recording at most so many, the first.
+        without: a folder or a file in it that holds labels.
+
+    Raises `FileNotFoundError` where there is no such file, and `ValueError` where no frame can be used.
+    """
+    files = _files(Path(root), left_out, without)
+    folders = {path.parent for _, path in files if not _is_recording(path)}
+
+    def rows() -> Iterator[Row]:
+        names = set[str]()
+        for place, path in files:
+            group = place.parent.as_posix() if len(folders) > 1 else ""
+            for name, image, size, recording in _frames(place, path, left_out, every, max_frames):
+                if name in names:
+                    left_out.add("another frame has the same name", place.as_posix())
+                    continue
+                names.add(name)
+                row = {"name": name, "image": image, "mask": None, "objects": None, "label_source": "none"}
+                yield row | {"height": size[0], "width": size[1], "recording": recording or group}
+        if not names:
+            raise ValueError(f"{root}: not one frame can be used:\n  " + "\n  ".join(left_out.lines()))
+
+    try:  # the fingerprint spares `datasets` a hash of what `rows` holds
+        made = Dataset.from_generator(
+            rows, features=FRAME_FEATURES, cache_dir=str(cache_dir), fingerprint=secrets.token_hex(8)
+        )
+    except DatasetGenerationError as error:
+        raise (error.__cause__ or error) from None
+    assert isinstance(made, Dataset)  # it is another where it is streamed
+    return made
+
+
+def _files(root: Path, left_out: LeftOut, without: Path | None) -> list[tuple[Path, Path]]:
+    """Each file of frames: where it lies in the source, after which its frames are called, and its path."""
+    if root.is_dir():
+        found, _ = visible_files(root)
+        places = [(path.relative_to(root), path) for path in sorted(found)]
+    elif not root.exists():
+        raise FileNotFoundError(f"there is no folder or file {root}")
+    elif root.suffix.lower() == ".txt":
+        lines = [line.strip() for line in read_text(root).splitlines()]
+        places = [(Path(line), root.parent / line) for line in lines if line and not line.startswith("#")]
+    else:
+        places = [(Path(root.name), root)]
+    files = []
+    for place, path in places:
+        if without is not None and path.resolve().is_relative_to(without.resolve()):
+            continue
+        if not path.is_file():
+            left_out.add("there is no such file", place.as_posix())
+        elif path.name.lower().endswith(IMAGE_SUFFIXES) or _is_recording(path):
+            files.append((place, path))
+        else:
+            left_out.add("neither an image nor a recording by its name", place.as_posix())
+    if not files:
+        listing = "".join(f"\n  {line}" for line in left_out.lines()) or " it is empty"
+        raise ValueError(f"{root} has no frames:{listing}")
+    return files
+
+
+def _is_recording(path: Path) -> bool:
+    return path.name.lower().endswith(RECORDING_SUFFIXES)
+
+
+def _frames(
+    place: Path, path: Path, left_out: LeftOut, every: int, max_frames: int | None
+) -> Iterator[tuple[str, Row, tuple[int, ...], str]]:
+    """Name, image cell, size and recording of each frame of a file."""
+    name, damage = frame_name(place), Damage()
+    try:
+        if not _is_recording(path) and count_pages(path) == 1:
+            shape = read_frame(path).shape
+            yield name, stored_cell({"bytes": None, "path": str(path)}), shape, ""
+            return
+        numbered = (
+            read_recording(str(path), damage) if _is_recording(path) else enumerate(read_pages(path, damage.skip))
+        )
+        kept = ((number, frame) for number, frame in numbered if number % every == 0)
+        for number, frame in islice(kept, max_frames):
+            content, suffix = _encoded(frame)
+            cell = {"bytes": content, "path": f"{name}_{number:06d}{suffix}"}
+            yield f"{name}_{number:06d}", cell, frame.shape, place.as_posix()
+    except ImportError as error:
+        left_out.add(str(error), place.as_posix())
+    except (OSError, ValueError) as error:
+        left_out.add(str(error).replace(str(path), "it"), place.as_posix())
+    if damage:
+        left_out.add(str(damage), f"frames of {place.as_posix()}")
+
+
+def _encoded(frame: np.ndarray) -> tuple[bytes, str]:
+    """A frame as a file, at its own depth."""
+    if frame.dtype in (np.uint8, np.uint16):
+        return encode_png(frame), ".png"
+    buffer = BytesIO()
+    Image.fromarray(frame.astype(np.float32)).save(buffer, "TIFF")
+    return buffer.getvalue(), ".tif"

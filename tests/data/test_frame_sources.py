@@ -1,0 +1,115 @@
+"""Frames as people have them, and splits by recording."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from PIL import Image
+
+from scalpel_hf import SyntheticInfrared
+from scalpel_hf.data.frame_sources import LeftOut, frames_dataset
+from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.data.splits import split_by_recording
+from scalpel_hf.modeling.normalization import read_frame
+
+CAMERA = SyntheticInfrared(size=(32, 40), bit_depth=16, seed=1)
+FRAMES = [CAMERA.frame(index)["image"] for index in range(6)]
+
+
+def load(root: Path, tmp_path: Path, **options: object) -> tuple[dict[str, np.ndarray], Dataset, list[str]]:
+    left_out = LeftOut()
+    rows = frames_dataset(root, tmp_path / "cache", left_out, **options)  # type: ignore[arg-type]
+    return {row["name"]: read_frame(row["image"]) for row in undecoded(rows)}, rows, left_out.lines()
+
+
+def test_images_in_nested_folders_pages_and_what_is_no_frame(tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    (root / "b" / "deep").mkdir(parents=True)
+    Image.fromarray(FRAMES[0]).save(root / "a.png")
+    Image.fromarray(FRAMES[1]).save(root / "b" / "deep" / "a.TIF", format="TIFF")
+    pages = [Image.fromarray(frame) for frame in FRAMES[2:5]]
+    pages[0].save(root / "b" / "seq.tiff", save_all=True, append_images=pages[1:])
+    (root / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    (root / "notes.docx").write_text("mine")
+    (root / "a.bmp").write_bytes((root / "a.png").read_bytes())  # the name of another frame
+    frames, rows, left_out = load(root, tmp_path)
+    expected = {"a": 0, "b_deep_a": 1, "b_seq_000000": 2, "b_seq_000001": 3, "b_seq_000002": 4}
+    assert set(frames) == set(expected)
+    for name, index in expected.items():
+        np.testing.assert_array_equal(frames[name], FRAMES[index])
+    recordings = dict(zip(rows["name"][:], rows["recording"][:], strict=True))
+    assert recordings["b_seq_000001"] == "b/seq.tiff" and recordings["b_deep_a"] == "b/deep"
+    assert set(rows["label_source"][:]) == {"none"} and rows[0]["mask"] is None and rows[0]["objects"] is None
+    assert (rows[0]["width"], rows[0]["height"]) == (40, 32)
+    assert len(left_out) == 3 and all(line.startswith("left out 1: ") for line in left_out)
+    assert any("notes.docx (neither an image nor a recording by its name)" in line for line in left_out)
+    assert any("a.png (another frame has the same name)" in line for line in left_out)
+    assert any("broken.png" in line for line in left_out)
+
+
+def test_recordings_keep_their_luma(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    from tests.runtime.made_by_hand import write_video
+
+    (tmp_path / "mine").mkdir()
+    write_video(tmp_path / "mine" / "clip.mkv", FRAMES, "ffv1", "gray16le")
+    frames, rows, left_out = load(tmp_path / "mine", tmp_path, every=2, max_frames=2)
+    assert list(frames) == ["clip_000000", "clip_000002"] and left_out == []
+    np.testing.assert_array_equal(frames["clip_000002"], FRAMES[2])
+    assert rows["recording"][:] == ["clip.mkv"] * 2
+    alone, _, _ = load(tmp_path / "mine" / "clip.mkv", tmp_path)
+    assert len(alone) == 6
+
+
+def test_a_list_of_files(tmp_path: Path) -> None:
+    Image.fromarray(FRAMES[0]).save(tmp_path / "a.png")
+    Image.fromarray(FRAMES[1]).save(tmp_path / "b.png")
+    (tmp_path / "list.txt").write_text("# mine\nb.png\n\nabsent.png\n")
+    frames, _, left_out = load(tmp_path / "list.txt", tmp_path)
+    assert list(frames) == ["b"] and left_out == ["left out 1: absent.png (there is no such file)"]
+
+
+def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no folder or file .*absent"):
+        load(tmp_path / "absent", tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="has no frames: it is empty"):
+        load(tmp_path / "empty", tmp_path)
+    (tmp_path / "empty" / "a.txt").write_text("text")
+    with pytest.raises(ValueError, match=r"has no frames:\n  left out 1: a.txt \(neither"):
+        load(tmp_path / "empty", tmp_path)
+    (tmp_path / "empty" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="not one frame can be used:"):
+        load(tmp_path / "empty", tmp_path)
+
+
+def rows_of(recordings: str, labelled: str) -> Dataset:
+    sources = ["human" if mark == "x" else "none" for mark in labelled]
+    return Dataset.from_dict({"recording": [r.strip("-") for r in recordings], "label_source": sources})
+
+
+def test_whole_recordings_are_held_out() -> None:
+    rows = rows_of("aaaabbbbccccdddd", "x..xx..xx..xx..x")
+    splits, unused = split_by_recording(rows, {"validation": 0.0, "test": 0.25})
+    (held_out,) = set(splits["test"]["recording"])
+    assert held_out not in splits["train"]["recording"][:] and len(splits["train"]) == 12
+    assert splits["test"]["label_source"][:] == ["human"] * 2 and unused == 2
+    assert list(splits) == ["train", "test"]
+    again, _ = split_by_recording(rows, {"validation": 0.0, "test": 0.25})
+    assert again["test"]["recording"][:] == splits["test"]["recording"][:]
+
+
+def test_frames_of_no_recording_are_drawn_one_by_one() -> None:
+    splits, unused = split_by_recording(rows_of("-" * 20, "x" * 10 + "." * 10), {"validation": 0.2, "test": 0.3})
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 15, "validation": 2, "test": 3}
+    assert unused == 0 and splits["train"]["label_source"][:].count("human") == 5
+
+
+def test_too_few_recordings_to_hold_one_out() -> None:
+    with pytest.raises(ValueError, match=r"the 3 labelled frames come from 1 recordings, of which 1 splits"):
+        split_by_recording(rows_of("aaaab", "xxx.."), {"test": 0.3})
+    with pytest.raises(ValueError, match="leave nothing to train on"):
+        split_by_recording(rows_of("ab", "xx"), {"validation": 0.5, "test": 0.5})
+    splits, _ = split_by_recording(rows_of("abc", "xxx"), {"validation": 0.9, "test": 0.05})
+    assert [len(rows) for rows in splits.values()] == [1, 1, 1]

@@ -1,0 +1,99 @@
+"""A person's frames with labels for some of them, by `scalpel-hf prepare`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import load_from_disk
+from PIL import Image
+
+from scalpel_hf import SyntheticInfrared
+from scalpel_hf.cli.prepare import main
+from scalpel_hf.data import read_target
+
+CAMERA = SyntheticInfrared(size=(32, 40), n_targets=(1, 1), extent=(2, 4), seed=1)
+SCENES = [CAMERA.frame(index) for index in range(6)]
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    (tmp_path / "frames").mkdir()
+    for index, scene in enumerate(SCENES):
+        Image.fromarray(scene["image"]).save(tmp_path / "frames" / f"f{index}.png")
+    return tmp_path
+
+
+def prepare(root: Path, *arguments: object) -> dict:
+    flags = ["--root", root / "frames", *arguments, "--out", root / "out"]
+    main([str(flag) for flag in flags])
+    return dict(load_from_disk(str(root / "out")))
+
+
+def save_mask(path: Path, mask: np.ndarray) -> None:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+
+
+def test_masks_for_some_frames(mine: Path, capsys: pytest.CaptureFixture) -> None:
+    masks = mine / "frames" / "masks"  # within the frames' own folder
+    save_mask(masks / "f1.png", SCENES[1]["mask"])
+    save_mask(masks / "f3_mask.png", SCENES[3]["mask"])
+    save_mask(masks / "f4.png", np.zeros((32, 40)))
+    save_mask(masks / "other.png", SCENES[0]["mask"])
+    rows = {row["name"]: row for row in prepare(mine, "--labels", masks)["train"]}
+    sources = {name: row["label_source"] for name, row in rows.items()}
+    assert sources == {"f0": "none", "f1": "human", "f2": "none", "f3": "human", "f4": "human", "f5": "none"}
+    np.testing.assert_array_equal(read_target(rows["f3"]["mask"]), SCENES[3]["mask"] > 0)
+    assert rows["f4"]["objects"]["area"] == [] and rows["f0"]["mask"] is None and rows["f0"]["objects"] is None
+    out = capsys.readouterr().out
+    assert "left out 1: other (labels in" in out
+    assert [p.name for p in mine.iterdir() if p.name.startswith(".")] == []
+
+
+def test_coco_for_some_frames_and_splits(mine: Path) -> None:
+    pytest.importorskip("pycocotools")
+    images = [{"id": i, "file_name": f"f{i}.png", "width": 40, "height": 32} for i in range(4)]
+    square = {"segmentation": [[4, 5, 7, 5, 7, 8, 4, 8]], "bbox": [4, 5, 3, 3], "area": 9, "iscrowd": 0}
+    annotations = [{"id": i + 1, "image_id": i, "category_id": 1, **square} for i in range(3)]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "bird"}]}
+    (mine / "labels.json").write_text(json.dumps(content))
+    splits = prepare(mine, "--layout", "coco", "--labels", mine / "labels.json", "--test", 0.25)
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 5, "test": 1}
+    human = [row for rows in splits.values() for row in rows if row["label_source"] == "human"]
+    assert sorted(row["name"] for row in human) == ["f0", "f1", "f2", "f3"]
+    areas = {row["name"]: row["objects"]["area"] for row in human}
+    assert areas == {"f0": [9], "f1": [9], "f2": [9], "f3": []}
+
+
+def test_without_labels_all_is_unlabelled(mine: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = prepare(mine)["train"]
+    assert rows["label_source"][:] == ["none"] * 6
+    with pytest.raises(ValueError, match="the 0 labelled frames come from 0 recordings"):
+        main(["--root", str(mine / "frames"), "--out", str(mine / "out2"), "--test", "0.2"])
+
+
+def test_labels_that_fit_nothing_are_an_error(mine: Path) -> None:
+    save_mask(mine / "masks" / "x1.png", SCENES[1]["mask"])
+    with pytest.raises(ValueError, match=r"no label in .*masks is of a frame that is there \(1 are of others\)"):
+        prepare(mine, "--labels", mine / "masks")
+    with pytest.raises(ValueError, match=r"there are no labels .*absent"):
+        prepare(mine, "--labels", mine / "absent")
+    save_mask(mine / "masks" / "f1.png", np.zeros((5, 5)))
+    with pytest.raises(ValueError, match="5 × 5 pixels, the frame has 40 × 32"):
+        prepare(mine, "--labels", mine / "masks")
+    assert not (mine / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--layout", "coco", "--root", "x"], "--layout coco needs --labels"),
+        (["--layout", "generic", "--root", "x", "--labels", "y"], "--labels, --category, --every and --max-frames are"),
+        ([], "say with --root where the frames are"),
+    ],
+)
+def test_flags_that_don_t_go_together(flags: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main([*flags, "--out", "z"])
+    assert message in capsys.readouterr().err

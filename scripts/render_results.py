@@ -137,7 +137,7 @@ def _note(runs: list[dict[str, Any]]) -> str:
     machines = sorted({_machine(run["machine"]) for run in runs})
     return (
         f"Mean ± standard deviation over seeds, on {' and '.join(map(str, frames))} frames; in brackets what 95 % of\n"
-        f"{DRAWS:,} draws of frames and seeds give. Measured at {', '.join(commits)} on {', '.join(machines)}."
+        f"{DRAWS:,} draws of frames and seeds give. Measured at {', '.join(commits)}\non {', '.join(machines)}."
     )
 
 

@@ -160,7 +160,7 @@ def test_a_run_that_goes_on_asks_about_no_labelled_frame_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(label, "finish", killed)
+        broken.setattr(label, "finalize", killed)
         label.main([*argv, "--out", str(tmp_path / "out")])
     asked.clear()
     label.main([*argv, "--out", str(tmp_path / "out")])

@@ -76,7 +76,7 @@ def make_prepared(folder: Path) -> None:
 
 
 def export(folder: Path) -> None:
-    flags = ["--dataset", str(folder / "set"), "--split", "train", "--format", "coco", "--out", str(folder / OUT)]
+    flags = ["coco", "--dataset", str(folder / "set"), "--split", "train", "--out", str(folder / OUT)]
     convert_to.main(flags)
     assert json.loads((folder / OUT / "annotations.json").read_text())["images"]
 
@@ -99,7 +99,7 @@ def take_labels(form: str, file: str, folder: Path) -> None:
     if not rows.exists():
         datasets.DatasetDict({"train": tiny()}).save_to_disk(str(rows))
     labels = folder / "labels" / file
-    flags = ["--dataset", str(rows), "--format", form, "--labels", str(labels), "--out", str(folder / OUT)]
+    flags = [form, str(labels), "--dataset", str(rows), "--out", str(folder / OUT)]
     convert_from.main(flags)
     for row in datasets.load_from_disk(str(folder / OUT))["train"]:
         assert row["mask"] is None or np.asarray(row["mask"]).shape == (row["height"], row["width"])
@@ -120,7 +120,7 @@ def make_recipe(folder: Path) -> None:
 
 
 def use_recipe(folder: Path) -> None:
-    args = parse_arguments(DistillArguments, "Train.", ["--config", str(folder / "recipe.yaml")])
+    args = parse_arguments(DistillArguments, "distill", None, ["--config", str(folder / "recipe.yaml")])
     assert args.max_steps >= 1 and 0 <= args.learning_rate <= 1 and isinstance(args.dataset, str)
 
 

@@ -49,7 +49,7 @@ def test_a_teacher_of_every_family(family: str, tmp_path: Path) -> None:
     if family == "sam3":
         with pytest.raises(ValueError, match=r"inputs of mean \(123.*Sam3TrackerModel takes \(127.5"):
             make(model)
-    teacher = Teacher(model, InfraredImageProcessor(**sam_input(base)), cache_dir=tmp_path / "cache")
+    teacher = Teacher(model, InfraredImageProcessor(**sam_input(base)), feature_cache_dir=tmp_path / "cache")
     inputs = teacher.processor(FRAME, return_tensors="pt")
     inputs = {key: inputs[key] for key in ("pixel_values", "frames", "frame_boxes")}
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_a_teacher_of_every_family(family: str, tmp_path: Path) -> None:
         3,
     )
     teacher.save_pretrained(tmp_path / "teacher")
-    again = Teacher.from_pretrained(tmp_path / "teacher", cache_dir=tmp_path / "cache")
+    again = Teacher.from_pretrained(tmp_path / "teacher", feature_cache_dir=tmp_path / "cache")
     np.testing.assert_allclose(again.probabilities(FRAME), prediction.probability, atol=1e-5)  # channels last
     if not isinstance(base, SamModel):
         with pytest.raises(ValueError, match="SamModel or MobileSamModel, not on"):

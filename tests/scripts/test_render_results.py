@@ -60,7 +60,7 @@ def test_a_row_has_the_mean_and_the_spread_of_its_seeds(tmp_path: Path) -> None:
         row[2:6], np.mean(metrics, 0), np.std(metrics, 0, ddof=1), (100, 100, 100, 1), strict=True
     ):
         assert cell == f"{unit * mean:.1f} ± {unit * deviation:.1f}"
-    assert "on 20 frames" in text and "0123456789ab on 2 CPU cores with AVX2" in text
+    assert "on 20 frames" in text and "0123456789ab\non 2 CPU cores with AVX2" in text
     assert text.endswith("<!-- end of table -->\n\nText.\n")
 
 

@@ -1,6 +1,7 @@
 """The adapter in trainers that aren't this project's: transformers', and a loop of one's own in two processes."""
 
 import copy
+import gc
 import re
 import socket
 from pathlib import Path
@@ -203,6 +204,10 @@ def work(rank: int, port: int, alone: bool) -> None:
     torch.distributed.broadcast(other, 0)
     assert torch.equal(weights, other), "the processes' weights differ"
     assert losses[-1] < losses[0]
+    # Whoever holds a group last frees it. DDP does so with Python's lock, which the group's thread may be waiting for:
+    # then the process hangs.
+    del parallel, loss
+    gc.collect()
     torch.distributed.destroy_process_group()
 
 

@@ -16,14 +16,12 @@ from transformers.utils import can_return_tuple
 
 from .configuration_scalpel_student import ScalpelStudentConfig
 from .custom_code import CustomCodeMixin
-from .losses import soft_iou_loss, weighted_bce
+from .losses import mask_loss
 from .moe import OPERATORS, PriorPyramid
 from .operators import WhiteBoxOperator
 from .segmentation_maps import IGNORE_INDEX, as_two_classes
 from .unet import decode, decoder_levels, encoder_levels, pad_to_multiple
 from .whole_weights import CheckedWeightsMixin
-
-BCE_WEIGHT = 10.0  # large targets dominate the soft IoU: with 1, a one-pixel target takes twice the steps
 
 
 class Classifier(nn.Conv2d):
@@ -161,7 +159,7 @@ class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
         if not ((target >= 0) & (target <= 1)).all():
             raise ValueError(f"`labels` lie in [0, 1], or are {IGNORE_INDEX} where a pixel is ignored.")
         weight = valid.float() if pixel_weights is None else valid * pixel_weights
-        return BCE_WEIGHT * weighted_bce(logits, target, weight) + soft_iou_loss(logits, target, weight)
+        return mask_loss(logits, target, weight)
 
 
 class FrontEnd(nn.Module):

@@ -4,12 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .losses import soft_iou_loss, weighted_bce
+from .losses import mask_loss
 from .mask_level import FrameRegion
 from .moe import load_balance_loss
+from .segmentation_maps import IGNORE_INDEX
 
-IGNORE_INDEX = 255
-BCE_WEIGHT = 10.0
 PRIOR_WEIGHT = 0.3
 BALANCE_WEIGHT = 0.01
 
@@ -26,11 +25,17 @@ def teacher_losses(
         logit_shift: is added to the logits.
     """
     logits = logits + logit_shift
-    losses = {"supervised": BCE_WEIGHT * weighted_bce(logits, target, weight) + soft_iou_loss(logits, target, weight)}
+    losses = {"supervised": mask_loss(logits, target, weight)}
     if "prior" in seen:
         losses["prior"] = prior_guidance(logits, seen["prior"], target, weight)
         losses["balance"] = load_balance_loss(seen["router_weights"])
     return losses
+
+
+def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """The parts of [`teacher_losses`], each times its weight."""
+    parts = [weights[name] * loss for name, loss in losses.items()]
+    return sum(parts[1:], start=parts[0])
 
 
 def prior_guidance(logits: Tensor, prior: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -68,8 +73,7 @@ def loss_of_labels(masks: Tensor, labels: Tensor, region: FrameRegion | None, se
     valid = (labels != IGNORE_INDEX).to(logits.dtype)
     target = torch.where(valid > 0, labels, 0).to(logits.dtype)
     losses = teacher_losses(logits, target, valid, seen)
-    weights = {"supervised": 1.0, "prior": PRIOR_WEIGHT, "balance": BALANCE_WEIGHT}
-    return sum((weights[name] * loss for name, loss in losses.items()), start=logits.new_zeros(()))
+    return weighted_sum(losses, {"supervised": 1.0, "prior": PRIOR_WEIGHT, "balance": BALANCE_WEIGHT})
 
 
-__all__ = ["BALANCE_WEIGHT", "PRIOR_WEIGHT", "loss_of_labels", "prior_guidance", "teacher_losses"]
+__all__ = ["BALANCE_WEIGHT", "PRIOR_WEIGHT", "loss_of_labels", "prior_guidance", "teacher_losses", "weighted_sum"]

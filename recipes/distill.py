@@ -37,6 +37,7 @@ from scalpel_hf.evaluation.evaluator import evaluate_probabilities
 from scalpel_hf.evaluation.unseen import TrainedOn, rows_to_measure
 from scalpel_hf.hub.upload import base_on_hub, push_run
 from scalpel_hf.modeling.normalization import NORMALIZATIONS
+from scalpel_hf.modeling.teacher_loss import BALANCE_WEIGHT, PRIOR_WEIGHT
 from scalpel_hf.predictors.committee import Committee, member_folder
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.predictors.teacher import Teacher
@@ -106,8 +107,8 @@ class DistillArguments(LoopArguments):
         "float16", "Precision of the frozen features on disk: float16 or float32."
     )
     supervised_weight: Weight = option(1.0, "Weight of the supervised loss.")
-    prior_weight: Weight = option(0.3, "Weight of prior guidance.")
-    balance_weight: Weight = option(0.01, "Weight of the routers' load balance.")
+    prior_weight: Weight = option(PRIOR_WEIGHT, "Weight of prior guidance.")
+    balance_weight: Weight = option(BALANCE_WEIGHT, "Weight of the routers' load balance.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,7 @@ from scalpel_hf.adapter import record_router
 from scalpel_hf.adapter.layer import active_mask_level, asks_sam, outputs_without_sam, prompt_free_logits
 from scalpel_hf.data.transforms import Sample, dihedral, paste_targets, photometric, zoomed_crop
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, normalize_frame, to_sam_input
-from scalpel_hf.modeling.teacher_loss import teacher_losses
+from scalpel_hf.modeling.teacher_loss import teacher_losses, weighted_sum
 from scalpel_hf.predictors.feature_cache import FeatureCache, FrozenFeatures
 from scalpel_hf.training.sampling import shuffled
 
@@ -138,8 +138,7 @@ def distillation_loss(
         outputs = prompt_free_outputs(model, frozen, batch)
         target, weight = batch["labels"][:, None], batch["weights"][:, None]
         losses = teacher_losses(outputs["logits"], target, weight, outputs, logit_shift)
-        loss = sum((weights[name] * part for name, part in losses.items()), start=target.new_zeros(()))
-        return loss, {name: part.item() for name, part in losses.items()}
+        return weighted_sum(losses, weights), {name: part.item() for name, part in losses.items()}
 
     return loss_function
 

@@ -16,7 +16,7 @@ from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.data.transforms import Sample, crop, dihedral, paste_targets, photometric, zoom
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, normalize_frame, read_frame
-from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
+from scalpel_hf.modeling.losses import BCE_WEIGHT, soft_iou_loss, weighted_bce
 from scalpel_hf.modeling.segmentation_maps import as_foreground
 from scalpel_hf.pseudo_labels import training_mask
 from scalpel_hf.training.sampling import shuffled
@@ -181,12 +181,12 @@ def transfer_loss(
         target, weight = batch["labels"][:, None], batch["weights"][:, None] * share[:, None, None, None]
         logits = foreground_logits(model(pixel_values=batch["pixel_values"]).logits, target.shape[2:]) + logit_shift
         bce, iou = weighted_bce(logits, target, weight), soft_iou_loss(logits, target, weight)
-        loss, metrics = 10 * bce + iou, {"bce": bce.item(), "soft_iou": iou.item()}
+        loss, metrics = BCE_WEIGHT * bce + iou, {"bce": bce.item(), "soft_iou": iou.item()}
         if not consistency_weight:
             return loss, metrics
         consistency = _consistency(model, logits, batch, logit_shift)
         ramp = _ramp(consistency_weight, step, warmup_steps)
-        return loss + 10 * ramp * consistency, {**metrics, "consistency": consistency.item()}
+        return loss + BCE_WEIGHT * ramp * consistency, {**metrics, "consistency": consistency.item()}
 
     return loss_function
 

@@ -510,7 +510,7 @@ def test_a_pushed_metric_needs_nothing_of_this_project(hub: HubServer, client: H
         *(".gitattributes", "README.md", "app.py", "irstd.py", "irstd_metrics.py", "requirements.txt"),
     }
     card = download(client, METRIC, "README.md", tmp_path, "space").read_text()
-    assert "sdk: gradio" in card and "license: apache-2.0" in card and "scalpel_hf/metrics" not in card
+    assert "sdk: gradio" in card and "license: apache-2.0" in card and "scalpel_hf/evaluation" not in card
     assert commits(client, METRIC, "space") == 1
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     np.savez(tmp_path / "frames.npz", prob=np.random.default_rng(0).random((3, 9, 11)), mask=np.eye(9, 11) > 0)

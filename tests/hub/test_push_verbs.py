@@ -1,4 +1,4 @@
-"""The recipes' `push_to_hub` and pseudo_label.py's `--push-to-hub`, against a loopback Hub."""
+"""The recipes' `push_to_hub` and `scalpel-hf label`'s `--push-to-hub`, against a loopback Hub."""
 
 import json
 from pathlib import Path

@@ -10,6 +10,7 @@ Examples:
 """
 
 import importlib
+import sys
 
 from .program import verb_parser
 
@@ -17,7 +18,8 @@ DIRECTIONS = {"to": "convert_to", "from": "convert_from", "mobile-sam": "convert
 
 
 def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
     parser = verb_parser("convert", __doc__)
     parser.add_argument("direction", choices=DIRECTIONS, help="what to convert")
-    direction = parser.parse_args(argv[:1] if argv is not None else None).direction
-    importlib.import_module(f"{__package__}.{DIRECTIONS[direction]}").main((argv or [])[1:])
+    direction = parser.parse_args(argv[:1]).direction
+    importlib.import_module(f"{__package__}.{DIRECTIONS[direction]}").main(argv[1:])

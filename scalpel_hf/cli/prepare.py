@@ -74,7 +74,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--layout {args.layout} needs --labels")
     if args.layout in OWN and (args.split_list or args.skip_broken or args.mask_grid):
         parser.error("--split-list, --skip-broken and --mask-grid are for data sets' layouts")
-    if args.synthetic is not None and (args.synthetic < 1 or args.root or args.split_list or args.skip_broken):
+    if args.synthetic is not None and (args.root or args.split_list or args.skip_broken):
         parser.error("--synthetic takes a positive number, and no --root, --split-list or --skip-broken")
     if args.synthetic is not None and (args.mask_values or args.ignore_value):
         parser.error("--mask-values and --ignore-value are for data sets that are read")

@@ -84,12 +84,13 @@ def _of_frames(
     """The labels of frames that are there; `LabelFileError` where there is none."""
     count, others = 0, 0
     for label in found:
-        if frames.get(_plain(label.name, frames)) is None:
+        name = _plain(label.name, frames)
+        if frames.get(name) is None:
             left_out.add(f"labels in {labels} of frames that aren't there", label.name)
             others += 1
             continue
         count += 1
-        yield HumanLabel(_plain(label.name, frames), label.mask, label.origin, label.ignored)
+        yield HumanLabel(name, label.mask, label.origin, label.ignored)
     if not count:
         raise LabelFileError(
             f"no label in {labels} is of a frame that is there ({others} are of others): labels and frames are matched "

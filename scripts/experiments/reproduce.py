@@ -84,15 +84,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=SEED, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, required=True, help="folder for prepared data, models and labels")
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files")
-    parser.add_argument("--teacher-options", nargs=argparse.REMAINDER, default=[], help=argparse.SUPPRESS)
     parser.add_argument(
         "--student-steps", type=between(int, 1, 10**7), help="steps of each student (default: recipe's)"
     )
     parser.add_argument("--quick", action="store_true", help="a few steps each, to see that it works")
     args = parser.parse_args(argv)
-    args.student_options = ("--max_steps", args.student_steps) if args.student_steps else ()
+    args.teacher_options, args.student_options = (), ("--max_steps", args.student_steps) if args.student_steps else ()
     if args.quick:
-        args.teacher_options, args.student_options = [*QUICK, "--committee", "1", "--guard", "false"], QUICK
+        args.teacher_options, args.student_options = (*QUICK, "--committee", "1", "--guard", "false"), QUICK
 
     everything = args.work / "data" / args.dataset
     prepare(args, None, everything)

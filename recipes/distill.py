@@ -14,7 +14,6 @@ adapter and its image processor to `output_dir`, with metrics.json: how the run 
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import datasets
@@ -37,7 +36,6 @@ from scalpel_hf.evaluation.evaluator import evaluate_probabilities
 from scalpel_hf.evaluation.unseen import TrainedOn, rows_to_measure
 from scalpel_hf.hub.upload import base_on_hub, push_run
 from scalpel_hf.modeling.normalization import NORMALIZATIONS
-from scalpel_hf.modeling.teacher_loss import BALANCE_WEIGHT, PRIOR_WEIGHT
 from scalpel_hf.predictors.committee import Committee, member_folder
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.predictors.teacher import Teacher
@@ -107,8 +105,12 @@ class DistillArguments(LoopArguments):
         "float16", "Precision of the frozen features on disk: float16 or float32."
     )
     supervised_weight: Weight = option(1.0, "Weight of the supervised loss.")
-    prior_weight: Weight = option(PRIOR_WEIGHT, "Weight of prior guidance.")
-    balance_weight: Weight = option(BALANCE_WEIGHT, "Weight of the routers' load balance.")
+    prior_weight: Weight = option(0.3, "Weight of prior guidance.")
+    balance_weight: Weight = option(0.01, "Weight of the routers' load balance.")
+
+    @property
+    def features_folder(self) -> str:
+        return self.feature_cache_dir or f"{self.output_dir}/features"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,7 +155,7 @@ def train_teacher(
     processor = InfraredImageProcessor(normalization=args.normalization, **sam_input(base))
 
     # Frozen features
-    folder = (args.feature_cache_dir or Path(args.output_dir) / "features") if asks_sam(model) else None
+    folder = args.features_folder if asks_sam(model) else None
     teacher = Teacher(model, processor, feature_cache_dir=folder, feature_cache_dtype=args.feature_cache_dtype)
     dataset = TeacherSamples(samples, processor, teacher.cache, args.crop_size, args.seed, background)
     with accelerator.main_process_first():
@@ -188,7 +190,6 @@ def train_committee(
     frame_alone: dict[str, Any] = {"levels": [level for level in args.levels if level != "pixel"] or args.levels}
     half_resolution = {**frame_alone, "full_resolution_channels": 0, "max_steps": 2 * args.max_steps}
     kinds: list[dict[str, Any]] = [{}, frame_alone, half_resolution]
-    features = args.feature_cache_dir or f"{args.output_dir}/features"
     teachers, outcomes = [], []
     for number in range(args.committee):
         member = replace(
@@ -196,7 +197,7 @@ def train_committee(
             committee=1,
             output_dir=f"{args.output_dir}/{member_folder(number)}".rstrip("/"),
             seed=args.seed + 1000 * number,
-            feature_cache_dir=features,
+            feature_cache_dir=args.features_folder,
             **kinds[number % len(kinds)],
         )
         teacher, outcome = train_teacher(member, accelerator, rows, held_out)
@@ -218,8 +219,7 @@ def guard(args: DistillArguments, accelerator: Accelerator, rows: datasets.Datas
         "background_frames": 0,
         "committee": 1,
     }
-    features = args.feature_cache_dir or f"{args.output_dir}/features"  # the teacher's own: its frames are these
-    steps = max(1, args.max_steps // 3)
+    steps, features = max(1, args.max_steps // 3), args.features_folder  # the teacher's own: its frames are these
     short = replace(args, max_steps=steps, validation_fraction=0.0, feature_cache_dir=features)
     unlabelled = rows.filter(lambda s: s == "none", input_columns="label_source", keep_in_memory=True)
 

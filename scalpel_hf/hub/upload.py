@@ -15,6 +15,7 @@ from scalpel_hf.data import LabelBudget
 from scalpel_hf.data.parquet import write_parquet_file
 from scalpel_hf.evaluation.unseen import TRAINED_ON_FILE
 from scalpel_hf.modeling.custom_code import IMAGE_PROCESSOR_FILE, code_files, published_configs
+from scalpel_hf.predictors.pretrained import COMMITTEE_FILE, MEMBER_FOLDERS
 from scalpel_hf.pseudo_labels.output import read_grid, read_run
 from scalpel_hf.runtime.settings import FOLDER as ONNX
 from scalpel_hf.runtime.settings import belonging_files
@@ -35,7 +36,7 @@ FILES = {
     "model": (
         *("adapter_model.safetensors", "model*.safetensors", "model.safetensors.index.json", "*config.json"),
         *(METRICS_FILE, TRAINED_ON_FILE),
-        *("committee.json", "committee-*/adapter_model.safetensors", "committee-*/*config.json"),
+        *(COMMITTEE_FILE, f"{MEMBER_FOLDERS}/adapter_model.safetensors", f"{MEMBER_FOLDERS}/*config.json"),
     ),
     "dataset": ("data/*.parquet", BUDGET_FILE, TRAINED_ON_FILE, "summary.json"),
     "space": ("*.py", "requirements.txt"),
@@ -43,7 +44,7 @@ FILES = {
 # What an earlier push may have left that would be read beside what is pushed.
 STALE = {
     "dataset": ("data/*.parquet", TRAINED_ON_FILE),
-    "model": (IMAGE_PROCESSOR_FILE, TRAINED_ON_FILE, "onnx/*.onnx", "onnx/*.json", "committee.json", "committee-*"),
+    "model": (IMAGE_PROCESSOR_FILE, TRAINED_ON_FILE, "onnx/*.onnx", "onnx/*.json", COMMITTEE_FILE, MEMBER_FOLDERS),
 }
 ROWS = 5000  # of a data set in one parquet file
 METRIC = Path(__file__).parents[1] / "evaluation" / "irstd"

@@ -11,13 +11,12 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from peft import PeftModel
 
+from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.utils.files import read_json, write_json
 
 from .prediction import Prediction
-from .pretrained import loading
+from .pretrained import COMMITTEE_FILE, MEMBER_FOLDERS, loading
 from .teacher import Teacher
-
-COMMITTEE_FILE = "committee.json"  # beside the first member's adapter: the folders of the others
 
 
 class Committee(Teacher):
@@ -41,7 +40,11 @@ class Committee(Teacher):
         if not members:
             raise ValueError("a committee has at least one member")
         vars(self).update(vars(members[0]))
-        self.members = list(members)
+        self._members = list(members)
+
+    @property
+    def members(self) -> list[Teacher]:
+        return self._members
 
     @property
     def one_model(self) -> PeftModel:
@@ -66,7 +69,8 @@ class Committee(Teacher):
 
     def predict(self, frames: Sequence[Any]) -> list[Prediction]:
         """See [`Teacher.predict`]; the spread is over members and their views."""
-        of_members = [member.predict(frames) for member in self.members]
+        arrays = [read_frame(frame) for frame in frames]
+        of_members = [member.predict(arrays) for member in self.members]
         return [_joined(predictions) for predictions in zip(*of_members, strict=True)]
 
     def fingerprint(self) -> str:
@@ -86,7 +90,7 @@ def _joined(predictions: Sequence[Prediction]) -> Prediction:
 
 def member_folder(number: int) -> str:
     """Where in a committee's folder a member is: the first lies beside the file that names the others."""
-    return f"committee-{number}" if number else ""
+    return MEMBER_FOLDERS.replace("*", str(number)) if number else ""
 
 
 def other_members(name_or_path: str | Path, **hub: Any) -> list[str]:

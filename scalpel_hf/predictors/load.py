@@ -21,7 +21,7 @@ def default_device() -> str:
 
 def on_default_device(loaded: Loaded) -> Loaded:
     """A teacher or student, moved to the [`default_device`]."""
-    (loaded if isinstance(loaded, Teacher) else loaded.model).to(default_device())
+    loaded.to(default_device())
     return loaded
 
 

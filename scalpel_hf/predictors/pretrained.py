@@ -16,6 +16,8 @@ from scalpel_hf.modeling.whole_weights import check_numbers, check_weights, dama
 from scalpel_hf.utils.files import read_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+# Beside a committee's first adapter: a file that names the folders of the others.
+COMMITTEE_FILE, MEMBER_FOLDERS = "committee.json", "committee-*"
 PROCESSOR_CONFIGS = ("preprocessor_config.json", "processor_config.json")
 
 

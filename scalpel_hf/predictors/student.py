@@ -52,6 +52,11 @@ class _Saved:
         self.processor.save_pretrained(str(folder))
         as_umask_says(Path(folder), "*.safetensors")
 
+    def to(self: S, device: torch.device | str) -> S:
+        """Move the model; returns the student."""
+        self.model.to(device)
+        return self
+
     @torch.no_grad()
     def _outputs(self, frame: Any) -> tuple[Any, Any]:
         """What the model gives for a frame, and the frame's size as post-processing takes it."""

@@ -23,7 +23,7 @@ from scalpel_hf.utils.files import as_umask_says, read_json, write_json
 
 from .feature_cache import FeatureCache, FrozenFeatures
 from .prediction import Prediction
-from .pretrained import ADAPTER_CONFIG, load_adapter, load_adapter_config, load_image_processor
+from .pretrained import ADAPTER_CONFIG, COMMITTEE_FILE, load_adapter, load_adapter_config, load_image_processor
 from .sam import load_sam
 from .tiling import blend_tiles
 
@@ -122,7 +122,7 @@ class Teacher:
 
         Of that adapter_config.json names the id on the Hub and the commit, or the folder by its absolute path.
         """
-        (Path(folder) / "committee.json").unlink(missing_ok=True)  # of a committee that was here
+        (Path(folder) / COMMITTEE_FILE).unlink(missing_ok=True)  # of a committee that was here
         for config in self.model.peft_config.values():
             record_base(config, self.model.get_base_model())
         self.model.save_pretrained(str(folder))
@@ -132,6 +132,11 @@ class Teacher:
             write_json(config_file, {**content, "target_modules": sorted(content["target_modules"])})
         self.processor.save_pretrained(str(folder))
         as_umask_says(Path(folder), "*.safetensors")
+
+    @property
+    def members(self) -> list["Teacher"]:
+        """Those that predict: the teacher itself, or those of a [`Committee`]."""
+        return [self]
 
     @property
     def one_model(self) -> PeftModel:

@@ -46,8 +46,9 @@ def main(argv: list[str] | None = None) -> None:
 
     labelled = human_labelled(load_split(args.dataset, args.split), args.dataset)
     teacher = on_default_device(Teacher.from_pretrained(args.teacher, args.base_model))
-    bar = fit_prior_bar(teacher, [labelled_sample(row) for row in labelled], args.noise_floor)
-    if not bar:
+    samples = [labelled_sample(row) for row in labelled]
+    bars = [bar for member in teacher.members if (bar := fit_prior_bar(member, samples, args.noise_floor))]
+    if not bars:
         raise ValueError(
             f"no bar can be fitted: {args.teacher!r} has no pixel level, or its operators see none of the targets of "
             f"{args.dataset!r}"
@@ -56,7 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     if known is not None:
         (known + TrainedOn.of(labelled)).save(args.out)
     teacher.save_pretrained(args.out)
-    print(f"prior bar {bar:.2f} from {len(labelled)} labelled frames, written to {args.out}")
+    fitted = ", ".join(f"{bar:.2f}" for bar in bars)
+    print(f"prior bar {fitted} from {len(labelled)} labelled frames, written to {args.out}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from scipy import ndimage
 from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, SyntheticInfrared, Teacher, apply_label_budget
 from scalpel_hf.data import human_labelled, load_irst_dataset
 from scalpel_hf.data.transforms import Sample
+from scalpel_hf.predictors.committee import Committee
 from scalpel_hf.training.knowledge_transfer import labelled_sample
 from scalpel_hf.training.prior_bar import fit_prior_bar
 from scripts.experiments import fit_prior_bar as program
@@ -136,3 +137,8 @@ def test_the_program_fits_a_saved_teacher(tmp_path: Path, capsys: pytest.Capture
     assert "argument --noise-floor: must be a number from 0 to 1" in capsys.readouterr().err
     with pytest.raises(ValueError, match="has no pixel level, or its operators see none of the targets"):
         program.main([*options, "--teacher", str(tmp_path / "plain")])
+    Committee([small_teacher(), small_teacher(levels=["mask"]), small_teacher()]).save_pretrained(tmp_path / "three")
+    program.main([*options, "--teacher", str(tmp_path / "three")])
+    assert f"prior bar {bar:.2f}, {bar:.2f} from 3" in capsys.readouterr().out
+    third = json.loads((tmp_path / "out" / "committee-2" / "adapter_config.json").read_text())
+    assert third["prior_bar"] == bar == json.loads(written.read_text())["prior_bar"]

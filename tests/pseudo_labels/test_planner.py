@@ -305,11 +305,16 @@ def test_the_comparison_goes_on_where_it_was(
     main.__globals__["teacher_uncertainty"] = lambda rows, teacher: asked.append(teacher) or np.ones(len(rows))
     caches = []
 
-    def load_teacher(*args: Any, feature_cache_dir: Path) -> Any:
-        caches.append(feature_cache_dir)
-        return type("T", (), {"model": sam})
+    class StubTeacher:
+        @classmethod
+        def from_pretrained(cls, *args: Any, feature_cache_dir: Path) -> "StubTeacher":
+            caches.append(feature_cache_dir)
+            return cls()
 
-    main.__globals__["Teacher"] = type("Stub", (), {"from_pretrained": load_teacher})
+        def to(self, device: Any) -> "StubTeacher":
+            return self
+
+    main.__globals__["Teacher"] = StubTeacher
     arguments = ["--dataset", tmp_path / "data", "--config", "x.yaml", "--base-model", tmp_path / "sam"]
     arguments += ["--image-size", 64, "--budgets", 0.05, 0.2, "--seeds", 0, 1, "--out", tmp_path / "out"]
     arguments = [str(argument) for argument in arguments]

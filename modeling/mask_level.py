@@ -12,7 +12,7 @@ Notable:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from .moe import NOISE_FLOOR, ImageRouter, PositionRouter, PriorPyramid, consensus, symlog, uniform_weights, zero_
 from .unet import FullResolution, decode, decoder_levels, encoder_levels, pad_to_multiple
+from .whole_weights import current_name, register_renamed_weights
+
+register_renamed_weights()
 
 
 def sample_region(
@@ -119,8 +122,8 @@ class MaskLevel(nn.Module):
 
     \(\text{logits} = k \cdot \text{SAM's logits} + \text{head}(\text{U-Net}(f, \log f, E w_1 m_1, \dots, E w_E m_E))\)
 
-    with the frame f, the maps \(m_e\) of expert e, its routed weights \(w_e\) at every position, and SAM's features
-    let in on the way down.
+    with the learned k, `sam_logit_scale`, the frame f, the maps \(m_e\) of expert e, its routed weights \(w_e\) at
+    every position, and SAM's features let in on the way down.
 
     Where the operators see too little for a target the logits fall by \(4\,(b - c)_+\), with c the largest `consensus`
     of the operators within 6 pixels and b the larger of `prior_bar` and of what is `prior_share` of the frame's
@@ -177,8 +180,13 @@ class MaskLevel(nn.Module):
         self.decoder = decoder_levels(sizes)
         # One logit of each pixel, or the four of a cell.
         self.head: nn.Conv2d = nn.Conv2d(fine or channels, 1 if fine else 4, 3, padding=1)
-        self.keep = nn.Parameter(torch.ones(()))
+        self.sam_logit_scale = nn.Parameter(torch.ones(()))
         zero_(self.head)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for key in [key for key in state_dict if key.startswith(prefix) and current_name(key) != key]:
+            state_dict[current_name(key)] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(
         self,
@@ -213,7 +221,7 @@ class MaskLevel(nn.Module):
         features = [(1, self.upscaled_entry(upscaled)), (2, self.embedding_entry(embedding))]
         features += [(i + 1, entry(x)) for i, (entry, x) in enumerate(zip(self.fine_entries, fine, strict=True))]
         residual = self._network(torch.cat(inputs, 1), boxes, features, input_size)
-        outputs["logits"] = self.keep * sam_logits + residual
+        outputs["logits"] = self.sam_logit_scale * sam_logits + residual
         # A training loop leaves a module with frozen operators inside in evaluation mode, and trains its other parts.
         if maps and (self.prior_bar or self.prior_share) and not self.head.training:
             outputs["logits"] = outputs["logits"] - _shortfall(maps, self.prior_bar, self.prior_share)

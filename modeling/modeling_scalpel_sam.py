@@ -1,10 +1,9 @@
 """The stand-alone teacher: a Segment Anything model with the hierarchical mixture of experts inside it.
 
 The modules, the weights and the predictions are those of the adapter on its base. Where the adapter hooks into
-`SamModel`,
-the data flows in the open here: the encoder's last MLPs have their token adapters beside them, the mask decoder gives
-its up-scaled embedding out, and `forward` takes that and the frames to the mask level. Nothing but torch and
-transformers is needed, so the model travels as custom code.
+`SamModel`, the data flows in the open here: the encoder's last MLPs have their token adapters beside them, the mask
+decoder gives its up-scaled embedding out, and `forward` takes that and the frames to the mask level. Nothing but torch
+and transformers is needed, so the model travels as custom code.
 """
 
 import copy
@@ -129,7 +128,7 @@ def _draw(experts: TokenAdapter | MaskLevel) -> None:
         elif isinstance(module, nn.Linear | nn.Conv2d):
             module.reset_parameters()  # transformers guards the functions of torch.nn.init, too
     if isinstance(experts, MaskLevel):
-        init.ones_(experts.keep)
+        init.ones_(experts.sam_logit_scale)
         for weights in experts.scale_weights if experts.pyramid is not None else ():
             init.constant_(weights, 1 / len(weights))
 

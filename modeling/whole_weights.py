@@ -1,16 +1,45 @@
-"""Models load from files that hold all of their weights and nothing else, or not at all.
+"""Models load from files that hold all of their weights and nothing else, or not at all; by names of before, too.
 
 By itself transformers fills in what a file lacks with fresh weights, and logs that: a model that answers nothing.
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 
 REPORTS = logging.getLogger("transformers.modeling_utils")  # which tables every key that is missing or left over
+# Ends of weights' names in files that were saved before, in stand-alone teachers and in adapters.
+RENAMED = {r"(mask_level|scalpel_moe_mask(?:\.[^.]+)?)\.keep": r"\1.sam_logit_scale"}
+
+
+def current_name(name: str) -> str:
+    """A weight's name today, whatever it was called when its file was saved."""
+    for old, new in RENAMED.items():
+        name = re.sub(f"{old}$", new, name)
+    return name
+
+
+class _Renamed(WeightRenaming):
+    """For transformers' loading alone: it would take what was used in loading to save by the old name again."""
+
+    __slots__ = ()
+
+    def was_used(self) -> bool:
+        return False
+
+
+def register_renamed_weights() -> None:
+    """Have transformers' `from_pretrained` and `load_adapter` know of the names of before; twice does no more."""
+    known = get_checkpoint_conversion_mapping("legacy") or []
+    if not any(type(entry).__name__ == _Renamed.__name__ for entry in known):
+        ours = [_Renamed(source_patterns=f"{old}$", target_patterns=new) for old, new in RENAMED.items()]
+        register_checkpoint_conversion_mapping("legacy", [*known, *ours], overwrite=True)
 
 
 class CheckedWeightsMixin:
@@ -129,4 +158,13 @@ def _reports_held_back() -> Iterator[None]:
         REPORTS.handle(record)
 
 
-__all__ = ["CheckedWeightsMixin", "check_numbers", "check_weights", "damaged", "keys_that_differ", "load_whole"]
+__all__ = [
+    "CheckedWeightsMixin",
+    "check_numbers",
+    "check_weights",
+    "current_name",
+    "damaged",
+    "keys_that_differ",
+    "load_whole",
+    "register_renamed_weights",
+]

@@ -274,6 +274,6 @@ def settle(teacher: Teacher, frame: np.ndarray) -> None:
     logits = records[0]["logits"]
     level = teacher.model.get_base_model().mask_decoder.active
     factor = 2 / logits.std()
-    for parameter in (level.keep, level.head.weight, level.head.bias):
+    for parameter in (level.sam_logit_scale, level.head.weight, level.head.bias):
         parameter.mul_(factor)
     level.add_to_logits(-float(factor * logits.quantile(0.98)))

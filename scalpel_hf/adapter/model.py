@@ -6,6 +6,8 @@ from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
 from torch import Tensor, nn
 
+from scalpel_hf.modeling.whole_weights import current_name
+
 from .call import CallHooks
 from .config import ScalpelMoeConfig, ScalpelPeftType, record_base
 from .families import Family, family_of
@@ -138,6 +140,7 @@ class ScalpelMoeModel(BaseTuner):
             raise ValueError(f"{type(model).__name__} has no {absent}: the configuration was made for another base")
         hooks: Any = model.__dict__.setdefault("_scalpel_hooks", {})
         if not hooks:
+            hooks["renamed"] = model.register_load_state_dict_pre_hook(rename_keys)
             hooks["surplus"] = model.register_load_state_dict_pre_hook(refuse_surplus_keys)
             hooks["hidden"] = model.register_forward_pre_hook(refuse_hidden_targets)
             hooks["call"] = CallHooks(model)
@@ -203,14 +206,34 @@ def refuse_hidden_targets(model: nn.Module, _: tuple[Any, ...]) -> None:
     model.__dict__["_scalpel_seen"] = seen
 
 
+def rename_keys(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+    """Hook of a base model, before it loads weights: those of an adapter get the names of today."""
+    renamed = [key for key in state_dict if key.startswith(prefix) and ".scalpel_moe_" in key]
+    for key in (key for key in renamed if current_name(key) != key):
+        own = {prefix + name for name, _ in model.named_parameters()} - state_dict.keys()
+        name = current_name(key)
+        if name not in own:  # PEFT puts an adapter's name only into the names that a model has
+            name = next((n for n in own if _bare(n) == name and _has_siblings(n, state_dict)), name)
+        state_dict[name] = state_dict.pop(key)
+
+
+def _bare(name: str) -> str:
+    """A weight's name without the adapter's."""
+    return re.sub(r"(\.scalpel_moe_(?:token|mask))\.[^.]+\.", r"\1.", name)
+
+
+def _has_siblings(name: str, state_dict: dict[str, Tensor]) -> bool:
+    return any(key.startswith(f"{name.rpartition('.')[0]}.") for key in state_dict)
+
+
 def refuse_surplus_keys(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
     """Hook of a base model: an adapter's weights that it has no place for are an error, also when not `strict`."""
     tensors = (*model.named_parameters(), *model.named_buffers())
     own = {prefix + name for name, _ in tensors if ".scalpel_moe_" in name}
-    surplus = sorted(k for k in state_dict if k.startswith(prefix) and ".scalpel_moe_" in k and k not in own)
+    surplus = [k for k in state_dict if k.startswith(prefix) and ".scalpel_moe_" in k and k not in own]
     if surplus:
         errors = args[-1]
         errors.append(
-            f"{len(surplus)} weights of an adapter have no place in this model, `{surplus[0]}` for one: they were "
+            f"{len(surplus)} weights of an adapter have no place in this model, `{min(surplus)}` for one: they were "
             "trained with another configuration or under another name"
         )

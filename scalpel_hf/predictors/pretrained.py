@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoImageProcessor, PreTrainedModel
 
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
-from scalpel_hf.modeling.whole_weights import check_numbers, check_weights, damaged
+from scalpel_hf.modeling.whole_weights import check_numbers, check_weights, current_name, damaged
 from scalpel_hf.utils.files import read_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
@@ -100,7 +100,8 @@ def load_adapter(base: PreTrainedModel, name: str | Path, config: PeftConfig, **
         raise FileNotFoundError(f"{folder} holds no weights of an adapter: there is no {ADAPTER_WEIGHTS[0]}")
     config.inference_mode = True
     with loading(name):
-        weights = load_peft_weights(str(name), device="cpu", **hub)
+        saved = load_peft_weights(str(name), device="cpu", **hub)
+        weights = {current_name(key): weight for key, weight in saved.items()}
         model = PeftModel(base, config)
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)
         shared = expected.keys() & weights.keys()

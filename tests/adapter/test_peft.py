@@ -303,7 +303,9 @@ class Payload:
 
 def test_pickled_weights_are_not_run(saved: Path) -> None:
     (saved / WEIGHTS).unlink()
-    torch.save({"base_model.model.mask_decoder.scalpel_moe_mask.keep": Payload()}, saved / "adapter_model.bin")
+    torch.save(
+        {"base_model.model.mask_decoder.scalpel_moe_mask.sam_logit_scale": Payload()}, saved / "adapter_model.bin"
+    )
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         PeftModel.from_pretrained(small_sam(), str(saved))
     assert not Payload.ran

@@ -38,7 +38,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     perturb(model)
     with torch.no_grad():  # predictions that are neither 0 nor 1
         for name, parameter in model.named_parameters():
-            if ".head." in name or name.endswith(".keep"):
+            if ".head." in name or name.endswith(".sam_logit_scale"):
                 parameter.mul_(0.05)
     teacher = Teacher(model, InfraredImageProcessor(sam_size=SIZE), scales=(1, 1.5))  # as the command below
     teacher.save_pretrained(root / "teacher")

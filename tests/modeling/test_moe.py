@@ -141,7 +141,7 @@ def test_the_mask_level_takes_frames_of_any_size(size: tuple[int, int]) -> None:
     outputs = level(frame, boxes, logits, noise(2, 4, 16, 16), noise(2, 8, 4, 4), 64)
     assert outputs["logits"].shape == (2, 3, *size) and outputs["router_weights"].shape == (2, 4, *size)
     assert all(value.isfinite().all() for value in outputs.values())
-    added = outputs["logits"] - level.keep * logits
+    added = outputs["logits"] - level.sam_logit_scale * logits
     assert added.any() and torch.allclose(added[:, :1].expand_as(added), added, atol=1e-4)  # one residual, three masks
 
 

@@ -13,7 +13,7 @@ from transformers.processing_utils import ImagesKwargs
 
 from .custom_code import CustomCodeMixin
 from .normalization import NORMALIZATIONS, SAM_MEAN, SAM_STD, ImageLike, normalize_frame, read_frame, to_sam_input
-from .segmentation_maps import IGNORE_INDEX, as_foreground, read_segmentation_maps
+from .segmentation_maps import IGNORE_INDEX, as_foreground, class_maps, read_segmentation_maps
 
 
 class InfraredImageKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
@@ -174,16 +174,19 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         return [prob[:height, :width] for prob, (height, width) in zip(probs, sizes, strict=True)]
 
     def post_process_semantic_segmentation(
-        self,
-        outputs: Any,
-        target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
-        threshold: float = 0.5,
+        self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None
     ) -> list[torch.Tensor]:
-        """Class maps, one (H, W) uint8 tensor a frame: 1 where the probability is strictly above `threshold`.
-
-        See [`~InfraredImageProcessor.post_process_probabilities`] for `outputs`, `target_sizes` and errors.
         """
-        return [(prob > threshold).to(torch.uint8) for prob in self.post_process_probabilities(outputs, target_sizes)]
+        Segmentation maps, as transformers' processors give them.
+
+        Args:
+            outputs: of the model, see [`~InfraredImageProcessor.post_process_probabilities`].
+            target_sizes: (height, width) of each frame, such as `original_sizes`; when left out, maps are not resized.
+
+        Returns a list with a map `(height, width)` of class ids for each frame, int64: 1 where the target is the
+        likelier class, 0 elsewhere. For another threshold, compare the probabilities with it.
+        """
+        return class_maps(self.post_process_probabilities(outputs, target_sizes))
 
     def post_process_object_detection(
         self,

@@ -12,6 +12,7 @@ from transformers import BatchFeature, ProcessorMixin
 from .custom_code import CustomCodeMixin
 from .image_processing_infrared import InfraredImageProcessor
 from .normalization import ImageLike
+from .segmentation_maps import class_maps
 
 PADDING_LABEL = -10  # of points that only fill up a batch, in SAM's prompt encoder
 MASK_LOGIT = 10.0  # of a pixel that a mask prompt is sure of
@@ -128,12 +129,18 @@ class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
             logits.float().sigmoid().amax((0, 1)) for logits in self.post_process_masks(masks, sizes, binarize=False)
         ]
 
-    def post_process_semantic_segmentation(
-        self, outputs: Any, target_sizes: Sizes | None = None, threshold: float = 0.5
-    ) -> list[Tensor]:
-        """Class maps `(H, W)`, int64: 1 where the probability is above `threshold`, 0 elsewhere; see
-        [`~ScalpelSamProcessor.post_process_probabilities`]."""
-        return [(prob > threshold).long() for prob in self.post_process_probabilities(outputs, target_sizes)]
+    def post_process_semantic_segmentation(self, outputs: Any, target_sizes: Sizes | None = None) -> list[Tensor]:
+        """
+        Segmentation maps, as transformers' processors give them.
+
+        Args:
+            outputs: of the model, see [`~ScalpelSamProcessor.post_process_probabilities`].
+            target_sizes: (height, width) of each frame, such as `original_sizes`; when left out, maps are not resized.
+
+        Returns a list with a map `(height, width)` of class ids for each frame, int64: 1 where the target is the
+        likelier class, 0 elsewhere. For another threshold, compare the probabilities with it.
+        """
+        return class_maps(self.post_process_probabilities(outputs, target_sizes))
 
     def post_process_object_detection(
         self, outputs: Any, threshold: float = 0.5, target_sizes: Sizes | None = None

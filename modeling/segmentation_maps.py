@@ -72,4 +72,9 @@ def as_foreground(logits: Tensor) -> Tensor:
     return logits if logits.shape[1] == 1 else logits[:, 1:] - logits[:, :1]
 
 
-__all__ = ["IGNORE_INDEX", "as_foreground", "as_two_classes", "read_segmentation_maps"]
+def class_maps(probabilities: Sequence[Tensor]) -> list[Tensor]:
+    """Of each frame's probabilities `(H, W)` its class ids, int64: 1 where the target is the likelier class, else 0."""
+    return [(probability > 0.5).long() for probability in probabilities]
+
+
+__all__ = ["IGNORE_INDEX", "as_foreground", "as_two_classes", "class_maps", "read_segmentation_maps"]

@@ -403,9 +403,9 @@ def test_post_processing() -> None:
     logits = torch.linspace(-3, 3, 2 * 5 * 7).reshape(2, 1, 5, 7)
     probs = processor.post_process_probabilities(SimpleNamespace(logits=logits))
     assert torch.equal(torch.stack(probs), logits[:, 0].sigmoid())
-    maps = processor.post_process_semantic_segmentation(SimpleNamespace(logits=logits), threshold=0.7)
-    assert all(m.dtype == torch.uint8 for m in maps)
-    assert torch.equal(torch.stack(maps), (logits[:, 0].sigmoid() > 0.7).byte())
+    maps = processor.post_process_semantic_segmentation(SimpleNamespace(logits=logits))
+    assert all(m.dtype == torch.int64 for m in maps)
+    assert torch.equal(torch.stack(maps), (logits[:, 0] > 0).long())
 
     two = torch.cat([torch.zeros_like(logits), logits], dim=1)
     torch.testing.assert_close(processor.post_process_probabilities(SimpleNamespace(logits=two)), probs)

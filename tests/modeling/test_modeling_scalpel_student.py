@@ -200,7 +200,7 @@ def test_image_processor_feeds_the_student() -> None:
     with torch.no_grad():
         outputs = model(**inputs)
     (target_map,) = processor.post_process_semantic_segmentation(outputs, target_sizes=inputs.original_sizes)
-    assert target_map.shape == (21, 34) and torch.equal(target_map, outputs.logits[0].argmax(0).byte())
+    assert target_map.shape == (21, 34) and torch.equal(target_map, outputs.logits[0].argmax(0))
 
 
 def test_learns_one_frame_by_heart() -> None:

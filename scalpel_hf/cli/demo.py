@@ -12,15 +12,14 @@ The commands are the ones for real data and are printed as they run. Run again a
 
 import hashlib
 import shlex
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import verb_parser
-from scalpel_hf.utils.files import read_json, read_yaml, whole_folder, write_json
+from scalpel_hf.cli.stages import Stage, claim, run_stages
+from scalpel_hf.utils.files import read_yaml, whole_folder
 from scalpel_hf.utils.recipe_files import recipe_file
 
 if TYPE_CHECKING:
@@ -29,42 +28,9 @@ if TYPE_CHECKING:
 RECIPES = {name: f"demo/{name}" for name in ("distill", "transfer")}
 MARKER = ".scalpel-demo"  # in a demo's folder: the settings it was made with
 
-# Runs a verb as `scalpel-hf VERB …` does, and ends with the demo, which holds the other end of its stdin.
-TETHERED = """
-import os, runpy, signal, sys, threading
-
-def wait_for_the_end():
-    os.read(0, 1)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-threading.Thread(target=wait_for_the_end, daemon=True).start()
-runpy.run_module("scalpel_hf", run_name="__main__")
-"""
-
 
 def digest(recipe: str) -> str:
     return hashlib.sha256(recipe_file(recipe).read_bytes()).hexdigest()[:12]
-
-
-def claim(out: Path, settings: dict[str, Any]) -> None:
-    """Make the demo's folder, or make sure that it is one of the same settings; else exit with the remedy."""
-    marker = out / MARKER
-    try:
-        if not marker.is_file():
-            if out.exists() and (not out.is_dir() or any(out.iterdir())):
-                sys.exit(f"error: {out} exists and is no demo folder: choose another --out")
-            out.mkdir(parents=True, exist_ok=True)
-            write_json(marker, settings)
-            return
-        before = read_json(marker) if marker.stat().st_size else {}
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: can't use {out} ({error}): choose another --out")
-    changed = [f"{k} {before.get(k, 'unknown')}, now {v}" for k, v in settings.items() if before.get(k) != v]
-    if changed:
-        sys.exit(
-            f"error: {out} was made with other settings ({'; '.join(changed)}): resume with the same, choose another "
-            "--out, or remove the folder"
-        )
 
 
 def small_sam(size: int = 256) -> "SamModel":
@@ -102,22 +68,7 @@ def save_small_sam(folder: Path) -> None:
         small_sam().save_pretrained(part)
 
 
-def run(command: list[str]) -> None:
-    """Run a verb of `scalpel-hf`; it ends when this program does, however that comes about."""
-    print("\n$ scalpel-hf " + shlex.join(command), flush=True)
-    # In a session of its own, where Ctrl-C doesn't reach it: it is stopped here, without a traceback of its own.
-    child = subprocess.Popen([sys.executable, "-c", TETHERED, *command], stdin=subprocess.PIPE, start_new_session=True)
-    try:
-        status = child.wait()
-    finally:
-        child.terminate()
-        child.wait()
-    if status:
-        sys.exit(f"error: the command above failed (status {status}); run the demo again to resume")
-
-
-def stages(out: Path, frames: int, scale_steps: float) -> list[tuple[str, Path, list[str]]]:
-    """Name of each stage, the file or folder that it leaves when it is done, and its command."""
+def stages(out: Path, frames: int, scale_steps: float) -> list[Stage]:
     data, tenth, teacher, pseudo = (str(out / name) for name in ("data", "data-10pct", "teacher", "pseudo"))
     prepare = ["prepare", "--synthetic", str(frames), "--out"]
     label = ["label", "--dataset", tenth, "--teacher", teacher, "--truth", data, "--out", pseudo]
@@ -133,31 +84,15 @@ def stages(out: Path, frames: int, scale_steps: float) -> list[tuple[str, Path, 
         "student-100pct": ("student, 100 %", ["--dataset", data]),
     }
     return [
-        ("frames with all masks", out / "data", [*prepare, data]),
-        ("frames with 10 % of the masks", out / "data-10pct", [*prepare, tenth, "--budget", "0.1"]),
-        ("teacher", out / "teacher" / "metrics.json", distill),
-        ("pseudo labels", out / "pseudo" / "summary.json", label),
+        Stage("frames with all masks", out / "data", [*prepare, data]),
+        Stage("frames with 10 % of the masks", out / "data-10pct", [*prepare, tenth, "--budget", "0.1"]),
+        Stage("teacher", out / "teacher" / "metrics.json", distill),
+        Stage("pseudo labels", out / "pseudo" / "summary.json", label),
         *(
-            (name, out / folder / "metrics.json", [*transfer, *rows, "--output-dir", str(out / folder)])
+            Stage(name, out / folder / "metrics.json", [*transfer, *rows, "--output-dir", str(out / folder)])
             for folder, (name, rows) in students.items()
         ),
     ]
-
-
-def run_stages(out: Path, todo: list[tuple[str, Path, list[str]]]) -> dict[str, float]:
-    """Run the stages that aren't done; seconds that each took, over all of the demo's runs."""
-    times = out / "times.json"
-    seconds: dict[str, float] = read_json(times) if times.exists() else {}
-    for name, done, command in todo:
-        if done.exists():
-            continue
-        began = time.monotonic()
-        try:
-            run(command)
-        finally:
-            seconds[name] = seconds.get(name, 0.0) + time.monotonic() - began
-            write_json(times, seconds)
-    return seconds
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -174,17 +109,17 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--frames must be at least 20, and --scale-steps positive")
     out = args.out
     recipes = {path: digest(path) for path in RECIPES.values()}
-    claim(out, {"--frames": args.frames, "--scale-steps": args.scale_steps, **recipes})
+    claim(out, MARKER, {"--frames": args.frames, "--scale-steps": args.scale_steps, **recipes})
 
     began = time.monotonic()
     if not (out / "sam").exists():
         save_small_sam(out / "sam")
     todo = stages(out, args.frames, args.scale_steps)
-    seconds = run_stages(out, todo)
+    seconds = run_stages(out, todo, "the demo")
 
     from scalpel_hf.cli.demo_report import METRICS, results, row_of, write_report
 
-    commands = [(name, "scalpel-hf " + shlex.join(c), seconds.get(name, 0)) for name, _, c in todo]
+    commands = [(s.name, "scalpel-hf " + shlex.join(s.command), seconds.get(s.name, 0)) for s in todo]
     report = write_report(out, commands)
     print(f"\n{'':32}" + "".join(f"{title:>10}" for title, _ in METRICS.values()))
     for name, metrics in results(out).items():

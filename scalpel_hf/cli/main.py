@@ -13,6 +13,7 @@ from .program import run_program
 
 NAME = "scalpel-hf"
 VERBS = {
+    "run": "The whole job on a folder of frames, a few of them labelled.",
     "prepare": "Turn frames and labels into the data set that later steps read.",
     "distill": "Stage 1: train a teacher on the few labels.",
     "label": "Have the teacher label the frames that no person has labelled.",
@@ -27,7 +28,7 @@ VERBS = {
     "demo": "The whole job on synthetic frames, without data or network.",
     "env": "Versions, device and what is missing, for bug reports.",
 }
-RESUMES = {"distill", "label", "transfer", "demo"}  # run again after a kill, they go on
+RESUMES = {"run", "distill", "label", "transfer", "demo"}  # run again after a kill, they go on
 HELP = """From a few labelled infrared frames to a small, fast target detector."""
 EPILOG = """Each verb has examples: scalpel-hf VERB --help. With --debug an error shows where it arose.
 
@@ -60,10 +61,16 @@ def application() -> typer.Typer:
     return app
 
 
-def _group(version: bool = typer.Option(False, "--version", is_eager=True, help="Show the version and exit.")) -> None:
-    if version:
+def _show_version(asked: bool) -> None:
+    if asked:
         print(__version__)
         raise typer.Exit
+
+
+def _group(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+) -> None:
+    pass
 
 
 def _runner(verb: str) -> Callable[[], None]:

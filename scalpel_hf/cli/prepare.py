@@ -165,18 +165,18 @@ def main(argv: list[str] | None = None) -> None:
     disable_progress_bars()
     check_out(args.out, args.overwrite)
     with work_folder(args.out.resolve()) as work:
-        save(load(args, str(work)), args)
+        save(load(args, str(work)), args.out, args.budget, args.seed, args.overwrite)
 
 
-def save(splits: DatasetDict, args: argparse.Namespace) -> None:
-    """Write the data set, and print what is in it."""
+def save(splits: DatasetDict, out: Path, share: float | None = None, seed: int = 0, overwrite: bool = False) -> None:
+    """Write the data set, of whose train split a share keeps its masks, and print what is in it."""
     budget = None
-    if args.budget is not None:
+    if share is not None:
         if "train" not in splits:
             raise ValueError(f"--budget is drawn from a split train, here are {', '.join(splits)}")
-        budget = LabelBudget.draw(splits["train"]["name"], args.budget, args.seed)
+        budget = LabelBudget.draw(splits["train"]["name"], share, seed)
         splits["train"] = apply_label_budget(splits["train"], budget=budget)
-    with whole_folder(args.out, replace=args.overwrite) as part:
+    with whole_folder(out, replace=overwrite) as part:
         splits.save_to_disk(str(part))
         if budget is not None:
             budget.save(part / BUDGET_FILE)
@@ -185,4 +185,4 @@ def save(splits: DatasetDict, args: argparse.Namespace) -> None:
     for split, dataset in splits.items():
         print(describe(split, dataset))
     note_large_targets(splits)
-    print(f"written to {args.out}")
+    print(f"written to {out}")

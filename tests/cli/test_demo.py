@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from scalpel_hf.cli import demo
+from scalpel_hf.cli.stages import claim
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ["-m", "scalpel_hf", "demo"]
@@ -39,7 +40,7 @@ def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     command = [sys.executable, *PROGRAM, "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "no demo folder" in done.stderr
+    assert done.returncode == 1 and "is no folder of this command" in done.stderr
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -53,27 +54,27 @@ def test_wrong_settings(tmp_path: Path, flags: list[str]) -> None:
 
 def test_a_folder_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
     out, settings = tmp_path / "demo", {"--frames": 300, "--scale-steps": 1.0, "recipes/demo/distill.yaml": "abc"}
-    demo.claim(out, settings)
-    demo.claim(out, settings)
+    claim(out, demo.MARKER, settings)
+    claim(out, demo.MARKER, settings)
     for changes, said in (
         ({"--frames": 40}, "--frames 300, now 40"),
         ({"--scale-steps": 0.1}, "--scale-steps 1.0, now 0.1"),
         ({"recipes/demo/distill.yaml": "def"}, "recipes/demo/distill.yaml abc, now def"),
     ):
         with pytest.raises(
-            SystemExit, match=rf"demo was made with other settings \({said}\): resume with the same, ch"
+            ValueError, match=rf"demo was made with other settings \({said}\): resume with the same, ch"
         ):
-            demo.claim(out, {**settings, **changes})
+            claim(out, demo.MARKER, {**settings, **changes})
     (out / demo.MARKER).write_text("")  # as the first demos left it
-    with pytest.raises(SystemExit, match=r"--frames unknown, now 300.* or remove the folder"):
-        demo.claim(out, settings)
+    with pytest.raises(ValueError, match=r"--frames unknown, now 300.* or remove the folder"):
+        claim(out, demo.MARKER, settings)
 
 
 def test_where_no_folder_can_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file" / "demo", tmp_path / "file"):
-        with pytest.raises(SystemExit, match=r"error: .*file.*: choose another --out"):
-            demo.claim(out, {})
+        with pytest.raises(ValueError, match=r"file.*: choose another --out"):
+            claim(out, demo.MARKER, {})
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")

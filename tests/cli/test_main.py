@@ -12,6 +12,7 @@ from scalpel_hf.cli import launching
 from scalpel_hf.cli.main import VERBS, main
 from scalpel_hf.utils.flags import with_hyphens
 from scalpel_hf.utils.recipe_files import ACCELERATE, RECIPES, recipe_file
+from scalpel_hf.version import __version__
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -50,6 +51,7 @@ finally:
 
 
 def test_wrong_verbs_and_flags(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    assert call(monkeypatch, "--version") == 0 and capsys.readouterr().out == f"{__version__}\n"
     assert call(monkeypatch, "distil") == 2
     assert "No such command 'distil'" in capsys.readouterr().err
     assert call(monkeypatch, "prepare", "--synthetic", "0", "--out", "x") == 2

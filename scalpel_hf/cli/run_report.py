@@ -1,0 +1,191 @@
+"""The report that a job ends with: one HTML file with metrics, example frames and what to do next."""
+
+import base64
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import datasets
+import jinja2
+import numpy as np
+import torch
+from PIL import Image
+
+from scalpel_hf.app.certainty import rank
+from scalpel_hf.data import load_prepared, read_target
+from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.evaluation.comparison import bootstrap_differences, bootstrap_pairs, count_frames, mean_metrics
+from scalpel_hf.modeling.configuration_scalpel_sam import OPERATOR_SCALES
+from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
+from scalpel_hf.modeling.moe import PriorPyramid
+from scalpel_hf.predictors.load import load_trained
+from scalpel_hf.utils.files import read_json, write_text
+from scalpel_hf.utils.visualization import GREEN, RED, gray, level, outline
+
+from .stages import TIMES_FILE, Stage
+
+TEMPLATE = Path(__file__).with_name("run_report.html")
+MODELS = {
+    "teacher": "teacher",
+    "student": "student, labels and pseudo labels",
+    "student-labels-alone": "student, labels alone",
+}
+METRICS = {"IoU %": 100, "nIoU %": 100, "Pd %": 100, "Fa 1e-6": 1}  # in the order of `mean_metrics`
+EXAMPLES, UNSURE = 3, 6
+INTERVAL = (2.5, 97.5)  # percentiles
+
+
+def describe(data: Path) -> str:
+    """What a prepared folder holds: frames by split, their sizes and depths, how many have a label."""
+    lines = []
+    for split, rows in load_prepared(data).items():
+        labelled = rows["label_source"][:].count("human")
+        sizes = Counter(zip(rows["width"][:], rows["height"][:], strict=True))
+        shown = ", ".join(f"{width} × {height}" for (width, height), _ in sizes.most_common(3))
+        bits = "16" if read_frame(undecoded(rows)[0]["image"]).dtype != np.uint8 else "8"
+        many = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
+        lines.append(f"{split}: {len(rows)} frames of {shown}{many} pixels, {bits} bits; {labelled} have a label")
+    return "\n".join(lines)
+
+
+def write_report(out: Path, stages: list[Stage]) -> Path:
+    """Write `report.html` into a job's folder in which all stages are done."""
+    data, pseudo = load_prepared(out / "data"), load_prepared(out / "pseudo")["train"]
+    student = load_trained(out / "student")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    measured = _metrics(out, data["test"]) if "test" in data else None
+    summary = read_json(out / "pseudo" / "summary.json")
+    times = read_json(out / TIMES_FILE)
+    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        name=out.name,
+        contents=describe(out / "data").splitlines(),
+        metric_names=list(METRICS),
+        measured=measured,
+        examples=_examples(student, data["test"]) if "test" in data else [],
+        summary=summary,
+        unsure=_unsure(pseudo, out / "pseudo"),
+        advice=_advice(out, data, summary, measured),
+        student=out / "student",
+        times=[(stage.name, f"{times.get(stage.name, 0):.0f}") for stage in stages],
+        commands=[" ".join(["scalpel-hf", *stage.command]) for stage in stages],
+    )
+    path = out / "report.html"
+    write_text(path, text)
+    return path
+
+
+def _metrics(out: Path, rows: datasets.Dataset) -> dict[str, Any]:
+    """Each model's metrics with their intervals, and whether the pseudo labels helped."""
+    counts = {folder: count_frames(load_trained(out / folder).probabilities, rows)[0][None] for folder in MODELS}
+    table = []
+    for folder, name in MODELS.items():
+        drawn = np.percentile(bootstrap_pairs(counts[folder], counts[folder])[0], INTERVAL, axis=0)
+        cells = [
+            f"{scale * value:.1f} ({scale * low:.1f} to {scale * high:.1f})"
+            for value, low, high, scale in zip(mean_metrics(counts[folder]), *drawn, METRICS.values(), strict=True)
+        ]
+        table.append((name, cells))
+    low, high = np.percentile(
+        bootstrap_differences(counts["student"], counts["student-labels-alone"]), INTERVAL, axis=0
+    )
+    verdict = "ahead of" if low[0] > 0 else "behind" if high[0] < 0 else "not told apart from"
+    student = counts["student"][0].sum(0)
+    return {
+        "table": table,
+        "frames": len(rows),
+        "targets": int(student[2]),
+        "found": int(student[3]),
+        "verdict": f"With pseudo labels the student is {verdict} the one of the labels alone: a difference in IoU of "
+        f"{100 * low[0]:.1f} to {100 * high[0]:.1f} points.",
+    }
+
+
+def _examples(student: Any, rows: datasets.Dataset) -> list[dict[str, Any]]:
+    """Frames of which all targets are found, of which some is missed, and with a false alarm: a few of each."""
+    kinds: dict[str, list[dict[str, Any]]] = {"found": [], "missed": [], "false alarm": []}
+    for row in undecoded(rows):
+        frame, truth = read_frame(row["image"]).astype(np.float32), read_target(row["mask"])
+        probability = student.probabilities(row["image"])
+        kind = _kind(probability, row)
+        if kind is None or len(kinds[kind]) == EXAMPLES:
+            continue
+        pictures = {
+            "frame": gray(frame),
+            "truth": outline(frame, truth, GREEN),
+            "the student's answer": outline(frame, probability > 0.5, RED),
+            **_operator_maps(frame),
+        }
+        kinds[kind].append({"name": row["name"], "note": kind, "pictures": _embedded(pictures)})
+    return [example for examples in kinds.values() for example in examples]
+
+
+def _kind(probability: np.ndarray, row: dict[str, Any]) -> str | None:
+    """What a prediction for a frame is an example of; `None` where there is nothing to find, and nothing found."""
+    counts, _ = count_frames(lambda _: probability, [row])
+    targets, detected, false = (int(counts[0, place]) for place in (2, 3, 4))
+    return "missed" if detected < targets else "false alarm" if false else "found" if targets else None
+
+
+def _operator_maps(frame: np.ndarray) -> dict[str, Image.Image]:
+    """Each operator's strongest scale at every pixel, at the classical parameters."""
+    pyramid = PriorPyramid({name: list(scales) for name, scales in OPERATOR_SCALES.items()})
+    with torch.no_grad():
+        maps, _ = pyramid(normalize_frame(torch.from_numpy(frame))[None, None])
+    return {
+        name.replace("_", " "): gray(scales[0].amax(0).clamp(min=0).numpy())
+        for name, scales in zip(pyramid.num_maps, maps, strict=True)
+    }
+
+
+def _unsure(pseudo: datasets.Dataset, folder: Path) -> list[dict[str, Any]]:
+    """The frames of whose labels the teacher is least sure."""
+    found = []
+    for index, certainty in rank(pseudo, folder)[:UNSURE]:
+        row = undecoded(pseudo)[index]
+        if row["pseudo_confidence"] is None:
+            continue
+        frame = read_frame(row["image"]).astype(np.float32)
+        taken = read_target(row["pseudo_mask"]) if row["pseudo_mask"] else np.zeros(frame.shape, bool)
+        pictures = {
+            "frame": gray(frame),
+            "its pseudo label": outline(frame, taken, RED),
+            "the teacher's probability": level(read_frame(row["pseudo_confidence"]) / 255),
+        }
+        found.append({"name": row["name"], "note": f"certainty {certainty:.2f}", "pictures": _embedded(pictures)})
+    return found
+
+
+def _advice(
+    out: Path, data: datasets.DatasetDict, summary: dict[str, Any], measured: dict[str, Any] | None
+) -> list[tuple[str, str]]:
+    """What to do next, and the command for it."""
+    advice = [
+        (
+            "Look through the labels that the teacher is least sure of: each decision then counts as a person's.",
+            f"scalpel-hf review {out / 'pseudo'}",
+        )
+    ]
+    if measured is None:
+        advice.append(("Label a few more frames, so that some can be held out: there is no honest figure yet.", ""))
+    elif measured["targets"] < 30:
+        advice.append((f"Label more frames: {measured['targets']} held-out targets leave the figures wide open.", ""))
+    if summary.get("none", 0) > summary.get("pseudo", 0):
+        advice.append(
+            (
+                f"The teacher left {summary['none']} frames without a label, more than it labelled: label some.",
+                "",
+            )
+        )
+    advice.append(("Use the student.", f"scalpel-hf predict {out / 'student'} FRAMES --out boxes.jsonl"))
+    return advice
+
+
+def _embedded(pictures: dict[str, Image.Image]) -> list[tuple[str, str]]:
+    """Pictures as they stand in a page, by caption."""
+    found = []
+    for caption, picture in pictures.items():
+        buffer = io.BytesIO()
+        picture.quantize(256, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+        found.append((caption, base64.b64encode(buffer.getvalue()).decode()))
+    return found

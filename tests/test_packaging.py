@@ -75,6 +75,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
     assert {"scalpel_hf/py.typed", "scalpel_hf/modeling/py.typed"} <= names
     recipes = {f"scalpel_hf/{f.relative_to(ROOT).as_posix()}" for f in (ROOT / "recipes").rglob("*.yaml")}
     assert recipes and recipes == {n for n in names if n.endswith(".yaml")}
+    assert "scalpel_hf/cli/run_report.html" in names
     assert any(n.endswith("LICENSE") for n in metadata)
 
 

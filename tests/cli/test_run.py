@@ -113,7 +113,7 @@ def test_the_report(tmp_path: Path) -> None:
     (out / "times.json").write_text(json.dumps({"student": 12.3}))
     page = write_report(out, [Stage("student", out / "student", ["transfer", "--x", "<y>"])]).read_text()
     assert "a &lt;run&gt;" in page and "--x &lt;y&gt;" in page and "<run>" not in page
-    assert "student, labels alone" in page and "not told apart from the one of the labels alone" in page
+    assert "student, labels alone" in page and "not to be compared on 5 frames with the one of the labels alone" in page
     assert "5 frames that nothing was trained on" in page
     assert page.count("<h2>") == 6 and "matched filter" in page
     assert "load_exported(" in page and "scalpel-hf review" in page

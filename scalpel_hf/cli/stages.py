@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,11 @@ class Stage:
         name: what people call it.
         done: the file or folder that it leaves when it is done.
         command: the verb and its flags.
-        seconds: that it takes, as far as that is known.
     """
 
     name: str
     done: Path
-    command: list[str] = field(default_factory=list)
-    seconds: float | None = None
+    command: list[str]
 
 
 def claim(out: Path, marker: str, settings: dict[str, Any]) -> None:
@@ -77,10 +75,7 @@ def run_verb(command: list[str], again: str) -> None:
     """
     print("\n$ scalpel-hf " + shlex.join(command), flush=True)
     # In a session of its own, where Ctrl-C doesn't reach it: it is stopped here, without a traceback of its own.
-    environment = {
-        "OMP_WAIT_POLICY": "passive",
-        **os.environ,
-    }  # threads that spin crawl on a busy machine
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}  # threads that spin crawl on a busy machine
     child = subprocess.Popen(
         [sys.executable, "-c", TETHERED, *command], stdin=subprocess.PIPE, start_new_session=True, env=environment
     )

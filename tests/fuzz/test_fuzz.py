@@ -1,7 +1,8 @@
 """
 Every input ends in a right result or one clear line within ten seconds, and leaves nothing behind.
 
-Seeded: a case is its target and its number, and `python -m tests.fuzz.test_fuzz TARGET NUMBER` shows one.
+Seeded: a case is its target and its number, and `python -m tests.fuzz.test_fuzz TARGET NUMBER` shows one. The cases
+run in a child process, which is killed where one hangs in native code.
 """
 
 import signal
@@ -11,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -20,10 +22,12 @@ import pytest
 from scalpel_hf import formats
 from scalpel_hf.cli import evaluate, export, label, plan, prepare
 from scalpel_hf.cli.program import OF_USERS, one_line
+from tests.fuzz.children import outcomes
 from tests.fuzz.mutations import copy_of, mutate
 from tests.fuzz.targets import HOSTILE_NAMES, OUT, TARGETS, hostile_rows
 
 SECONDS, BUSY_MACHINE = 10, 6  # of computing; waiting may take so many times longer
+STUCK = 2 * SECONDS * BUSY_MACHINE  # seconds after which a case's process is killed
 FEW, MANY = 6, 250  # cases a target in the default run, and of `-m slow`
 
 
@@ -58,7 +62,7 @@ def outcome(use: Callable[[], object]) -> str:
             warnings.simplefilter("ignore")
             use()
     except Hang:
-        pytest.fail("it hangs")
+        raise AssertionError("it hangs") from None
     except SystemExit as end:
         return str(end.code)
     except OF_USERS as error:
@@ -116,23 +120,30 @@ def right(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return make
 
 
+def run_in_child(name: str, right: Path, work: Path, number: int) -> str:
+    datasets.config.HF_DATASETS_CACHE = work / "hf-cache"
+    return run_case(name, number, right, work)
+
+
+def check_cases(name: str, numbers: range, right: Path, work: Path) -> None:
+    wrong = []
+    for outcome in outcomes(partial(run_in_child, name, right, work), numbers, STUCK):
+        print(outcome.line, flush=True)
+        if outcome.is_wrong:
+            wrong.append(f"{name} {outcome.number}: {outcome.line.removeprefix(f'{name} {outcome.number}: ')}")
+    assert not wrong, f"{len(wrong)} of {len(numbers)}:\n" + "\n".join(wrong)
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_few_wrong_files(name: str, right: Callable[[str], Path], tmp_path: Path) -> None:
-    for number in range(FEW):
-        print(run_case(name, number, right(name), tmp_path))
+    check_cases(name, range(FEW), right(name), tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", TARGETS)
 def test_many_wrong_files(name: str, right: Callable[[str], Path], tmp_path: Path) -> None:
-    wrong = []
-    for number in range(FEW, MANY):
-        try:
-            print(run_case(name, number, right(name), tmp_path))
-        except AssertionError as error:
-            wrong.append(str(error))
-    assert not wrong, f"{len(wrong)} of {MANY - FEW}:\n" + "\n".join(wrong)
+    check_cases(name, range(FEW, MANY), right(name), tmp_path)
 
 
 NUMBERS = ["nan", "inf", "-inf", "-1", "0", "1e300", "99999999999999999999", "1.5", "one", "", "0x10", "010"]

@@ -4,6 +4,7 @@ Examples:
 
     scalpel-hf label --dataset data/nuaa-10pct --teacher runs/nuaa/teacher --out runs/nuaa/pseudo
     scalpel-hf label --num-processes 4 --dataset org/frames --teacher org/teacher --out runs/pseudo
+    scalpel-hf label --dataset data/mine --teacher runs/a runs/b runs/c --out runs/pseudo
 
 Run again after a kill to resume from the last finished shard. Human labels are never touched. What an object's score is
 is learnt on the frames that people labelled; objects that are more likely no target are ignored instead of labelled.
@@ -30,6 +31,7 @@ from scalpel_hf.data import load_split
 from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.stored import stream_stored
 from scalpel_hf.evaluation.unseen import TrainedOn, seen_rows, trained_on
+from scalpel_hf.hub.repo_names import shown_name
 from scalpel_hf.hub.upload import push_dataset
 from scalpel_hf.predictors.load import default_device
 from scalpel_hf.predictors.teacher import Teacher
@@ -57,7 +59,8 @@ def main(argv: list[str] | None = None) -> None:
         scales=args.scales,
         tile_size=args.tile_size,
     )
-    check_teacher(args.teacher, args.any_teacher, print if state.is_main_process else lambda line: None)
+    for name in args.teacher:
+        check_teacher(name, args.any_teacher, print if state.is_main_process else lambda line: None)
     teacher.to(state.device)
     rows = stream(args.dataset, args.split) if args.streaming else load_split(args.dataset, args.split)
     if isinstance(rows, datasets.Dataset):
@@ -80,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         teacher,
         args.out,
         rules,
-        args.teacher,
+        ", ".join(map(shown_name, args.teacher)),
         args.revision,
         args.calibration,
         args.shard_size,
@@ -111,7 +114,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     data.add_argument("--push-to-hub", metavar="ORG/NAME", help="data set repository to push the result to")
     data.add_argument("--license", default="other", help="of the frames, for the card (default: %(default)s)")
     model = parser.add_argument_group("teacher")
-    model.add_argument("--teacher", required=True, help="output of `scalpel-hf distill`: a folder or a Hub repository")
+    model.add_argument(
+        "--teacher",
+        required=True,
+        nargs="+",
+        help="output of `scalpel-hf distill`, a folder or a Hub repository; of several the mean labels",
+    )
     model.add_argument("--revision", help="the teacher's on the Hub")
     model.add_argument("--base-model", help="the teacher's base, if it isn't where the adapter says")
     model.add_argument("--flips", action="store_true", help="average over the frame's mirror images (4 times slower)")
@@ -203,13 +211,12 @@ def load_truth(args: argparse.Namespace, rows: Labelled) -> datasets.Dataset | N
 def finalize(
     args: argparse.Namespace, job: LabellingJob, choice: ThresholdChoice | None, truth: datasets.Dataset | None
 ) -> None:
-    known = TrainedOn.load(args.teacher)
-    skipped = set()
-    if truth is not None:
-        skipped = {truth["name"][index] for index in seen_rows(truth, trained_on([args.teacher]))}
+    recorded = all(TrainedOn.load(name) is not None for name in args.teacher)
+    known = trained_on(args.teacher) if recorded or truth is not None else TrainedOn()
+    skipped = set() if truth is None else {truth["name"][index] for index in seen_rows(truth, known)}
 
     def complete(folder: Path, labelled: Labelled) -> None:
-        if known is not None:
+        if recorded:
             known.save(folder)
         summary = read_json(folder / "summary.json")
         if truth is not None:

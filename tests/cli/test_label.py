@@ -180,6 +180,21 @@ def test_a_cache_that_may_grow_serves_the_next_teacher(work: SimpleNamespace, tm
     assert tree(tmp_path / "read") == tree(tmp_path / "kept") == tree(tmp_path / "again")
 
 
+def test_several_teachers_label_as_one(work: SimpleNamespace, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = get_peft_model(small_mobile_sam(), ScalpelMoeConfig(blocks=1, channels=8))
+    perturb(model)
+    Teacher(model, InfraredImageProcessor(sam_size=SIZE)).save_pretrained(tmp_path / "other")
+    argv = [str(tmp_path / "other"), *work.argv[2:], *work.data, "--threshold", "0.05"]  # the mean has no extremes
+    label.main([*work.argv[:2], *argv, "--out", str(tmp_path / "both")])
+    both = Teacher.from_pretrained([work.root / "teacher", tmp_path / "other"], work.root / "base", scales=(1, 1.5))
+    labelled = datasets.load_from_disk(str(tmp_path / "both"))
+    row = next(row for row in labelled if row["teacher"])
+    assert row["teacher"]["repo"] == "teacher, other" and row["teacher"]["fingerprint"] == both.fingerprint()
+    confidence = np.asarray(row["pseudo_confidence"]) / 255
+    np.testing.assert_allclose(confidence, both.probabilities(row["image"]), atol=1 / 255)
+
+
 def test_a_stream(work: SimpleNamespace, tmp_path: Path) -> None:
     argv = [*work.argv, "--dataset", str(work.root / "stream"), "--streaming", "--out", str(tmp_path / "out")]
     label.main([*argv, "--truth", str(work.root / "full")])

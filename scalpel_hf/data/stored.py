@@ -3,9 +3,10 @@ Data sets from a folder, a file or the Hub, which anyone may have made.
 
 What is in them counts as data alone. A name leads nowhere but into the folder that it stands in. An image's cell holds
 the image's bytes: a cell that holds a path instead would have a file of this machine read, exported and published.
-Folders of images are the exception: there `datasets` itself makes the paths, of the files that it finds in them. And
-whoever makes a data set of files with `datasets` in Python has paths in its cells; these are read, and `save_to_disk`,
-`to_parquet` and `push_to_hub` store the files' bytes.
+Folders of images are the exception: there `datasets` itself makes the paths, of the files that it finds in them; where
+some are links that lead elsewhere, [`visible_files`] says so. And whoever makes a data set of files with `datasets` in
+Python has paths in its cells; these are read, and `save_to_disk`, `to_parquet` and `push_to_hub` store the files'
+bytes.
 """
 
 import re
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scalpel_hf.utils.files import check_is_file, read_json, safe_name
+from scalpel_hf.utils.image_files import visible_files
 
 FOLDER_OF_IMAGES = "imagefolder"  # `datasets`' name for what finds images in a folder
 
@@ -40,6 +42,8 @@ def load_stored(name: str | Path) -> datasets.DatasetDict | datasets.Dataset:
     for part in _parts(loaded):
         if part.info.builder_name != FOLDER_OF_IMAGES:
             _check_cells(part, name)
+    if path.is_dir() and any(part.info.builder_name == FOLDER_OF_IMAGES for part in _parts(loaded)):
+        visible_files(path)  # says where links lead
     return loaded
 
 
@@ -62,6 +66,8 @@ def stream_stored(name: str | Path, split: str) -> datasets.IterableDataset:
     """
     stream = datasets.load_dataset(str(name), split=split, streaming=True)
     if stream.info.builder_name == FOLDER_OF_IMAGES or stream.features is None:  # without features nobody takes it
+        if Path(name).is_dir():
+            visible_files(Path(name))  # says where links lead
         return stream
 
     def check(row: dict[str, Any]) -> dict[str, Any]:

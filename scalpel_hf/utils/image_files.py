@@ -9,6 +9,10 @@ from pathlib import Path, PurePath
 from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES
 
 
+class LinkedWarning(UserWarning):
+    """Files that are read as a folder's own lie elsewhere; the message counts them and names one."""
+
+
 class PassedOverWarning(UserWarning):
     """Files beside a folder's images are not read; the message counts them."""
 
@@ -57,7 +61,12 @@ def _raise(error: OSError) -> None:
 
 
 def visible_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The files, and the folders that were read under another name."""
+    """
+    The files, and the folders that were read under another name.
+
+    Links are followed, as people gather frames by them. In a folder that others made they may lead to this person's
+    own files, which would be read, exported and published: a [`LinkedWarning`] says how many lead out of it.
+    """
     files, again, seen = [], [], set()
     for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         place = os.stat(parent)
@@ -68,4 +77,18 @@ def visible_files(folder: Path) -> tuple[list[Path], list[Path]]:
         seen.add((place.st_dev, place.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files += [Path(parent, name) for name in names if not name.startswith(".")]
+    _say_where_links_lead(folder, files)
     return files, again
+
+
+def _say_where_links_lead(folder: Path, files: list[Path]) -> None:
+    home = os.path.realpath(folder)
+    places = ((file, os.path.realpath(file)) for file in sorted(files))
+    outside = [(file, place) for file, place in places if os.path.commonpath([home, place]) != home]
+    if outside:
+        file, place = outside[0]
+        message = (
+            f"{folder}: {len(outside)} of its {len(files)} files are links to files outside of it, and read like the "
+            f"others ({file.relative_to(folder)} is {place}): if the folder comes from others, remove what isn't theirs"
+        )
+        warnings.warn(message, LinkedWarning, stacklevel=3)

@@ -18,6 +18,7 @@ from scalpel_hf.data.objects import encode_png
 from scalpel_hf.data.stored import load_stored, stream_stored
 from scalpel_hf.formats import write_imagefolder
 from scalpel_hf.utils.files import safe_name
+from scalpel_hf.utils.image_files import LinkedWarning
 
 FRAME = encode_png(np.full((6, 8), 90, np.uint8))
 
@@ -142,6 +143,11 @@ def test_a_folder_of_ones_own_images(tmp_path: Path) -> None:
     assert [np.asarray(row["image"]).max() for row in loaded["train"]] == [7, 7]
     stream = stream_stored(tmp_path / "mine", "train")
     assert [np.asarray(row["image"]).max() for row in stream] == [7, 7]
+    (tmp_path / "mine" / "train" / "c.png").symlink_to(tmp_path / "else.png")
+    (tmp_path / "else.png").write_bytes(FRAME)
+    for load in (load_stored, lambda name: stream_stored(name, "train")):
+        with pytest.warns(LinkedWarning, match="1 of its 3 files are links"):
+            load(tmp_path / "mine")
     outside = "../../private.png"
     (tmp_path / "private.png").write_bytes(FRAME)
     (tmp_path / "mine" / "train" / "metadata.jsonl").write_text(json.dumps({"file_name": outside}) + "\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES
-from scalpel_hf.utils.image_files import PassedOverWarning, find_images
+from scalpel_hf.utils.image_files import LinkedWarning, PassedOverWarning, find_images
 
 
 def touch(root: Path, *names: str) -> None:
@@ -34,7 +34,10 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     touch(tmp_path, "real/a.png", "set/b.png")
     (tmp_path / "set" / "more").symlink_to(tmp_path / "real")
     (tmp_path / "real" / "circle").symlink_to(tmp_path / "set")
-    with pytest.warns(PassedOverWarning, match=r"1 folders in it are links to others .*more/circle"):
+    with (
+        pytest.warns(LinkedWarning),
+        pytest.warns(PassedOverWarning, match=r"1 folders in it are links to others .*more/circle"),
+    ):
         assert names(tmp_path / "set") == ["b.png", "more/a.png"]
 
 
@@ -47,6 +50,19 @@ def test_a_second_link_to_a_folder_is_passed_over_and_said(tmp_path: Path) -> No
         assert names(tmp_path / "set") == ["a/1.png", "a/2.png", "file.png"]
     with pytest.warns(PassedOverWarning):
         assert names(tmp_path / "other") == ["a/1.png", "a/2.png", "file.png"]  # itself a link
+
+
+def test_links_that_lead_out_of_the_folder_are_said(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    touch(tmp_path, "set/a.png", "set/b/1.png", "set2/x.png", "private/deep/2.png", "private/3.png")
+    (tmp_path / "set" / "inside.png").symlink_to("b/1.png")
+    (tmp_path / "same").symlink_to("set")
+    assert len(names(tmp_path / "set")) == len(names(tmp_path / "same")) == 3 and not recwarn.list
+    (tmp_path / "set" / "f.png").symlink_to("../private/3.png")
+    (tmp_path / "set" / "g.png").symlink_to(tmp_path / "set2" / "x.png")  # whose name begins like the folder's
+    (tmp_path / "set" / "sub").symlink_to("../private/deep")
+    for folder in ("set", "same"):
+        with pytest.warns(LinkedWarning, match=rf"{folder}: 3 of its 6 files are links .*\(f.png is .*private/3.png\)"):
+            assert names(tmp_path / folder)[-2:] == ["inside.png", "sub/2.png"]
 
 
 def test_other_files_are_counted(tmp_path: Path) -> None:

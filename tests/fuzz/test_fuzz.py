@@ -128,7 +128,7 @@ def run_in_child(name: str, right: Path, work: Path, number: int) -> str:
 def check_cases(name: str, numbers: range, right: Path, work: Path) -> None:
     wrong = []
     for outcome in outcomes(partial(run_in_child, name, right, work), numbers, STUCK):
-        print(outcome.line, flush=True)
+        print(outcome.line.encode("utf-8", "backslashreplace").decode(), flush=True)  # a name may hold half a character
         if outcome.is_wrong:
             wrong.append(f"{name} {outcome.number}: {outcome.line.removeprefix(f'{name} {outcome.number}: ')}")
     assert not wrong, f"{len(wrong)} of {len(numbers)}:\n" + "\n".join(wrong)

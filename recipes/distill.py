@@ -30,8 +30,9 @@ from scalpel_hf.adapter.families import sam_input
 from scalpel_hf.adapter.layer import asks_sam
 from scalpel_hf.cli.launching import LAUNCH_HELP
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.data import human_labelled, load_split
+from scalpel_hf.data import labelled_by_people, load_split, split_by_source
 from scalpel_hf.data.contents import hash_rows
+from scalpel_hf.data.label_sources import HUMAN
 from scalpel_hf.evaluation.evaluator import evaluate_probabilities
 from scalpel_hf.evaluation.unseen import TrainedOn, rows_to_measure
 from scalpel_hf.hub.upload import base_on_hub, push_run
@@ -70,7 +71,7 @@ ADAPTERS = ("scalpel_moe", "lora")
 @dataclass
 class DistillArguments(LoopArguments):
     dataset: str = option("", "Data set made by `scalpel-hf prepare`: a folder or a repository on the Hub.")
-    train_split: str = option("train", "Split whose rows with `label_source: human` are trained on.")
+    train_split: str = option("train", "Split whose rows that people labelled are trained on: masks, boxes and points.")
     eval_split: str = option("test", "Split that the finished teacher is measured on; empty for none.")
     base_model: str = option("", "Segment Anything model: a folder or a repository on the Hub.")
     base_model_id: str = option("", "Hub id of the base, for `push_to_hub`, where base_model is a folder.")
@@ -107,6 +108,7 @@ class DistillArguments(LoopArguments):
     supervised_weight: Weight = option(1.0, "Weight of the supervised loss.")
     prior_weight: Weight = option(0.3, "Weight of prior guidance.")
     balance_weight: Weight = option(0.01, "Weight of the routers' load balance.")
+    box_weight: Weight = option(1.0, "Weight of masks touching the sides of the boxes that people drew.")
 
     @property
     def features_folder(self) -> str:
@@ -123,7 +125,7 @@ def train_teacher(
 ) -> tuple[Teacher, dict[str, Any]]:
     """A teacher of the labelled ones of `rows`, and how its training went; with frames held out, its best step."""
     set_seed(args.seed)  # the first weights, whatever was trained before in this process
-    labelled = human_labelled(rows, args.dataset)
+    labelled = labelled_by_people(rows, args.dataset)
     samples = [labelled_sample(row) for row in labelled]
     background = background_samples(rows, samples, args.background_frames, args.seed) if args.background_frames else []
     accelerator.print(f"{len(samples)} labelled frames to train on, {len(held_out or ())} held out")
@@ -165,7 +167,9 @@ def train_teacher(
     shift = prior_shift(dataset)
     accelerator.print(f"target pixels are {math.exp(shift):.1f} times as likely in crops as in frames")
     start_from(model, shift)
-    loss = distillation_loss(teacher.frozen, args.supervised_weight, args.prior_weight, args.balance_weight, shift)
+    loss = distillation_loss(
+        teacher.frozen, args.supervised_weight, args.prior_weight, args.balance_weight, shift, args.box_weight
+    )
 
     def evaluate(_: nn.Module) -> dict[str, float]:
         if args.fit_prior_bar:
@@ -221,15 +225,15 @@ def guard(args: DistillArguments, accelerator: Accelerator, rows: datasets.Datas
     }
     steps, features = max(1, args.max_steps // 3), args.features_folder  # the teacher's own: its frames are these
     short = replace(args, max_steps=steps, validation_fraction=0.0, feature_cache_dir=features)
-    unlabelled = rows.filter(lambda s: s == "none", input_columns="label_source", keep_in_memory=True)
+    masks, others = split_by_source(rows, (HUMAN,))
 
     def train_arm(arm: str, fold: int, half: datasets.Dataset) -> Probabilities:
         folder = f"{args.output_dir}/guard/{arm.replace(' ', '-')}-{fold}"
         arm_args = replace(short, output_dir=folder, **(small if arm == "small network" else {}))
-        teacher, _ = train_committee(arm_args, accelerator, datasets.concatenate_datasets([half, unlabelled]), None)
+        teacher, _ = train_committee(arm_args, accelerator, datasets.concatenate_datasets([half, others]), None)
         return teacher.probabilities
 
-    record = compare_with_small_network(train_arm, human_labelled(rows, args.dataset), args.seed)
+    record = compare_with_small_network(train_arm, masks, args.seed)
     accelerator.print(verdict(record))
     return record
 
@@ -242,18 +246,19 @@ def main(argv: list[str] | None = None) -> None:
 
     # Data
     rows = load_split(args.dataset, args.train_split)
-    labelled = human_labelled(rows, args.dataset)
-    trained_on, test_rows = TrainedOn.of(labelled), None
+    trained_on, test_rows = TrainedOn.of(labelled_by_people(rows, args.dataset)), None
     if args.eval_split:
         test_rows = rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no metrics")
-    labelled, held_out = train_val_split(labelled, args.validation_fraction, args.seed)
-    others = rows.filter(lambda s: s != "human", input_columns="label_source", keep_in_memory=True)
-    rows = datasets.concatenate_datasets([labelled, others])
+    masks, others = split_by_source(rows, (HUMAN,))
+    masks, held_out = train_val_split(masks, args.validation_fraction, args.seed)
+    rows = datasets.concatenate_datasets([masks, others])
 
     # Train
-    guarded = args.guard and len(labelled) >= LEAST_FRAMES and accelerator.num_processes == 1
+    guarded = args.guard and len(masks) >= LEAST_FRAMES and accelerator.num_processes == 1
     if args.guard and not guarded:
-        accelerator.print(f"no comparison with a small network: it takes {LEAST_FRAMES} labelled frames, one process")
+        accelerator.print(
+            f"no comparison with a small network: it takes {LEAST_FRAMES} frames with a mask, one process"
+        )
     compared = guard(args, accelerator, rows) if guarded else None
     teacher, outcome = train_committee(args, accelerator, rows, held_out if len(held_out) else None)
 

@@ -22,8 +22,9 @@ import torch
 
 from scalpel_hf.cli.launching import LAUNCH_HELP
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.data import load_split
+from scalpel_hf.data import load_split, split_by_source
 from scalpel_hf.data.contents import hash_rows
+from scalpel_hf.data.label_sources import HUMAN, NONE
 from scalpel_hf.evaluation.detection_metrics import coco_classes
 from scalpel_hf.evaluation.evaluator import evaluate_student
 from scalpel_hf.evaluation.unseen import TrainedOn, rows_to_measure
@@ -67,10 +68,11 @@ class TransferArguments(LoopArguments):
         "zscore", "How frames are normalised: `zscore`, `percentile` or `range`."
     )
     crop_size: CropSize = option(256, "Side of the training crops in pixels.")
-    human_share: Share = option(0.5, "Least share of the crops that come from frames with a human's mask.")
+    human_share: Share = option(0.5, "Least share of the crops that come from frames that people labelled.")
     pseudo_weight: Weight = option(1.0, "Weight of pseudo-labelled pixels beside human ones.")
     confidence_weights: bool = option(True, "Weigh each pseudo-labelled pixel by the teacher's confidence besides.")
     ignore_rejected: bool = option(True, "Leave out what the teacher found and quality control turned down.")
+    box_weight: Weight = option(1.0, "Weight of masks touching the sides of the boxes that people drew.")
     pseudo_warmup_ratio: Share = option(0.1, "Share of the steps over which that weight rises from 0.")
     pseudo_strength: Annotated[float, Between(0, 100)] = option(
         1.0, "Strength of noise, blur and response curve on pseudo-labelled frames."
@@ -88,13 +90,12 @@ def main(argv: list[str] | None = None) -> None:
 
     # Data
     rows = load_split(args.pseudo_labels or args.dataset, args.train_split)
-    labelled = rows.filter(lambda s: s != "none", input_columns="label_source", keep_in_memory=True)
+    _, labelled = split_by_source(rows, (NONE,))
     trained_on = TrainedOn.of(labelled) + (TrainedOn.load(args.student) if args.student else None)
     test_rows = None
     if args.eval_split:
         test_rows = rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no metrics")
-    human = rows.filter(lambda s: s == "human", input_columns="label_source", keep_in_memory=True)
-    others = rows.filter(lambda s: s != "human", input_columns="label_source", keep_in_memory=True)
+    human, others = split_by_source(rows, (HUMAN,))
     human, held_out = train_val_split(human, args.validation_fraction, args.seed)
     rows = datasets.concatenate_datasets([human, others])
 
@@ -130,9 +131,9 @@ def main(argv: list[str] | None = None) -> None:
             shift = prior_shift(dataset)
             model.add_to_logits(-shift)  # so that to the loss it is at first what it is without the shift
             accelerator.print(f"target pixels are {math.exp(shift):.1f} times as likely in crops as in frames")
-        loss = transfer_loss(args.pseudo_weight, warmup_steps, args.consistency_weight, shift)
+        loss = transfer_loss(args.pseudo_weight, warmup_steps, args.consistency_weight, shift, args.box_weight)
         best_metric, collate = "iou", None
-    accelerator.print(f"{len(dataset.indices)} frames to train on, {len(dataset.human)} with a human's mask")
+    accelerator.print(f"{len(dataset.indices)} frames to train on, {len(dataset.human)} labelled by people")
     evaluate = (lambda _: evaluate_student(student, held_out)) if len(held_out) else None
     outcome = train(accelerator, model, dataset, loss, args, evaluate, best_metric, collate, made_of)
 

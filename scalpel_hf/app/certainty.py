@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 from scipy import ndimage
 
+from scalpel_hf.data.label_sources import BY_PEOPLE
 from scalpel_hf.data.masks import TARGET, read_row_mask
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.pseudo_labels.columns import is_above
@@ -43,14 +44,14 @@ def target_of(row: dict[str, Any], size: tuple[int, ...]) -> np.ndarray:
 
 def rank(rows: datasets.Dataset, folder: Path) -> list[tuple[int, float]]:
     """
-    Index and certainty of every frame that no human had labelled when the data set was made, least certain first.
+    Index and certainty of every frame that nobody had labelled when the data set was made, least certain first.
 
     It is worked out once and kept in `folder`.
     """
     path = folder / CERTAINTY_FILE
     kept = read_json(path) if path.exists() else {}
     if kept.get("data_set") != rows._fingerprint:
-        places = [i for i, source in enumerate(rows["label_source"]) if source != "human"]
+        places = [i for i, source in enumerate(rows["label_source"]) if source not in BY_PEOPLE]
         wanted = rows.select_columns(["pseudo_confidence", "pseudo_mask", "pseudo_objects", "teacher"])
         kept = {"data_set": rows._fingerprint, "frames": [[i, round(certainty(wanted[i]), 4)] for i in places]}
         write_json(path, kept)

@@ -7,7 +7,7 @@ from .layouts import LAYOUTS, Layout
 from .loading import FEATURES, BrokenPairsError, as_irst_dataset, load_irst_dataset
 from .masks import IGNORED, MaskValues, MaskValuesError, read_mask, read_row_mask, read_target
 from .objects import objects_from_mask
-from .prepared import human_labelled, load_prepared, load_split
+from .prepared import human_labelled, labelled_by_people, load_prepared, load_split, split_by_source
 from .synthetic import SyntheticInfrared
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "apply_label_budget",
     "as_irst_dataset",
     "human_labelled",
+    "labelled_by_people",
     "load_irst_dataset",
     "load_prepared",
     "load_split",
@@ -31,4 +32,5 @@ __all__ = [
     "read_mask",
     "read_row_mask",
     "read_target",
+    "split_by_source",
 ]

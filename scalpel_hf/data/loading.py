@@ -24,6 +24,7 @@ from scalpel_hf.modeling.frame_io import file_orientation, turn
 from scalpel_hf.modeling.normalization import read_frame
 
 from .image_cells import cell_content, stored_cell
+from .label_sources import BOX, HUMAN, POINT, as_objects, inside_frame
 from .layouts import LAYOUTS, Layout, Pair, SplitFiles, find_pairs
 from .masks import TARGET, MaskValues, decide_mask_values, read_mask
 from .names import check_names
@@ -217,15 +218,16 @@ def _as_irst_dataset(
     dataset: Dataset, raw: Dataset, where: str, skip_broken: bool, mask_grid: str | None, values: MaskValues
 ) -> Dataset:
     names = dataset["name"][:] if "name" in dataset.column_names else [f"{i:06d}" for i in range(len(dataset))]
-    unlabelled = [source != "human" for source in dataset["label_source"][:]] if _has_sources(dataset) else None
+    sources = dataset["label_source"][:] if "label_source" in dataset.column_names else [HUMAN] * len(dataset)
 
     def row(index: int) -> Row:
         cells = raw[index]
-        if cells["mask"] is None and not (unlabelled and unlabelled[index]):
+        if cells["mask"] is None and sources[index] == HUMAN:
             raise ValueError("the mask is empty, and no column `label_source` says that it should be")
         if cells["image"] is None:
             raise ValueError("the image is empty")
-        return _row(names[index], cells["image"], cells["mask"], mask_grid, values)
+        made = _row(names[index], cells["image"], cells["mask"], mask_grid, values)
+        return made | {"objects": _weak_objects(cells, made)} if sources[index] in (BOX, POINT) else made
 
     if all(dataset.features.get(column) == feature for column, feature in FEATURES.items()):
         checks = _read_rows(lambda index: {"same": _is_same(raw[index], row(index))}, range(len(dataset)))
@@ -252,8 +254,12 @@ def _mask_cell(raw: Dataset, index: int) -> Row | None:
     return raw.select_columns("mask")[index]["mask"]
 
 
-def _has_sources(dataset: Dataset) -> bool:
-    return "label_source" in dataset.column_names
+def _weak_objects(cells: Row, made: Row) -> Row:
+    """The boxes and points of a row that holds no mask."""
+    boxes = (cells.get("objects") or {}).get("bbox")
+    if not boxes or cells["mask"] is not None:
+        raise ValueError(f"`label_source` is {cells['label_source']!r}, which takes `objects` and no mask")
+    return as_objects([inside_frame(box, made["width"], made["height"]) for box in boxes])
 
 
 def _load_hub(source: str | Path) -> DatasetDict:

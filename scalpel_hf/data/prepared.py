@@ -1,7 +1,9 @@
+from collections.abc import Collection
 from pathlib import Path
 
 import datasets
 
+from .label_sources import BY_PEOPLE, HUMAN
 from .names import check_names
 from .stored import as_splits, load_stored
 
@@ -85,7 +87,25 @@ def has_mask(rows: datasets.Dataset) -> list[bool]:
 
 def human_labelled(rows: datasets.Dataset, name: str) -> datasets.Dataset:
     """The rows with a human's mask, of a split of the data set `name`; `ValueError` where there is none."""
-    labelled = rows.filter(lambda source: source == "human", input_columns="label_source", keep_in_memory=True)
+    labelled, _ = split_by_source(rows, (HUMAN,))
     if not len(labelled):
         raise ValueError(f"no frame of {name!r} has a human's mask: every `label_source` is something else")
     return labelled
+
+
+def labelled_by_people(rows: datasets.Dataset, name: str) -> datasets.Dataset:
+    """The rows with a person's mask, boxes or points, of a split of the data set `name`; `ValueError` where there is
+    none."""
+    labelled, _ = split_by_source(rows, BY_PEOPLE)
+    if not len(labelled):
+        raise ValueError(f"no frame of {name!r} has a person's mask, boxes or points: see its `label_source`")
+    return labelled
+
+
+def split_by_source(rows: datasets.Dataset, sources: Collection[str]) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """The rows of which `label_source` is one of `sources`, and the others."""
+
+    def part(wanted: bool) -> datasets.Dataset:
+        return rows.filter(lambda s: (s in sources) == wanted, input_columns="label_source", keep_in_memory=True)
+
+    return part(True), part(False)

@@ -1,6 +1,7 @@
 """Augmentations that fit infrared physics, on frames `(H, W)` float32 in sensor units with their masks.
 
-A label travels as two arrays beside the frame: `target` in [0, 1] and `weight` ≥ 0 (0 = ignore). Every function takes a
+A label travels as arrays beside the frame: `target` in [0, 1], `weight` ≥ 0 (0 = ignore) and, where people drew boxes,
+the number of each pixel's box. Every function takes a
 `numpy.random.Generator`, so that a view of a frame is a pure function of its seed.
 """
 
@@ -14,14 +15,23 @@ Array = np.ndarray
 
 @dataclass
 class Sample:
-    """A frame `(H, W)` in sensor units, its target map in [0, 1] and the weight of each pixel in the loss."""
+    """
+    A frame `(H, W)` in sensor units, its target map in [0, 1] and the weight of each pixel in the loss; and where its
+    label is of boxes or points the number of the box that a pixel lies in, see [`WeakLabel`].
+    """
 
     frame: Array
     target: Array
     weight: Array
+    boxes: Array | None = None
 
     def map(self, function) -> "Sample":  # type: ignore[no-untyped-def]
-        return Sample(function(self.frame), function(self.target), function(self.weight))
+        boxes = None if self.boxes is None else function(self.boxes)
+        return Sample(function(self.frame), function(self.target), function(self.weight), boxes)
+
+    def numbered_boxes(self) -> Array:
+        """The boxes' numbers, int32; all 0 where the label is a mask."""
+        return np.zeros(self.target.shape, np.int32) if self.boxes is None else self.boxes
 
 
 def dihedral(sample: Sample, k: int) -> Sample:
@@ -35,13 +45,20 @@ def dihedral(sample: Sample, k: int) -> Sample:
 
 
 def zoom(sample: Sample, factor: float) -> Sample:
-    """Resample by `factor`: bilinear for the frame, and for target and weight, which keeps partial pixels partial."""
-    return sample.map(lambda a: ndimage.zoom(a, factor, order=1, mode="nearest", grid_mode=True).astype(np.float32))
+    """Resample by `factor`: bilinear for the frame, and for target and weight, which keeps partial pixels partial;
+    the nearest number of boxes."""
+
+    def resample(a: Array) -> Array:
+        if a.dtype == np.int32:
+            return ndimage.zoom(a, factor, order=0, mode="nearest", grid_mode=True)
+        return ndimage.zoom(a, factor, order=1, mode="nearest", grid_mode=True).astype(np.float32)
+
+    return sample.map(resample)
 
 
 def crop(sample: Sample, size: int, rng: np.random.Generator, on_target: float = 0.7) -> tuple[Sample, tuple[int, int]]:
     """
-    A random `size` × `size` window, with probability `on_target` one that contains a random target pixel.
+    A random `size` × `size` window, with probability `on_target` one that contains a random pixel of a target or box.
 
     Frames smaller than the window are padded by reflection at the bottom and right, with weight 0 there. Returns the
     window and its corner (x0, y0).
@@ -50,11 +67,14 @@ def crop(sample: Sample, size: int, rng: np.random.Generator, on_target: float =
     pad = ((0, max(0, size - height)), (0, max(0, size - width)))
     if pad[0][1] or pad[1][1]:
         sample = Sample(
-            np.pad(sample.frame, pad, mode="symmetric"), np.pad(sample.target, pad), np.pad(sample.weight, pad)
+            np.pad(sample.frame, pad, mode="symmetric"),
+            np.pad(sample.target, pad),
+            np.pad(sample.weight, pad),
+            None if sample.boxes is None else np.pad(sample.boxes, pad),
         )
     room_y, room_x = sample.frame.shape[0] - size, sample.frame.shape[1] - size
     y0, x0 = int(rng.integers(room_y + 1)), int(rng.integers(room_x + 1))
-    pixels = np.argwhere(sample.target > 0.5)
+    pixels = np.argwhere((sample.target > 0.5) | (sample.numbered_boxes() > 0))
     if len(pixels) and rng.random() < on_target:
         y, x = pixels[rng.integers(len(pixels))]
         y0 = int(np.clip(y - rng.integers(size), 0, room_y))
@@ -88,8 +108,9 @@ def paste_targets(
 
     For each drawn component the excess over the median of the ring around it is faded out over `margin` pixels and
     added at a free random place, scaled to between half and one and a half of its contrast in units of the frames'
-    standard deviations; of a crop, `unit` is the ratio of its whole frame's to the donor's. Onto a frame that is
-    constant, or from one, nothing is pasted: a target has no contrast there, and would be a label of nothing.
+    standard deviations; of a crop, `unit` is the ratio of its whole frame's to the donor's. What the donor leaves open
+    around it stays open. Onto a frame that is constant, or from one, nothing is pasted: a target has no contrast there,
+    and would be a label of nothing.
     """
     if not (_has_spread(sample.frame) and _has_spread(donor.frame)):
         return sample
@@ -122,8 +143,9 @@ def paste_targets(
             continue
         frame[place] += excess * unit * rng.uniform(0.5, 1.5)
         target[place] = np.maximum(target[place], own)
-        weight[place] = np.where(own, 1.0, weight[place])
-    return Sample(frame, target, weight)
+        unsure = np.rot90(donor.weight[window] == 0, turn)
+        weight[place] = np.where(own, 1.0, np.where(unsure, 0.0, weight[place]))
+    return Sample(frame, target, weight, sample.boxes)
 
 
 def _has_spread(frame: Array) -> bool:

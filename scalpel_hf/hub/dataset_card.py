@@ -8,6 +8,7 @@ import datasets
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from scalpel_hf.data import LabelBudget
+from scalpel_hf.data.label_sources import BY_PEOPLE, NONE, PSEUDO
 from scalpel_hf.pseudo_labels import summarize
 
 from .card_parts import PICTURE, PROJECT_TAGS
@@ -89,7 +90,7 @@ def _table(splits: datasets.DatasetDict) -> str:
     lines = ["| split | `label_source` | frames |", "|---|---|---|"]
     for split, rows in splits.items():
         sources = Counter(rows["label_source"] if "label_source" in rows.column_names else ["human"] * len(rows))
-        for source in ("human", "pseudo", "none"):
+        for source in (*BY_PEOPLE, PSEUDO, NONE):
             if not sources[source]:
                 continue
             detail = ""

@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 
 from scalpel_hf.data.image_cells import stored_cells, undecoded
+from scalpel_hf.data.label_sources import BY_PEOPLE, HUMAN, NONE
 from scalpel_hf.data.masks import read_mask
 from scalpel_hf.data.names import check_names
 from scalpel_hf.hub.repo_names import shown_name
@@ -128,13 +129,13 @@ def predict_rows(
     """
     The teacher's predictions for undecoded rows: the columns of `PREDICTION_FEATURES`.
 
-    Those of human rows are empty, but with `humans_too`, which needs their `mask`. `problem` says why a broken row has
-    no prediction.
+    Those of rows that people labelled are empty, but with `humans_too` those of masks, which needs their `mask`.
+    `problem` says why a broken row has no prediction.
     """
     columns: dict[str, list] = {name: [None] * len(batch["name"]) for name in PREDICTION_FEATURES}
     pairs: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}  # frame and, where a human labelled it, mask
     for i, source in enumerate(batch["label_source"]):
-        if source != "human" or humans_too:
+        if source not in BY_PEOPLE or (source == HUMAN and humans_too):
             wanted = ["name", "image", "label_source", *(["mask"] if source == "human" else [])]
             try:
                 pairs[i] = read_pair({column: batch[column][i] for column in wanted})
@@ -197,9 +198,9 @@ def decide_rows(
         batch["label_source"], batch["pseudo_confidence"], batch["candidates"], strict=True
     ):
         row: dict[str, Any] = {"label_source": source}
-        if source != "human" and candidates is None:
-            row["label_source"] = "none"
-        elif source != "human":
+        if source not in BY_PEOPLE and candidates is None:
+            row["label_source"] = NONE
+        elif source not in BY_PEOPLE:
             row |= decide(read_frame(cell), candidates, rules, calibration)
             row |= {"pseudo_confidence": cell, "teacher": provenance}
         for name, values in columns.items():

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import datasets
 import numpy as np
 
+from scalpel_hf.data.label_sources import BY_PEOPLE, NONE, PSEUDO
 from scalpel_hf.utils.files import read_json, safe_name, write_json
 
 KEY_FILE = "pseudo_labels.json"  # in a finished folder: which settings it was made with
@@ -71,11 +72,11 @@ def read_grid(folder: str | Path) -> bytes | None:
 
 def summarize(dataset: datasets.Dataset | datasets.IterableDataset) -> dict[str, Any]:
     """
-    How many rows have a human's, a pseudo or no label; how many of those without one the teacher was not sure about;
+    How many rows have each `label_source`; how many of those without one the teacher was not sure about;
     how many pseudo labels have 0, 1, more objects, how many objects there are, and the quartiles of their areas in
     pixels.
     """
-    sources: dict[str, int] = {"human": 0, "pseudo": 0, "none": 0}
+    sources = dict.fromkeys((*BY_PEOPLE, PSEUDO, NONE), 0)
     counts, areas, unsure = [], [], 0
     for row in dataset.select_columns(["label_source", "pseudo_objects", "teacher"]):
         sources[row["label_source"]] += 1

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from scalpel_hf.adapter.config import OPERATOR_SCALES
 from scalpel_hf.adapter.families import family_of, input_size, sam_input, tensors_of
 from scalpel_hf.data import LabelBudget, read_frame
+from scalpel_hf.data.label_sources import BY_PEOPLE
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.moe import PriorPyramid
 
@@ -73,8 +74,8 @@ def candidates(dataset: datasets.Dataset, seed: int = 0) -> datasets.Dataset:
     names, sources = dataset["name"][:], dataset["label_source"][:]
     if len(set(names)) < len(names):
         raise ValueError("names occur more than once: a plan needs one name for each frame")
-    order = sorted(range(len(names)), key=lambda i: (sources[i] != "human", _draw(seed, names[i])))
-    return dataset.select(order[: sources.count("human") + POOL])
+    order = sorted(range(len(names)), key=lambda i: (sources[i] not in BY_PEOPLE, _draw(seed, names[i])))
+    return dataset.select(order[: sum(source in BY_PEOPLE for source in sources) + POOL])
 
 
 def plan_labels(
@@ -99,7 +100,7 @@ def plan_labels(
     Raises `ValueError` for a budget that the labels fill already or that the rows can't.
     """
     names = rows["name"][:]
-    labelled = rows["label_source"][:].count("human")
+    labelled = sum(source in BY_PEOPLE for source in rows["label_source"])
     if not labelled < budget <= len(names):
         raise ValueError(f"{labelled} of {len(names)} frames have a label: the budget lies above that, not at {budget}")
     chosen = choose(features, budget - labelled, range(labelled), uncertainty)
@@ -200,7 +201,7 @@ def teacher_uncertainty(dataset: datasets.Dataset, teacher: Any = None) -> np.nd
     [`mask_uncertainty`] of every row, `(n,)`, 0 for a human's: by a teacher, or from the column `pseudo_confidence`
     where there is none; `None` where that is missing too for some row.
     """
-    human = [source == "human" for source in dataset["label_source"]]
+    human = [source in BY_PEOPLE for source in dataset["label_source"]]
     if teacher is not None:
         return np.array(
             [

@@ -13,6 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.data.label_sources import BY_PEOPLE
 from scalpel_hf.data.masks import read_target
 from scalpel_hf.hub.markdown import code, escape
 from scalpel_hf.modeling.image_processing_infrared import read_frame
@@ -113,7 +114,7 @@ with scalpel-hf {escape(teacher["version"])}.
 
 | frames | |
 |---|---|
-| labelled by people | {summary["human"]} |
+| labelled by people | {sum(summary[source] for source in BY_PEOPLE)} |
 | pseudo-labelled | {summary["pseudo"]} |
 | of these without an object | {summary["empty"]} |
 | with one | {summary["one"]} |

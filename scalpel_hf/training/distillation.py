@@ -15,6 +15,7 @@ from scalpel_hf.data.transforms import Sample, dihedral, paste_targets, photomet
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, normalize_frame, to_sam_input
 from scalpel_hf.modeling.teacher_loss import teacher_losses, weighted_sum
 from scalpel_hf.predictors.feature_cache import FeatureCache, FrozenFeatures
+from scalpel_hf.training.box_loss import box_projection_loss
 from scalpel_hf.training.sampling import shuffled
 
 SYMMETRIES = 8  # of the square
@@ -47,6 +48,8 @@ class TeacherSamples(Dataset):
     ):
         self.samples = [normalized_sample(sample, processor) for sample in samples]
         self.background = [normalized_sample(sample, processor) for sample in background]
+        self.donors = [sample for sample in self.samples if sample.boxes is None] or self.samples  # of known extents
+        self.has_boxes = any(sample.boxes is not None for sample in self.samples)
         self.cache, self.crop_size, self.seed = cache, crop_size, seed
         self.channels = {"mean": processor.sam_mean, "std": processor.sam_std}
         self._entries: dict[tuple[int, int], tuple[str, Tensor]] = {}
@@ -86,7 +89,7 @@ class TeacherSamples(Dataset):
         factor = float(np.exp(rng.uniform(np.log(0.7), np.log(1.4)))) if rng.random() < 0.5 else 1.0
         sample, corner, side = zoomed_crop(turned, self.crop_size, factor, rng)
         if rng.random() < 0.5:
-            donor = self.samples[int(rng.integers(len(self.samples)))]
+            donor = self.donors[int(rng.integers(len(self.donors)))]
             unit = float(turned.frame.std() / max(donor.frame.std(), 1e-6))
             sample = paste_targets(sample, donor, rng, count=int(rng.integers(1, 4)), unit=unit)
         item = {
@@ -94,6 +97,8 @@ class TeacherSamples(Dataset):
             "labels": torch.from_numpy(sample.target),
             "weights": torch.from_numpy(sample.weight),
         }
+        if self.has_boxes:
+            item["boxes"] = torch.from_numpy(sample.numbered_boxes())
         if self.cache is not None:
             item["states"], region = self._states(turned.frame, index, turn)
             scale = region[2:] / torch.tensor(turned.frame.shape[::-1])
@@ -116,28 +121,36 @@ class TeacherSamples(Dataset):
 def normalized_sample(sample: Sample, processor: InfraredImageProcessor) -> Sample:
     """A sample with its frame as the model takes it. What is done to a crop later is the same in any linear unit."""
     frame = normalize_frame(torch.from_numpy(sample.frame), processor.normalization, processor.percentiles)
-    return Sample(frame.numpy(), sample.target, sample.weight)
+    return Sample(frame.numpy(), sample.target, sample.weight, sample.boxes)
 
 
 def distillation_loss(
-    frozen: FrozenFeatures, supervised: float, prior: float, balance: float, logit_shift: float = 0.0
+    frozen: FrozenFeatures,
+    supervised: float,
+    prior: float,
+    balance: float,
+    logit_shift: float = 0.0,
+    box_projection: float = 1.0,
 ) -> Callable[[nn.Module, dict[str, Tensor], int], tuple[Tensor, dict[str, float]]]:
     """
     The teacher's loss as a function of (model, batch, step).
 
-    `supervised · (10 · BCE + soft IoU) + prior · prior guidance + balance · load balance`. Prior guidance has two
+    `supervised · (10 · BCE + soft IoU) + prior · prior guidance + balance · load balance`, and where people drew boxes
+    `box_projection ·` [`box_projection_loss`]. Prior guidance has two
     parts: the routed mixture of priors must explain the labels (BCE on its logit), and a confident prediction where no
     prior fires is penalised.
 
     `logit_shift` is added to the logits in the loss, see `transfer_loss`: without it too much is taken for target.
     """
 
-    weights = {"supervised": supervised, "prior": prior, "balance": balance}
+    weights = {"supervised": supervised, "prior": prior, "balance": balance, "boxes": box_projection}
 
     def loss_function(model: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
         outputs = prompt_free_outputs(model, frozen, batch)
         target, weight = batch["labels"][:, None], batch["weights"][:, None]
         losses = teacher_losses(outputs["logits"], target, weight, outputs, logit_shift)
+        if "boxes" in batch:
+            losses["boxes"] = box_projection_loss(outputs["logits"] + logit_shift, batch["boxes"])
         return weighted_sum(losses, weights), {name: part.item() for name, part in losses.items()}
 
     return loss_function

@@ -13,18 +13,25 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, HUMAN, POINT, PSEUDO
 from scalpel_hf.data.objects import EIGHT_CONNECTED
+from scalpel_hf.data.proposals import row_weak_label
 from scalpel_hf.data.transforms import Sample, crop, dihedral, paste_targets, photometric, zoom
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, normalize_frame, read_frame
 from scalpel_hf.modeling.losses import BCE_WEIGHT, soft_iou_loss, weighted_bce
 from scalpel_hf.modeling.segmentation_maps import as_foreground
 from scalpel_hf.pseudo_labels import training_mask
+from scalpel_hf.training.box_loss import box_projection_loss
 from scalpel_hf.training.sampling import shuffled
 
 
 def labelled_sample(row: dict, confidence_weights: bool = True, ignore_rejected: bool = True) -> Sample:
-    """A data set's row as frame, target and weight, see [`training_mask`]; an error naming the row where it has no
-    label."""
+    """A data set's row as frame, target and weight, see [`training_mask`], of boxes and points see [`weak_label`]; an
+    error naming the row where it has no label."""
+    if row["label_source"] in (BOX, POINT):
+        frame = read_frame(row["image"]).astype(np.float32)
+        weak = row_weak_label(row, frame)
+        return Sample(frame, weak.target, weak.weight, weak.boxes)
     label = training_mask(row, confidence_weights, ignore_rejected)
     if label is None:
         raise ValueError(f"{row['name']} has neither a human nor a pseudo label: `label_source` is 'none'")
@@ -38,12 +45,12 @@ class StudentSamples(Dataset):
     """
     Augmented crops of all frames that have a label.
 
-    Sample i is a pure function of (`seed`, i). Human-labelled frames make up at least `human_share` of the samples, so
-    that a tenth of true masks is not lost among the pseudo labels; within each kind every pass shows each frame once,
-    in a new order. Frames are decoded when they are asked for, so memory does not grow with the data set.
+    Sample i is a pure function of (`seed`, i). Frames that people labelled make up at least `human_share` of the
+    samples, so that a tenth of true labels is not lost among the pseudo labels; within each kind every pass shows each
+    frame once, in a new order. Frames are decoded when they are asked for, so memory does not grow with the data set.
 
     Args:
-        dataset: rows with `image` and either human masks or pseudo labels; others are left out.
+        dataset: rows with `image` and people's masks, boxes or points, or pseudo labels; others are left out.
         crop_size: side of the crops in pixels.
         human_share: between 0 and 1.
         pseudo_strength: of noise, blur and response curve on pseudo-labelled frames, see [`photometric`].
@@ -68,9 +75,12 @@ class StudentSamples(Dataset):
         if processor.size_divisor and crop_size % processor.size_divisor:
             raise ValueError(f"`crop_size` must be a multiple of {processor.size_divisor} here, got {crop_size}")
         sources = dataset["label_source"]
-        self.human = [i for i, source in enumerate(sources) if source == "human"]
+        self.human = [i for i, source in enumerate(sources) if source in BY_PEOPLE]
         self.human_set = set(self.human)
-        self.pseudo = [i for i, source in enumerate(sources) if source == "pseudo"]
+        self.pseudo = [i for i, source in enumerate(sources) if source == PSEUDO]
+        # A pasted target counts in full: it should be a true one, of a known extent.
+        self.donors = [i for i in self.human if sources[i] == HUMAN] or self.human or self.pseudo
+        self.has_boxes = any(sources[i] in (BOX, POINT) for i in self.human)
         self.indices = self.human + self.pseudo
         if not self.indices:
             raise ValueError("no frame of the data set has a label: every `label_source` is 'none'")
@@ -101,8 +111,7 @@ class StudentSamples(Dataset):
         if rng.random() < 0.5:
             sample = zoom(sample, float(np.exp(rng.uniform(np.log(0.7), np.log(1.4)))))
         if rng.random() < 0.5:
-            donors = self.human or self.pseudo  # a pasted target counts in full: it should be a true one
-            donor = self._sample(donors[int(rng.integers(len(donors)))])
+            donor = self._sample(self.donors[int(rng.integers(len(self.donors)))])
             sample = paste_targets(sample, donor, rng, count=int(rng.integers(1, 4)))
         is_human = index in self.human_set
         frame = photometric(sample.frame, rng, 1.0 if is_human else self.pseudo_strength)
@@ -114,6 +123,8 @@ class StudentSamples(Dataset):
             "weights": torch.from_numpy(shown.weight),
             "human": torch.tensor(float(is_human)),
         }
+        if self.has_boxes:
+            result["boxes"] = torch.from_numpy(shown.numbered_boxes())
         if self.weak_views:
             result["weak_pixel_values"], _ = self._crop(sample.frame, sample, same_window)
         return result
@@ -121,17 +132,26 @@ class StudentSamples(Dataset):
     def _crop(self, frame: np.ndarray, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, Sample]:
         """A view of a sample's frame as the model takes it, (C, S, S), and what the sample is in the same window."""
         normalized = normalize_frame(torch.from_numpy(frame), self.processor.normalization, self.processor.percentiles)
-        window, _ = crop(Sample(normalized.numpy(), sample.target, sample.weight), self.crop_size, rng)
+        view = Sample(normalized.numpy(), sample.target, sample.weight, sample.boxes)
+        window, _ = crop(view, self.crop_size, rng)
         return torch.from_numpy(window.frame).repeat(self.processor.num_channels, 1, 1), window
 
 
 class DetectionSamples(StudentSamples):
-    """[`StudentSamples`] with the boxes of their targets in place of the mask, in transformers' format: `labels` with
-    `class_labels` (N,), all 0, and `boxes` (N, 4), (centre x, centre y, width, height) as shares of the crop."""
+    """
+    [`StudentSamples`] with the boxes of their targets in place of the mask, in transformers' format: `labels` with
+    `class_labels` (N,), all 0, and `boxes` (N, 4), (centre x, centre y, width, height) as shares of the crop.
+
+    A box that a person drew is taken as it is, cut off at the crop's edge, and its pixels weigh 1.
+    """
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         sample = super().__getitem__(i)
-        boxes = torch.from_numpy(boxes_of_target(sample["labels"].numpy())) / self.crop_size
+        target = sample["labels"].numpy()
+        numbers = sample.pop("boxes").numpy() if self.has_boxes else np.zeros(target.shape, np.int32)
+        found = np.concatenate([_drawn_boxes(numbers), boxes_of_target(np.where(numbers == 0, target, 0))])
+        sample["weights"][torch.from_numpy(numbers > 0)] = 1
+        boxes = torch.from_numpy(found) / self.crop_size
         sample["labels"] = {"class_labels": torch.zeros(len(boxes), dtype=torch.long), "boxes": boxes}
         return sample
 
@@ -151,7 +171,13 @@ def boxes_of_target(target: np.ndarray) -> np.ndarray:
     regions, count = ndimage.label(target > 0, structure=EIGHT_CONNECTED)
     peaks = np.asarray(ndimage.maximum(target, regions, range(count + 1)), dtype=np.float32)
     labels, _ = ndimage.label(target > peaks[regions] / 2, structure=EIGHT_CONNECTED)
-    corners = [(c.start, r.start, c.stop, r.stop) for r, c in ndimage.find_objects(labels)]
+    return _drawn_boxes(labels)
+
+
+def _drawn_boxes(numbers: np.ndarray) -> np.ndarray:
+    """Those of a map of numbers, as [`boxes_of_target`] has them."""
+    windows = [window for window in ndimage.find_objects(numbers) if window is not None]
+    corners = [(c.start, r.start, c.stop, r.stop) for r, c in windows]
     x0, y0, x1, y1 = np.array(corners, dtype=np.float32).reshape(-1, 4).T
     return np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], axis=1)
 
@@ -160,7 +186,11 @@ LossFunction = Callable[[nn.Module, dict[str, Any], int], tuple[Tensor, dict[str
 
 
 def transfer_loss(
-    pseudo_weight: float, warmup_steps: int, consistency_weight: float = 0.0, logit_shift: float = 0.0
+    pseudo_weight: float,
+    warmup_steps: int,
+    consistency_weight: float = 0.0,
+    logit_shift: float = 0.0,
+    box_weight: float = 1.0,
 ) -> LossFunction:
     """
     The student's loss as a function of (model, batch, step): `10 · BCE + soft IoU`, each pixel weighted.
@@ -170,6 +200,8 @@ def transfer_loss(
 
     `logit_shift` is added to the logits, so that by themselves they are calibrated to whole frames, where targets are
     rarer than in the crops: the logit adjustment of Menon et al. (arXiv 2007.07314) by what `prior_shift` measures.
+
+    Where people drew boxes, `box_weight` times [`box_projection_loss`] is added.
 
     With `consistency_weight`, which rises alike, the student's own prediction for the weak view of each pseudo-labelled
     frame is what it should give for the strong one: `10 · BCE` against that probability, at every pixel, those that the
@@ -182,6 +214,9 @@ def transfer_loss(
         logits = foreground_logits(model(pixel_values=batch["pixel_values"]).logits, target.shape[2:]) + logit_shift
         bce, iou = weighted_bce(logits, target, weight), soft_iou_loss(logits, target, weight)
         loss, metrics = BCE_WEIGHT * bce + iou, {"bce": bce.item(), "soft_iou": iou.item()}
+        if "boxes" in batch:
+            projections = box_projection_loss(logits, batch["boxes"])
+            loss, metrics = loss + box_weight * projections, metrics | {"boxes": projections.item()}
         if not consistency_weight:
             return loss, metrics
         consistency = _consistency(model, logits, batch, logit_shift)

@@ -9,21 +9,30 @@ A table stands between two comments, the first of which names a folder of result
 
 It has a row for each model, with the mean of its seeds, and one for each comparison asked for, a difference or, with
 ` / `, a ratio, with what 95 % of draws of frames and seeds make of it. `results/teacher`, a folder of data sets, gives
-the rows of each. A file is called `ARM-SEED.json`, with `arm`, `dataset`, `seed`, `seconds`, `commit`, `machine`,
-`metrics`, and `counts` on every frame.
+the rows of each. A folder of scripts/experiments/measure_proposals.py is a table of its own kind. A file is called
+`ARM-SEED.json`, with `arm`, `dataset`, `seed`, `seconds`, `commit`, `machine`, `metrics`, and `counts` on every frame.
 With `--check` nothing is written, and a table that isn't what the files say is an error.
 """
 
 import argparse
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.evaluation.comparison import COUNTS, DRAWS, bootstrap_differences, bootstrap_ratios, metrics_of_counts
+from scalpel_hf.evaluation.comparison import (
+    COUNTS,
+    DRAWS,
+    SIZES,
+    bootstrap_differences,
+    bootstrap_ratios,
+    iou_by_size,
+    metrics_of_counts,
+)
 from scalpel_hf.evaluation.evaluator import mean_and_deviation
 from scalpel_hf.hub.markdown import escape
 from scalpel_hf.utils.files import read_json, read_text, write_text
@@ -59,6 +68,8 @@ def _table(asked: str, root: Path) -> str:
     folders = [folder] if any(folder.glob("*.json")) else sorted(path for path in folder.glob("*/") if path.is_dir())
     if not folders:
         return NOTHING
+    if any("way" in read_json(path) for path in folders[0].glob("*.json")):
+        return _proposals(folders[0])
     runs = [read_runs(folder) for folder in folders]
     several = folders != [folder]  # a folder of data sets, of which there may be one so far
     head = [*(["data"] if several else []), "", "seeds", *(title for title, _ in COLUMNS.values()), "training, s"]
@@ -67,6 +78,19 @@ def _table(asked: str, root: Path) -> str:
         rows = [*_rows_of_arms(arms), *_rows_of_comparisons(arms, comparisons, folder)]
         lines += [_row([*([escape(folder.name)] if several else []), *row]) for row in rows]
     return "\n".join([*lines, "", _note([run for arms in runs for seeds in arms.values() for run in seeds])])
+
+
+def _proposals(folder: Path) -> str:
+    """Mean IoU of what boxes and points propose, a row for each kind of label and way, a column for each size."""
+    files = [read_json(path) for path in sorted(folder.glob("*.json"))]
+    sizes = ["all", *(f"{low + 1}-{high} px" for low, high in pairwise((0, *SIZES))), f"over {SIZES[-1]} px", "several"]
+    lines = [_row(["", "", *sizes]), _row(["---"] * (2 + len(sizes)))]
+    for file in files:
+        figures = iou_by_size(np.array(file["objects"], dtype=float))
+        cells = [f"{mean:.2f} ({low:.2f} to {high:.2f}), {n}" if n else "–" for n, mean, low, high in figures]
+        lines.append(_row([escape(file["labels"]), escape(file["way"]), *cells]))
+    note = "Mean IoU of boxes and points, in brackets what 95 % of draws of them give, and how many there are; by the\n"
+    return "\n".join([*lines, "", f"{note}target's pixels, and of boxes around several. {_measured(files)}"])
 
 
 def read_runs(folder: Path) -> Runs:
@@ -133,12 +157,16 @@ def _rows_of_comparisons(arms: Runs, pairs: list[tuple[str, str, str]], folder: 
 
 def _note(runs: list[dict[str, Any]]) -> str:
     frames = sorted({len(run["counts"]["frames"]) for run in runs})
-    commits = sorted({str(run["commit"])[:12] for run in runs})
-    machines = sorted({_machine(run["machine"]) for run in runs})
     return (
         f"Mean ± standard deviation over seeds, on {' and '.join(map(str, frames))} frames; in brackets what 95 % of\n"
-        f"{DRAWS:,} draws of frames and seeds give. Measured at {', '.join(commits)}\non {', '.join(machines)}."
+        f"{DRAWS:,} draws of frames and seeds give. {_measured(runs)}"
     )
+
+
+def _measured(runs: list[dict[str, Any]]) -> str:
+    commits = sorted({str(run["commit"])[:12] for run in runs})
+    machines = sorted({_machine(run["machine"]) for run in runs})
+    return f"Measured at {', '.join(commits)}\non {', '.join(machines)}."
 
 
 def _machine(machine: dict[str, Any]) -> str:

@@ -429,7 +429,7 @@ def test_no_human_masks_and_no_labels_at_all(work: SimpleNamespace, tmp_path: Pa
     splits = datasets.load_from_disk(str(work.root / "data"))
     none = splits["train"].remove_columns("label_source").add_column("label_source", ["none"] * 8)
     datasets.DatasetDict({"train": none, "test": splits["test"]}).save_to_disk(str(tmp_path / "data"))
-    with pytest.raises(ValueError, match=r"no frame of .* has a human's mask"):
+    with pytest.raises(ValueError, match=r"no frame of .* has a person's mask, boxes or points"):
         distill.main(flags(**{**work.teacher, "dataset": tmp_path / "data", "output_dir": tmp_path / "a"}))
     with pytest.raises(ValueError, match="no frame of the data set has a label"):
         transfer.main(flags(**{**work.common, "dataset": tmp_path / "data", "output_dir": tmp_path / "b"}))

@@ -1,9 +1,10 @@
-"""Take labels that people drew or corrected in another program into a data set, as `label_source: human`.
+"""Take labels that people drew or corrected in another program into a data set: masks, boxes and points.
 
 Examples:
 
     scalpel-hf convert from coco corrected.json --dataset runs/nuaa/pseudo --out data/nuaa-2
     scalpel-hf convert from label-studio export.json --dataset data/nuaa-0 --only plan/plan.txt --out data/nuaa-34
+    scalpel-hf convert from voc boxes/ --dataset data/nuaa-0 --out data/nuaa-boxes
 
 Frames are found by name. All labels are checked first: a name that the data set lacks, another size or two labels for
 one frame end it with nothing written. Use --only where the file also lists frames that nobody has looked at.
@@ -17,6 +18,7 @@ from scalpel_hf import formats
 from scalpel_hf.cli.mask_options import add_mask_options
 from scalpel_hf.cli.program import verb_parser
 from scalpel_hf.data import LabelBudget, MaskValues, load_prepared
+from scalpel_hf.data.label_sources import BY_PEOPLE
 from scalpel_hf.utils.files import read_text, whole_folder
 
 BUDGET_FILE = "label_budget.json"  # as `scalpel-hf prepare` calls it
@@ -32,30 +34,26 @@ def read_names(path: Path) -> set[str]:
 
 
 def write(loaded: datasets.DatasetDict, train: datasets.Dataset, out: Path) -> None:
-    """The data set and, beside it, which frames have a human's label now."""
+    """The data set and, beside it, which frames have a person's label now."""
     with whole_folder(out) as part:
         loaded.save_to_disk(str(part))
-        human = [n for n, s in zip(train["name"], train["label_source"], strict=True) if s == "human"]
+        human = [n for n, s in zip(train["name"], train["label_source"], strict=True) if s in BY_PEOPLE]
         LabelBudget(tuple(sorted(human)), len(human) / len(train), 0, len(train)).save(part / BUDGET_FILE)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = verb_parser("convert from", __doc__)
-    parser.add_argument("format", choices=("coco", "label-studio", "masks"), help="what wrote the labels")
-    parser.add_argument("labels", type=Path, help="JSON file, or for masks the folder of image files")
+    parser.add_argument("format", choices=formats.READABLE, help="what wrote the labels; json: boxes by frame's name")
+    parser.add_argument("labels", type=Path, help="JSON file; for masks, voc and yolo the folder of files")
     parser.add_argument("--dataset", required=True, help="prepared or pseudo-labelled: a folder or a Hub repository")
     parser.add_argument("--split", default="train", help="split that the labels are for (default: %(default)s)")
-    parser.add_argument("--category", help="category or brush label that is target, where there are several")
+    parser.add_argument("--category", help="category or label that is target, where there are several")
     add_mask_options(parser)
     parser.add_argument("--only", type=Path, metavar="LIST", help="file with the names of the frames to take")
     parser.add_argument("--out", required=True, type=Path, help="folder to write; it must not exist")
     args = parser.parse_args(argv)
-    if args.category is not None and args.format == "masks":
-        parser.error("--category is for coco and label-studio")
-
-    if (args.mask_values or args.ignore_value) and args.format != "masks":
-        parser.error("--mask-values and --ignore-value are for masks")
     mask_values = MaskValues.stated(args.mask_values, args.ignore_value)
+    labels = formats.read_label_file(args.format, args.labels, args.category, mask_values, say=print)
 
     datasets.disable_progress_bars()
     datasets.disable_caching()  # what is made on the way goes to a temporary folder, not beside the data set
@@ -64,14 +62,11 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"{args.dataset!r} has no split {args.split!r}, only {', '.join(loaded)}: name it by --split")
     rows = loaded[args.split]
     before = rows["label_source"][:] if "label_source" in rows.column_names else []
-    if args.format == "masks":
-        labels = formats.read_masks(args.labels, mask_values, say=print)
-    else:
-        read = formats.read_coco if args.format == "coco" else formats.read_label_studio
-        labels = read(args.labels, args.category)
     labelled = formats.import_human_labels(rows, labels, read_names(args.only) if args.only else None)
     loaded[args.split] = labelled
     write(loaded, labelled, args.out)
     after = labelled["label_source"][:]
-    print(f"{before.count('human')} frames had a human's label, {after.count('human')} of {len(after)} have one now")
+    counts = ", ".join(f"{kind} {after.count(kind)}" for kind in BY_PEOPLE if kind in after)
+    had, have = (sum(source in BY_PEOPLE for source in sources) for sources in (before, after))
+    print(f"{had} frames had a person's label, {have} of {len(after)} have one now: {counts}")
     print(f"written to {args.out}")

@@ -6,14 +6,16 @@ Examples:
 
     scalpel-hf prepare --layout nuaa-sirst --root data/NUAA-SIRST --skip-broken --budget 0.1 --out data/nuaa-10
     scalpel-hf prepare --root frames --labels masks --val 0.1 --test 0.2 --out data/mine
+    scalpel-hf prepare --root frames --labels boxes.json --out data/mine
     scalpel-hf prepare --root recordings --every 10 --labels coco.json --test 0.2 --out data/mine
     scalpel-hf prepare --root frames --out data/mine-to-label
     scalpel-hf prepare --synthetic 400 --budget 0.1 --out data/synthetic-10
 
 Without `--layout` or with `folder`, --root is your own frames: images in nested folders, recordings, files of several
 pages, or a text file that lists those. `--labels` are those of some of them: a folder of masks called like their
-frames, a COCO file or Label Studio's export. A mask without target says that there is none; frames without a mask are
-not labelled. What can't be used is listed. `--val` and `--test` hold whole recordings out, not frames of them.
+frames, or masks, boxes and points of COCO, Label Studio, YOLO, Pascal VOC or plain JSON. A mask without target says
+that there is none; frames without a label are not labelled. What can't be used is listed. `--val` and `--test` hold
+whole recordings out, not frames of them.
 """
 
 import argparse
@@ -28,18 +30,22 @@ from scalpel_hf.cli.program import verb_parser
 from scalpel_hf.data import LAYOUTS, LabelBudget, MaskValues, SyntheticInfrared, apply_label_budget, load_irst_dataset
 from scalpel_hf.data.frame_sources import LeftOut
 from scalpel_hf.data.splits import split_by_recording
-from scalpel_hf.formats.own_frames import LABEL_KINDS, load_own_frames
+from scalpel_hf.formats import READABLE
+from scalpel_hf.formats.own_frames import load_own_frames
 from scalpel_hf.utils.files import check_can_be_made, whole_folder, work_folder
 
 BUDGET_FILE = "label_budget.json"
-OWN = ("folder", *LABEL_KINDS)
+OWN = ("folder", *READABLE)
+LAYOUT_CHOICES = tuple(dict.fromkeys((*OWN, *LAYOUTS, "hub")))  # `voc` is boxes with --labels, masks without
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = verb_parser("prepare", __doc__)
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
-        "--layout", choices=[*OWN, *LAYOUTS, "hub"], help="how --root is laid out (default: folder, your own frames)"
+        "--layout",
+        choices=LAYOUT_CHOICES,
+        help="how --root is laid out (default: folder, your own frames)",
     )
     source.add_argument(
         "--synthetic", type=between(int, 1, 10**6), metavar="N", help="make N frames to train and N/4 to test instead"
@@ -47,8 +53,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--root", help="the data set's folder; with `--layout hub` also a repository or parquet file")
     parser.add_argument("--split-list", help="a split list of the layout by name; default: its first")
     own = parser.add_argument_group("your own frames")
-    own.add_argument("--labels", type=Path, help="of some of them: a folder of masks, a COCO or Label Studio file")
-    own.add_argument("--category", help="category or brush label that is target, where there are several")
+    own.add_argument("--labels", type=Path, help="of some of them: a folder of masks, boxes of any format")
+    own.add_argument("--category", help="category or label that is target, where there are several")
     own.add_argument("--every", type=COUNT, default=1, help="take every so many-th frame of a recording")
     own.add_argument("--max-frames", type=COUNT, help="take at most so many frames of a recording")
     held_out = between(float, 0.0, 0.9)
@@ -68,16 +74,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.synthetic is None and not args.root:
         parser.error("say with --root where the frames are, or make some with --synthetic")
     args.layout = args.layout or "folder"
-    if args.layout not in OWN and (args.labels or args.category or args.every > 1 or args.max_frames):
+    is_own = args.layout in OWN and (args.layout not in LAYOUTS or bool(args.labels))
+    if not is_own and (args.labels or args.category or args.every > 1 or args.max_frames):
         parser.error(f"--labels, --category, --every and --max-frames are for --layout {', '.join(OWN)}")
-    if args.layout in LABEL_KINDS and not args.labels:
+    if is_own and args.layout != "folder" and not args.labels:
         parser.error(f"--layout {args.layout} needs --labels")
-    if args.layout in OWN and (args.split_list or args.skip_broken or args.mask_grid):
+    if is_own and (args.split_list or args.skip_broken or args.mask_grid):
         parser.error("--split-list, --skip-broken and --mask-grid are for data sets' layouts")
     if args.synthetic is not None and (args.root or args.split_list or args.skip_broken):
         parser.error("--synthetic takes a positive number, and no --root, --split-list or --skip-broken")
     if args.synthetic is not None and (args.mask_values or args.ignore_value):
         parser.error("--mask-values and --ignore-value are for data sets that are read")
+    args.own = is_own
     return args
 
 
@@ -97,7 +105,7 @@ def load(args: argparse.Namespace, work: str) -> DatasetDict:
         camera = SyntheticInfrared(seed=args.seed)
         test = camera.to_dataset(max(1, args.synthetic // 4), start=args.synthetic)
         return DatasetDict({"train": camera.to_dataset(args.synthetic), "test": test})
-    if args.layout in OWN:
+    if args.own:
         return own_frames(args, work)
     splits = load_irst_dataset(
         args.layout,
@@ -120,7 +128,7 @@ def own_frames(args: argparse.Namespace, work: str) -> DatasetDict:
         work,
         left_out,
         labels=args.labels,
-        kind=args.layout if args.layout in LABEL_KINDS else None,
+        kind=None if args.layout == "folder" else args.layout,
         category=args.category,
         mask_values=MaskValues.stated(args.mask_values, args.ignore_value),
         every=args.every,

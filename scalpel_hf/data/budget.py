@@ -5,9 +5,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pyarrow as pa
 from datasets import Dataset, Value
 
 from scalpel_hf.utils.files import read_json, write_json
+
+from .label_sources import BOX, HUMAN, NONE, POINT
 
 MOST_FRAMES = 10**9
 LABEL_COLUMNS = ("mask", "objects")
@@ -84,7 +87,8 @@ def apply_label_budget(
     hide: bool = True,
 ) -> Dataset:
     """
-    Add the column `label_source`: `"human"` for the rows in the budget, `"none"` for the others.
+    Add the column `label_source`: `"human"` for the rows in the budget, or what it says there of boxes and points, and
+    `"none"` for the others.
 
     Args:
         dataset (`Dataset`): with the features of [`load_irst_dataset`].
@@ -96,7 +100,7 @@ def apply_label_budget(
 
     Raises:
         `ValueError`: unless exactly one of `fraction` and `budget` is given, if the budget names frames that the data
-            set lacks, or if frames of the budget have no mask (hidden by an earlier, smaller budget).
+            set lacks, or if frames of the budget have no mask, boxes or points (hidden by an earlier, smaller budget).
     """
     if (fraction is None) == (budget is None):
         raise ValueError("give either `fraction` (and `seed`) or `budget`")
@@ -109,13 +113,15 @@ def apply_label_budget(
         raise ValueError(f"the data set lacks {len(missing)} names of the budget: {', '.join(missing[:10])}")
     labels = dataset.select_columns(list(LABEL_COLUMNS)).with_format("arrow")[:]  # the files' bytes, not decoded
     human = [name in chosen for name in names]
-    masked = labels.column("mask").is_valid().to_pylist()
-    if hidden := [name for name, row, mask in zip(names, human, masked, strict=True) if row and not mask]:
-        raise ValueError(f"frames of the budget have no mask, load the full set again: {', '.join(hidden[:10])}")
+    said = dataset["label_source"][:] if "label_source" in dataset.column_names else [HUMAN] * len(names)
+    held = [_held(source, labels, i) for i, source in enumerate(said)]
+    if hidden := [name for name, row, label in zip(names, human, held, strict=True) if row and label == NONE]:
+        raise ValueError(f"frames of the budget have no label, load the full set again: {', '.join(hidden[:10])}")
 
     features = dict(dataset.features)
     order = [column for column in dataset.column_names if column != "label_source"] + ["label_source"]
-    columns: dict[str, object] = {"label_source": ["human" if row else "none" for row in human]}
+    sources = [label if row else NONE for row, label in zip(human, held, strict=True)]
+    columns: dict[str, object] = {"label_source": sources}
     features["label_source"] = Value("string")
     if hide:
         kept = [index if row else None for index, row in enumerate(human)]
@@ -125,3 +131,10 @@ def apply_label_budget(
             dataset = dataset.remove_columns(column)
         dataset = dataset.add_column(column, values, feature=features[column])
     return dataset.select_columns(order)
+
+
+def _held(said: str, labels: pa.Table, row: int) -> str:
+    """What kind of label a row holds: the boxes or points that it says it has, else its mask."""
+    if said in (BOX, POINT):
+        return said if labels.column("objects")[row].is_valid else NONE
+    return HUMAN if labels.column("mask")[row].is_valid else NONE

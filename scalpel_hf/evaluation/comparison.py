@@ -77,6 +77,29 @@ def found_by_size(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return classes.sum(1), _ratio(found, pixels).mean(0)
 
 
+def iou_by_size(objects: np.ndarray) -> list[tuple[int, float, float, float]]:
+    """
+    How many boxes or points there are, the mean IoU of what was proposed for them, and the ends of what 95 % of draws
+    of them give: all, then those of one target by its size, the classes being those of [`found_by_size`], and those of
+    several targets.
+
+    Args:
+        objects: `(n, 3)`, the pixels and the number of the targets that each is of, and the IoU.
+    """
+    pixels, targets, ious = objects.T
+    sizes = np.where(targets == 1, np.searchsorted(SIZES, pixels), len(SIZES) + 1)
+    generator = np.random.default_rng(0)
+    rows = []
+    for part in (ious, *(ious[sizes == size] for size in range(len(SIZES) + 2))):
+        if not len(part):
+            rows.append((0, float("nan"), float("nan"), float("nan")))
+            continue
+        means = part[generator.integers(len(part), size=(DRAWS // 10, len(part)))].mean(1)
+        low, high = np.percentile(means, [2.5, 97.5])
+        rows.append((len(part), float(part.mean()), float(low), float(high)))
+    return rows
+
+
 def metrics_of_counts(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
     `(seeds, draws, 4)`: IoU, nIoU and Pd in [0, 1] and Fa in 1e-6, as [`IRSTDMetrics`] has them.

@@ -1,22 +1,29 @@
 """Labels to and from the formats of other programs; docs/reference/formats.md says what each carries."""
 
+from .box_files import read_boxes, read_voc_boxes, read_yolo
 from .coco import read_coco, write_coco
 from .frame_files import LossyExportWarning
 from .hugging_face import write_imagefolder, write_parquet
 from .human_labels import HumanLabel, LabelFileError, import_human_labels
+from .label_files import READABLE, read_label_file
 from .label_studio import read_label_studio, write_label_studio
 from .mask_files import read_masks, write_masks
 from .voc import write_voc
 from .yolo import write_yolo_detection, write_yolo_segmentation
 
 __all__ = [
+    "READABLE",
     "HumanLabel",
     "LabelFileError",
     "LossyExportWarning",
     "import_human_labels",
+    "read_boxes",
     "read_coco",
+    "read_label_file",
     "read_label_studio",
     "read_masks",
+    "read_voc_boxes",
+    "read_yolo",
     "write_coco",
     "write_imagefolder",
     "write_label_studio",

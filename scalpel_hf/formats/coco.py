@@ -12,10 +12,12 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, HUMAN, POINT, inside_frame
+from scalpel_hf.data.objects import objects_from_mask
 from scalpel_hf.utils.files import whole_folder
 
-from .coco_masks import decode_annotation
-from .frame_files import IGNORE, TARGET, AnyDataset, Frame, labelled_frames
+from .coco_masks import boxes_of_annotation, decode_annotation
+from .frame_files import IGNORE, TARGET, AnyDataset, Frame, Target, labelled_frames
 from .human_labels import HumanLabel, LabelFileError, image_size, named_by, read_labels
 from .polygons import can_be_centres, corners_are_centres, read_polygons
 
@@ -28,9 +30,10 @@ def write_coco(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     Write the frames that have a label as a COCO data set.
 
     Every target is an annotation with `segmentation` (compressed RLE, exact), `bbox`, `area` and, from a teacher,
-    `score`. A frame's pixels that are neither target nor background are one of the category `ignore` with `iscrowd: 1`.
-    Beyond the format, images say their `label_source` and, where it is `pseudo`, the `teacher`. Image files are copied
-    as they are. Memory does not grow with the number of frames.
+    `score`; of boxes that people drew with `bbox` and `area` alone, of points with one of `keypoints`. A frame's pixels
+    that are neither target nor background are one of the category `ignore` with `iscrowd: 1`. Beyond the format, images
+    say their `label_source` and, where it is `pseudo`, the `teacher`. Image files are copied as they are. Memory does
+    not grow with the number of frames.
 
     Returns how many `frames`, `targets`, `ignored regions` and `frames without label`, which are left out. Raises as
     `read_frames` and `whole_folder` do.
@@ -43,7 +46,7 @@ def write_coco(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     ):
         (part / "images").mkdir()
         file.write('{"info": {"description": "scalpel-hf"},\n"images": [')
-        for frame in labelled_frames(dataset, counts):
+        for frame in labelled_frames(dataset, counts, carries=(BOX, POINT)):
             (part / "images" / frame.file_name).write_bytes(frame.content)
             _append(file, _image(frame, counts["frames"]), counts["frames"])
             for entry in _annotations(frame, codec):
@@ -61,7 +64,9 @@ def write_coco(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
 
 def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLabel]:
     """
-    The masks of a COCO file, one a listed image: the union of its annotations, empty where there are none.
+    The masks of a COCO file, one a listed image: the union of its annotations, empty where there are none; or its
+    boxes and points, where an annotation of the image has a `bbox` or `keypoints` and no `segmentation`. Such an
+    image's masks then count as their boxes, of which a warning tells.
 
     Segmentations may be RLE, compressed or not, or polygons, whose corners are those of pixels or, where `bbox` or
     `area` says so, pixels' centres, of which a warning tells. Images that still say `"label_source": "pseudo"`, as
@@ -73,8 +78,8 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
             `ignore` is none by itself, but neither target nor background.
 
     Raises `LabelFileError` naming the file and the image or annotation, where the file isn't COCO's, ids occur twice,
-    an annotation has no mask, one of another size, none that covers a pixel, or one that its `bbox` or `area`
-    contradicts.
+    an annotation has neither mask, box nor point, a mask of another size, none that covers a pixel, or one that its
+    `bbox` or `area` contradicts.
     """
     codec, path = _mask_codec(), Path(path)
     content = read_labels(path)
@@ -91,22 +96,51 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
             raise LabelFileError(f"{path}, annotation {number}: there is no image {image!r}")
         if annotation.get("category_id") in wanted | ignored:
             of_image[image].append(annotation)
-    checked = {n: image for n, image in images.items() if image.get("label_source", "human") == "human"}
+    checked = {n: image for n, image in images.items() if image.get("label_source", HUMAN) in BY_PEOPLE}
     sizes = {number: _size(image, _origin(image, path)) for number, image in checked.items()}
     centres = _corners_are_centres({n: of_image[n] for n in checked}, sizes, path, codec)
+    reduced = 0  # images whose masks count as their boxes
     for number, image in checked.items():
         mask, open_pixels = np.zeros(sizes[number], bool), np.zeros(sizes[number], bool)
+        boxes: list[tuple[float, ...]] = []
         for annotation in of_image[number]:
-            pixels = open_pixels if annotation.get("category_id") in ignored else mask
+            is_target = annotation.get("category_id") not in ignored
             with _named(f"{path}, annotation {annotation['id']}"):
-                pixels |= decode_annotation(annotation, sizes[number], codec, centres.get(annotation["id"], False))
-        yield HumanLabel(named_by(image["file_name"]), mask, _origin(image, path), open_pixels)
+                if is_target and not annotation.get("segmentation"):
+                    boxes += boxes_of_annotation(annotation)
+                    continue
+                pixels = mask if is_target else open_pixels
+                pixels |= _pixels(annotation, sizes[number], codec, centres.get(annotation["id"], False))
+        name, origin = named_by(image["file_name"]), _origin(image, path)
+        if boxes and open_pixels.any():
+            raise LabelFileError(f"{origin}: has boxes and regions called {IGNORE!r}, which only a mask can hold")
+        if boxes:
+            reduced += bool(mask.any())
+            boxes += [tuple(box) for box in objects_from_mask(mask)["bbox"]]
+        yield HumanLabel(name, None if boxes else mask, origin, None if boxes else open_pixels, boxes)
+    if reduced:
+        warnings.warn(
+            f"{path}: {reduced} images have masks of some targets and boxes or points of others: they are labelled by "
+            "boxes, the masks counting as theirs. Draw the masks that are missing to keep them",
+            stacklevel=2,
+        )
     if unchecked := len(images) - len(checked):
         warnings.warn(
             f"{path}: {unchecked} images say that their label is no human's and are left as they are; set "
             '`"label_source": "human"` on those that a person has checked',
             stacklevel=2,
         )
+
+
+def _pixels(annotation: dict[str, Any], shape: tuple[int, int], codec: ModuleType, centres: bool) -> np.ndarray:
+    """`(H, W)` bool: an annotation's mask or, where it has none, its box."""
+    if annotation.get("segmentation"):
+        return decode_annotation(annotation, shape, codec, centres)
+    filled = np.zeros(shape, bool)
+    for box in boxes_of_annotation(annotation):
+        x, y, width, height = inside_frame(box, shape[1], shape[0])
+        filled[round(y) : round(y + height), round(x) : round(x + width)] = True
+    return filled
 
 
 def _mask_codec() -> ModuleType:
@@ -129,10 +163,23 @@ def _image(frame: Frame, number: int) -> dict[str, Any]:
 
 def _annotations(frame: Frame, codec: ModuleType) -> Iterator[dict[str, Any]]:
     for target in frame.targets():
+        if frame.boxes:
+            yield _box_annotation(target)
+            continue
         entry = _annotation(target.mask((frame.height, frame.width)), codec, crowd=False)
         yield entry if target.score is None else entry | {"score": target.score}
     if frame.ignored is not None and frame.ignored.any():
         yield _annotation(frame.ignored, codec, crowd=True)
+
+
+def _box_annotation(target: Target) -> dict[str, Any]:
+    entry = {
+        "category_id": CATEGORIES[0]["id"],
+        "bbox": [target.x, target.y, target.width, target.height],
+        "area": target.width * target.height,
+        "iscrowd": 0,
+    }
+    return entry | ({"keypoints": [target.x, target.y, 2], "num_keypoints": 1} if target.is_point else {})
 
 
 def _annotation(mask: np.ndarray, codec: ModuleType, crowd: bool) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """An annotation of COCO's as pixels: runs, compressed or not, and polygons."""
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -22,9 +23,7 @@ def decode_annotation(
 
     Raises `ValueError` saying what is wrong with its segmentation: none, damaged, of another size, or without a pixel.
     """
-    segmentation = annotation.get("segmentation")
-    if not segmentation:
-        raise ValueError("has no `segmentation`; a box alone doesn't say which pixels are target")
+    segmentation = annotation["segmentation"]
     if isinstance(segmentation, list):
         mask = fill_polygons(annotation, read_polygons(segmentation, shape), shape, codec, centres)
     elif isinstance(segmentation, dict):
@@ -37,6 +36,25 @@ def decode_annotation(
     if not mask.any():
         raise ValueError("its segmentation covers no pixel: remove it, or draw it as a mask")
     return mask
+
+
+def boxes_of_annotation(annotation: dict[str, Any]) -> Sequence[tuple[float, ...]]:
+    """
+    The boxes `(x, y, width, height)` of an annotation without a mask: its `bbox`, or its visible `keypoints` as points.
+
+    Raises `ValueError` where it has none of these.
+    """
+    box, keypoints = annotation.get("bbox"), annotation.get("keypoints")
+    for name, numbers in (("bbox", box), ("keypoints", keypoints)):
+        if numbers and not (isinstance(numbers, list) and all(type(value) in (int, float) for value in numbers)):
+            raise ValueError(f"its `{name}` isn't a list of numbers")
+    if box and len(box) == 4 and (any(box[2:]) or not keypoints):
+        return [tuple(map(float, box))]
+    if keypoints and len(keypoints) % 3 == 0:
+        triples = zip(keypoints[::3], keypoints[1::3], keypoints[2::3], strict=True)
+        if visible := [(float(x), float(y), 0.0, 0.0) for x, y, is_visible in triples if is_visible]:
+            return visible
+    raise ValueError("has no `segmentation`, no `bbox` of four numbers and no visible `keypoints`")
 
 
 def decode_rle(counts: Any, height: int, width: int) -> np.ndarray:

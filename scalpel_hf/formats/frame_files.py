@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from scalpel_hf.data.image_cells import image_columns, stored_cell, undecoded
+from scalpel_hf.data.label_sources import BOX, POINT
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.modeling.frame_io import FORMATS, image_format
 from scalpel_hf.pseudo_labels import training_mask
@@ -32,29 +33,34 @@ class LossyExportWarning(UserWarning):
 @dataclass(frozen=True)
 class Target:
     """
-    An 8-connected component of a mask.
+    An 8-connected component of a mask, or a box or point that a person drew.
 
     Args:
-        x, y, width, height: its bounding box in pixels; a single pixel in row 3, column 5 is 5, 3, 1, 1.
-        pixels: `(height, width)` bool, which pixels of the box are its own.
+        x, y, width, height: its bounding box in pixels; a single pixel in row 3, column 5 is 5, 3, 1, 1. A point has no
+            width and height.
+        pixels: `(height, width)` bool, which pixels of the box are its own; none where only the box is known.
         score: a teacher's, in [0, 1]; `None` for a human's.
     """
 
-    x: int
-    y: int
-    width: int
-    height: int
+    x: float
+    y: float
+    width: float
+    height: float
     pixels: np.ndarray
-    score: float | None
+    score: float | None = None
 
     @property
     def area(self) -> int:
         return int(self.pixels.sum())
 
+    @property
+    def is_point(self) -> bool:
+        return not self.width
+
     def mask(self, shape: tuple[int, int]) -> np.ndarray:
         """`(H, W)` bool, in the whole frame."""
-        mask = np.zeros(shape, bool)
-        mask[self.y : self.y + self.height, self.x : self.x + self.width] = self.pixels
+        mask, y, x = np.zeros(shape, bool), int(self.y), int(self.x)
+        mask[y : y + self.pixels.shape[0], x : x + self.pixels.shape[1]] = self.pixels
         return mask
 
 
@@ -66,9 +72,10 @@ class Frame:
     Args:
         content: the image's file, byte for byte.
         suffix: of that file, such as `.png`.
-        label_source: `human`, `pseudo` or `none`.
+        label_source: `human`, `box`, `point`, `pseudo` or `none`.
         mask: `(H, W)` bool, the label that counts (`training_mask`); `None` where there is none.
-        ignored: `(H, W)` bool, pixels that are neither target nor background; `None` where there is no label.
+        boxes: `[x, y, width, height]` of each target where people drew boxes and points, and no mask.
+        ignored: `(H, W)` bool, pixels that are neither target nor background; `None` where there is no mask.
         scores: a teacher's score by bounding box; empty for a human's label.
         teacher: what the column `teacher` says.
     """
@@ -83,13 +90,18 @@ class Frame:
     ignored: np.ndarray | None
     scores: dict[tuple[int, ...], float]
     teacher: dict[str, Any] | None
+    boxes: Sequence[Sequence[float]] = ()
 
     @property
     def file_name(self) -> str:
         return self.name + self.suffix
 
     def targets(self) -> Iterator[Target]:
-        """The targets of a frame that has a label, in the order of `objects_from_mask`."""
+        """The targets of a frame that has a label, of a mask in the order of `objects_from_mask`."""
+        if self.boxes:
+            for x, y, width, height in self.boxes:
+                yield Target(_whole(x), _whole(y), _whole(width), _whole(height), np.zeros((0, 0), bool))
+            return
         labels, _ = ndimage.label(self.mask, structure=EIGHT_CONNECTED)
         for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
             x, y, width, height = columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
@@ -129,19 +141,30 @@ def read_rows(dataset: AnyDataset) -> Iterator[tuple[dict[str, Any], Frame]]:
         yield row, frame
 
 
-def labelled_frames(dataset: AnyDataset, counts: Counter[str]) -> Iterator[Frame]:
+def labelled_frames(dataset: AnyDataset, counts: Counter[str], carries: Collection[str] = ()) -> Iterator[Frame]:
     """
-    The frames that have a label, a human's or a pseudo label; the others are counted and left out, because a frame
-    without annotations is, to whoever reads these formats, one without targets.
+    The frames that have a label; the others are counted and left out, because a frame without annotations is, to
+    whoever reads these formats, one without targets. So are frames labelled by boxes or points that the format doesn't
+    carry, which [`LossyExportWarning`] says.
 
-    `counts` gets `frames` and `frames without label`. Raises `ValueError` where none is left.
+    `counts` gets `frames`, `frames without label` and `frames left out`. Raises `ValueError` where none is left.
+
+    Args:
+        carries: of `box` and `point` what the format does; masks it does.
     """
+    left_out: list[str] = []
     for frame in read_frames(dataset):
-        if frame.mask is None:
+        if frame.boxes and frame.label_source not in carries:
+            left_out.append(frame.name)
+        elif frame.mask is None and not frame.boxes:
             counts["frames without label"] += 1
         else:
             counts["frames"] += 1
             yield frame
+    if left_out:
+        counts["frames left out"] = len(left_out)
+        lost = " and ".join(kind for kind in (BOX, POINT) if kind not in carries)
+        warn_of_loss(f"This format carries no labels of the kind {lost}, left out are", left_out)
     if not counts["frames"]:
         raise ValueError("no frame has a label to export: label some, or choose label-studio, which also takes frames")
 
@@ -157,16 +180,22 @@ def _frame(row: dict[str, Any]) -> Frame:
     name, source = safe_name(row["name"], "the row's name"), row.get("label_source", "human")
     content = row["image"]["bytes"]
     label = training_mask({**row, "label_source": source})
+    boxes = ((row.get("objects") or {}).get("bbox") or ()) if source in (BOX, POINT) else ()
     mask, ignored = (None, None) if label is None else (label[0] > 0.5, label[1] == 0)
     if mask is not None and mask.shape != (row["height"], row["width"]):
         size, mask_size = f"{row['width']} × {row['height']}", f"{mask.shape[1]} × {mask.shape[0]}"
         raise ValueError(f"{name}: the frame has {size} pixels, its mask {mask_size}")
     objects = (row.get("pseudo_objects") if source == "pseudo" else None) or {"bbox": [], "score": []}
-    boxes = (tuple(int(side) for side in box) for box in objects["bbox"])
-    scores = dict(zip(boxes, objects["score"], strict=True))
+    places = (tuple(int(side) for side in box) for box in objects["bbox"])
+    scores = dict(zip(places, objects["score"], strict=True))
     teacher = row.get("teacher") if source == "pseudo" else None
     suffix = _suffix(row["image"]["path"], content, name)
-    return Frame(name, content, suffix, row["width"], row["height"], source, mask, ignored, scores, teacher)
+    return Frame(name, content, suffix, row["width"], row["height"], source, mask, ignored, scores, teacher, boxes)
+
+
+def _whole(value: float) -> float:
+    """A number of pixels that float32 has rounded, as it was meant."""
+    return int(value) if value == int(value) else round(value, 4)
 
 
 def _suffix(path: str | None, content: bytes, name: str) -> str:

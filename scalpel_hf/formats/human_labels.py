@@ -3,7 +3,7 @@
 import hashlib
 import math
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from scalpel_hf.data.image_cells import image_columns, stored_cell, undecoded
+from scalpel_hf.data.label_sources import HUMAN, as_objects, inside_frame, source_of_objects
 from scalpel_hf.data.masks import IGNORED, TARGET
 from scalpel_hf.data.names import FrameNames, UnknownNameError
 from scalpel_hf.data.objects import encode_png, objects_from_mask
@@ -51,21 +52,38 @@ class HumanLabel:
         origin: where it comes from, for messages: the file, and what in it.
         ignored: `(H, W)` bool, pixels that are neither target nor background, where they are not target too; `None` for
             none.
+        boxes: instead of a mask, `(x, y, width, height)` of each target in pixels, 0 being the left edge of the first
+            column; without width and height it is a point.
+        shares: whether the boxes' numbers are shares of the frame's sides.
     """
 
     name: str
     mask: np.ndarray | None
     origin: str
     ignored: np.ndarray | None = None
+    boxes: Sequence[Sequence[float]] = ()
+    shares: bool = False
 
-    def stored(self, size: tuple[int, int]) -> np.ndarray:
-        """As a data set holds it, see [`read_mask`]: uint8 of the frame's `size` (H, W)."""
+    def cells(self, size: tuple[int, int]) -> dict[str, Any]:
+        """
+        The columns `mask`, `objects` and `label_source` of a frame of `size` (H, W), the mask compressed.
+
+        Raises `ValueError` for a mask of another size and for boxes that don't lie in the frame.
+        """
+        height, width = size
+        if self.boxes:
+            sides = (width, height, width, height) if self.shares else (1, 1, 1, 1)
+            scaled = [[value * side for value, side in zip(box, sides, strict=True)] for box in self.boxes]
+            objects = as_objects([inside_frame(box, width, height) for box in scaled])
+            return {"mask": None, "objects": objects, "label_source": source_of_objects(objects["bbox"])}
         mask = np.zeros(size, np.uint8)
-        if self.ignored is not None:
-            mask[self.ignored] = IGNORED
-        if self.mask is not None:
-            mask[self.mask] = TARGET
-        return mask
+        for pixels, value in ((self.ignored, IGNORED), (self.mask, TARGET)):
+            if pixels is not None and pixels.shape != size:
+                raise ValueError(f"{pixels.shape[1]} × {pixels.shape[0]} pixels, the frame has {width} × {height}")
+            if pixels is not None:
+                mask[pixels] = value
+        objects = objects_from_mask(mask == TARGET)
+        return {"mask": zlib.compress(mask.tobytes(), 1), "objects": objects, "label_source": HUMAN}
 
 
 def import_human_labels(
@@ -77,38 +95,41 @@ def import_human_labels(
     """
     Put people's labels into a prepared or pseudo-labelled data set.
 
-    Rows are found by `name`, see [`FrameNames`]. A labelled row gets the mask, its `objects` and `label_source: human`;
-    an earlier human label is replaced, and what a teacher said of the row is emptied, as in every row that a human has
-    labelled. Other rows stay as they are. All labels are checked before anything is changed.
+    Rows are found by `name`, see [`FrameNames`]. A labelled row gets the mask, its `objects` and `label_source: human`,
+    or boxes and points as `objects` and `label_source: box` or `point`; an earlier label is replaced, and what a
+    teacher said of the row is emptied, as in every row that a human has labelled. Other rows stay as they are. All
+    labels are checked before anything is changed.
 
     Args:
         dataset: with `name`, `mask`, `objects`, `width`, `height`, `label_source`.
-        labels: from [`read_coco`], [`read_label_studio`] or [`read_masks`].
+        labels: from [`read_coco`], [`read_label_studio`], [`read_masks`], [`read_yolo`], [`read_voc_boxes`] or
+            [`read_boxes`].
         only: names of the frames to take; labels of others are passed over.
         keep_in_memory: as of `Dataset.map`; otherwise the result is cached beside the data set's files.
 
-    Raises [`LabelFileError`] for names that the data set lacks, masks of another size, two labels of one frame, names
-    of `only` without a label, and where there is no label at all.
+    Raises [`LabelFileError`] for names that the data set lacks, masks of another size, boxes outside their frame, two
+    labels of one frame, names of `only` without a label, and where there is no label at all.
     """
     needed = {"name", "mask", "objects", "width", "height", "label_source"}
     if missing := needed - set(dataset.column_names):
         raise ValueError(f"the data set lacks the columns {sorted(missing)}: prepare it with `scalpel-hf prepare`")
     rows = zip(dataset["name"][:], dataset["height"][:], dataset["width"][:], strict=True)
     sizes = {name: (height, width) for name, height, width in rows}
-    masks = _checked(labels, sizes, only)
+    found = _checked(labels, sizes, only)
     key = hashlib.sha256(dataset._fingerprint.encode())
-    for name in sorted(masks):
-        key.update(name.encode() + b"\0" + masks[name])
+    for name in sorted(found):
+        key.update(f"{name}\0{found[name]['objects']}\0".encode() + (found[name]["mask"] or b""))
     emptied = dict.fromkeys(column for column in PSEUDO_FEATURES if column in dataset.column_names)
 
     def put(row: dict[str, Any]) -> dict[str, Any]:
         files = {column: row[column] and stored_cell(row[column]) for column in images}
-        if row["name"] not in masks:
+        if row["name"] not in found:
             return files
-        height, width = sizes[row["name"]]
-        mask = np.frombuffer(zlib.decompress(masks[row["name"]]), np.uint8).reshape(height, width)
-        cell = {"bytes": encode_png(mask), "path": f"{row['name']}.png"}
-        return {**files, "mask": cell, "objects": objects_from_mask(mask == TARGET), "label_source": "human", **emptied}
+        cells = {**files, **found[row["name"]], **emptied}
+        if cells["mask"] is not None:
+            mask = np.frombuffer(zlib.decompress(cells["mask"]), np.uint8).reshape(sizes[row["name"]])
+            cells["mask"] = {"bytes": encode_png(mask), "path": f"{row['name']}.png"}
+        return cells
 
     features, images = dataset.features, image_columns(dataset.features)
     return undecoded(dataset).map(
@@ -154,9 +175,9 @@ def named_by(path: str) -> str:
 
 def _checked(
     labels: Iterable[HumanLabel], sizes: dict[str, tuple[int, int]], only: Collection[str] | None
-) -> dict[str, bytes]:
-    """The labels' masks by name, as stored but compressed, or all that is wrong with them."""
-    masks: dict[str, bytes] = {}
+) -> dict[str, dict[str, Any]]:
+    """The labels' cells by name, or all that is wrong with them."""
+    found: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
     problems: list[str] = []
     frames, wanted = FrameNames(sizes), set[str]()
@@ -174,19 +195,18 @@ def _checked(
             continue
         if only is not None and name not in wanted:
             continue
-        size = sizes[name]
         if name in origins:
             problems.append(f"{label.origin}: {name!r} has a label already, from {origins[name]}")
-        elif wrong := [m.shape for m in (label.mask, label.ignored) if m is not None and m.shape != size]:
-            height, width = wrong[0]
-            problems.append(f"{label.origin}: {width} × {height} pixels, the frame has {size[1]} × {size[0]}")
         else:
-            masks[name] = zlib.compress(label.stored(size).tobytes(), 1)
+            try:
+                found[name] = label.cells(sizes[name])
+            except ValueError as error:
+                problems.append(f"{label.origin}: {error}")
         origins.setdefault(name, label.origin)
     problems += [f"{name}: no label for this frame" for name in sorted(wanted - set(origins))]
     if problems:
         more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         raise LabelFileError(f"nothing was imported, {len(problems)} labels can't be taken:", *problems[:SHOWN], *more)
-    if not masks:
+    if not found:
         raise LabelFileError("nothing was imported: there is no human's label")
-    return masks
+    return found

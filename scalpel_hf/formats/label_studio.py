@@ -1,6 +1,7 @@
 """Label Studio: `tasks.json` with brush masks, `label_config.xml` and `images/`; and its JSON export back."""
 
 import json
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +11,14 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from scalpel_hf.data import read_frame
-from scalpel_hf.data.objects import encode_png
+from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, POINT
+from scalpel_hf.data.objects import encode_png, objects_from_mask
 from scalpel_hf.utils.files import whole_folder
 
 from .brush_rle import encode_brush_rle
-from .frame_files import IGNORE, TARGET, AnyDataset, Frame, read_frames
+from .frame_files import IGNORE, TARGET, AnyDataset, Frame, Target, read_frames
 from .human_labels import HumanLabel, LabelFileError, named_by, objects_of, read_labels
-from .label_studio_regions import NO_LABEL, read_regions
+from .label_studio_regions import NO_LABEL, Region, read_regions
 
 TASKS, CONFIG = "tasks.json", "label_config.xml"
 FROM_NAME, TO_NAME = "mask", "image"
@@ -26,6 +28,12 @@ LABEL_CONFIG = f"""<View>
     <Label value="{TARGET}" background="#ff0000"/>
     <Label value="{IGNORE}" background="#ffff00"/>
   </BrushLabels>
+  <RectangleLabels name="{BOX}" toName="{TO_NAME}">
+    <Label value="{TARGET}" background="#ff0000"/>
+  </RectangleLabels>
+  <KeyPointLabels name="{POINT}" toName="{TO_NAME}">
+    <Label value="{TARGET}" background="#ff0000"/>
+  </KeyPointLabels>
 </View>
 """
 LOCAL_FILES = "/data/local-files/?d="
@@ -37,10 +45,10 @@ def write_label_studio(dataset: AnyDataset, folder: str | Path, image_url: str =
     Write all frames as tasks for Label Studio.
 
     A human's label becomes an annotation, a pseudo label a prediction with the teacher's scores, each target a brush
-    region of its own (exact), pixels that are neither target nor background one with the label `ignore`. A frame
-    without label is a task without either. Browsers show 8-bit PNG, JPEG and BMP: such files are copied as they are, of
-    others an 8-bit PNG of the same size is made to look at, stretched linearly from the frame's lowest value to its
-    highest. Memory does not grow with the number of frames.
+    region of its own (exact), people's boxes and points rectangles and key points, pixels that are neither target nor
+    background one with the label `ignore`. A frame without label is a task without either. Browsers show 8-bit PNG,
+    JPEG and BMP: such files are copied as they are, of others an 8-bit PNG of the same size is made to look at,
+    stretched linearly from the frame's lowest value to its highest. Memory does not grow with the number of frames.
 
     Args:
         image_url: what precedes an image's file name in a task. By default files are read from Label Studio's local
@@ -56,11 +64,11 @@ def write_label_studio(dataset: AnyDataset, folder: str | Path, image_url: str =
             file_name, content = _image(frame)
             (part / "images" / file_name).write_bytes(content)
             task: dict[str, Any] = {"data": {"image": image_url + quote(file_name), "name": frame.name}}
-            if frame.mask is None:
+            if frame.mask is None and not frame.boxes:
                 counts["frames without label"] += 1
             else:
                 regions = list(_regions(frame))
-                counts["targets"] += sum(region["value"]["brushlabels"] == [TARGET] for region in regions)
+                counts["targets"] += sum(region["id"] != IGNORE for region in regions)
                 task |= _labels(frame, regions)
             file.write(("[\n" if not counts["frames"] else ",\n") + json.dumps(task, ensure_ascii=False))
             counts["frames"] += 1
@@ -73,18 +81,19 @@ def write_label_studio(dataset: AnyDataset, folder: str | Path, image_url: str =
 def read_label_studio(path: str | Path, label: str | None = None) -> Iterator[HumanLabel]:
     """
     The masks of Label Studio's JSON export, one a task that a person has annotated: the union of its brush
-    and bitmask regions, empty where the annotation has none.
+    and bitmask regions, empty where the annotation has none; or its boxes and points, where it has rectangles or key
+    points. Masks beside them then count as their boxes, of which a warning tells.
 
     Predictions are no one's labels and are passed over, and so are tasks without annotation and cancelled annotations.
     A task's frame is `data.name`, as `write_label_studio` has it, or else what the file in `data.image` is called.
 
     Args:
         path: the JSON file.
-        label: the brush or bitmask label that is target; needed where there are several. What is called `ignore` is
-            none by itself, but neither target nor background.
+        label: the label of brush, bitmask, rectangle or key point that is target; needed where there are several. What
+            is called `ignore` is none by itself, but neither target nor background.
 
     Raises `LabelFileError` naming the file, the task and the annotation, where two annotations of a task are left, a
-    region isn't a brush mask or bitmask, its mask is damaged or of another size, or no region has the `label`.
+    region is drawn as something else or turned, its mask is damaged or of another size, or no region has the `label`.
     """
     path = Path(path)
     content = read_labels(path)
@@ -92,31 +101,51 @@ def read_label_studio(path: str | Path, label: str | None = None) -> Iterator[Hu
         isinstance(t, dict) and isinstance(t.get("data"), dict) for t in content
     ):
         raise LabelFileError(f"{path}: not Label Studio's JSON export, a list of tasks with `data` and `annotations`")
-    taken, seen = set[str](), set[str]()
+    taken, seen, reduced = set[str](), set[str](), 0
     for number, task in enumerate(content):
         origin = f"{path}, task {task.get('id', number)}"
         annotation = _annotation(task, origin)
         if annotation is None:
             continue
         origin += f", annotation {annotation.get('id', 0)}"
-        masks, ignored = [], []
+        targets, ignored = [], []
         for region in read_regions(annotation.get("result"), origin):
             seen |= region.labels
             if label in region.labels if label else region.labels != {IGNORE}:
                 taken |= region.labels
-                masks.append(region.mask)
+                targets.append(region)
             elif region.labels == {IGNORE}:
-                ignored.append(region.mask)
+                ignored.append(region)
         if len(taken) > 1 and label is None:
-            raise LabelFileError(f"{origin}: there are brush labels {sorted(taken)}: say which one is target")
+            raise LabelFileError(f"{origin}: there are the labels {sorted(taken)}: say which one is target")
         if NO_LABEL in seen and label is not None:
             raise LabelFileError(f"{origin}: has a region without a label, of which {label!r} can't be told")
-        if len({mask.shape for mask in [*masks, *ignored]}) > 1:
+        if len({region.shape for region in [*targets, *ignored]}) > 1:
             raise LabelFileError(f"{origin}: its regions have different sizes")
-        mask, open_pixels = (np.logical_or.reduce(found) if found else None for found in (masks, ignored))
-        yield HumanLabel(_frame_name(task["data"], origin), mask, origin, open_pixels)
+        name = _frame_name(task["data"], origin)
+        boxes = [region.box for region in targets if region.box is not None]
+        mask = _union([region for region in targets if region.box is None])
+        if boxes and ignored:
+            raise LabelFileError(f"{origin}: has boxes and regions called {IGNORE!r}, which only a mask can hold")
+        if boxes:
+            reduced += mask is not None
+            boxes += [] if mask is None else [tuple(box) for box in objects_from_mask(mask)["bbox"]]
+            yield HumanLabel(name, None, origin, boxes=boxes)
+        else:
+            yield HumanLabel(name, mask, origin, _union(ignored))
+    if reduced:
+        warnings.warn(
+            f"{path}: {reduced} tasks have masks of some targets and boxes or points of others: they are labelled by "
+            "boxes, the masks counting as theirs. Draw the masks that are missing to keep them",
+            stacklevel=2,
+        )
     if label is not None and seen and label not in seen:
         raise LabelFileError(f"{path}: no region has the label {label!r}, there are {sorted(seen)}")
+
+
+def _union(regions: list[Region]) -> np.ndarray | None:
+    """The pixels of regions; `None` where there is none."""
+    return np.logical_or.reduce([region.pixels() for region in regions]) if regions else None
 
 
 def _annotation(task: dict[str, Any], origin: str) -> dict[str, Any] | None:
@@ -150,6 +179,9 @@ def _image(frame: Frame) -> tuple[str, bytes]:
 
 def _regions(frame: Frame) -> Iterator[dict[str, Any]]:
     for number, target in enumerate(frame.targets()):
+        if frame.boxes:
+            yield _box_region(f"{TARGET}-{number}", target, frame)
+            continue
         region = _region(f"{TARGET}-{number}", TARGET, target.mask((frame.height, frame.width)))
         yield region if target.score is None else region | {"score": target.score}
     if frame.ignored is not None and frame.ignored.any():
@@ -169,8 +201,26 @@ def _region(key: str, label: str, mask: np.ndarray) -> dict[str, Any]:
     }
 
 
+def _box_region(key: str, target: Target, frame: Frame) -> dict[str, Any]:
+    """In percent of the frame's sides."""
+    kind, name = ("keypointlabels", POINT) if target.is_point else ("rectanglelabels", BOX)
+    width, height = (100 / side for side in (frame.width, frame.height))
+    value = {"x": target.x * width, "y": target.y * height, "width": target.width * width, kind: [TARGET]}
+    value |= {"width": 1.0} if target.is_point else {"height": target.height * height, "rotation": 0}
+    return {
+        "id": key,
+        "type": kind,
+        "from_name": name,
+        "to_name": TO_NAME,
+        "original_width": frame.width,
+        "original_height": frame.height,
+        "image_rotation": 0,
+        "value": value,
+    }
+
+
 def _labels(frame: Frame, regions: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    if frame.label_source == "human":
+    if frame.label_source in BY_PEOPLE:
         return {"annotations": [{"result": regions}]}
     teacher = (frame.teacher or {}).get("repo")
     score = max((region["score"] for region in regions if "score" in region), default=0.0)

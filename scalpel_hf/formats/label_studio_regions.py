@@ -1,4 +1,4 @@
-"""What people drew in Label Studio, region by region: brush masks and bitmasks."""
+"""What people drew in Label Studio, region by region: brush masks, bitmasks, rectangles and key points."""
 
 import base64
 import binascii
@@ -14,9 +14,10 @@ from .human_labels import LabelFileError, image_size, objects_of
 
 # Results that say something about a region, the frame or two regions, and draw nothing.
 SAID = ("choices", "datetime", "labels", "number", "pairwise", "ranker", "rating", "relation", "taxonomy", "textarea")
-SHAPES = ("rectangle", "polygon", "ellipse", "keypoint", "vector")  # start the types of results that draw no pixels
+BOXES = ("rectangle", "keypoint")  # start the types of results that are boxes and points
+SHAPES = ("polygon", "ellipse", "vector")  # start the types of results that draw neither these nor pixels
 SHAPE_KEYS = ("x", "points", "vertices")  # and are in their values
-LABELS = ("brushlabels", "bitmasklabels", "labels")
+LABELS = ("brushlabels", "bitmasklabels", "rectanglelabels", "keypointlabels", "labels")
 NO_LABEL = "(no label)"
 PNG_URL = "data:image/png;base64,"
 
@@ -25,12 +26,25 @@ PNG_URL = "data:image/png;base64,"
 class Region:
     """
     Args:
-        mask: `(H, W)` bool.
+        shape: (H, W) of its image.
+        mask: `(H, W)` bool; `None` of a rectangle and a key point.
+        box: `(x, y, width, height)` of a rectangle in pixels; of a key point, width and height are 0.
         labels: what people called it; `NO_LABEL` where nothing.
     """
 
-    mask: np.ndarray
+    shape: tuple[int, int]
+    mask: np.ndarray | None
+    box: tuple[float, ...] | None
     labels: frozenset[str]
+
+    def pixels(self) -> np.ndarray:
+        """`(H, W)` bool: its mask, or all that its rectangle covers."""
+        if self.mask is not None or self.box is None:
+            return np.asarray(self.mask)
+        filled = np.zeros(self.shape, bool)
+        x, y, width, height = self.box
+        filled[round(y) : round(y + height), round(x) : round(x + width)] = True
+        return filled
 
 
 def read_regions(result: Any, origin: str) -> list[Region]:
@@ -39,21 +53,22 @@ def read_regions(result: Any, origin: str) -> list[Region]:
 
     A region has several entries where people said more of it than its label: they repeat its `id` and its mask.
 
-    Raises `LabelFileError` for what has no pixels, isn't understood, or is damaged.
+    Raises `LabelFileError` for what has neither pixels nor a box, isn't understood, or is damaged.
     """
-    masks: dict[tuple[str, bytes], np.ndarray] = {}
+    drawn: dict[tuple[str, bytes], tuple[tuple[int, int], np.ndarray | None, tuple[float, ...] | None]] = {}
     labels: dict[tuple[str, bytes], set[str]] = {}
     for entry in objects_of(result, f"{origin}: its `result`"):
         try:
-            mask = _mask(entry)
+            mask, box = _mask(entry), _box(entry)
             names = [name for kind in LABELS for name in _labels(_value(entry), kind)]
         except ValueError as error:
             raise LabelFileError(f"{origin}, region {entry.get('id')}: {error}") from error
-        if mask is not None:
-            key = (str(entry.get("id")), np.packbits(mask).tobytes())
-            masks[key] = mask
+        if mask is not None or box is not None:
+            content = np.packbits(mask).tobytes() if mask is not None else repr(box).encode()
+            key = (str(entry.get("id")), content)
+            drawn[key] = image_size(entry["original_width"], entry["original_height"]), mask, box
             labels.setdefault(key, set()).update(names)
-    return [Region(mask, frozenset(labels[key] or {NO_LABEL})) for key, mask in masks.items()]
+    return [Region(*region, frozenset(labels[key] or {NO_LABEL})) for key, region in drawn.items()]
 
 
 def _value(entry: dict[str, Any]) -> dict[str, Any]:
@@ -70,12 +85,34 @@ def _labels(value: dict[str, Any], kind: str) -> list[str]:
     return names
 
 
+def _is_box(entry: dict[str, Any]) -> bool:
+    return str(entry.get("type")).startswith(BOXES)
+
+
+def _box(entry: dict[str, Any]) -> tuple[float, ...] | None:
+    """The box of a rectangle and the point of a key point, in pixels; `None` for another entry."""
+    if not _is_box(entry):
+        return None
+    value, is_point = _value(entry), str(entry["type"]).startswith("keypoint")
+    if entry.get("image_rotation") or (value.get("rotation") and not is_point):
+        raise ValueError("is turned, or its image was: draw it upright, on the image as it is")
+    height, width = image_size(entry.get("original_width"), entry.get("original_height"))
+    percent: list[Any] = [value.get(name) for name in (("x", "y") if is_point else ("x", "y", "width", "height"))]
+    if not all(type(number) in (int, float) for number in percent):
+        raise ValueError("has no x, y, width and height in percent")
+    sides = (width, height, width, height)
+    box = tuple(number * side / 100 for number, side in zip((*percent, 0, 0)[:4], sides, strict=True))
+    return tuple(round(number, 6) for number in box)
+
+
 def _mask(entry: dict[str, Any]) -> np.ndarray | None:
-    """The mask of an entry; `None` for one that draws nothing."""
+    """The mask of an entry; `None` for one that draws none."""
     value, kind = _value(entry), entry.get("type")
+    if _is_box(entry):
+        return None
     if "rle" not in value and "imageDataURL" not in value:
         if str(kind).startswith(SHAPES) or any(key in value for key in SHAPE_KEYS):
-            raise ValueError(f"is drawn as {kind}, which has no pixels: use the brush")
+            raise ValueError(f"is drawn as {kind}, which is neither a mask nor a box: use the brush or rectangles")
         if kind not in SAID or "format" in value:
             raise ValueError(f"is of the type {kind!r}, which isn't understood here: export brush masks or bitmasks")
         return None

@@ -1,6 +1,7 @@
 """A person's own frames with labels for some of them, whatever program these come from."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from datasets import Dataset
@@ -11,30 +12,41 @@ from scalpel_hf.data.masks import MaskValues
 from scalpel_hf.data.names import FrameNames
 from scalpel_hf.utils.image_files import find_images
 
-from .coco import read_coco
 from .human_labels import HumanLabel, LabelFileError, import_human_labels, read_labels
-from .label_studio import read_label_studio
-from .mask_files import read_masks
-
-LABEL_KINDS = ("masks", "coco", "label-studio")
+from .label_files import read_label_file
 
 
 def kind_of_labels(labels: str | Path) -> str:
     """
-    What a person's labels are: one of `LABEL_KINDS`, told by what is there.
+    What a person's labels are: one of `READABLE`, told by what is there.
 
     Raises `LabelFileError` where it is none of them.
     """
     path = Path(labels)
     if path.is_dir():
-        try:
-            find_images(path)
-        except FileNotFoundError as error:
-            raise LabelFileError(f"no masks: {error}") from error
-        return "masks"
+        return _kind_of_folder(path)
     if not path.exists():
-        raise LabelFileError(f"there are no labels {path}: name a folder of masks, or a JSON file")
-    return "label-studio" if isinstance(read_labels(path), list) else "coco"
+        raise LabelFileError(f"there are no labels {path}: name a folder of masks or box files, or a JSON file")
+    content = read_labels(path)
+    if isinstance(content, list):
+        return "label-studio"
+    is_plain = "annotations" not in content and all(isinstance(boxes, list) for boxes in content.values())
+    return "json" if content and is_plain else "coco"
+
+
+def _kind_of_folder(path: Path) -> str:
+    """Boxes of Pascal VOC and YOLO may stand beside their frames, masks beside a note."""
+    try:
+        images = find_images(path)
+    except FileNotFoundError as error:
+        images, nothing = [], error
+    if next(path.rglob("*.xml"), None) is not None:
+        return "voc"
+    if (path / "labels").is_dir() or (not images and next(path.rglob("*.txt"), None) is not None):
+        return "yolo"
+    if not images:
+        raise LabelFileError(f"neither masks nor boxes: {nothing}") from nothing
+    return "masks"
 
 
 def load_own_frames(
@@ -50,14 +62,16 @@ def load_own_frames(
     say: Callable[[str], object] | None = None,
 ) -> Dataset:
     """
-    Frames, and the labels that people made for some of them: `label_source` is `human` there and `none` elsewhere.
+    Frames, and the labels that people made for some of them: `label_source` is `human`, `box` or `point` there and
+    `none` elsewhere.
 
     A mask without a target pixel says that the frame has no target. Labels of frames that aren't there are left out.
 
     Args:
         root, cache_dir, left_out, every, max_frames: see [`frames_dataset`].
-        labels: a folder of masks called like their frames, a COCO file or Label Studio's export; `None` for none.
-        kind: of the labels, one of `LABEL_KINDS`; by default as [`kind_of_labels`] tells.
+        labels: a folder of masks called like their frames, a COCO file, Label Studio's export, boxes of YOLO, Pascal
+            VOC or [`read_boxes`]; `None` for none.
+        kind: of the labels, one of `READABLE`; by default as [`kind_of_labels`] tells.
         category: which is target, where the labels have several.
         mask_values, say: see [`read_masks`].
 
@@ -70,10 +84,7 @@ def load_own_frames(
     if labels is None:
         return rows
     kind = kind or kind_of_labels(labels)
-    if kind == "masks":
-        found = read_masks(labels, mask_values, say)
-    else:
-        found = (read_coco if kind == "coco" else read_label_studio)(labels, category)
+    found = read_label_file(kind, Path(labels), category, mask_values, say)
     frames = FrameNames(rows["name"][:])
     return import_human_labels(rows, _of_frames(found, frames, Path(labels), left_out))
 
@@ -90,7 +101,7 @@ def _of_frames(
             others += 1
             continue
         count += 1
-        yield HumanLabel(name, label.mask, label.origin, label.ignored)
+        yield replace(label, name=name)
     if not count:
         raise LabelFileError(
             f"no label in {labels} is of a frame that is there ({others} are of others): labels and frames are matched "

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
+from scalpel_hf.data.label_sources import BOX
 from scalpel_hf.utils.files import whole_folder
 
 from .frame_files import AnyDataset, Frame, Target, labelled_frames, warn_of_loss
@@ -24,8 +25,9 @@ def write_voc(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     Boxes are VOC's own, pixels counted from 1 and both corners inside: `xmin = x + 1`, `xmax = x + width`, so that a
     single pixel has `xmin = xmax`. `SegmentationClass` holds the mask (0, 1, and 255 for pixels that are neither target
     nor background), `SegmentationObject` the targets' numbers in the order of the boxes. Of frames with more than 254
-    targets the latter can't hold all; it is then left out for them, which [`LossyExportWarning`] says. Image files are
-    copied as they are, whatever their kind. Memory does not grow with the number of frames.
+    targets the latter can't hold all; it is then left out for them, which [`LossyExportWarning`] says, and so are
+    frames labelled by points. Those labelled by boxes have no masks. Image files are copied as they are, whatever their
+    kind. Memory does not grow with the number of frames.
 
     Returns how many `frames`, `targets` and `frames without label`, which are left out. Raises as `read_frames` and
     `whole_folder` do.
@@ -40,18 +42,20 @@ def write_voc(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
             open(part / "ImageSets" / "Main" / "trainval.txt", "w", encoding="utf-8") as boxes,
             open(part / "ImageSets" / "Segmentation" / "trainval.txt", "w", encoding="utf-8") as masks,
         ):
-            for frame in labelled_frames(dataset, counts):
+            for frame in labelled_frames(dataset, counts, carries=(BOX,)):
                 targets = list(frame.targets())
                 counts["targets"] += len(targets)
                 (part / "JPEGImages" / frame.file_name).write_bytes(frame.content)
                 _annotation(frame, targets).write(part / "Annotations" / f"{frame.name}.xml", encoding="utf-8")
+                boxes.write(f"{frame.name}\n")
+                if frame.boxes:
+                    continue
                 classes = np.where(np.asarray(frame.ignored), np.uint8(VOID), np.asarray(frame.mask, np.uint8))
                 _save(classes, part / "SegmentationClass" / f"{frame.name}.png")
                 if len(targets) <= MOST_OBJECTS:
                     _save(_numbers(frame, targets), part / "SegmentationObject" / f"{frame.name}.png")
                 else:
                     crowded.append(f"{frame.name} ({len(targets)})")
-                boxes.write(f"{frame.name}\n")
                 masks.write(f"{frame.name}\n")
     warn_of_loss(f"VOC's object masks hold at most {MOST_OBJECTS} targets, left out for", crowded)
     return counts
@@ -63,7 +67,7 @@ def _annotation(frame: Frame, targets: list[Target]) -> ElementTree.ElementTree:
     root = ElementTree.Element("annotation")
     _add(root, {"folder": "JPEGImages", "filename": frame.file_name})
     _add(ElementTree.SubElement(root, "size"), {"width": frame.width, "height": frame.height, "depth": depth})
-    _add(root, {"segmented": 1})
+    _add(root, {"segmented": 0 if frame.boxes else 1})
     for target in targets:
         entry = ElementTree.SubElement(root, "object")
         _add(entry, {"name": "target", "pose": "Unspecified", "truncated": 0, "difficult": 0})

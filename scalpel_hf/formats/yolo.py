@@ -1,12 +1,13 @@
 """YOLO: `images/`, `labels/` with one line a target, `data.yaml`; boxes for detection, polygons for segmentation."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
+from scalpel_hf.data.label_sources import BOX
 from scalpel_hf.utils.files import whole_folder
 
 from .frame_files import IGNORED_LOST, AnyDataset, Frame, Target, labelled_frames, warn_of_loss
@@ -25,14 +26,15 @@ def write_yolo_detection(dataset: AnyDataset, folder: str | Path) -> Counter[str
     """
     Write the frames that have a label with YOLO's boxes: `0 x y width height`, centre and size as shares of the frame.
 
-    Eight decimals: the box comes back exactly when it is rounded to whole pixels. Pixels that are neither target nor
+    Eight decimals: the box comes back exactly when it is rounded to whole pixels. Frames labelled by points are left
+    out, and pixels that are neither target nor
     background become background, of which [`LossyExportWarning`] warns. Image files are copied as they are. Memory does
     not grow with the number of frames.
 
     Returns how many `frames`, `targets` and `frames without label`, which are left out. Raises as `read_frames` and
     `whole_folder` do.
     """
-    return _write(dataset, folder, _box)
+    return _write(dataset, folder, _box, carries=(BOX,))
 
 
 def write_yolo_segmentation(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
@@ -62,13 +64,15 @@ def write_yolo_segmentation(dataset: AnyDataset, folder: str | Path) -> Counter[
     return counts
 
 
-def _write(dataset: AnyDataset, folder: str | Path, line: Callable[[Target, Frame], str]) -> Counter[str]:
+def _write(
+    dataset: AnyDataset, folder: str | Path, line: Callable[[Target, Frame], str], carries: Collection[str] = ()
+) -> Counter[str]:
     counts, lost = Counter[str](), list[str]()
     with whole_folder(folder) as part:
         (part / "images").mkdir()
         (part / "labels").mkdir()
         (part / "data.yaml").write_text(DATA_YAML, encoding="utf-8")
-        for frame in labelled_frames(dataset, counts):
+        for frame in labelled_frames(dataset, counts, carries):
             (part / "images" / frame.file_name).write_bytes(frame.content)
             lines = [f"0 {line(target, frame)}\n" for target in frame.targets()]
             (part / "labels" / f"{frame.name}.txt").write_text("".join(lines), encoding="utf-8")

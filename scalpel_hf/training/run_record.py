@@ -51,14 +51,7 @@ def write_metrics(
         "arguments": asdict(args),
         "base_revision": base_revision,
         "command": shlex.join(sys.argv),
-        "commit": _commit(),
-        "machine": {
-            "cpus": os.cpu_count(),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "python": platform.python_version(),
-            "packages": {name: version(name) for name in PACKAGES},
-        },
+        **place_of_run(),
     }
     if guard is not None:
         record["guard"] = guard
@@ -96,6 +89,20 @@ def shown_values(value: Any) -> Any:
 def _shown(text: str) -> str:
     flag, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
     return flag + equals + shown_name(value)
+
+
+def place_of_run() -> dict[str, Any]:
+    """The `commit` and the `machine` that figures come from."""
+    return {
+        "commit": _commit(),
+        "machine": {
+            "cpus": os.cpu_count(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "python": platform.python_version(),
+            "packages": {name: version(name) for name in PACKAGES},
+        },
+    }
 
 
 def _commit() -> str | None:

@@ -63,7 +63,7 @@ def test_corrections_come_back_and_train_as_a_humans(prepared: Path, tmp_path: P
     before = {p: p.read_bytes() for p in prepared.rglob("*") if p.is_file()}
     arguments = ("--dataset", prepared, "--only", tmp_path / "plan.txt")
     out, _, error = run("from", "coco", path, *arguments, "--out", tmp_path / "new")
-    assert not error and "3 frames had a human's label, 5 of 8 have one now" in out
+    assert not error and "3 frames had a person's label, 5 of 8 have one now: human 5" in out
     assert {p: p.read_bytes() for p in prepared.rglob("*") if p.is_file()} == before
     rows = {entry["name"]: entry for entry in load_split(tmp_path / "new", "train")}
     sources = {name: entry["label_source"] for name, entry in rows.items()}

@@ -137,7 +137,9 @@ def test_one_category_of_several(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("annotation", "match"),
     [
-        ({"bbox": [1, 1, 2, 2]}, "annotation 0: has no `segmentation`"),
+        ({"bbox": [1, 1, 2]}, "annotation 0: has no `segmentation`"),
+        ({"bbox": [1, 1, 2, "2"]}, "annotation 0: its `bbox` isn't a list of numbers"),
+        ({"keypoints": [1, 1, 0]}, "annotation 0: has no `segmentation`, no `bbox` of four numbers and no visible"),
         ({"segmentation": []}, "annotation 0: has no `segmentation`"),
         ({"segmentation": {"size": [6, 5], "counts": [0, 30]}}, r"annotation 0: its mask has the size \[6, 5\]"),
         ({"segmentation": {"size": [5, 6], "counts": [30]}}, "annotation 0: its segmentation covers no pixel"),

@@ -148,7 +148,7 @@ def test_labels(tmp_path: Path) -> None:
     named = {"format": "rle", "rle": encode_brush_rle(two), "brushlabels": ["bird"]}
     ignore = {"format": "rle", "rle": encode_brush_rle(three), "brushlabels": ["ignore"]}
     path = exported(tmp_path, task(1, [region(one), region(two, value=named), region(three, value=ignore)]))
-    with pytest.raises(LabelFileError, match=r"task 1, .*brush labels \['bird', 'target'\]: say which"):
+    with pytest.raises(LabelFileError, match=r"task 1, .*the labels \['bird', 'target'\]: say which"):
         list(read_label_studio(path))
     (label,) = read_label_studio(path, "bird")
     np.testing.assert_array_equal(label.mask, two)
@@ -156,7 +156,8 @@ def test_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(label.mask, one)
 
 
-BOX = {"id": "r9", "type": "rectanglelabels", "value": {"x": 1, "y": 2, "width": 3, "height": 4}}
+TURNED = {"x": 1, "y": 2, "width": 3, "height": 4, "rotation": 30}
+BOX = {"id": "r9", "type": "rectanglelabels", "value": TURNED, "original_width": 24, "original_height": 20}
 POLYGON = {"id": "r9", "type": "polygonlabels", "value": {"points": [[1, 1], [2, 2], [1, 2]]}}
 
 
@@ -164,7 +165,7 @@ POLYGON = {"id": "r9", "type": "polygonlabels", "value": {"points": [[1, 1], [2,
     ("results", "match"),
     [
         ([[], []], r"task 1: has 2 annotations \(10, 11\): keep one"),
-        ([[BOX]], "task 1, annotation 10, region r9: is drawn as rectanglelabels, which has no pixels"),
+        ([[BOX]], "task 1, annotation 10, region r9: is turned, or its image was"),
         ([[POLYGON]], "region r9: is drawn as polygonlabels"),
         ([[region(draw(), image_rotation=90)]], "region r1: its image was rotated"),
         ([[region(draw(), original_width=25)]], "region r1: the RLE holds 1920 values, 25 × 20 pixels need 2000"),

@@ -151,3 +151,19 @@ def test_what_cannot_be_compared_is_an_error(tmp_path: Path) -> None:
         render(marked("results/x"), tmp_path)
     with pytest.raises(ValueError, match="end of table"):
         render("<!-- table: results/x -->\n", tmp_path)
+
+
+def test_proposals_are_a_table_by_size(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "proposals"
+    folder.mkdir(parents=True)
+    place = {"commit": "abc", "machine": {"accelerator": None, "cpus": 2, "cpu_capability": "AVX2"}}
+    objects = [[4, 1, 0.5], [10, 1, 1.0], [11, 1, 0.25], [400, 1, 0.75], [30, 2, 0.0]]
+    file = {"labels": "drawn", "way": "operators", "columns": ["pixels", "targets", "iou"], "objects": objects, **place}
+    (folder / "drawn-operators.json").write_text(json.dumps(file))
+    text = render(marked("results/proposals"), tmp_path)
+    row = next(line for line in text.splitlines() if line.startswith("| drawn"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:2] == ["drawn", "operators"]
+    assert [cell.split()[0] for cell in cells[2:]] == ["0.50", "0.75", "0.25", "–", "0.75", "0.00"]
+    assert [cell.rpartition(", ")[2] for cell in cells[2:]] == ["5", "2", "1", "–", "1", "1"]
+    assert "2 CPU cores with AVX2" in text

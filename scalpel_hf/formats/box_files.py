@@ -1,0 +1,158 @@
+"""Boxes and points that people drew: YOLO's text files, Pascal VOC's XML, and the plainest JSON there is."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from scalpel_hf.utils.files import read_json, read_text, read_yaml
+
+from .human_labels import HumanLabel, LabelFileError
+
+Named = list[tuple[str, tuple[float, ...]]]  # boxes and the class of each, as a file writes it
+Classes = dict[str, str]  # what a file writes → what the class is called
+
+
+def read_boxes(path: str | Path) -> Iterator[HumanLabel]:
+    """
+    A JSON file of boxes and points by frame: `{"frame_7": [[x, y, width, height], [x, y]], "frame_8": []}`.
+
+    Pixels, 0 being the left edge of the first column; two numbers are a point. An empty list says that there is no
+    target. Raises [`LabelFileError`] naming the file and the frame.
+    """
+    path = Path(path)
+    try:
+        content = read_json(path, (dict,))
+    except ValueError as error:
+        raise LabelFileError(str(error)) from error
+    for name, entries in content.items():
+        origin = f"{path}, {name!r}"
+        if not isinstance(entries, list) or not all(_is_box_or_point(entry) for entry in entries):
+            raise LabelFileError(f"{origin}: must be a list of boxes [x, y, width, height] and points [x, y]")
+        boxes = tuple(tuple(map(float, (*entry, 0, 0)[:4])) for entry in entries)
+        yield HumanLabel(name, None, origin, boxes=boxes)
+
+
+def read_yolo(folder: str | Path, category: str | None = None) -> Iterator[HumanLabel]:
+    """
+    YOLO's boxes, a text file a frame with a line a target: class, centre and size as shares of the frame.
+
+    An empty file says that there is no target. `classes.txt` is no frame's.
+
+    Args:
+        folder: of the text files, or one that holds them in `labels`.
+        category: number or, where `data.yaml` or `classes.txt` stand beside them, name of the class that is target;
+            needed where there are several.
+
+    Raises [`LabelFileError`] naming the file and the line.
+    """
+    folder = Path(folder)
+    root = folder / "labels" if (folder / "labels").is_dir() else folder
+    files = [path for path in _files(root, ".txt") if path.name != "classes.txt"]
+    found = [(path, _yolo_boxes(path)) for path in files]
+    wanted = _wanted({name for _, boxes in found for name, _ in boxes}, _yolo_classes(folder, root), category, root)
+    for path, boxes in found:
+        kept = tuple(box for name, box in boxes if name == wanted)
+        yield HumanLabel(_name(path, root), None, str(path), boxes=kept, shares=True)
+
+
+def read_voc_boxes(folder: str | Path, category: str | None = None) -> Iterator[HumanLabel]:
+    """
+    Pascal VOC's boxes, an XML file a frame. They count pixels from 1 and hold both corners, as VOC says.
+
+    A file without an object says that there is no target.
+
+    Args:
+        folder: of the XML files, or one that holds them in `Annotations`.
+        category: name of the objects that are target; needed where there are several.
+
+    Raises [`LabelFileError`] naming the file.
+    """
+    folder = Path(folder)
+    root = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
+    found = [(path, _voc_boxes(path)) for path in _files(root, ".xml")]
+    wanted = _wanted({name for _, boxes in found for name, _ in boxes}, {}, category, root)
+    for path, boxes in found:
+        yield HumanLabel(_name(path, root), None, str(path), boxes=tuple(box for name, box in boxes if name == wanted))
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    files = sorted(path for path in folder.rglob(f"*{suffix}") if path.is_file()) if folder.is_dir() else []
+    if not files:
+        raise LabelFileError(f"{folder}: there are no label files *{suffix} in it")
+    return files
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).with_suffix("").as_posix()
+
+
+def _wanted(used: set[str], classes: Classes, category: str | None, where: Path) -> str | None:
+    """Of the classes that files write, the one that is target; `None` where there is none in any file."""
+    names = {key: classes.get(key, key) for key in used}
+    if category is not None:
+        matching = [key for key in {**classes, **names} if category in (key, classes.get(key))]
+        if not matching:
+            raise LabelFileError(f"{where}: no class {category!r}, there are {sorted(names.values())}")
+        return matching[0]
+    if len(used) > 1:
+        raise LabelFileError(f"{where}: there are the classes {sorted(names.values())}: say which one is target")
+    return next(iter(used), None)
+
+
+def _yolo_boxes(path: Path) -> Named:
+    boxes: Named = []
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        parts = line.split()
+        if not parts:
+            continue
+        if len(parts) > 6:
+            raise LabelFileError(f"{path}, line {number}: a polygon of {len(parts)} numbers: make it a mask or a box")
+        try:
+            x, y, width, height = map(float, parts[1:5])
+            int(parts[0])
+        except ValueError as error:
+            raise LabelFileError(f"{path}, line {number}: must be class, x, y, width and height as shares") from error
+        if not all(math.isfinite(v) and 0 <= v <= 1.01 for v in (x, y, width, height)):
+            raise LabelFileError(f"{path}, line {number}: {line.strip()!r} has numbers that are no shares of a frame")
+        boxes.append((parts[0], (x - width / 2, y - height / 2, width, height)))
+    return boxes
+
+
+def _yolo_classes(folder: Path, root: Path) -> Classes:
+    listed = next((place / "classes.txt" for place in (root, folder) if (place / "classes.txt").is_file()), None)
+    if listed is not None:
+        return {str(number): name.strip() for number, name in enumerate(_text(listed).splitlines())}
+    described = next((p / "data.yaml" for p in (folder, root.parent) if (p / "data.yaml").is_file()), None)
+    names = read_yaml(described).get("names") if described is not None else None
+    pairs = names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else [])
+    return {str(number): str(name) for number, name in pairs}
+
+
+def _voc_boxes(path: Path) -> Named:
+    try:
+        root = ElementTree.fromstring(_text(path))
+    except ElementTree.ParseError as error:
+        raise LabelFileError(f"{path}: is no XML file ({error})") from error
+    if root.tag != "annotation":
+        raise LabelFileError(f"{path}: is no annotation of Pascal VOC: it starts with <{root.tag}>")
+    boxes: Named = []
+    for place, entry in enumerate(root.iter("object"), 1):
+        try:
+            x0, y0, x1, y1 = (float(entry.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
+        except ValueError as error:
+            raise LabelFileError(f"{path}, object {place}: needs a `bndbox` of four numbers") from error
+        boxes.append((entry.findtext("name", ""), (x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1)))
+    return boxes
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path)
+    except (OSError, ValueError) as error:
+        raise LabelFileError(f"{path}: {error}") from error
+
+
+def _is_box_or_point(entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) in (2, 4) and all(type(value) in (int, float) for value in entry)

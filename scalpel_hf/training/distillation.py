@@ -136,9 +136,8 @@ def distillation_loss(
     The teacher's loss as a function of (model, batch, step).
 
     `supervised · (10 · BCE + soft IoU) + prior · prior guidance + balance · load balance`, and where people drew boxes
-    `box_projection ·` [`box_projection_loss`]. Prior guidance has two
-    parts: the routed mixture of priors must explain the labels (BCE on its logit), and a confident prediction where no
-    prior fires is penalised.
+    `box_projection ·` [`box_projection_loss`]. Prior guidance has two parts: the routed mixture of priors must explain
+    the labels (BCE on its logit), and a confident prediction where no prior fires is penalised.
 
     `logit_shift` is added to the logits in the loss, see `transfer_loss`: without it too much is taken for target.
     """

@@ -14,16 +14,13 @@ import hashlib
 import shlex
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import verb_parser
+from scalpel_hf.cli.small_sam import save_small_sam
 from scalpel_hf.cli.stages import Stage, claim, run_stages
-from scalpel_hf.utils.files import read_yaml, whole_folder
+from scalpel_hf.utils.files import read_yaml
 from scalpel_hf.utils.recipe_files import recipe_file
-
-if TYPE_CHECKING:
-    from transformers import SamModel
 
 RECIPES = {name: f"demo/{name}" for name in ("distill", "transfer")}
 MARKER = ".scalpel-demo"  # in a demo's folder: the settings it was made with
@@ -31,41 +28,6 @@ MARKER = ".scalpel-demo"  # in a demo's folder: the settings it was made with
 
 def digest(recipe: str) -> str:
     return hashlib.sha256(recipe_file(recipe).read_bytes()).hexdigest()[:12]
-
-
-def small_sam(size: int = 256) -> "SamModel":
-    """A SAM of random weights, of a spread at which it is not constant across space, as at transformers' 1e-10."""
-    import torch  # here, so that the demo answers at once and doesn't hold torch while its stages run
-    from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
-
-    vision = SamVisionConfig(
-        hidden_size=64,
-        output_channels=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        image_size=size,
-        window_size=4,
-        mlp_dim=256,
-        num_pos_feats=32,
-        global_attn_indexes=[1, 3],
-        initializer_range=0.1,
-    )
-    prompt = SamPromptEncoderConfig(hidden_size=64, image_size=size, image_embedding_size=size // 16)
-    decoder = SamMaskDecoderConfig(hidden_size=64, mlp_dim=128, num_attention_heads=2, iou_head_hidden_dim=64)
-    torch.manual_seed(0)
-    return SamModel(
-        SamConfig(
-            vision_config=vision,
-            prompt_encoder_config=prompt.to_dict(),
-            mask_decoder_config=decoder.to_dict(),
-            initializer_range=0.1,
-        )
-    )
-
-
-def save_small_sam(folder: Path) -> None:
-    with whole_folder(folder) as part:
-        small_sam().save_pretrained(part)
 
 
 def stages(out: Path, frames: int, scale_steps: float) -> list[Stage]:

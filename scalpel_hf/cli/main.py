@@ -1,6 +1,7 @@
 """The command `scalpel-hf`: which verbs there are, and how one is run. A verb's module is imported when it is used."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 
@@ -40,6 +41,8 @@ Documentation: docs/index.md of the project."""
 
 def main() -> None:
     """Run `scalpel-hf` with `sys.argv`."""
+    # torch's threads spin while they wait for each other, each step 100 times slower where other work has the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.argv = [NAME, *(with_hyphens(argument) for argument in sys.argv[1:])]  # as a run's record has it, too
     application()(prog_name=NAME)
 

@@ -1,5 +1,6 @@
 """How long a job takes on this machine, and how much room: by a few steps of each training."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ import datasets
 from scalpel_hf.utils.files import read_json, read_yaml
 from scalpel_hf.utils.recipe_files import recipe_file
 
-from .stages import Stage
+from .stages import TIMES_FILE, Stage
 
 TRIAL_STEPS = 6
 FORWARD = 0.4  # share of a step's time that a prediction takes of as many pixels
-OVERHEAD = 30.0  # seconds of a stage besides its steps: imports, reading, evaluation
+GUARD = 1.25  # of a teacher's time: two halves by itself and by a small network, a third of the steps each
+EXPORT = 40.0  # seconds
 MODELS_GB = 0.3
 
 
@@ -31,38 +33,43 @@ class Estimate:
 
 def trial_stages(folder: Path, commands: dict[str, list[str]]) -> list[Stage]:
     """A few steps of each training."""
-    short = ["--max-steps", str(TRIAL_STEPS), "--eval-split", "", "--resume", "false"]
-    alone = {"distill": ["--committee", "1", "--guard", "false"], "transfer": []}
+    short = ["--max-steps", str(TRIAL_STEPS), "--resume", "false"]
+    unguarded = {"distill": ["--guard", "false"], "transfer": []}
     return [
         Stage(
-            f"trial of {verb}",
+            trial_of(verb),
             folder / verb / "metrics.json",
-            [*command, *short, *alone[verb], "--output-dir", str(folder / verb)],
+            [*command, *short, *unguarded[verb], "--output-dir", str(folder / verb)],
         )
         for verb, command in commands.items()
     ]
 
 
-def estimate(out: Path, commands: dict[str, list[str]]) -> Estimate:
-    """From the trials in `out/trial`, what the stages of `out` will take."""
+def trial_of(verb: str) -> str:
+    return f"trial of {verb}"
+
+
+def estimate(out: Path, commands: dict[str, list[str]], names: Iterable[str]) -> Estimate:
+    """
+    From the trials in `out/trial`, what the stages of these names will take; those not named here are students.
+
+    Args:
+        commands: the two trainings, of which the trials are.
+    """
     teacher, student = (settings_of(commands[verb]) for verb in ("distill", "transfer"))
-    step = {verb: seconds_of_a_step(out / "trial" / verb) for verb in commands}
-    members = teacher.get("committee", 1)
-    thirds = 2 / 3 if teacher.get("guard") else 0  # two halves by both arms, a third of the steps each
-    train_teacher = teacher["max_steps"] * step["distill"] * members * (1 + thirds)
-    train_student = student["max_steps"] * step["transfer"]
+    (step, overhead), (student_step, student_overhead) = (trial(out, verb) for verb in ("distill", "transfer"))
+    guard = GUARD / teacher.get("committee", 1) if teacher.get("guard") else 0
     rows = datasets.load_from_disk(str(out / "data"))["train"]
     pixels = sum(w * h for w, h in zip(rows["width"][:], rows["height"][:], strict=True))
-    predict = pixels / (teacher["batch_size"] * teacher["crop_size"] ** 2) * step["distill"] * FORWARD * members
-    seconds = {
-        "teacher": train_teacher,
-        "pseudo labels": predict,
-        "student": train_student,
-        "student of the labels alone": train_student,
-        "ONNX": 0.0,
+    predict = pixels / (teacher["batch_size"] * teacher["crop_size"] ** 2) * step * FORWARD
+    known = {
+        "teacher": teacher["max_steps"] * step * (1 + guard) + overhead,
+        "pseudo labels": predict + overhead,
+        "ONNX": EXPORT,
     }
+    train_student = student["max_steps"] * student_step + student_overhead
     size = sum(file.stat().st_size for file in (out / "data").rglob("*") if file.is_file()) / 1e9
-    return Estimate({name: value + OVERHEAD for name, value in seconds.items()}, 2 * size + MODELS_GB)
+    return Estimate({name: known.get(name, train_student) for name in names}, 2 * size + MODELS_GB)
 
 
 def settings_of(command: list[str]) -> dict[str, Any]:
@@ -73,9 +80,11 @@ def settings_of(command: list[str]) -> dict[str, Any]:
     return settings
 
 
-def seconds_of_a_step(folder: Path) -> float:
-    training = read_json(folder / "metrics.json")["training"]
-    return training["seconds"] / max(1, training["steps"])
+def trial(out: Path, verb: str) -> tuple[float, float]:
+    """Seconds of a step, of all of a committee's teachers together, and of all besides the steps."""
+    training = read_json(out / "trial" / verb / "metrics.json")["training"]
+    wall = read_json(out / TIMES_FILE)[trial_of(verb)]
+    return training["seconds"] / training["steps"], max(0.0, wall - training["seconds"])
 
 
 def minutes(seconds: float) -> str:

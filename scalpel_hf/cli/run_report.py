@@ -2,7 +2,6 @@
 
 import base64
 import io
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,12 @@ from scalpel_hf.modeling.configuration_scalpel_sam import OPERATOR_SCALES
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
 from scalpel_hf.modeling.moe import PriorPyramid
 from scalpel_hf.predictors.load import load_trained
+from scalpel_hf.runtime.onnx_models import OnnxStudent, load_exported
+from scalpel_hf.runtime.settings import FOLDER, INT8_FILE
 from scalpel_hf.utils.files import read_json, write_text
 from scalpel_hf.utils.visualization import GREEN, RED, gray, level, outline
 
+from .run_data import FOLDS, LEAST_MASKS, describe, fold_folder
 from .stages import TIMES_FILE, Stage
 
 TEMPLATE = Path(__file__).with_name("run_report.html")
@@ -35,19 +37,6 @@ METRICS = {"IoU %": 100, "nIoU %": 100, "Pd %": 100, "Fa 1e-6": 1}  # in the ord
 EXAMPLES, UNSURE = 3, 6
 LEAST_FRAMES = 10  # on which two models are told apart: draws of fewer all look alike
 INTERVAL = (2.5, 97.5)  # percentiles
-
-
-def describe(data: Path) -> str:
-    """What a prepared folder holds: frames by split, their sizes and depths, how many have a label."""
-    lines = []
-    for split, rows in load_prepared(data).items():
-        labelled = rows["label_source"][:].count("human")
-        sizes = Counter(zip(rows["width"][:], rows["height"][:], strict=True))
-        shown = ", ".join(f"{width} × {height}" for (width, height), _ in sizes.most_common(3))
-        bits = "16" if read_frame(undecoded(rows)[0]["image"]).dtype != np.uint8 else "8"
-        many = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
-        lines.append(f"{split}: {len(rows)} frames of {shown}{many} pixels, {bits} bits; {labelled} have a label")
-    return "\n".join(lines)
 
 
 def write_report(out: Path, stages: list[Stage]) -> Path:
@@ -63,6 +52,7 @@ def write_report(out: Path, stages: list[Stage]) -> Path:
         contents=describe(out / "data").splitlines(),
         metric_names=list(METRICS),
         measured=measured,
+        crossed=_cross_validated(out),
         examples=_examples(student, data["test"]) if "test" in data else [],
         summary=summary,
         unsure=_unsure(pseudo, out / "pseudo"),
@@ -78,15 +68,11 @@ def write_report(out: Path, stages: list[Stage]) -> Path:
 
 def _metrics(out: Path, rows: datasets.Dataset) -> dict[str, Any]:
     """Each model's metrics with their intervals, and whether the pseudo labels helped."""
-    counts = {folder: count_frames(load_trained(out / folder).probabilities, rows)[0][None] for folder in MODELS}
-    table = []
-    for folder, name in MODELS.items():
-        drawn = np.percentile(bootstrap_pairs(counts[folder], counts[folder])[0], INTERVAL, axis=0)
-        cells = [
-            f"{scale * value:.1f} ({scale * low:.1f} to {scale * high:.1f})"
-            for value, low, high, scale in zip(mean_metrics(counts[folder]), *drawn, METRICS.values(), strict=True)
-        ]
-        table.append((name, cells))
+    models = {folder: load_trained(out / folder) for folder in MODELS}
+    counts = {folder: count_frames(model.probabilities, rows)[0][None] for folder, model in models.items()}
+    table = [(name, _cells(counts[folder])) for folder, name in MODELS.items()]
+    in_8_bits = count_frames(_in_8_bits(out / "student").probabilities, rows)[0][None]
+    table.insert(2, ("the same in 8 bits", _cells(in_8_bits)))
     low, high = np.percentile(
         bootstrap_differences(counts["student"], counts["student-labels-alone"]), INTERVAL, axis=0
     )
@@ -102,6 +88,35 @@ def _metrics(out: Path, rows: datasets.Dataset) -> dict[str, Any]:
         "verdict": f"With pseudo labels the student is {verdict} the one of the labels alone: a difference in IoU of "
         f"{100 * low[0]:.1f} to {100 * high[0]:.1f} points.",
     }
+
+
+def _in_8_bits(student: Path) -> OnnxStudent:
+    exported = load_exported(student / FOLDER, INT8_FILE)
+    assert isinstance(exported, OnnxStudent)  # what the job trains
+    return exported
+
+
+def _cells(counts: np.ndarray) -> list[str]:
+    """Each metric with its interval, of `(1, frames, 6)` of [`count_frames`]."""
+    drawn = np.percentile(bootstrap_pairs(counts, counts)[0], INTERVAL, axis=0)
+    return [
+        f"{scale * value:.1f} ({scale * low:.1f} to {scale * high:.1f})"
+        for value, low, high, scale in zip(mean_metrics(counts), *drawn, METRICS.values(), strict=True)
+    ]
+
+
+def _cross_validated(out: Path) -> dict[str, Any] | None:
+    """Metrics over all frames with a mask, each measured by the student that has not seen it; `None` of no folds."""
+    folders = [folder for folder in (fold_folder(out, number) for number in range(FOLDS)) if folder.exists()]
+    if not folders:
+        return None
+    seen = [
+        count_frames(load_trained(folder / "student").probabilities, load_prepared(folder / "data")["test"])[0]
+        for folder in folders
+    ]
+    counts = np.concatenate(seen)[None]
+    frames, targets = counts.shape[1], int(counts[0, :, 2].sum())
+    return {"cells": _cells(counts), "folds": len(folders), "frames": frames, "targets": targets}
 
 
 def _examples(student: Any, rows: datasets.Dataset) -> list[dict[str, Any]]:
@@ -170,7 +185,10 @@ def _advice(
         )
     ]
     if measured is None:
-        advice.append(("Label a few more frames, so that some can be held out: there is no honest figure yet.", ""))
+        text = (
+            f"Label more frames: from {LEAST_MASKS} masks on some are held out, and the student has figures of its own."
+        )
+        advice.append((text, ""))
     elif measured["targets"] < 30:
         advice.append((f"Label more frames: {measured['targets']} held-out targets leave the figures wide open.", ""))
     if summary.get("none", 0) > summary.get("pseudo", 0):

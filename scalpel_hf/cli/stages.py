@@ -13,6 +13,7 @@ from typing import Any
 from scalpel_hf.utils.files import read_json, write_json
 
 TIMES_FILE = "times.json"
+QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # of work that takes no time
 # Runs a verb as `scalpel-hf VERB …` does, and ends with the job, which holds the other end of its stdin.
 TETHERED = """
 import os, runpy, signal, sys, threading
@@ -75,7 +76,7 @@ def run_verb(command: list[str], again: str) -> None:
     """
     print("\n$ scalpel-hf " + shlex.join(command), flush=True)
     # In a session of its own, where Ctrl-C doesn't reach it: it is stopped here, without a traceback of its own.
-    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}  # threads that spin crawl on a busy machine
+    environment = {**os.environ, **QUIET}
     child = subprocess.Popen(
         [sys.executable, "-c", TETHERED, *command], stdin=subprocess.PIPE, start_new_session=True, env=environment
     )
@@ -85,7 +86,7 @@ def run_verb(command: list[str], again: str) -> None:
         child.terminate()
         child.wait()
     if status:
-        sys.exit(f"error: the command above failed (status {status}); run {again} again to resume")
+        sys.exit(f"error: the command above failed (status {status}); mended that, run {again} again to resume")
 
 
 def run_stages(

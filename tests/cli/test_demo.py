@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from scalpel_hf.cli import demo
+from scalpel_hf.cli.small_sam import small_sam
 from scalpel_hf.cli.stages import claim
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +30,7 @@ def processes_about(folder: Path) -> list[int]:
 
 
 def test_the_small_sam_tells_places_and_frames_apart() -> None:
-    model, frames = demo.small_sam(64).eval(), torch.randn(2, 3, 64, 64)
+    model, frames = small_sam(64).eval(), torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         embeddings = model.get_image_embeddings(frames)
     assert embeddings.std((-2, -1)).mean() > 0.1

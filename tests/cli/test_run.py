@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from scalpel_hf import SyntheticInfrared
-from scalpel_hf.cli import run
+from scalpel_hf.cli import run, run_data, run_report
+from scalpel_hf.cli.run_data import describe
 from scalpel_hf.cli.run_estimate import estimate, minutes, settings_of, trial_stages
-from scalpel_hf.cli.run_report import describe, write_report
-from scalpel_hf.cli.stages import Stage, run_stages
+from scalpel_hf.cli.run_report import write_report
+from scalpel_hf.cli.stages import Stage, claim, run_stages
 from tests.app.runs import make_run
 from tests.small_students import small_student
 
@@ -38,9 +39,9 @@ def arguments(root: Path, *flags: object) -> "run.argparse.Namespace":
     return run.parse_args([str(argument) for argument in given])
 
 
-@pytest.mark.parametrize(("masks", "held_out"), [(3, 0), (5, 0), (6, 2), (12, 3)])
-def test_a_quarter_of_enough_labelled_frames_is_held_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture, masks: int, held_out: int
+@pytest.mark.parametrize(("masks", "held_out", "folds"), [(1, 0, 0), (2, 0, 2), (5, 0, 3), (11, 0, 3), (12, 3, 0)])
+def test_what_is_measured_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture, masks: int, held_out: int, folds: int
 ) -> None:
     frames_and_masks(tmp_path, 14, masks)
     args = arguments(tmp_path)
@@ -48,59 +49,109 @@ def test_a_quarter_of_enough_labelled_frames_is_held_out(
     splits = datasets.load_from_disk(str(tmp_path / "out" / "data"))
     assert len(splits.get("test", [])) == held_out
     assert len(splits["train"]) == 14 - held_out
-    assert ("is held out to measure on" in capsys.readouterr().out) == (not held_out)
-    assert f"train: {14 - held_out} frames of 64 × 48 pixels, 8 bits; {masks - held_out} have a label" in describe(
-        tmp_path / "out" / "data"
+    said = capsys.readouterr().out
+    assert ("is held out to measure on" in said) == (not held_out)
+    assert ("no cross-validation either" in said) == (not held_out and not folds)
+    assert (
+        f"train: 14 frames of 64 × 48 pixels, 8 bits; {masks} have a mask" == describe(tmp_path / "out" / "data")
+        or held_out
     )
-    transfer = run.train_commands(args)["transfer"]
-    assert transfer[transfer.index("--eval-split") + 1] == ("test" if held_out else "")
+    made = [datasets.load_from_disk(str(folder / "data")) for folder in sorted((tmp_path / "out").glob("folds/*"))]
+    assert len(made) == folds
+    assert (
+        sorted(name for fold in made for name in fold["test"]["name"])
+        == [f"f{i:02d}" for i in range(masks)][: masks if folds else 0]
+    )
+    for fold in made:
+        assert not set(fold["train"]["name"]) & set(fold["test"]["name"])
+        assert len(fold["train"]) + len(fold["test"]) == masks
+    crossed = [stage for stage in run.stages(args) if "cross-validate" in stage.name]
+    assert [stage.command[stage.command.index("--dataset") + 1] for stage in crossed] == [
+        str(tmp_path / "out" / "folds" / str(number) / "data") for number in range(folds)
+    ]
 
 
-def test_one_labelled_recording_is_not_split(capsys: pytest.CaptureFixture) -> None:
-    rows = datasets.Dataset.from_dict({"label_source": ["human"] * 8, "recording": ["clip.mkv"] * 8})
-    assert list(run.hold_out(rows, 0)) == ["train"]
-    assert "no frame is held out to measure on: the 8 labelled frames come from 1 recordings" in capsys.readouterr().out
+def test_frames_of_ones_own_to_measure_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frames_and_masks(tmp_path, 8, 8)
+    for folder in ("frames", "masks"):  # one of them is trained on, too
+        (tmp_path / f"other-{folder}").mkdir()
+        for index in (5, 6, 7):
+            (tmp_path / folder / f"f{index:02d}.png").rename(tmp_path / f"other-{folder}" / f"g{index:02d}.png")
+        shutil.copy(tmp_path / folder / "f00.png", tmp_path / f"other-{folder}" / "again.png")
+    others = ["--test", tmp_path / "other-frames", "--test-labels", tmp_path / "other-masks"]
+    run.prepare(arguments(tmp_path, *others))
+    splits = datasets.load_from_disk(str(tmp_path / "out" / "data"))
+    assert splits["test"]["name"][:] == ["g05", "g06", "g07"] and len(splits["train"]) == 5
+    assert "1 of the 4 frames" in caplog.text and "again" in caplog.text
+    assert not (tmp_path / "out" / "folds").exists()
+    with pytest.raises(SystemExit):
+        arguments(tmp_path, *others[:2])
+
+
+def test_frames_of_one_recording_are_not_split(capsys: pytest.CaptureFixture) -> None:
+    rows = datasets.Dataset.from_dict({"label_source": ["human"] * 13, "recording": ["clip.mkv"] * 13})
+    assert list(run_data.hold_out(rows, 0)) == ["train"]
+    said = capsys.readouterr().out
+    assert "no frame is held out to measure on: the 13 labelled frames come from 1 recordings" in said
+    assert run_data.folds(rows, 0) == []
+    rows = datasets.Dataset.from_dict(
+        {"label_source": ["human"] * 4 + ["none"], "recording": ["a", "a", "b", "c", "b"]}
+    )
+    made = run_data.folds(rows, 0)
+    assert sorted(fold["test"]["recording"][:] for fold in made) == [["a", "a"], ["b"], ["c"]]
+
+
+def test_boxes_are_trained_on_and_not_measured_on() -> None:
+    kinds = ["human"] * 12 + ["box"] * 4 + ["none"] * 2
+    rows = datasets.Dataset.from_dict({"label_source": kinds, "recording": [""] * len(kinds)})
+    splits = run_data.hold_out(rows, 0)
+    assert set(splits["test"]["label_source"]) == {"human"}
 
 
 def test_what_it_will_take(tmp_path: Path) -> None:
     frames_and_masks(tmp_path, 8, 3)
     args = arguments(tmp_path, "--max-steps", 100)
     run.prepare(args)
-    commands = run.train_commands(args)
+    commands = run.trainings(args)
     assert settings_of(commands["distill"])["max_steps"] == 100
-    assert settings_of(run.train_commands(arguments(tmp_path))["distill"])["max_steps"] == 800
-    for verb, seconds in (("distill", 12.0), ("transfer", 3.0)):
-        folder = tmp_path / "out" / "trial" / verb
-        folder.mkdir(parents=True)
-        (folder / "metrics.json").write_text(json.dumps({"training": {"seconds": seconds, "steps": 6}}))
-    expected = estimate(tmp_path / "out", commands)
-    assert expected.seconds["teacher"] == pytest.approx(100 * 2.0 * 3 + 30)
-    assert expected.seconds["student"] == pytest.approx(100 * 0.5 + 30)
-    assert set(expected.seconds) == {stage.name for stage in run.stages(args)}
+    assert settings_of(run.trainings(arguments(tmp_path))["distill"])["max_steps"] == 800
+    (distill, transfer) = trial_stages(tmp_path / "out" / "trial", commands)
+    assert distill.command[-2:] == ["--output-dir", str(tmp_path / "out" / "trial" / "distill")]
+    for stage, seconds in ((distill, 12.0), (transfer, 3.0)):
+        stage.done.parent.mkdir(parents=True)
+        stage.done.write_text(json.dumps({"training": {"seconds": seconds, "steps": 6}}))
+    (tmp_path / "out" / "times.json").write_text(json.dumps({distill.name: 22.0, transfer.name: 7.0}))
+    names = [stage.name for stage in run.stages(args)]
+    expected = estimate(tmp_path / "out", commands, names)
+    assert list(expected.seconds) == names and len(names) == 5 + 3
+    assert expected.seconds["teacher"] == pytest.approx(100 * 2.0 + 10)
+    assert expected.seconds["student"] == expected.seconds[names[-2]] == pytest.approx(100 * 0.5 + 4)
     assert 0.3 < expected.gigabytes < 0.4
     assert [minutes(s) for s in (60, 600, 7200)] == ["60 seconds", "10 minutes", "2.0 hours"]
-    (distill, _) = trial_stages(tmp_path / "out" / "trial", commands)
-    assert distill.command[-2:] == ["--output-dir", str(tmp_path / "out" / "trial" / "distill")]
-    assert distill.command[distill.command.index("--committee") + 1] == "1"
 
 
-def test_other_labels_or_settings_are_another_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["frames", "masks"])
+def test_other_frames_or_labels_are_another_folder(tmp_path: Path, folder: str) -> None:
     frames_and_masks(tmp_path, 4, 2)
-    before = run.digest(tmp_path / "masks")
-    Image.fromarray(np.zeros((48, 64), np.uint8)).save(tmp_path / "masks" / "f03.png")
-    assert run.digest(tmp_path / "masks") != before
+    args = arguments(tmp_path)
+    claim(args.out, run.MARKER, run.settings(args))
+    (args.out / "masks.png").touch()
+    claim(args.out, run.MARKER, run.settings(args))
+    Image.fromarray(np.zeros((48, 64), np.uint8)).save(tmp_path / folder / "f04.png")
+    with pytest.raises(ValueError, match=f"{folder} of {4 if folder == 'frames' else 2} files .*, now .* of "):
+        claim(args.out, run.MARKER, run.settings(args))
 
 
 def test_stages_that_are_done_are_not_done_again(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     (tmp_path / "done").touch()
     todo = [Stage("one", tmp_path / "done", ["no such verb"]), Stage("two", tmp_path / "other", ["--version"])]
     assert set(run_stages(tmp_path, todo, "it")) == {"two"}
-    with pytest.raises(SystemExit, match="failed \\(status 2\\); run it again to resume"):
+    with pytest.raises(SystemExit, match="failed \\(status 2\\); mended that, run it again to resume"):
         run_stages(tmp_path, [Stage("three", tmp_path / "other", ["no-such-verb"])], "it")
     assert set(json.loads((tmp_path / "times.json").read_text())) == {"two", "three"}
 
 
-def test_the_report(tmp_path: Path) -> None:
+def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "a <run>"
     out.mkdir()
     shutil.move(make_run(tmp_path / "made"), out / "pseudo")
@@ -111,6 +162,7 @@ def test_the_report(tmp_path: Path) -> None:
     for name in ("teacher", "student", "student-labels-alone"):
         small_student().save_pretrained(out / name)
     (out / "times.json").write_text(json.dumps({"student": 12.3}))
+    monkeypatch.setattr(run_report, "_in_8_bits", lambda folder: small_student())  # as if it were exported
     page = write_report(out, [Stage("student", out / "student", ["transfer", "--x", "<y>"])]).read_text()
     assert "a &lt;run&gt;" in page and "--x &lt;y&gt;" in page and "<run>" not in page
     assert "student, labels alone" in page and "not to be compared on 5 frames with the one of the labels alone" in page
@@ -121,7 +173,14 @@ def test_the_report(tmp_path: Path) -> None:
     shutil.rmtree(out / "data" / "test")
     (out / "data" / "dataset_dict.json").write_text('{"splits": ["train"]}')
     page = write_report(out, []).read_text()
-    assert "how well it does is not known" in page and "there is no honest figure yet" in page
+    assert "how well it does is not known" in page and "the student has figures of its own" in page
+    for number, fold in enumerate(run_data.folds(splits["test"], 0)):
+        folder = run_data.fold_folder(out, number)
+        fold.save_to_disk(str(folder / "data"))
+        small_student().save_pretrained(folder / "student")
+    page = write_report(out, []).read_text()
+    assert "student, labels alone, cross-validated" in page and "one of 3, at threshold" in page
+    assert "5 frames," in page and "not known" not in page
 
 
 @pytest.mark.slow

@@ -1,0 +1,129 @@
+"""A job's frames: what is there, which are held out to measure on, and the folds where few are labelled."""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+from scalpel_hf.data import load_prepared
+from scalpel_hf.data.frame_sources import LeftOut
+from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.data.splits import split_by_recording
+from scalpel_hf.evaluation.unseen import TrainedOn, unseen_rows
+from scalpel_hf.formats.own_frames import load_own_frames
+from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.utils.files import work_folder
+
+from .prepare import save
+
+TEST_SHARE = 0.25
+LEAST_MASKS = 12  # of fewer frames none is held out: what is left would teach too little, and two frames say nothing
+FOLDS = 3
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """The prepared folder `OUT/data`, with frames to measure on where there are some, else the folds beside it."""
+    data: Path = args.out / "data"
+    if data.exists():
+        return
+    datasets.disable_progress_bars()
+    with work_folder(data.resolve()) as work:
+        rows = read(args, args.frames, args.labels, work / "train")
+        if args.test is None:
+            splits = hold_out(rows, args.seed)
+        else:
+            splits = datasets.DatasetDict({"train": rows, "test": frames_to_measure(args, rows, work / "test")})
+        if "test" not in splits:
+            for number, fold in enumerate(folds(rows, args.seed)):
+                fold.save_to_disk(str(fold_folder(args.out, number) / "data"))
+        save(splits, data)
+
+
+def fold_folder(out: Path, number: int) -> Path:
+    return out / "folds" / str(number)
+
+
+def read(args: argparse.Namespace, frames: Path, labels: Path, work: Path) -> datasets.Dataset:
+    left_out = LeftOut()
+    rows = load_own_frames(
+        frames,
+        work,
+        left_out,
+        labels=labels,
+        category=args.category,
+        every=args.every,
+        max_frames=args.max_frames,
+        say=print,
+    )
+    for line in left_out.lines():
+        print(line)
+    return rows
+
+
+def frames_to_measure(args: argparse.Namespace, rows: datasets.Dataset, work: Path) -> datasets.Dataset:
+    """Those of `--test` with a mask that are not among the job's frames."""
+    test = with_mask(read(args, args.test, args.test_labels, work))
+    if not len(test):
+        raise ValueError(f"no frame of {args.test} has a mask in {args.test_labels}: there is nothing to measure on")
+    return unseen_rows(test, TrainedOn.of(rows), str(args.test))
+
+
+def with_mask(rows: datasets.Dataset) -> datasets.Dataset:
+    return rows.select([index for index, source in enumerate(rows["label_source"][:]) if source == "human"])
+
+
+def hold_out(rows: datasets.Dataset, seed: int) -> datasets.DatasetDict:
+    """`train`, and `test` of a quarter of the frames with a mask; where these are few, or of one recording, `train`."""
+    masks = len(with_mask(rows))
+    if masks < LEAST_MASKS:
+        print(f"none of {masks} frames with a mask is held out to measure on: from {LEAST_MASKS} on a quarter is")
+        return datasets.DatasetDict({"train": rows})
+    try:
+        splits, unused = split_by_recording(rows, {"test": TEST_SHARE}, seed)
+    except ValueError as error:
+        print(f"no frame is held out to measure on: {error}")
+        return datasets.DatasetDict({"train": rows})
+    held = splits["test"]
+    splits["test"] = with_mask(held)
+    unused += len(held) - len(splits["test"])
+    if unused:
+        print(f"left out {unused}: frames without a mask of recordings that are held out")
+    return splits
+
+
+def folds(rows: datasets.Dataset, seed: int) -> list[datasets.DatasetDict]:
+    """
+    The frames with a mask in up to `FOLDS` ways, each of which is measured once, as `test`, and else trained on.
+
+    No recording is in both splits; none where all are of one.
+    """
+    rows = with_mask(rows)
+    recordings = rows["recording"][:] if "recording" in rows.column_names else [""] * len(rows)
+    groups = np.array([recording or f"\0{index}" for index, recording in enumerate(recordings)])
+    order = np.random.default_rng(seed).permutation(np.unique(groups))
+    if len(order) < 2:
+        print(f"no cross-validation either: the {len(rows)} masks are of one recording, or one frame")
+        return []
+    found = []
+    for number in range(min(FOLDS, len(order))):
+        held = np.isin(groups, order[number::FOLDS])
+        parts = {"train": rows.select(np.flatnonzero(~held)), "test": rows.select(np.flatnonzero(held))}
+        found.append(datasets.DatasetDict(parts))
+    return found
+
+
+def describe(data: Path) -> str:
+    """What a prepared folder holds: frames by split, their sizes and depths, how many are labelled and how."""
+    lines = []
+    for split, rows in load_prepared(data).items():
+        kinds = Counter(source for source in rows["label_source"][:] if source != "none")
+        sizes = Counter(zip(rows["width"][:], rows["height"][:], strict=True))
+        shown = ", ".join(f"{width} × {height}" for (width, height), _ in sizes.most_common(3))
+        bits = "16" if read_frame(undecoded(rows)[0]["image"]).dtype != np.uint8 else "8"
+        many = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
+        names = {"human": "a mask", "box": "boxes", "point": "points"}
+        labelled = " and ".join(f"{count} have {names.get(kind, kind)}" for kind, count in kinds.items())
+        lines.append(f"{split}: {len(rows)} frames of {shown}{many} pixels, {bits} bits; {labelled or 'no label'}")
+    return "\n".join(lines)

@@ -1,0 +1,44 @@
+"""The model under teachers that look at the frame alone."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scalpel_hf.utils.files import whole_folder
+
+if TYPE_CHECKING:
+    from transformers import SamModel
+
+
+def save_small_sam(folder: Path) -> None:
+    """What teachers that don't ask SAM are put on: one of random weights, small enough to be written in no time."""
+    model = small_sam()
+    with whole_folder(folder) as part:
+        model.save_pretrained(part)
+
+
+def small_sam(size: int = 256) -> "SamModel":
+    """A SAM of random weights, of a spread at which it is not constant across space, as at transformers' 1e-10."""
+    import torch  # here, so that a command answers at once and doesn't hold torch while its stages run
+    from transformers import SamConfig, SamModel
+
+    vision = {
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": size,
+        "patch_size": 16,
+        "window_size": 4,
+        "mlp_dim": 128,
+        "output_channels": 32,
+        "global_attn_indexes": [2],
+        "initializer_range": 0.02,
+    }
+    prompt = {"hidden_size": 32, "image_size": size, "patch_size": 16, "image_embedding_size": size // 16}
+    decoder = {"hidden_size": 32, "mlp_dim": 64, "num_attention_heads": 2, "iou_head_hidden_dim": 32}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return SamModel(
+            SamConfig(
+                vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder, initializer_range=0.1
+            )
+        )

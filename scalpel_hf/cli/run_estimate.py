@@ -10,12 +10,12 @@ import datasets
 from scalpel_hf.utils.files import read_json, read_yaml
 from scalpel_hf.utils.recipe_files import recipe_file
 
-from .stages import TIMES_FILE, Stage
+from .stages import Stage, times_of
 
 TRIAL_STEPS = 6
 FORWARD = 0.4  # share of a step's time that a prediction takes of as many pixels
 GUARD = 1.25  # of a teacher's time: two halves by itself and by a small network, a third of the steps each
-EXPORT = 40.0  # seconds
+EXPORT, OVERHEAD = 40.0, 20.0  # seconds
 MODELS_GB = 0.3
 
 
@@ -83,8 +83,9 @@ def settings_of(command: list[str]) -> dict[str, Any]:
 def trial(out: Path, verb: str) -> tuple[float, float]:
     """Seconds of a step, of all of a committee's teachers together, and of all besides the steps."""
     training = read_json(out / "trial" / verb / "metrics.json")["training"]
-    wall = read_json(out / TIMES_FILE)[trial_of(verb)]
-    return training["seconds"] / training["steps"], max(0.0, wall - training["seconds"])
+    wall = times_of(out).get(trial_of(verb))
+    overhead = OVERHEAD if wall is None else max(0.0, wall - training["seconds"])
+    return training["seconds"] / training["steps"], overhead
 
 
 def minutes(seconds: float) -> str:

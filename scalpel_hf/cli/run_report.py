@@ -25,7 +25,7 @@ from scalpel_hf.utils.files import read_json, write_text
 from scalpel_hf.utils.visualization import GREEN, RED, gray, level, outline
 
 from .run_data import FOLDS, LEAST_MASKS, describe, fold_folder
-from .stages import TIMES_FILE, Stage
+from .stages import Stage, times_of
 
 TEMPLATE = Path(__file__).with_name("run_report.html")
 MODELS = {
@@ -46,7 +46,7 @@ def write_report(out: Path, stages: list[Stage]) -> Path:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     measured = _metrics(out, data["test"]) if "test" in data else None
     summary = read_json(out / "pseudo" / "summary.json")
-    times = read_json(out / TIMES_FILE)
+    times = times_of(out)
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         name=out.name,
         contents=describe(out / "data").splitlines(),

@@ -97,8 +97,7 @@ def run_stages(
     Args:
         before: is called with each stage that is run, before it is.
     """
-    times = out / TIMES_FILE
-    seconds: dict[str, float] = read_json(times) if times.exists() else {}
+    seconds = times_of(out)
     for stage in todo:
         if stage.done.exists():
             continue
@@ -108,5 +107,12 @@ def run_stages(
             run_verb(stage.command, again)
         finally:
             seconds[stage.name] = seconds.get(stage.name, 0.0) + time.monotonic() - began
-            write_json(times, seconds)
+            write_json(out / TIMES_FILE, seconds)
     return seconds
+
+
+def times_of(out: Path) -> dict[str, float]:
+    """Seconds that each stage of a job's folder took; of one that was killed at its end there are none."""
+    file = out / TIMES_FILE
+    times: dict[str, float] = read_json(file) if file.exists() else {}
+    return times

@@ -127,6 +127,8 @@ def test_what_it_will_take(tmp_path: Path) -> None:
     assert expected.seconds["teacher"] == pytest.approx(100 * 2.0 + 10)
     assert expected.seconds["student"] == expected.seconds[names[-2]] == pytest.approx(100 * 0.5 + 4)
     assert 0.3 < expected.gigabytes < 0.4
+    (tmp_path / "out" / "times.json").unlink()  # as a kill at a trial's end leaves it
+    assert estimate(tmp_path / "out", commands, names).seconds["student"] == pytest.approx(100 * 0.5 + 20)
     assert [minutes(s) for s in (60, 600, 7200)] == ["60 seconds", "10 minutes", "2.0 hours"]
 
 

@@ -12,8 +12,8 @@ all of that and one on the labels alone, and exports the student to ONNX, in 8 b
 Run it again after Ctrl-C or a kill and it resumes.
 
 FRAMES are images in nested folders, recordings, files of several pages, or a text file that lists those; the labels a
-folder of masks called like their frames, a COCO file or Label Studio's export. A mask without target says that there is
-none. Figures come from `--test`, or from a quarter of the frames with a mask, or, of few, from cross-validation of
+folder of masks called like their frames, or masks, boxes or points of COCO, YOLO, Pascal VOC, Label Studio or plain
+JSON. A mask without target says that there is none. Figures come from `--test`, or from a quarter of the frames with a mask, or, of few, from cross-validation of
 students of the labels alone. The presets: `laptop` (two CPU cores), `gpu` (one GPU), `best` (whatever it takes), `demo`
 (minutes, on small frames).
 """
@@ -39,7 +39,7 @@ PATHS = ("frames", "labels", "test", "test_labels")
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = verb_parser("run", __doc__)
     parser.add_argument("frames", type=Path, help="your frames")
-    parser.add_argument("--labels", type=Path, required=True, help="of some of them: masks, or a JSON file")
+    parser.add_argument("--labels", type=Path, required=True, help="of some of them: masks, boxes or points")
     parser.add_argument("--out", type=Path, required=True, help="folder for everything")
     parser.add_argument("--test", type=Path, metavar="FRAMES", help="frames to measure on, that nothing is trained on")
     parser.add_argument("--test-labels", type=Path, metavar="LABELS", help="of those")

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .moe import NOISE_FLOOR, ImageRouter, PositionRouter, PriorPyramid, consensus, symlog, uniform_weights, zero_
+from .configuration_experts import ExpertsConfig
+from .moe import ImageRouter, PositionRouter, PriorPyramid, consensus, symlog, uniform_weights, zero_
 from .unet import FullResolution, decode, decoder_levels, encoder_levels, pad_to_multiple
 from .whole_weights import current_name, register_renamed_weights
 
@@ -131,45 +132,24 @@ class MaskLevel(nn.Module):
     only: the network learns to do without, and both have to agree on a target.
 
     Args:
-        scales: for each operator its scales in frame pixels; an empty dict leaves the operators out.
+        experts: the operators on the frame, the network's widths, the routers and the bars.
         upscaled_dim, embedding_dim: channels of SAM's up-scaled and image embedding.
         fine_dims: of the finer maps of SAM's encoder, at strides 4 and 8 of its input, where it has them.
-        channels: width of the network at half resolution; two, three and four times as wide at the coarser ones.
-        full_resolution_channels: of the convolutions on the frame's own grid, before and after the U-Net; 0 for none.
-        routers: off, every expert has the same weight everywhere.
-        sam_features: off, SAM's logits and embeddings count as zero: the answer is the frame's alone.
-        noise_floor: of the prior maps, in units of the frame's intensity, see `PriorPyramid`.
-        prior_bar: what the operators' consensus has to reach, in the prior maps' units; 0 asks for nothing.
-        prior_share: the same as a share of the strongest in the frame, 0 to 1; 0 asks for nothing.
     """
 
-    def __init__(
-        self,
-        scales: dict[str, list[float]],
-        upscaled_dim: int,
-        embedding_dim: int,
-        channels: int = 24,
-        full_resolution_channels: int = 0,
-        top_k: int = 4,
-        temperature: float = 1.0,
-        routers: bool = True,
-        sam_features: bool = True,
-        noise_floor: float = NOISE_FLOOR,
-        prior_bar: float = 0.0,
-        prior_share: float = 0.0,
-        fine_dims: Sequence[int] = (),
-    ):
+    def __init__(self, experts: ExpertsConfig, upscaled_dim: int, embedding_dim: int, fine_dims: Sequence[int] = ()):
         super().__init__()
-        self.routers, self.sam_features = routers, sam_features
-        self.prior_bar, self.prior_share = prior_bar, prior_share
-        self.pyramid = PriorPyramid(scales, noise_floor) if scales else None
+        scales, channels, fine = experts.operator_scales, experts.channels, experts.full_resolution_channels
+        self.routers, self.sam_features = experts.routers, experts.sam_features
+        self.prior_bar, self.prior_share = experts.prior_bar, experts.prior_share
+        self.pyramid = PriorPyramid(scales, experts.noise_floor) if scales else None
         counts = list(self.pyramid.num_maps.values()) if self.pyramid is not None else []
-        if counts and routers:
+        if counts and self.routers:
             self.image_router = ImageRouter(sum(counts), len(counts))
-            self.position_router = PositionRouter(1 + sum(counts), len(counts), 16, top_k, temperature, stride=2)
+            self.position_router = PositionRouter(1 + sum(counts), len(counts), 16, experts.top_k, stride=2)
         self.scale_weights = nn.ParameterList(nn.Parameter(torch.full((n,), 1.0 / n)) for n in counts)
         sizes = [channels, 2 * channels, 3 * channels, 4 * channels]  # strides 2, 4, 8, 16
-        in_channels, fine = 2 + sum(counts), full_resolution_channels
+        in_channels = 2 + sum(counts)
         self.full_resolution = FullResolution(in_channels, fine, channels) if fine else None
         self.encoder = encoder_levels(fine or in_channels, sizes, (1, 1, 1, 1))
         first = self.encoder if self.full_resolution is None else self.full_resolution

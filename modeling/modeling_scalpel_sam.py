@@ -8,7 +8,7 @@ and transformers is needed, so the model travels as custom code.
 
 import copy
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from transformers.models.sam.modeling_sam import (
 )
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .configuration_experts import ExpertsConfig
 from .configuration_scalpel_sam import ScalpelSamConfig
 from .custom_code import CustomCodeMixin
 from .mask_level import FrameRegion, MaskLevel, predict_without_prompts
@@ -156,8 +157,7 @@ def build_encoder(config: ScalpelSamConfig) -> nn.Module:
         for name in _adapted_mlps(encoder, config.blocks):
             mlp = encoder.get_submodule(name)
             dim = next(m for m in mlp.modules() if isinstance(m, nn.Linear)).in_features
-            settings = (config.bottleneck, list(config.scales), config.top_k, config.temperature, config.routers)
-            adapter = TokenAdapter(dim, *settings)
+            adapter = TokenAdapter(dim, config)
             _as_constructed(adapter)
             encoder.set_submodule(name, ScalpelSamMlp(mlp, adapter))
     return encoder
@@ -176,39 +176,9 @@ def build_mask_level(config: ScalpelSamConfig) -> MaskLevel | None:
     if "mask" not in config.levels:
         return None
     channels = config.mask_decoder_config.hidden_size
-    level = MaskLevel(
-        config.operator_scales,
-        upscaled_dim=channels // 8,
-        embedding_dim=channels,
-        channels=config.channels,
-        full_resolution_channels=config.full_resolution_channels,
-        top_k=config.top_k,
-        temperature=config.temperature,
-        routers=config.routers,
-        sam_features=config.sam_features,
-        noise_floor=config.noise_floor,
-        prior_bar=config.prior_bar,
-        prior_share=config.prior_share,
-    )
+    level = MaskLevel(config, upscaled_dim=channels // 8, embedding_dim=channels)
     _as_constructed(level)
     return level
-
-
-# Copied from the adapter's configuration.
-ADAPTER_SETTINGS = (
-    "scales",
-    "levels",
-    "bottleneck",
-    "channels",
-    "full_resolution_channels",
-    "top_k",
-    "temperature",
-    "routers",
-    "sam_features",
-    "noise_floor",
-    "prior_bar",
-    "prior_share",
-)
 
 
 @dataclass
@@ -300,13 +270,10 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
         base_config._name_or_path = ""  # where it was loaded from here means nothing elsewhere
         mlps = base.vision_encoder.named_modules()
         blocks = [n for n, module in mlps if name in getattr(module, "scalpel_moe_token", {})]
-        config = ScalpelSamConfig(
-            base_config=base_config,
-            blocks=blocks,
-            attn_implementation=base_config._attn_implementation,
-            mask_grid=adapter.mask_grid,
-            **{key: getattr(adapter, key) for key in ADAPTER_SETTINGS},
-        )
+        settings: dict[str, Any] = {setting.name: getattr(adapter, setting.name) for setting in fields(ExpertsConfig)}
+        settings |= {"base_config": base_config, "blocks": blocks, "mask_grid": adapter.mask_grid}
+        settings["attn_implementation"] = base_config._attn_implementation
+        config = ScalpelSamConfig(**settings)
         weights = {}
         for key, value in sorted(base.state_dict().items(), key=lambda item: ".original_module." not in item[0]):
             if (key_here := _name_here(key, name, blocks)) is not None:

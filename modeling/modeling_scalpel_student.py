@@ -17,8 +17,8 @@ from transformers.utils import can_return_tuple
 from .configuration_scalpel_student import ScalpelStudentConfig
 from .custom_code import CustomCodeMixin
 from .losses import mask_loss
-from .moe import OPERATORS, PriorPyramid
-from .operators import WhiteBoxOperator
+from .moe import PriorPyramid
+from .operators import OPERATORS, WhiteBoxOperator
 from .segmentation_maps import IGNORE_INDEX, as_two_classes
 from .unet import decode, decoder_levels, encoder_levels, pad_to_multiple
 from .whole_weights import CheckedWeightsMixin

@@ -15,19 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .configuration_scalpel_sam import OPERATOR_SCALES
-from .operators import AnisotropicDiffusion, LocalContrast, MatchedFilter, TopHat, WhiteBoxOperator
+from .configuration_experts import NOISE_FLOOR, OPERATOR_SCALES, ExpertsConfig
+from .operators import OPERATORS, WhiteBoxOperator
 from .unet import pad_to_multiple
-
-OPERATORS: dict[str, type[nn.Module]] = {
-    "local_contrast": LocalContrast,
-    "top_hat": TopHat,
-    "matched_filter": MatchedFilter,
-    "anisotropic_diffusion": AnisotropicDiffusion,
-}
-
-
-NOISE_FLOOR = 1 / 256  # of a normalised frame's intensity: a grey level of 8 bits where frames go by their range
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -146,11 +136,10 @@ class PositionRouter(nn.Module):
         num_experts: int,
         hidden: int = 16,
         top_k: int = 4,
-        temperature: float = 1.0,
         stride: int = 1,
     ):
         super().__init__()
-        self.top_k, self.temperature = top_k, temperature
+        self.top_k = top_k
         self.hidden = nn.Conv2d(in_channels, hidden, 3, stride, padding=1)
         self.proj = nn.Conv2d(hidden, num_experts + 1, 1)
         zero_(self.proj)
@@ -164,7 +153,7 @@ class PositionRouter(nn.Module):
         if self.top_k < experts.shape[1]:
             weakest = experts.topk(self.top_k, dim=1).values[:, -1:]
             experts = experts.masked_fill(experts < weakest, float("-inf"))
-        return torch.cat([experts, none], 1).div(self.temperature).softmax(1)[:, :-1]
+        return torch.cat([experts, none], 1).softmax(1)[:, :-1]
 
 
 def uniform_weights(like: Tensor, num_experts: int) -> Tensor:
@@ -195,24 +184,17 @@ class TokenAdapter(nn.Module):
     Shape: `(B, h, w, C)` → the same.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        bottleneck: int,
-        operators: list[str],
-        top_k: int = 4,
-        temperature: float = 1.0,
-        routers: bool = True,
-    ):
+    def __init__(self, dim: int, experts: ExpertsConfig):
         super().__init__()
+        operators, bottleneck = list(experts.scales), experts.bottleneck
         self.norm = nn.LayerNorm(dim)
         self.down = nn.Linear(dim, bottleneck)
         self.operators = nn.ModuleList(OPERATORS[name]((1,)) for name in operators)
         self.mix = nn.ModuleList(nn.Conv2d(bottleneck, bottleneck, 1) for _ in operators)
-        self.routers = routers and bool(operators)
+        self.routers = experts.routers and bool(operators)
         if self.routers:
             self.image_router = ImageRouter(len(operators), len(operators))
-            self.position_router = PositionRouter(bottleneck, len(operators), top_k=top_k, temperature=temperature)
+            self.position_router = PositionRouter(bottleneck, len(operators), top_k=experts.top_k)
         self.up = nn.Linear(bottleneck, dim)
         zero_(self.up)
 

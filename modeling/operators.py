@@ -288,3 +288,12 @@ def _divergence(u: Tensor, sharpness: Tensor, distance: int, dim: int) -> Tensor
     flux = difference * difference.square().mul_(sharpness).exp_()
     flux = F.pad(flux, (distance, distance) if along_rows else (0, 0, distance, distance))
     return flux.narrow(dim, distance, size) - flux.narrow(dim, 0, size)
+
+
+# In the order in which a mixture has them.
+OPERATORS: dict[str, type[WhiteBoxOperator]] = {
+    "local_contrast": LocalContrast,
+    "top_hat": TopHat,
+    "matched_filter": MatchedFilter,
+    "anisotropic_diffusion": AnisotropicDiffusion,
+}

@@ -25,7 +25,6 @@ from peft import get_peft_model
 from torch import nn
 
 from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig
-from scalpel_hf.adapter.config import LEVELS, OPERATOR_SCALES
 from scalpel_hf.adapter.families import sam_input
 from scalpel_hf.adapter.layer import asks_sam
 from scalpel_hf.cli.launching import LAUNCH_HELP
@@ -36,6 +35,7 @@ from scalpel_hf.data.label_sources import HUMAN
 from scalpel_hf.evaluation.evaluator import evaluate_probabilities
 from scalpel_hf.evaluation.unseen import TrainedOn, rows_to_measure
 from scalpel_hf.hub.upload import base_on_hub, push_run
+from scalpel_hf.modeling.configuration_experts import LEVELS, OPERATOR_SCALES
 from scalpel_hf.modeling.normalization import NORMALIZATIONS
 from scalpel_hf.predictors.committee import Committee, member_folder
 from scalpel_hf.predictors.sam import load_sam

@@ -19,7 +19,7 @@ from scalpel_hf import SegmentationStudent
 from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split, read_target
-from scalpel_hf.modeling.configuration_scalpel_sam import OPERATOR_SCALES
+from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
 from scalpel_hf.modeling.moe import PriorPyramid
 from scalpel_hf.utils.files import write_bytes

@@ -10,7 +10,7 @@ from peft import get_peft_model
 from torch import Tensor
 
 from scalpel_hf import ScalpelMoeConfig, SyntheticInfrared, Teacher
-from scalpel_hf.modeling.moe import OPERATORS
+from scalpel_hf.modeling.operators import OPERATORS
 from scalpel_hf.recipes import distill
 from tests.small_models import perturb, small_mobile_sam
 

@@ -113,8 +113,7 @@ class TokenLevelLayer(ScalpelMoeLayer):
 
     def build(self, config: ScalpelMoeConfig) -> TokenAdapter:
         dim = next(p for p in self.get_base_layer().parameters() if p.ndim > 1).shape[1]
-        operators = list(config.scales)
-        return TokenAdapter(dim, config.bottleneck, operators, config.top_k, config.temperature, config.routers)
+        return TokenAdapter(dim, config)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result = self.base_layer(hidden_states, *args, **kwargs)
@@ -157,21 +156,8 @@ class MaskLevelLayer(ScalpelMoeLayer):
 
     def build(self, config: ScalpelMoeConfig) -> MaskLevel:
         decoder = self.get_base_layer()
-        return MaskLevel(
-            config.operator_scales,
-            upscaled_dim=decoder.hidden_size // 8,
-            embedding_dim=decoder.hidden_size,
-            fine_dims=[decoder.hidden_size // divisor for divisor in self.family.fine],
-            channels=config.channels,
-            full_resolution_channels=config.full_resolution_channels or 0,
-            top_k=config.top_k,
-            temperature=config.temperature,
-            routers=config.routers,
-            sam_features=config.sam_features,
-            noise_floor=config.noise_floor,
-            prior_bar=config.prior_bar,
-            prior_share=config.prior_share,
-        )
+        fine = [decoder.hidden_size // divisor for divisor in self.family.fine]
+        return MaskLevel(config, decoder.hidden_size // 8, decoder.hidden_size, fine)
 
     def forward(self, image_embeddings: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         name = self.active_name

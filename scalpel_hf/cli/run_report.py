@@ -15,7 +15,7 @@ from scalpel_hf.app.certainty import rank
 from scalpel_hf.data import load_prepared, read_target
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.evaluation.comparison import bootstrap_differences, bootstrap_pairs, count_frames, mean_metrics
-from scalpel_hf.modeling.configuration_scalpel_sam import OPERATOR_SCALES
+from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
 from scalpel_hf.modeling.moe import PriorPyramid
 from scalpel_hf.predictors.load import load_trained

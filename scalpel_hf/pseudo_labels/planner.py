@@ -20,10 +20,10 @@ from scipy.spatial.distance import cdist
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from scalpel_hf.adapter.config import OPERATOR_SCALES
 from scalpel_hf.adapter.families import family_of, input_size, sam_input, tensors_of
 from scalpel_hf.data import LabelBudget, read_frame
 from scalpel_hf.data.label_sources import BY_PEOPLE
+from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.moe import PriorPyramid
 

@@ -18,14 +18,13 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from scalpel_hf.adapter.config import OPERATOR_SCALES
 from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split, read_target
 from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
-from scalpel_hf.modeling.moe import OPERATORS
-from scalpel_hf.modeling.operators import AnisotropicDiffusion
+from scalpel_hf.modeling.operators import OPERATORS, AnisotropicDiffusion
 
 
 def roc_auc(response: np.ndarray, target: np.ndarray) -> float:

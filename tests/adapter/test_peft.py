@@ -68,7 +68,7 @@ def test_save_and_load_under_another_name(base: nn.Module, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("levels", [["token"], ["mask"], ["pixel", "mask"], ["token", "mask"]], ids=" ".join)
 def test_configuration_and_weights_survive_with_fewer_levels(tmp_path: Path, levels: list[str]) -> None:
-    given = {"levels": levels, "top_k": 2, "temperature": 0.5, "routers": False}
+    given = {"levels": levels, "top_k": 2, "routers": False}
     given["sam_features"] = {"token", "mask"} <= set(levels)
     model = adapted(small_sam(), scales={"matched_filter": [2], "local_contrast": [3]}, **given)
     model.save_pretrained(str(tmp_path))

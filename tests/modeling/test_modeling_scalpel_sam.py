@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForMaskGeneration
 
 from scalpel_hf import ScalpelMoeConfig, ScalpelSamConfig, ScalpelSamModel, record_router
-from scalpel_hf.modeling.modeling_scalpel_sam import ADAPTER_SETTINGS
+from scalpel_hf.modeling.configuration_experts import ExpertsConfig
 from tests.small_models import SIZE, perturb, random_inputs, small_mobile_sam, small_sam
 
 BASES: dict[str, Callable[[], nn.Module]] = {
@@ -77,7 +77,7 @@ def test_the_answers_are_the_adapters(base: str) -> None:
         {"levels": ["token"]},
         {"levels": ["mask"]},
         {"levels": ["pixel", "mask"], "scales": {"top_hat": [3]}, "top_k": 1},
-        {"levels": ["token", "mask"], "blocks": ["layers.0"], "temperature": 0.5},
+        {"levels": ["token", "mask"], "blocks": ["layers.0"], "bottleneck": 8},
         {"mask_grid": "base", "top_k": 2},
         {"routers": False},
         {"sam_features": False, "levels": ["pixel", "mask"]},
@@ -96,14 +96,14 @@ def test_every_setting_is_kept(settings: dict) -> None:
 
 
 def test_no_setting_of_the_adapter_is_forgotten() -> None:
+    experts = {f.name for f in fields(ExpertsConfig)}
     own = {f.name for f in fields(ScalpelMoeConfig)} - {f.name for f in fields(PeftConfig)}
-    assert own - {"target_modules", "exclude_modules", "modules_to_save"} <= {f.name for f in fields(ScalpelSamConfig)}
-    defaults = ScalpelMoeConfig()
+    assert own - experts == {"blocks", "mask_grid", "target_modules", "exclude_modules", "modules_to_save"}
+    defaults, standalone = ScalpelMoeConfig(), ScalpelSamConfig()
     # A stand-alone model saved before there were fine convolutions has none, and its file doesn't name them.
-    alike = {*ADAPTER_SETTINGS, "mask_grid"} - {"full_resolution_channels"}
-    assert all(getattr(ScalpelSamConfig(), name) == getattr(defaults, name) for name in alike)
-    assert ScalpelSamConfig().full_resolution_channels == 0
-    assert {*ADAPTER_SETTINGS, "mask_grid", "blocks"} >= own - {"target_modules", "exclude_modules", "modules_to_save"}
+    assert standalone.full_resolution_channels == 0 and defaults.full_resolution_channels == 8
+    alike = (experts | {"mask_grid"}) - {"full_resolution_channels"}
+    assert all(getattr(standalone, name) == getattr(defaults, name) for name in alike)
 
 
 def test_the_active_adapter_and_the_modules_trained_besides() -> None:
@@ -406,8 +406,8 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
         ({"mask_grid": "fine"}, "mask_grid"),
         ({"prior_bar": -1.0}, "prior_bar"),
         ({"prior_bar": float("nan")}, "prior_bar"),
-        ({"prior_bar": 2.0, "levels": ["mask"]}, "without the pixel level"),
-        ({"prior_share": 0.2, "levels": ["mask"]}, "without the pixel level"),
+        ({"prior_bar": 2.0, "levels": ["mask"]}, "name `pixel` in `levels`"),
+        ({"prior_share": 0.2, "levels": ["mask"]}, "name `pixel` in `levels`"),
         ({"prior_share": 1.5}, "prior_share"),
         ({"noise_floor": -1.0}, "noise_floor"),
         ({"base_config": {"model_type": "vit"}}, "vit"),

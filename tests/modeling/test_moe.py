@@ -1,11 +1,14 @@
 """Experts and routers against their formulas, written out in NumPy."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import maximum_filter
 from torch import Tensor, nn
 
+from scalpel_hf.modeling.configuration_experts import ExpertsConfig
 from scalpel_hf.modeling.mask_level import MaskLevel
 from scalpel_hf.modeling.moe import (
     ImageRouter,
@@ -24,6 +27,10 @@ SCALES: dict[str, list[float]] = {
     "matched_filter": [1, 2, 4],
     "anisotropic_diffusion": [2],
 }
+
+
+def experts(scales: dict | None = None, **settings: Any) -> ExpertsConfig:
+    return ExpertsConfig(**{"scales": SCALES if scales is None else scales, "bottleneck": 8, "channels": 8, **settings})
 
 
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -100,17 +107,16 @@ def test_routers_are_uniform_at_first() -> None:
     torch.testing.assert_close(weights, torch.full((3, 4, 6, 8), 0.125))  # the other half is none's
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize("top_k", [1, 2, 3, 4])
-def test_the_position_router_by_the_book(top_k: int, temperature: float) -> None:
-    router = randomised(PositionRouter(5, 4, top_k=top_k, temperature=temperature))
+def test_the_position_router_by_the_book(top_k: int) -> None:
+    router = randomised(PositionRouter(5, 4, top_k=top_k))
     features, image = noise(2, 5, 6, 8), noise(2, 4).log_softmax(1)
     weights = router(features, image).detach().numpy()
     logits = router.proj(torch.nn.functional.gelu(router.hidden(features))).detach().double().numpy()
     for b, y, x in np.ndindex(2, 6, 8):
         experts = logits[b, :4, y, x] + image[b].numpy()
         kept = np.argsort(experts)[-top_k:]
-        choices = softmax(np.append(experts[kept], logits[b, 4, y, x]) / temperature)
+        choices = softmax(np.append(experts[kept], logits[b, 4, y, x]))
         expected = np.zeros(4)
         expected[kept] = choices[:-1]
         np.testing.assert_allclose(weights[b, :, y, x], expected, atol=1e-5)
@@ -119,14 +125,14 @@ def test_the_position_router_by_the_book(top_k: int, temperature: float) -> None
 
 def test_an_image_never_sees_its_neighbours() -> None:
     """Not approximately: the gradient from one image's answer to another's input is zero."""
-    level = randomised(MaskLevel(SCALES, upscaled_dim=4, embedding_dim=8, channels=8, top_k=2)).eval()
+    level = randomised(MaskLevel(experts(top_k=2), 4, 8)).eval()
     frame = noise(3, 1, 16, 20).requires_grad_()
     boxes = torch.tensor([0.0, 0.0, 64.0, 51.2]).expand(3, 4)
     outputs = level(frame, boxes, noise(3, 1, 16, 20), noise(3, 4, 16, 16), noise(3, 8, 4, 4), 64)
     for name in ("logits", "router_weights", "image_weights", "prior"):
         (gradient,) = torch.autograd.grad(outputs[name][1].square().sum(), frame, retain_graph=True)
         assert gradient[1].any() and not gradient[0].any() and not gradient[2].any()
-    adapter = randomised(TokenAdapter(12, 8, list(SCALES), top_k=2))
+    adapter = randomised(TokenAdapter(12, experts(top_k=2)))
     tokens = noise(3, 4, 5, 12).requires_grad_()
     (gradient,) = torch.autograd.grad(adapter(tokens)[1].square().sum(), tokens)
     assert gradient[1].any() and not gradient[0].any() and not gradient[2].any()
@@ -135,7 +141,7 @@ def test_an_image_never_sees_its_neighbours() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (7, 3), (16, 17), (41, 64)], ids=str)
 @torch.no_grad()
 def test_the_mask_level_takes_frames_of_any_size(size: tuple[int, int]) -> None:
-    level = randomised(MaskLevel(SCALES, upscaled_dim=4, embedding_dim=8, channels=8))
+    level = randomised(MaskLevel(experts(), 4, 8))
     frame, boxes = noise(2, 1, *size), torch.tensor([0.0, 0.0, 64.0, 64.0]).expand(2, 4)
     logits = noise(2, 3, *size)
     outputs = level(frame, boxes, logits, noise(2, 4, 16, 16), noise(2, 8, 4, 4), 64)
@@ -148,7 +154,7 @@ def test_the_mask_level_takes_frames_of_any_size(size: tuple[int, int]) -> None:
 @torch.no_grad()
 def test_a_place_where_no_operator_answers_loses_logits() -> None:
     """4 for each unit that the strongest consensus within 6 pixels falls short of the bar; in evaluation only."""
-    level = randomised(MaskLevel(SCALES, upscaled_dim=4, embedding_dim=8, channels=8)).double().eval()
+    level = randomised(MaskLevel(experts(), 4, 8)).double().eval()
     frame = 0.1 * noise(2, 1, 48, 50).double()
     frame[0, 0, 20, 30] += 9  # a target; the second frame has none
     boxes = torch.tensor([0.0, 0.0, 64.0, 64.0], dtype=torch.float64).expand(2, 4)
@@ -181,8 +187,7 @@ def test_the_first_layer_starts_from_the_frame() -> None:
     """The frame and its logarithm weigh what they do without operators, the maps 0.3 of it."""
     torch.manual_seed(0)
     alone, beside = (
-        MaskLevel(scales, upscaled_dim=4, embedding_dim=8, channels=64).encoder[0][0][0].weight.detach()
-        for scales in ({}, SCALES)
+        MaskLevel(experts(scales, channels=64), 4, 8).encoder[0][0][0].weight.detach() for scales in ({}, SCALES)
     )
     assert alone.shape[1] == 2 and beside.shape[1] == 9
     assert alone.abs().max() == pytest.approx((2 * 36) ** -0.5, rel=1e-2)  # torch's own bound for 2 inputs of 6 x 6
@@ -193,7 +198,7 @@ def test_the_first_layer_starts_from_the_frame() -> None:
 @torch.no_grad()
 def test_sams_features_stay_with_the_frame_whatever_is_cut_from_it() -> None:
     """Another frame that begins on the network's grid and covers its own part of SAM's input: the same answer there."""
-    level = randomised(MaskLevel({}, upscaled_dim=4, embedding_dim=8, channels=8)).double()
+    level = randomised(MaskLevel(experts({}), 4, 8)).double()
     features = noise(1, 4, 128, 128).double(), noise(1, 8, 32, 32).double()
 
     def answer(x: int, y: int, width: int, height: int) -> Tensor:
@@ -210,7 +215,7 @@ def test_sams_features_stay_with_the_frame_whatever_is_cut_from_it() -> None:
 
 
 def test_batch_norms_use_the_batch_in_training_alone() -> None:
-    level = randomised(MaskLevel(SCALES, upscaled_dim=4, embedding_dim=8, channels=8))
+    level = randomised(MaskLevel(experts(), 4, 8))
     boxes = torch.tensor([0.0, 0.0, 64.0, 64.0]).expand(3, 4)
     inputs = noise(3, 1, 32, 32), boxes, noise(3, 1, 32, 32), noise(3, 4, 16, 16), noise(3, 8, 4, 4)
 
@@ -244,14 +249,14 @@ def test_load_balance() -> None:
 @pytest.mark.parametrize("operators", [list(SCALES), ["top_hat"], []], ids=len)
 def test_a_fresh_token_adapter_adds_nothing(operators: list[str], kwargs: dict) -> None:
     tokens = noise(2, 4, 5, 12)
-    adapter = TokenAdapter(12, 8, operators, **kwargs)
+    adapter = TokenAdapter(12, experts({name: [1] for name in operators}, **kwargs))
     assert not adapter(tokens).any()
     answer = randomised(adapter)(tokens)
     assert answer.shape == tokens.shape and answer.std() > 0
 
 
 def test_a_token_adapter_without_operators_is_a_plain_bottleneck() -> None:
-    adapter = randomised(TokenAdapter(12, 8, []))
+    adapter = randomised(TokenAdapter(12, experts({})))
     assert sorted({name.split(".")[0] for name, _ in adapter.named_parameters()}) == ["down", "norm", "up"]
     tokens = noise(2, 4, 5, 12)
     expected = adapter.up(nn.functional.gelu(adapter.down(adapter.norm(tokens))))
@@ -259,7 +264,7 @@ def test_a_token_adapter_without_operators_is_a_plain_bottleneck() -> None:
 
 
 def test_without_routers_the_mixture_is_the_mean() -> None:
-    adapter = randomised(TokenAdapter(12, 8, ["top_hat", "matched_filter"], routers=False))
+    adapter = randomised(TokenAdapter(12, experts({"top_hat": [1], "matched_filter": [1]}, routers=False)))
     tokens = noise(1, 4, 5, 12)
     down = adapter.down(adapter.norm(tokens)).permute(0, 3, 1, 2)
     mixed = []

@@ -3,8 +3,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from scalpel_hf.adapter.config import OPERATOR_SCALES
 from scalpel_hf.data.masks import IGNORED, TARGET
+from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
 from scalpel_hf.modeling.moe import PriorPyramid
 from scalpel_hf.modeling.normalization import normalize_frame
 from scalpel_hf.predictors.prediction import Prediction

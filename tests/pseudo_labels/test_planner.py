@@ -10,11 +10,11 @@ import torch
 from scipy.spatial.distance import cdist
 
 from scalpel_hf import InfraredImageProcessor, SyntheticInfrared, apply_label_budget
-from scalpel_hf.adapter.config import OPERATOR_SCALES
 from scalpel_hf.cli import plan
 from scalpel_hf.cli.convert_from import read_names
 from scalpel_hf.data import LabelBudget
 from scalpel_hf.data.objects import encode_png
+from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
 from scalpel_hf.modeling.moe import PriorPyramid
 from scalpel_hf.pseudo_labels.planner import (
     candidates,

@@ -1,6 +1,6 @@
 import numpy as np
 
-from scalpel_hf.adapter.config import OPERATOR_SCALES
+from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
 from scalpel_hf.utils.visualization import EXPERT_COLORS, GREEN, gray, level, outline, strongest_expert
 
 

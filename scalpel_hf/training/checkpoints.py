@@ -7,6 +7,7 @@ and renamed, and only then the one before it is removed.
 
 import math
 import re
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,9 @@ class Checkpoints:
         with whole_folder(final, replace=True) as part:
             _save_tensors(self.values, part / "weights.safetensors")
             _save_tensors(self.ema.shadow, part / "ema.safetensors")
-            torch.save({name: of.state_dict() for name, of in self.training.items()}, part / "training.pt")
+            buffer = BytesIO()  # of a full disk, torch's own writer says "unexpected pos 64 vs 0" or the like
+            torch.save({name: of.state_dict() for name, of in self.training.items()}, buffer)
+            (part / "training.pt").write_bytes(buffer.getbuffer())
             write_json(part / "state.json", state)
         for other in self._folders():
             if other != final:

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Of `safetensors` and `torch`, which raise errors of their own where the system's says so.
-FULL_IN_WORDS = re.compile(r"No space left|os error 28\b|Disk quota|File too large|PytorchStreamWriter failed writing")
+# Of `safetensors`, which raises errors of its own where the system's says so.
+FULL_IN_WORDS = re.compile(r"No space left|os error 28\b|Disk quota|File too large")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LONGEST_NAME = 200  # bytes: file systems allow 255, with the suffix and what hidden part files are called
 LARGEST_YAML = 2**20  # bytes: a configuration is smaller

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LambdaLR
 
-from tests.training.small_problem import STEPS, run
+from scalpel_hf.training.checkpoints import Checkpoints, Ema
+from scalpel_hf.utils.files import DiskFullError
+from tests.training.small_problem import STEPS, Net, run
 
 NEWEST = f"checkpoint-{STEPS}"
 FILES = ("state.json", "weights.safetensors", "ema.safetensors", "training.pt")
@@ -114,6 +118,26 @@ def test_damaged_best_weights_are_named_before_anything_is_trained(tmp_path: Pat
     message = rf"best-4\.safetensors is damaged .*remove {re.escape(str(tmp_path / NEWEST))}"
     with pytest.raises(ValueError, match=message):
         run(tmp_path, loss=lambda *_: pytest.fail("trained on"), eval_steps=4)
+
+
+def test_a_disk_that_is_full_at_any_byte_is_named(tmp_path: Path) -> None:
+    """Whichever file it ends in, and whatever its writer says of that; the checkpoint before stays."""
+    model = Net()
+    values = dict(model.named_parameters())
+    optimizer = torch.optim.AdamW(model.parameters())
+    checkpoints = Checkpoints(tmp_path, model, values, Ema(values, 0.9), optimizer, LambdaLR(optimizer, lambda _: 1.0))
+    checkpoints.save({"step": STEPS, "best": None})
+    before = {file.name: file.read_bytes() for file in (tmp_path / NEWEST).iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (8, 64, *range(100, max(map(len, before.values())), 97)):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            with pytest.raises(DiskFullError, match=rf"no room for {tmp_path / NEWEST}"):
+                checkpoints.save({"step": STEPS, "best": None})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert {file.name: file.read_bytes() for file in (tmp_path / NEWEST).iterdir()} == before
+        assert not list(tmp_path.glob(".*"))
 
 
 def test_folders_that_are_no_checkpoints_are_left_alone(tmp_path: Path) -> None:

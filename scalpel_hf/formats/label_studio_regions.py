@@ -133,8 +133,9 @@ def _bitmask(url: Any, shape: tuple[int, int]) -> np.ndarray:
             if image.size != shape[::-1]:
                 width, height = image.size
                 raise ValueError(f"its bitmask has {width} × {height} pixels, its image {shape[1]} × {shape[0]}")
-            if not image.has_transparency_data:
+            alpha = np.asarray(image.convert("RGBA"))[:, :, 3]
+            if alpha.min() == 255:  # the whole image is no target, but what a program without transparency writes
                 raise ValueError("its bitmask has no transparency, which is what tells target from background")
-            return np.asarray(image.convert("RGBA"))[:, :, 3] > 127
+            return alpha > 127
     except (binascii.Error, OSError, SyntaxError) as error:
         raise ValueError(f"its bitmask is damaged: {error}") from error

@@ -268,6 +268,7 @@ HEAD = "data:image/png;base64,"
         (region(draw(), original_width=10**9, original_height=10**9), "more than any frame has"),
         (bitmask(draw(shape=(4, 4)), original_width=5), "its bitmask has 4 × 4 pixels, its image 5 × 4"),
         (bitmask(draw(), mode="RGB"), "its bitmask has no transparency"),
+        (bitmask(np.ones((6, 8), bool)), "its bitmask has no transparency"),
         (bitmask(draw(), value={"imageDataURL": "data:image/gif;base64,AAAA"}), "its bitmask isn't a PNG file"),
         (bitmask(draw(), value={"imageDataURL": "file:///etc/hosts"}), "its bitmask isn't a PNG file"),
         (bitmask(draw(), value={"imageDataURL": 3}), "its bitmask isn't a PNG file"),

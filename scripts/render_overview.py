@@ -1,7 +1,7 @@
 """Draw the README's picture from a finished demo: frame, operators' maps, pseudo label, student.
 
     make demo
-    python scripts/render_overview.py --demo demo --out docs/pictures/overview.png
+    python scripts/render_overview.py --run demo/run --out docs/pictures/overview.png
 
 All frames are synthetic. The frame is the first one that the teacher labelled with several objects, or `--frame`.
 """
@@ -12,18 +12,15 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from scalpel_hf import SegmentationStudent
 from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split, read_target
-from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
-from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
-from scalpel_hf.modeling.moe import PriorPyramid
+from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.utils.files import write_bytes
-from scalpel_hf.utils.visualization import GREEN, RED, gray, outline
+from scalpel_hf.utils.visualization import GREEN, RED, gray, operator_maps, outline
 
 SIDE, GAP, TITLE = 288, 14, 26  # pixels
 
@@ -34,17 +31,6 @@ def several_objects(rows: datasets.Dataset) -> int:
         if source == "pseudo" and len(objects["bbox"]) > 1:
             return index
     raise ValueError("the teacher labelled no frame with several objects: name one with --frame")
-
-
-def operator_maps(frame: np.ndarray) -> dict[str, Image.Image]:
-    """Each operator's strongest scale at every pixel, at the classical parameters."""
-    pyramid = PriorPyramid({name: list(scales) for name, scales in OPERATOR_SCALES.items()})
-    with torch.no_grad():
-        maps, _ = pyramid(normalize_frame(torch.from_numpy(frame))[None, None])
-    return {
-        name.replace("_", " "): gray(scales[0].amax(0).clamp(min=0).numpy())
-        for name, scales in zip(pyramid.num_maps, maps, strict=True)
-    }
 
 
 def quarters(maps: dict[str, Image.Image]) -> Image.Image:
@@ -73,20 +59,20 @@ def strip(pictures: dict[str, Image.Image]) -> Image.Image:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--demo", type=Path, default=Path("demo"), help="folder of a finished demo")
+    parser.add_argument("--run", type=Path, default=Path("demo/run"), help="folder of a finished `scalpel-hf run`")
     parser.add_argument("--frame", type=between(int, 0, 10**9), help="number of a training frame with a pseudo label")
     parser.add_argument("--out", type=Path, required=True, help="the picture, PNG")
     args = parser.parse_args(argv)
 
-    rows = load_split(args.demo / "pseudo", "train")
+    rows = load_split(args.run / "pseudo", "train")
     number = several_objects(rows) if args.frame is None else args.frame
     if number >= len(rows):
-        raise ValueError(f"`--frame {number}`: {args.demo / 'pseudo'} has {len(rows)} frames, the first being 0")
+        raise ValueError(f"`--frame {number}`: {args.run / 'pseudo'} has {len(rows)} frames, the first being 0")
     row = rows[number]
     if row["label_source"] != "pseudo":
-        raise ValueError(f"{args.demo / 'pseudo'}: the teacher gave {row['name']!r} no label")
+        raise ValueError(f"{args.run / 'pseudo'}: the teacher gave {row['name']!r} no label")
     frame = read_frame(row["image"]).astype(np.float32)
-    student = SegmentationStudent.from_pretrained(args.demo / "student-pseudo")
+    student = SegmentationStudent.from_pretrained(args.run / "student")
     found = student.probabilities(row["image"]) > 0.5
     pictures = {
         "1. a synthetic frame without a label": gray(frame),

@@ -1,89 +1,72 @@
-"""The whole job on synthetic frames, with no data and no network.
+"""The whole job on synthetic frames, without data, Segment Anything model or network.
 
 Examples:
 
-    scalpel-hf demo --out demo
-    scalpel-hf demo --out quick --frames 40 --scale-steps 0.05
+    scalpel-hf demo
+    scalpel-hf demo --out quick --frames 40 --max-steps 100
 
-Makes frames and a small Segment Anything model of random weights, trains a teacher on 10 % of the labels, has it label
-the rest, trains three students (10 % alone, 10 % and pseudo labels, 100 %), and ends with a table and OUT/report.html.
-The commands are the ones for real data and are printed as they run. Run again after Ctrl-C or a kill to resume.
+Makes frames with masks for a few of them, and others with masks to measure on, and runs `scalpel-hf run` on these as
+anyone would. It ends with OUT/run/report.html. Run it again after a kill and it resumes.
 """
 
-import hashlib
+import argparse
 import shlex
-import time
 from pathlib import Path
 
-from scalpel_hf.cli.numbers import between
-from scalpel_hf.cli.program import verb_parser
-from scalpel_hf.cli.small_sam import save_small_sam
-from scalpel_hf.cli.stages import Stage, claim, run_stages
-from scalpel_hf.utils.files import read_yaml
-from scalpel_hf.utils.recipe_files import recipe_file
+from PIL import Image
 
-RECIPES = {name: f"demo/{name}" for name in ("distill", "transfer")}
-MARKER = ".scalpel-demo"  # in a demo's folder: the settings it was made with
+from scalpel_hf.data.synthetic import SyntheticInfrared
+from scalpel_hf.utils.files import whole_folder
 
+from . import run
+from .numbers import COUNT, between
+from .program import verb_parser
+from .stages import claim
 
-def digest(recipe: str) -> str:
-    return hashlib.sha256(recipe_file(recipe).read_bytes()).hexdigest()[:12]
-
-
-def stages(out: Path, frames: int, scale_steps: float) -> list[Stage]:
-    data, tenth, teacher, pseudo = (str(out / name) for name in ("data", "data-10pct", "teacher", "pseudo"))
-    prepare = ["prepare", "--synthetic", str(frames), "--out"]
-    label = ["label", "--dataset", tenth, "--teacher", teacher, "--truth", data, "--out", pseudo]
-    distill, transfer = ([name, "--config", recipe] for name, recipe in RECIPES.items())
-    if scale_steps != 1:
-        for command, path in ((distill, RECIPES["distill"]), (transfer, RECIPES["transfer"])):
-            steps = read_yaml(recipe_file(path))["max_steps"]
-            command += ["--max-steps", str(max(2, round(steps * scale_steps)))]
-    distill += ["--dataset", tenth, "--base-model", str(out / "sam"), "--output-dir", teacher]
-    students = {
-        "student-10pct": ("student, 10 % alone", ["--dataset", tenth]),
-        "student-pseudo": ("student, 10 % + pseudo labels", ["--dataset", tenth, "--pseudo-labels", pseudo]),
-        "student-100pct": ("student, 100 %", ["--dataset", data]),
-    }
-    return [
-        Stage("frames with all masks", out / "data", [*prepare, data]),
-        Stage("frames with 10 % of the masks", out / "data-10pct", [*prepare, tenth, "--budget", "0.1"]),
-        Stage("teacher", out / "teacher" / "metrics.json", distill),
-        Stage("pseudo labels", out / "pseudo" / "summary.json", label),
-        *(
-            Stage(name, out / folder / "metrics.json", [*transfer, *rows, "--output-dir", str(out / folder)])
-            for folder, (name, rows) in students.items()
-        ),
-    ]
+MARKER = ".scalpel-demo"
+SIZE, SEED = (128, 128), 0
+TEST_FRAMES = 80
 
 
-def main(argv: list[str] | None = None) -> None:
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = verb_parser("demo", __doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything (default: %(default)s)")
     parser.add_argument(
-        "--frames", type=between(int, 20, 10**6), default=300, help="training frames (default: %(default)s)"
+        "--frames", type=between(int, 10, 10**5), default=150, help="to train on (default: %(default)s)"
     )
-    parser.add_argument(
-        "--scale-steps", type=between(float, 1e-3, 1e3), default=1.0, help="train for this many times the steps"
-    )
+    parser.add_argument("--masks", type=COUNT, default=8, help="of so many of them (default: %(default)s)")
+    parser.add_argument("--max-steps", type=COUNT, help="train for so many steps, in place of the preset's")
     args = parser.parse_args(argv)
-    if args.frames < 20 or args.scale_steps <= 0:
-        parser.error("--frames must be at least 20, and --scale-steps positive")
-    out = args.out
-    recipes = {path: digest(path) for path in RECIPES.values()}
-    claim(out, MARKER, {"--frames": args.frames, "--scale-steps": args.scale_steps, **recipes})
+    if args.masks >= args.frames:
+        parser.error("--masks must be fewer than --frames")
+    return args
 
-    began = time.monotonic()
-    if not (out / "sam").exists():
-        save_small_sam(out / "sam")
-    todo = stages(out, args.frames, args.scale_steps)
-    seconds = run_stages(out, todo, "the demo")
 
-    from scalpel_hf.cli.demo_report import METRICS, results, row_of, write_report
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    out: Path = args.out
+    claim(out, MARKER, {"--frames": args.frames, "--masks": args.masks, "--max-steps": args.max_steps})
+    camera = SyntheticInfrared(size=SIZE, seed=SEED)
+    if not (out / "train").exists():
+        write_frames(camera, out / "train", range(args.frames), args.masks)
+    if not (out / "test").exists():
+        write_frames(camera, out / "test", range(args.frames, args.frames + TEST_FRAMES), TEST_FRAMES)
+    train, test = out / "train", out / "test"
+    command = [str(train / "frames"), "--labels", str(train / "masks")]
+    command += ["--test", str(test / "frames"), "--test-labels", str(test / "masks")]
+    command += ["--out", str(out / "run"), "--preset", "demo"]
+    command += [] if args.max_steps is None else ["--max-steps", str(args.max_steps)]
+    print("\n$ scalpel-hf run " + shlex.join(command) + "\n", flush=True)
+    run.main(command)
 
-    commands = [(s.name, "scalpel-hf " + shlex.join(s.command), seconds.get(s.name, 0)) for s in todo]
-    report = write_report(out, commands)
-    print(f"\n{'':32}" + "".join(f"{title:>10}" for title, _ in METRICS.values()))
-    for name, metrics in results(out).items():
-        print(f"{name:32}" + "".join(f"{value:>10}" for value in row_of(metrics)))
-    print(f"\n{report.resolve()}  ({time.monotonic() - began:.0f} s)")
+
+def write_frames(camera: SyntheticInfrared, folder: Path, numbers: range, masks: int) -> None:
+    """Frames as images in `folder/frames`, and the first ones' masks in `folder/masks`."""
+    with whole_folder(folder) as part:
+        for name in ("frames", "masks"):
+            (part / name).mkdir()
+        for number in numbers:
+            frame = camera.frame(number)
+            Image.fromarray(frame["image"]).save(part / "frames" / f"{frame['name']}.png")
+            if number - numbers.start < masks:
+                Image.fromarray(frame["mask"]).save(part / "masks" / f"{frame['name']}.png")

@@ -21,7 +21,10 @@ mask, or, of few, from cross-validation of students of the labels alone. The pre
 import argparse
 import hashlib
 import shutil
+from dataclasses import asdict
 from pathlib import Path
+
+from scalpel_hf.utils.files import write_json
 
 from .numbers import COUNT, SEED
 from .program import verb_parser
@@ -61,7 +64,8 @@ def main(argv: list[str] | None = None) -> None:
     out: Path = args.out
     claim(out, MARKER, settings(args))
     prepare(args)
-    from .run_report import write_report  # here, so that it answers at once
+    from .run_figures import measure  # here, so that it answers at once
+    from .run_report import write_report
 
     print("\n" + describe(out / "data"), flush=True)
     if not (out / "sam").exists() and args.base_model is None:
@@ -75,8 +79,12 @@ def main(argv: list[str] | None = None) -> None:
         check_room(out, expected)
         print(f"\nabout {minutes(expected.total)} on this machine, and {expected.gigabytes:.1f} GB in {out}")
         run_stages(out, todo, AGAIN, before=lambda stage: tell_rest(stage, todo, expected))
-    report = write_report(out, todo)
-    print(f"\n{report.resolve()}")
+    figures = measure(out)
+    report = write_report(out, todo, figures)
+    if figures is not None:
+        write_json(out / "figures.json", asdict(figures))
+        print(f"\n{figures.table()}\n{figures.verdict}")
+    print(f"\nreport: {report.resolve()}\nnext: scalpel-hf review {out / 'pseudo'}")
 
 
 def settings(args: argparse.Namespace) -> dict[str, str]:

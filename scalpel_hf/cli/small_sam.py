@@ -19,26 +19,28 @@ def save_small_sam(folder: Path) -> None:
 def small_sam(size: int = 256) -> "SamModel":
     """A SAM of random weights, of a spread at which it is not constant across space, as at transformers' 1e-10."""
     import torch  # here, so that a command answers at once and doesn't hold torch while its stages run
-    from transformers import SamConfig, SamModel
+    from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 
-    vision = {
-        "hidden_size": 64,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "image_size": size,
-        "patch_size": 16,
-        "window_size": 4,
-        "mlp_dim": 128,
-        "output_channels": 32,
-        "global_attn_indexes": [2],
-        "initializer_range": 0.02,
-    }
-    prompt = {"hidden_size": 32, "image_size": size, "patch_size": 16, "image_embedding_size": size // 16}
-    decoder = {"hidden_size": 32, "mlp_dim": 64, "num_attention_heads": 2, "iou_head_hidden_dim": 32}
+    vision = SamVisionConfig(
+        hidden_size=64,
+        output_channels=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=size,
+        window_size=4,
+        mlp_dim=256,
+        num_pos_feats=32,
+        global_attn_indexes=[1, 3],
+        initializer_range=0.1,
+    )
+    prompt = SamPromptEncoderConfig(hidden_size=64, image_size=size, image_embedding_size=size // 16)
+    decoder = SamMaskDecoderConfig(hidden_size=64, mlp_dim=128, num_attention_heads=2, iou_head_hidden_dim=64)
+    config = SamConfig(
+        vision_config=vision,
+        prompt_encoder_config=prompt.to_dict(),
+        mask_decoder_config=decoder.to_dict(),
+        initializer_range=0.1,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return SamModel(
-            SamConfig(
-                vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder, initializer_range=0.1
-            )
-        )
+        return SamModel(config)

@@ -1,22 +1,17 @@
-"""Pictures of frames, priors, routers and predictions, by Pillow alone."""
-
-from collections.abc import Mapping
+"""Pictures of frames, operators' maps and predictions."""
 
 import numpy as np
+import torch
 from PIL import Image
 from scipy import ndimage
+
+from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
+from scalpel_hf.modeling.image_processing_infrared import normalize_frame
+from scalpel_hf.modeling.moe import PriorPyramid
 
 Color = tuple[int, int, int]
 
 GREEN, RED = (60, 220, 90), (255, 70, 60)
-# Told apart by readers who don't see red and green alike: after Okabe and Ito.
-EXPERT_COLORS: dict[str, Color] = {
-    "local_contrast": (240, 228, 66),
-    "top_hat": (0, 114, 178),
-    "matched_filter": (213, 94, 0),
-    "anisotropic_diffusion": (86, 180, 233),
-    "none": (225, 225, 225),
-}
 
 
 def gray(values: np.ndarray) -> Image.Image:
@@ -39,13 +34,12 @@ def level(probability: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint(255 * probability).astype(np.uint8)).convert("RGB")
 
 
-def strongest_expert(weights: Mapping[str, np.ndarray]) -> Image.Image:
-    """
-    A router's choice: each pixel in the colour of the expert with the largest weight there.
-
-    Args:
-        weights: maps `(H, W)` by the experts' names, keys of `EXPERT_COLORS`. What they lack of 1 is *none*'s.
-    """
-    maps = {**weights, "none": 1 - sum(weights.values())}
-    colors = np.array([EXPERT_COLORS[name] for name in maps], np.uint8)
-    return Image.fromarray(colors[np.argmax(np.stack([np.asarray(m) for m in maps.values()]), axis=0)])
+def operator_maps(frame: np.ndarray) -> dict[str, Image.Image]:
+    """What each white-box operator sees in a frame `(H, W)`: its strongest scale at every pixel, untrained."""
+    pyramid = PriorPyramid(OPERATOR_SCALES)
+    with torch.no_grad():
+        maps, _ = pyramid(normalize_frame(torch.from_numpy(frame))[None, None])
+    return {
+        name.replace("_", " "): gray(scales[0].amax(0).clamp(min=0).numpy())
+        for name, scales in zip(pyramid.num_maps, maps, strict=True)
+    }

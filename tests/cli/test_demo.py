@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from scalpel_hf import SyntheticInfrared
 from scalpel_hf.cli import demo
 from scalpel_hf.cli.small_sam import small_sam
 from scalpel_hf.cli.stages import claim
@@ -33,8 +33,10 @@ def test_the_small_sam_tells_places_and_frames_apart() -> None:
     model, frames = small_sam(64).eval(), torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         embeddings = model.get_image_embeddings(frames)
+        prompted = model(image_embeddings=embeddings, input_boxes=torch.tensor([[[8.0, 8.0, 20.0, 24.0]]] * 2))
     assert embeddings.std((-2, -1)).mean() > 0.1
     assert (embeddings[0] - embeddings[1]).abs().mean() > 0.1
+    assert prompted.iou_scores.isfinite().all()  # which quality control asks it for
 
 
 def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
@@ -45,7 +47,7 @@ def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("flags", [["--frames", "5"], ["--scale-steps", "0"]], ids=" ".join)
+@pytest.mark.parametrize("flags", [["--frames", "5"], ["--masks", "0"], ["--max-steps", "-1"]], ids=" ".join)
 def test_wrong_settings(tmp_path: Path, flags: list[str]) -> None:
     command = [sys.executable, *PROGRAM, "--out", str(tmp_path / "demo"), *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -54,13 +56,13 @@ def test_wrong_settings(tmp_path: Path, flags: list[str]) -> None:
 
 
 def test_a_folder_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
-    out, settings = tmp_path / "demo", {"--frames": 300, "--scale-steps": 1.0, "recipes/demo/distill.yaml": "abc"}
+    out, settings = tmp_path / "demo", {"--frames": 300, "--masks": 8, "--max-steps": None}
     claim(out, demo.MARKER, settings)
     claim(out, demo.MARKER, settings)
     for changes, said in (
         ({"--frames": 40}, "--frames 300, now 40"),
-        ({"--scale-steps": 0.1}, "--scale-steps 1.0, now 0.1"),
-        ({"recipes/demo/distill.yaml": "def"}, "recipes/demo/distill.yaml abc, now def"),
+        ({"--masks": 9}, "--masks 8, now 9"),
+        ({"--max-steps": 5}, "--max-steps None, now 5"),
     ):
         with pytest.raises(
             ValueError, match=rf"demo was made with other settings \({said}\): resume with the same, ch"
@@ -84,10 +86,7 @@ def test_where_no_folder_can_be(tmp_path: Path) -> None:
 )
 def test_stopped_it_leaves_no_process_behind(tmp_path: Path, sent: signal.Signals, status: int) -> None:
     out = tmp_path / "demo"
-    (out / "sam").mkdir(parents=True)  # so that its stages start at once
-    recipes = {path: demo.digest(path) for path in demo.RECIPES.values()}
-    (out / demo.MARKER).write_text(json.dumps({"--frames": 5000, "--scale-steps": 1.0, **recipes}))
-    command = [sys.executable, *PROGRAM, "--out", str(out), "--frames", "5000"]
+    command = [sys.executable, *PROGRAM, "--out", str(out), "--frames", "20", "--max-steps", "5000"]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -97,7 +96,7 @@ def test_stopped_it_leaves_no_process_behind(tmp_path: Path, sent: signal.Signal
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
-    while not process.stdout.readline().startswith("$ scalpel-hf prepare"):
+    while not process.stdout.readline().startswith("$ scalpel-hf distill"):
         assert process.poll() is None
     while len(processes_about(out)) < 2:
         time.sleep(0.05)
@@ -109,18 +108,23 @@ def test_stopped_it_leaves_no_process_behind(tmp_path: Path, sent: signal.Signal
         assert said.endswith(f"\n{word}; run the same command again to resume\n")
     assert "Traceback" not in said
     assert not processes_about(out)
-    assert not (out / "data").exists()
+    assert not (out / "run" / "teacher").exists()
+
+
+def test_its_frames_are_a_persons_folder(tmp_path: Path) -> None:
+    demo.write_frames(SyntheticInfrared(size=(32, 48), extent=(2, 4)), tmp_path / "made", range(5, 9), 3)
+    assert [f.stem[-1] for f in sorted((tmp_path / "made" / "frames").iterdir())] == ["5", "6", "7", "8"]
+    assert [f.stem[-1] for f in sorted((tmp_path / "made" / "masks").iterdir())] == ["5", "6", "7"]
 
 
 @pytest.mark.slow
 def test_the_demo_runs_through_and_again(tmp_path: Path) -> None:
     out = tmp_path / "demo"
-    command = [sys.executable, *PROGRAM, "--out", str(out), "--frames", "60", "--scale-steps", "0.5"]
+    command = [sys.executable, *PROGRAM, "--out", str(out), "--frames", "40", "--max-steps", "100"]
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
-        assert "student, 10 % + pseudo labels" in done.stdout
-    assert "$ scalpel-hf" not in done.stdout  # the second time there was nothing left to do
-    report = (out / "report.html").read_text()
-    assert report.count("data:image/png") == 6 * 8 + 4 * 4 and "Fa 1e-6" in report
-    assert str(tmp_path) not in report
+        assert "student, labels and pseudo labels" in done.stdout and "80 frames" in done.stdout
+    assert done.stdout.count("$ scalpel-hf") == 1  # the second time there was nothing left to do
+    report = (out / "run" / "report.html").read_text()
+    assert "data:image/png" in report and "Fa 1e-6" in report

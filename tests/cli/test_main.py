@@ -92,12 +92,14 @@ def test_a_recipes_flags_in_either_spelling(monkeypatch: pytest.MonkeyPatch, cap
 def test_recipes_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert recipe_file("nuaa_sirst/distill_10pct") == RECIPES / "nuaa_sirst" / "distill_10pct.yaml"
-    assert recipe_file("demo/distill.yaml") == RECIPES / "demo" / "distill.yaml"
+    assert recipe_file("presets/demo/distill.yaml") == RECIPES / "presets" / "demo" / "distill.yaml"
     assert recipe_file("cpu", ACCELERATE) == RECIPES / ACCELERATE / "cpu.yaml"
-    (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / "distill").write_text("seed: 1")
-    assert recipe_file("demo/distill") == Path("demo/distill")  # a file counts before the package's
-    with pytest.raises(FileNotFoundError, match=r"no file 'nuaa/distill'; the package has demo/distill, demo/tr"):
+    (tmp_path / "irstd_1k").mkdir()
+    (tmp_path / "irstd_1k" / "distill_10pct").write_text("seed: 1")
+    assert recipe_file("irstd_1k/distill_10pct") == Path("irstd_1k/distill_10pct")  # a file counts before the package's
+    with pytest.raises(
+        FileNotFoundError, match=r"no file 'nuaa/distill'; the package has irstd_1k/distill_10pct, irstd_1k/tr"
+    ):
         recipe_file("nuaa/distill")
     with pytest.raises(FileNotFoundError, match="has cpu, cpu_two_processes, one_gpu"):
         recipe_file("gpu", ACCELERATE)

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from scalpel_hf import SyntheticInfrared
-from scalpel_hf.cli import run, run_data, run_report
+from scalpel_hf.cli import run, run_data, run_figures
 from scalpel_hf.cli.run_data import describe
 from scalpel_hf.cli.run_estimate import estimate, minutes, settings_of, trial_stages
+from scalpel_hf.cli.run_figures import measure
 from scalpel_hf.cli.run_report import write_report
 from scalpel_hf.cli.stages import Stage, claim, run_stages
 from tests.app.runs import make_run
@@ -163,9 +164,11 @@ def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets.DatasetDict(splits).save_to_disk(str(out / "data"))
     for name in ("teacher", "student", "student-labels-alone"):
         small_student().save_pretrained(out / name)
+    machine = {"cpus": 2, "cpu_capability": "AVX2", "accelerator": None, "python": "3.1", "packages": {"torch": "1.2"}}
+    (out / "teacher" / "metrics.json").write_text(json.dumps({"machine": machine}))
     (out / "times.json").write_text(json.dumps({"student": 12.3}))
-    monkeypatch.setattr(run_report, "_in_8_bits", lambda folder: small_student())  # as if it were exported
-    page = write_report(out, [Stage("student", out / "student", ["transfer", "--x", "<y>"])]).read_text()
+    monkeypatch.setattr(run_figures, "_in_8_bits", lambda folder: small_student())  # as if it were exported
+    page = write_report(out, [Stage("student", out / "student", ["transfer", "--x", "<y>"])], measure(out)).read_text()
     assert "a &lt;run&gt;" in page and "--x &lt;y&gt;" in page and "<run>" not in page
     assert "student, labels alone" in page and "not to be compared on 5 frames with the one of the labels alone" in page
     assert "5 frames that nothing was trained on" in page
@@ -174,15 +177,19 @@ def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "<td>12</td>" in page
     shutil.rmtree(out / "data" / "test")
     (out / "data" / "dataset_dict.json").write_text('{"splits": ["train"]}')
-    page = write_report(out, []).read_text()
+    page = write_report(out, [], measure(out)).read_text()
     assert "how well it does is not known" in page and "the student has figures of its own" in page
     for number, fold in enumerate(run_data.folds(splits["test"], 0)):
         folder = run_data.fold_folder(out, number)
         fold.save_to_disk(str(folder / "data"))
         small_student().save_pretrained(folder / "student")
-    page = write_report(out, []).read_text()
-    assert "student, labels alone, cross-validated" in page and "one of 3, at threshold" in page
-    assert "5 frames," in page and "not known" not in page
+    page = write_report(out, [], measure(out)).read_text()
+    figures = measure(out)
+    assert figures is not None and figures.frames == 5 and figures.folds == 3 and not figures.verdict
+    assert figures.table().startswith("5 frames, ") and "cross-validated" in figures.table()
+    assert "2 CPUs, AVX2; Python 3.1, torch 1.2." in page
+    assert "student, labels alone, cross-validated" in page and "one of 3." in page
+    assert "5 frames" in page and "not known" not in page
 
 
 @pytest.mark.slow

@@ -20,13 +20,13 @@ def demo(folder: Path, sources: list[str]) -> Path:
         features=datasets.Features(rows.features | {"pseudo_mask": datasets.Image()}),
     )
     datasets.DatasetDict(train=rows).save_to_disk(str(folder / "pseudo"))
-    small_student().save_pretrained(folder / "student-pseudo")
+    small_student().save_pretrained(folder / "student")
     return folder
 
 
 def test_a_demo_gives_a_picture(tmp_path: Path) -> None:
     folder = demo(tmp_path / "demo", ["human", "pseudo"])
-    main(["--demo", str(folder), "--out", str(tmp_path / "overview.png")])
+    main(["--run", str(folder), "--out", str(tmp_path / "overview.png")])
     with Image.open(tmp_path / "overview.png") as picture:
         assert picture.format == "PNG" and picture.width > 4 * 288
 
@@ -34,7 +34,7 @@ def test_a_demo_gives_a_picture(tmp_path: Path) -> None:
 def test_a_frame_without_a_pseudo_label_is_an_error(tmp_path: Path) -> None:
     folder = demo(tmp_path / "demo", ["human", "none"])
     with pytest.raises(ValueError, match="--frame"):
-        main(["--demo", str(folder), "--out", str(tmp_path / "overview.png")])
+        main(["--run", str(folder), "--out", str(tmp_path / "overview.png")])
     with pytest.raises(ValueError, match="no label"):
-        main(["--demo", str(folder), "--frame", "0", "--out", str(tmp_path / "overview.png")])
+        main(["--run", str(folder), "--frame", "0", "--out", str(tmp_path / "overview.png")])
     assert not (tmp_path / "overview.png").exists()

@@ -1,7 +1,7 @@
 import numpy as np
 
 from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
-from scalpel_hf.utils.visualization import EXPERT_COLORS, GREEN, gray, level, outline, strongest_expert
+from scalpel_hf.utils.visualization import GREEN, gray, level, operator_maps, outline
 
 
 def test_gray_stretches_any_range() -> None:
@@ -25,15 +25,11 @@ def test_a_level_is_not_stretched() -> None:
     assert pixels[..., 0].tolist() == [[0, 51], [102, 153]]
 
 
-def test_the_strongest_expert_or_none() -> None:
-    weights = {
-        "top_hat": np.array([[0.5, 0.2, 0.1]], np.float32),
-        "matched_filter": np.array([[0.1, 0.5, 0.1]], np.float32),
-    }
-    picture = np.array(strongest_expert(weights))
-    assert [tuple(p) for p in picture[0]] == [EXPERT_COLORS[n] for n in ("top_hat", "matched_filter", "none")]
-
-
-def test_every_expert_has_a_colour_of_its_own() -> None:
-    assert set(EXPERT_COLORS) == {*OPERATOR_SCALES, "none"}
-    assert len(set(EXPERT_COLORS.values())) == len(EXPERT_COLORS)
+def test_operators_see_a_target() -> None:
+    frame = np.random.default_rng(0).normal(0, 1, (48, 64)).astype(np.float32)
+    frame[20:23, 30:33] += 30
+    maps = operator_maps(frame)
+    assert list(maps) == [name.replace("_", " ") for name in OPERATOR_SCALES]
+    for name in ("local contrast", "top hat", "matched filter"):  # diffusion answers to what is smaller than that
+        brightest = np.unravel_index(np.argmax(np.array(maps[name])[..., 0]), frame.shape)
+        assert np.abs(np.subtract(brightest, (21, 31))).max() <= 3, name

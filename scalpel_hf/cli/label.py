@@ -29,6 +29,7 @@ from scalpel_hf.cli.numbers import BATCH_SIZE, COUNT, PROBABILITY, SCALE, SHARE,
 from scalpel_hf.cli.program import one_line, run_program, verb_parser
 from scalpel_hf.data import load_split
 from scalpel_hf.data.contents import hash_rows
+from scalpel_hf.data.label_sources import BY_PEOPLE, HUMAN
 from scalpel_hf.data.stored import stream_stored
 from scalpel_hf.evaluation.unseen import TrainedOn, seen_rows, trained_on
 from scalpel_hf.hub.repo_names import shown_name
@@ -184,7 +185,7 @@ def choose(rows: Any, teacher: Teacher, args: argparse.Namespace) -> ThresholdCh
     """The threshold for these frames and this teacher: as an earlier start of the run chose it, or chosen now."""
     if isinstance(rows, datasets.IterableDataset):
         raise ValueError("a threshold is chosen before a stream is read: give one")
-    human = rows.select([i for i, source in enumerate(rows["label_source"]) if source == "human"])
+    human = rows.select([i for i, source in enumerate(rows["label_source"]) if source == HUMAN])
     key = key_of([hash_rows(human), teacher.fingerprint()])
     kept = args.out.with_name(args.out.name + ".partial") / f"threshold-{key}.json"  # goes when the run is finished
     if kept.exists():
@@ -203,7 +204,7 @@ def load_truth(args: argparse.Namespace, rows: Labelled) -> datasets.Dataset | N
     names = None
     if isinstance(rows, datasets.Dataset):
         pairs = zip(rows["name"], rows["label_source"], strict=True)
-        names = [name for name, source in pairs if source != "human"]
+        names = [name for name, source in pairs if source not in BY_PEOPLE]
     check_truth(truth, names)
     return truth
 

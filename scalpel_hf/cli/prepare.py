@@ -58,8 +58,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     own.add_argument("--every", type=COUNT, default=1, help="take every so many-th frame of a recording")
     own.add_argument("--max-frames", type=COUNT, help="take at most so many frames of a recording")
     held_out = between(float, 0.0, 0.9)
-    parser.add_argument("--val", type=held_out, default=0.0, metavar="F", help="share of labelled frames to choose by")
-    parser.add_argument("--test", type=held_out, default=0.0, metavar="F", help="share of labelled frames to measure")
+    parser.add_argument("--val", type=held_out, default=0.0, metavar="F", help="share of masked frames to choose by")
+    parser.add_argument("--test", type=held_out, default=0.0, metavar="F", help="share of masked frames to measure")
     add_mask_options(parser)
     parser.add_argument("--skip-broken", action="store_true", help="leave broken pairs out, naming them")
     parser.add_argument(
@@ -143,7 +143,7 @@ def own_frames(args: argparse.Namespace, work: str) -> DatasetDict:
 def held_out(rows: Dataset, args: argparse.Namespace) -> DatasetDict:
     splits, unused = split_by_recording(rows, {"validation": args.val, "test": args.test}, args.seed)
     if unused:
-        print(f"left out {unused}: frames without a label of recordings that are held out")
+        print(f"left out {unused}: frames without a mask of recordings that are held out")
     return splits
 
 

@@ -3,6 +3,7 @@
 Examples:
 
     scalpel-hf run frames --labels masks --out runs/first
+    scalpel-hf run frames --labels boxes.json --out runs/first
     scalpel-hf run recordings --every 10 --labels export.json --out runs/first --preset gpu
     scalpel-hf run frames --labels masks --test others --test-labels other-masks --out runs/first
     scalpel-hf run frames --labels masks --out runs/first --base-model models/mobile-sam --preset best

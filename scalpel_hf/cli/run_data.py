@@ -85,9 +85,6 @@ def hold_out(rows: datasets.Dataset, seed: int) -> datasets.DatasetDict:
     except ValueError as error:
         print(f"no frame is held out to measure on: {error}")
         return datasets.DatasetDict({"train": rows})
-    held = splits["test"]
-    splits["test"] = with_mask(held)
-    unused += len(held) - len(splits["test"])
     if unused:
         print(f"left out {unused}: frames without a mask of recordings that are held out")
     return splits
@@ -104,7 +101,7 @@ def folds(rows: datasets.Dataset, seed: int) -> list[datasets.DatasetDict]:
     groups = np.array([recording or f"\0{index}" for index, recording in enumerate(recordings)])
     order = np.random.default_rng(seed).permutation(np.unique(groups))
     if len(order) < 2:
-        print(f"no cross-validation either: the {len(rows)} masks are of one recording, or one frame")
+        print(f"no cross-validation either: it takes masks of two recordings or frames, here {len(order)}")
         return []
     found = []
     for number in range(min(FOLDS, len(order))):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from .masks import IGNORED, TARGET
 from .objects import EIGHT_CONNECTED
 
 BOX_SHARE, POINT_SHARE = 0.2, 0.3  # of the peak's contrast: what exceeds it is proposed, in a box and around a point
@@ -44,6 +45,12 @@ class WeakLabel:
     target: np.ndarray
     weight: np.ndarray
     boxes: np.ndarray
+
+    def as_mask(self) -> np.ndarray:
+        """What finds are measured by, as [`read_mask`] reads masks: a box is target throughout, and around a point what
+        is proposed; what is open besides is left open."""
+        is_target = (self.boxes > 0) | (self.target > 0)
+        return np.where(is_target, TARGET, np.where(self.weight == 0, IGNORED, 0)).astype(np.uint8)
 
 
 def weak_label(frame: np.ndarray, objects: Sequence[Sequence[float]]) -> WeakLabel:

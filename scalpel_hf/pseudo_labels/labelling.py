@@ -10,9 +10,10 @@ import datasets
 import numpy as np
 
 from scalpel_hf.data.image_cells import stored_cells, undecoded
-from scalpel_hf.data.label_sources import BY_PEOPLE, HUMAN, NONE
+from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, HUMAN, NONE, POINT
 from scalpel_hf.data.masks import read_mask
 from scalpel_hf.data.names import check_names
+from scalpel_hf.data.proposals import row_weak_label
 from scalpel_hf.hub.repo_names import shown_name
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.predictors.prediction import Prediction
@@ -26,6 +27,7 @@ from .rules import Rules, decide
 
 logger = logging.getLogger(__name__)
 
+LABEL_COLUMN = {HUMAN: ("mask",), BOX: ("objects",), POINT: ("objects",)}  # which holds it, by `label_source`
 PREDICTION_FEATURES = {
     "pseudo_confidence": datasets.Image(),
     "candidates": CANDIDATE_FEATURES,
@@ -129,14 +131,14 @@ def predict_rows(
     """
     The teacher's predictions for undecoded rows: the columns of `PREDICTION_FEATURES`.
 
-    Those of rows that people labelled are empty, but with `humans_too` those of masks, which needs their `mask`.
+    Those of rows that people labelled are empty but with `humans_too`, which needs their `mask` or `objects`.
     `problem` says why a broken row has no prediction.
     """
     columns: dict[str, list] = {name: [None] * len(batch["name"]) for name in PREDICTION_FEATURES}
     pairs: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}  # frame and, where a human labelled it, mask
     for i, source in enumerate(batch["label_source"]):
-        if source not in BY_PEOPLE or (source == HUMAN and humans_too):
-            wanted = ["name", "image", "label_source", *(["mask"] if source == "human" else [])]
+        if source not in BY_PEOPLE or humans_too:
+            wanted = ["name", "image", "label_source", *LABEL_COLUMN.get(source, ())]
             try:
                 pairs[i] = read_pair({column: batch[column][i] for column in wanted})
             except ValueError as error:
@@ -164,11 +166,13 @@ def predict(teacher: Any, frames: Sequence[np.ndarray]) -> list[Prediction]:
 
 
 def read_pair(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
-    """A row's frame `(H, W)` and, where a human labelled it, its mask as [`read_mask`] reads it, of the same size;
-    `ValueError` naming the row where either can't be read."""
+    """A row's frame `(H, W)` and, where a person labelled it, the mask as [`read_mask`] reads it, of the same size, or
+    what [`WeakLabel.as_mask`] makes of boxes and points; `ValueError` naming the row where either can't be read."""
     try:
         frame, truth = read_frame(row["image"]), None
-        if row["label_source"] == "human":
+        if row["label_source"] in (BOX, POINT):
+            truth = row_weak_label(row, frame).as_mask()
+        elif row["label_source"] == HUMAN:
             if row["mask"] is None:
                 raise ValueError("`label_source` is human, but there is no mask")
             truth = read_mask(row["mask"])

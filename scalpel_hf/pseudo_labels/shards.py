@@ -13,6 +13,7 @@ import datasets
 
 from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.image_cells import stored_cells, undecoded
+from scalpel_hf.data.label_sources import BY_PEOPLE
 from scalpel_hf.data.stored import split_name
 from scalpel_hf.utils.files import DiskFullError, read_json, remove_leftovers, whole_folder, work_folder, write_json
 
@@ -249,10 +250,10 @@ class LabellingJob:
     def _calibrate(self, paths: list[Path]) -> Calibration:
         if not self.learn:
             return self.calibration if isinstance(self.calibration, Calibration) else Calibration()
-        labelled = [candidates for source, candidates in self._candidates(paths) if source == "human"]
+        labelled = [candidates for source, candidates in self._candidates(paths) if source in BY_PEOPLE]
         if not labelled:
-            raise ValueError("no frame has a human's label to calibrate scores on: run without calibration")
-        others = (candidates for source, candidates in self._candidates(paths) if source != "human")
+            raise ValueError("no frame has a person's label to calibrate scores on: run without calibration")
+        others = (candidates for source, candidates in self._candidates(paths) if source not in BY_PEOPLE)
         return match_prevalence(fit_calibration(labelled), others)
 
     def _candidates(self, paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -264,7 +265,7 @@ class LabellingJob:
         summary = summarize(labelled)
         asked = summary["pseudo"] + summary["unsure"]
         if asked and not summary["objects"]:
-            found = sum(sum(c["strong"]) for source, c in self._candidates(paths) if source != "human")
+            found = sum(sum(c["strong"]) for source, c in self._candidates(paths) if source not in BY_PEOPLE)
             if found:
                 why = f"finds {found} objects, and the rules turn all of them down: {self.rules}"
             else:

@@ -53,7 +53,7 @@ def choose_threshold(labelled: datasets.Dataset, teacher: Any, batch_size: int =
     Raises `ValueError` without rows, and naming the row that can't be read or whose prediction isn't probabilities.
     """
     if not len(labelled):
-        raise ValueError("no frame has a human's label to choose a threshold on: give one")
+        raise ValueError("no frame has a person's mask to choose a threshold on: give one")
     counts = []  # of each frame and threshold, pixels in the intersection and in the union
     labelled = undecoded(labelled)
     for start in range(0, len(labelled), batch_size):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from scalpel_hf.data.masks import IGNORED, TARGET
 from scalpel_hf.data.proposals import LARGEST, weak_label
 
 SHAPE = (60, 80)
@@ -107,3 +108,11 @@ def test_a_box_covers_the_pixels_that_it_covers_half_of() -> None:
         [y, x] for y in (20, 21, 22) for x in (40, 41, 42, 43)
     ]
     assert (weak_label(flat(ONE), [[40.2, 20.2, 0.1, 0.1]]).boxes > 0).sum() == 1
+
+
+def test_finds_are_measured_by_whole_boxes_and_by_what_points_propose() -> None:
+    mask = weak_label(flat(ONE, OTHER), [[38, 18, 10, 8], [11.2, 41.9, 0, 0]]).as_mask()
+    assert (mask[18:26, 38:48] == TARGET).all() and mask[17, 40] == mask[20, 37] == IGNORED
+    assert (mask[OTHER] == TARGET).all() and mask[5, 5] == 0
+    hidden = weak_label(np.full(SHAPE, 7.0), [[41.5, 21.5, 0, 0]]).as_mask()
+    assert hidden[21, 41] == IGNORED and not (hidden == TARGET).any()

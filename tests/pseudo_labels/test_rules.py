@@ -154,7 +154,7 @@ def test_a_threshold_is_chosen_where_the_overlap_is_best() -> None:
         )
         assert iou == pytest.approx(expected)
     assert choice.left_out_iou == pytest.approx(choice.iou[THRESHOLDS.index(0.6)])
-    with pytest.raises(ValueError, match="no frame has a human's label"):
+    with pytest.raises(ValueError, match="no frame has a person's mask"):
         choose_threshold(with_masks(truth).select([]), FakeTeacher())
 
     open_halo = [np.where(m, TARGET, 0).astype(np.uint8) for m in truth]

@@ -17,12 +17,14 @@ import datasets
 import numpy as np
 import pytest
 
-from scalpel_hf import add_pseudo_labels
+from scalpel_hf import add_pseudo_labels, apply_label_budget
 from scalpel_hf.data import load_split
-from scalpel_hf.pseudo_labels import LabellingJob, Rules, label_in_shards
+from scalpel_hf.data.label_sources import as_objects
+from scalpel_hf.pseudo_labels import Calibration, LabellingJob, Rules, label_in_shards
 from tests.pseudo_labels.helpers import (
     FakeTeacher,
     budgeted,
+    camera,
     frames_dataset,
     on_disk,
     png,
@@ -347,3 +349,30 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def of_boxes(kind: str) -> datasets.Dataset:
+    """Half of the frames with boxes, or points in the middle of them, and no mask anywhere."""
+    rows = apply_label_budget(camera().to_dataset(24, start=100), 0.5)
+
+    def weak(row: dict) -> dict:
+        if row["label_source"] != "human" or not row["objects"]["bbox"]:
+            return {"mask": None, "objects": None, "label_source": "none"}
+        boxes = row["objects"]["bbox"]
+        points = [[x + w / 2, y + h / 2, 0, 0] for x, y, w, h in boxes]
+        return {"mask": None, "objects": as_objects(boxes if kind == "box" else points), "label_source": kind}
+
+    return rows.map(weak, features=rows.features)
+
+
+@pytest.mark.parametrize("kind", ["box", "point"])
+def test_scores_are_learnt_on_boxes_and_points(tmp_path: Path, kind: str) -> None:
+    rows = of_boxes(kind)
+    weak = rows["label_source"][:].count(kind)
+    assert weak >= 3
+    rows = on_disk(rows, tmp_path / "data")
+    labelled = label_in_shards(rows, FakeTeacher(), tmp_path / "out", 0.7, calibration="labelled", **SILENT)
+    calibration = Calibration.load(tmp_path / "out" / "calibration.json")
+    assert calibration.frames == weak and calibration.candidates >= calibration.true > 0
+    assert labelled["label_source"][:].count(kind) == weak
+    assert all((row["teacher"] is None) == (row["label_source"] == kind) for row in labelled)

@@ -96,6 +96,13 @@ def record(args: argparse.Namespace, arm: str, seed: int, run: Path, split: str,
     write_json(to, {**setting, **count_record(load_trained(run).probabilities, rows), **kept})
 
 
+def is_measured(file: Path, steps: int) -> bool:
+    """Whether a teacher's figures are there; `ValueError` for those of other steps, which don't go with the others."""
+    if file.exists() and (before := read_json(file)["steps"]) != steps:
+        raise ValueError(f"{file} is of a teacher of {before} steps, not {steps}: give another --out and --work")
+    return file.exists()
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="prepared, with all masks and the splits train and test")
@@ -112,11 +119,12 @@ def main(argv: list[str] | None = None) -> None:
     for seed in args.seeds:
         for arm in args.arms:
             splits = {"test": "test"} | ({"hidden": "train"} if ARMS[arm][1] is None else {})
-            todo = {part: s for part, s in splits.items() if not (args.out / part / f"{arm}-{seed}.json").exists()}
+            files = {part: args.out / part / f"{arm}-{seed}.json" for part in splits}
+            todo = {part: s for part, s in splits.items() if not is_measured(files[part], args.steps)}
             if todo:
                 run = train(args, arm, seed)
             for part, split in todo.items():
-                record(args, arm, seed, run, split, args.out / part / f"{arm}-{seed}.json")
+                record(args, arm, seed, run, split, files[part])
                 print(f"{arm}, seed {seed}, {part}: done", flush=True)
 
 

@@ -13,8 +13,8 @@ adapter and its image processor to `output_dir`, with metrics.json: how the run 
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, cast
 
 import datasets
 import numpy as np
@@ -39,7 +39,9 @@ from scalpel_hf.modeling.configuration_experts import LEVELS, OPERATOR_SCALES
 from scalpel_hf.modeling.normalization import NORMALIZATIONS
 from scalpel_hf.predictors.committee import Committee, member_folder
 from scalpel_hf.predictors.sam import load_sam
+from scalpel_hf.predictors.student import SegmentationStudent
 from scalpel_hf.predictors.teacher import Teacher
+from scalpel_hf.recipes.transfer import TransferArguments, train_student
 from scalpel_hf.training.arguments import (
     Between,
     CropSize,
@@ -99,7 +101,7 @@ class DistillArguments(LoopArguments):
         0, "Unlabelled frames to train on as background, but for what operators respond to."
     )
     committee: Annotated[int, Between(1, 100)] = option(
-        1, "How many teachers answer together: in turn with operators, without, without at half resolution."
+        1, "How many networks answer together: in turn a teacher with operators, one without, and a small student."
     )
     feature_cache_dir: str = option("", "Where the frozen features are kept; output_dir/features when empty.")
     feature_cache_dtype: Annotated[str, OneOf(("float16", "float32"))] = option(
@@ -186,15 +188,14 @@ def train_committee(
     args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset, held_out: datasets.Dataset | None
 ) -> tuple[Teacher, dict[str, Any]]:
     """
-    The teachers that `args.committee` asks for, as one, and how their trainings went.
+    The networks that `args.committee` asks for, as one teacher, and how their trainings went.
 
-    Three kinds take turns, as networks that differ err less alike (docs/log.md): one with operators, one of the frame
-    alone, and one of the frame at half resolution, whose steps take so little that it gets twice as many.
+    Three kinds take turns, as networks that differ err less alike (docs/log.md): a teacher with operators, one of the
+    frame alone, and a small student of the same labels.
     """
-    frame_alone: dict[str, Any] = {"levels": [level for level in args.levels if level != "pixel"] or args.levels}
-    half_resolution = {**frame_alone, "full_resolution_channels": 0, "max_steps": 2 * args.max_steps}
-    kinds: list[dict[str, Any]] = [{}, frame_alone, half_resolution]
-    teachers, outcomes = [], []
+    frame_alone = [level for level in args.levels if level != "pixel"] or args.levels
+    members: list[Teacher | SegmentationStudent] = []
+    outcomes = []
     for number in range(args.committee):
         member = replace(
             args,
@@ -202,36 +203,44 @@ def train_committee(
             output_dir=f"{args.output_dir}/{member_folder(number)}".rstrip("/"),
             seed=args.seed + 1000 * number,
             feature_cache_dir=args.features_folder,
-            **kinds[number % len(kinds)],
+            levels=args.levels if number % 3 == 0 else frame_alone,
         )
-        teacher, outcome = train_teacher(member, accelerator, rows, held_out)
-        teachers.append(teacher)
+        trained, outcome = (train_small_network if number % 3 == 2 else train_teacher)(
+            member, accelerator, rows, held_out
+        )
+        members.append(trained)
         outcomes.append(outcome)
     if args.committee == 1:
-        return teachers[0], outcomes[0]
+        return cast(Teacher, members[0]), outcomes[0]
     seconds = sum(outcome["seconds"] for outcome in outcomes)
-    return Committee(teachers), {**outcomes[0], "seconds": seconds, "other members": outcomes[1:]}
+    return Committee(members), {**outcomes[0], "seconds": seconds, "other members": outcomes[1:]}
+
+
+def train_small_network(
+    args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset, held_out: datasets.Dataset | None
+) -> tuple[SegmentationStudent, dict[str, Any]]:
+    """A student of the same labels; its steps take so little that it gets two and a half times as many."""
+    loop = {field.name: getattr(args, field.name) for field in fields(LoopArguments)}
+    loop |= {"max_steps": 5 * args.max_steps // 2, "push_to_hub": ""}
+    own = {name: getattr(args, name) for name in ("dataset", "normalization", "crop_size", "box_weight")}
+    labelled = labelled_by_people(rows, args.dataset)
+    held_out = labelled.select([]) if held_out is None else held_out
+    student, outcome = train_student(TransferArguments(**loop, **own), accelerator, labelled, held_out)
+    return cast(SegmentationStudent, student), outcome
 
 
 def guard(args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset) -> dict[str, Any]:
     """What comes of comparing the teacher with a small network of the same labels, each a third of the steps."""
-    small: dict[str, Any] = {
-        "levels": ["mask"],
-        "full_resolution_channels": 0,
-        "adapter": "scalpel_moe",
-        "sam_features": False,
-        "background_frames": 0,
-        "committee": 1,
-    }
     steps, features = max(1, args.max_steps // 3), args.features_folder  # the teacher's own: its frames are these
     short = replace(args, max_steps=steps, validation_fraction=0.0, feature_cache_dir=features)
     masks, others = split_by_source(rows, (HUMAN,))
 
     def train_arm(arm: str, fold: int, half: datasets.Dataset) -> Probabilities:
         folder = f"{args.output_dir}/guard/{arm.replace(' ', '-')}-{fold}"
-        arm_args = replace(short, output_dir=folder, **(small if arm == "small network" else {}))
-        teacher, _ = train_committee(arm_args, accelerator, datasets.concatenate_datasets([half, others]), None)
-        return teacher.probabilities
+        train_one = train_small_network if arm == "small network" else train_committee
+        arm_rows = datasets.concatenate_datasets([half, others])
+        trained, _ = train_one(replace(short, output_dir=folder), accelerator, arm_rows, None)
+        return trained.probabilities
 
     record = compare_with_small_network(train_arm, masks, args.seed)
     accelerator.print(verdict(record))

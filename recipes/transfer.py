@@ -15,10 +15,12 @@ task.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import datasets
 import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
 
 from scalpel_hf.cli.launching import LAUNCH_HELP
 from scalpel_hf.cli.program import run_program
@@ -32,7 +34,7 @@ from scalpel_hf.hub.upload import push_run
 from scalpel_hf.modeling import ScalpelStudentForObjectDetection, ScalpelStudentForSemanticSegmentation
 from scalpel_hf.modeling.configuration_scalpel_student import FRONT_ENDS
 from scalpel_hf.modeling.normalization import NORMALIZATIONS
-from scalpel_hf.predictors.student import LABELS, DetectionStudent, new_student
+from scalpel_hf.predictors.student import LABELS, DetectionStudent, SegmentationStudent, new_student
 from scalpel_hf.training.arguments import (
     Between,
     CropSize,
@@ -82,30 +84,22 @@ class TransferArguments(LoopArguments):
     )
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(TransferArguments, "transfer", f"{__doc__}\n{LAUNCH_HELP}", argv)
-    if args.consistency_weight and args.task == "detection":
-        raise ValueError("`consistency_weight` is for segmentation: boxes of two views don't pair")
-    accelerator = make_accelerator(args)
-
-    # Data
-    rows = load_split(args.pseudo_labels or args.dataset, args.train_split)
-    _, labelled = split_by_source(rows, (NONE,))
-    trained_on = TrainedOn.of(labelled) + (TrainedOn.load(args.student) if args.student else None)
-    test_rows = None
-    if args.eval_split:
-        test_rows = rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no metrics")
-    human, others = split_by_source(rows, (HUMAN,))
-    human, held_out = train_val_split(human, args.validation_fraction, args.seed)
-    rows = datasets.concatenate_datasets([human, others])
-
+def train_student(
+    args: TransferArguments, accelerator: Accelerator, rows: datasets.Dataset, held_out: datasets.Dataset
+) -> tuple[SegmentationStudent | DetectionStudent, dict[str, Any]]:
+    """A student of the labelled ones of `rows`, and how its training went; with frames held out, its best step."""
     # Model
+    set_seed(args.seed)  # the first weights, whatever was trained before in this process
     student = new_student(args.task, args.student, args.size, args.normalization, args.front_end)
     model = student.model.to(accelerator.device, memory_format=torch.channels_last)
-    made_of = {"rows": hash_rows(labelled)} | ({"first weights": hash_weights(model)} if args.student else {})
+    made_of = {"rows": hash_rows(rows)}
+    if len(held_out):
+        made_of["rows held out"] = hash_rows(held_out)
+    if args.student:
+        made_of["first weights"] = hash_weights(model)
     accelerator.print(f"student of {model.num_parameters():,} parameters")
 
-    # Train
+    # Samples and loss
     warmup_steps = round(args.pseudo_warmup_ratio * args.max_steps)
     samples = DetectionSamples if isinstance(student, DetectionStudent) else StudentSamples
     weak_views = args.consistency_weight > 0
@@ -134,12 +128,35 @@ def main(argv: list[str] | None = None) -> None:
         loss = transfer_loss(args.pseudo_weight, warmup_steps, args.consistency_weight, shift, args.box_weight)
         best_metric, collate = "iou", None
     accelerator.print(f"{len(dataset.indices)} frames to train on, {len(dataset.human)} labelled by people")
+
+    # Train
     evaluate = (lambda _: evaluate_student(student, held_out)) if len(held_out) else None
     outcome = train(accelerator, model, dataset, loss, args, evaluate, best_metric, collate, made_of)
+    model.eval()
+    return student, outcome
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(TransferArguments, "transfer", f"{__doc__}\n{LAUNCH_HELP}", argv)
+    if args.consistency_weight and args.task == "detection":
+        raise ValueError("`consistency_weight` is for segmentation: boxes of two views don't pair")
+    accelerator = make_accelerator(args)
+
+    # Data
+    rows = load_split(args.pseudo_labels or args.dataset, args.train_split)
+    _, rows = split_by_source(rows, (NONE,))
+    trained_on = TrainedOn.of(rows) + (TrainedOn.load(args.student) if args.student else None)
+    test_rows = None
+    if args.eval_split:
+        test_rows = rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no metrics")
+    human, others = split_by_source(rows, (HUMAN,))
+    human, held_out = train_val_split(human, args.validation_fraction, args.seed)
+
+    # Train
+    student, outcome = train_student(args, accelerator, datasets.concatenate_datasets([human, others]), held_out)
 
     # Evaluate and save
     if accelerator.is_main_process:
-        model.eval()
         trained_on.save(args.output_dir)
         student.save_pretrained(args.output_dir)
         metrics = {}

@@ -285,10 +285,11 @@ def test_the_guard_compares_before_it_trains(
     assert json.loads((out / "metrics.json").read_text())["guard"] == record
     with_sam = tmp_path / "with-sam"
     distill.main(flags(**{**values, "sam_features": True, "output_dir": with_sam}))
-    for arm, asks in (("teacher", True), ("small-network", False)):
-        state = json.loads((with_sam / "guard" / f"{arm}-0" / "checkpoint-1" / "state.json").read_text())
-        assert state["arguments"]["sam_features"] is asks and state["arguments"]["max_steps"] == 1
-        assert not (with_sam / "guard" / f"{arm}-0" / "features").exists()  # the teacher's own is used
+    state = json.loads((with_sam / "guard" / "teacher-0" / "checkpoint-1" / "state.json").read_text())
+    assert state["arguments"]["sam_features"] and state["arguments"]["max_steps"] == 1
+    assert not (with_sam / "guard" / "teacher-0" / "features").exists()  # the teacher's own is used
+    state = json.loads((with_sam / "guard" / "small-network-0" / "checkpoint-2" / "state.json").read_text())
+    assert state["arguments"]["task"] == "segmentation" and state["arguments"]["max_steps"] == 2
     capsys.readouterr()
     distill.main(flags(**{**values, "dataset": work.root / "data", "output_dir": tmp_path / "few", "max_steps": 1}))
     assert "no comparison with a small network" in capsys.readouterr().out
@@ -470,11 +471,10 @@ def test_a_committee_is_trained_in_one_run(work: SimpleNamespace, tmp_path: Path
     record = json.loads((tmp_path / "teacher" / "metrics.json").read_text())
     assert len(record["training"]["other members"]) == 2
     teacher = Teacher.from_pretrained(tmp_path / "teacher")
-    levels = [member.model.peft_config["default"].levels for member in teacher.members]
-    assert levels == [["pixel", "mask"], ["mask"], ["mask"]]
-    fine = [member.model.peft_config["default"].full_resolution_channels for member in teacher.members]
-    assert fine == [8, 8, 0]
-    assert [run["steps"] for run in record["training"]["other members"]] == [STEPS, 2 * STEPS]
+    operators, frame_alone, small = teacher.members
+    levels = [member.model.peft_config["default"].levels for member in (operators, frame_alone)]
+    assert levels == [["pixel", "mask"], ["mask"]] and isinstance(small, SegmentationStudent)
+    assert [run["steps"] for run in record["training"]["other members"]] == [STEPS, 5 * STEPS // 2]
     first, second = (load_file(tmp_path / "teacher" / at / "adapter_model.safetensors") for at in MEMBERS)
     AcceleratorState._reset_state(True)
     GradientState._reset_state()

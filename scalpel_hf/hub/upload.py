@@ -36,7 +36,7 @@ FILES = {
     "model": (
         *("adapter_model.safetensors", "model*.safetensors", "model.safetensors.index.json", "*config.json"),
         *(METRICS_FILE, TRAINED_ON_FILE),
-        *(COMMITTEE_FILE, f"{MEMBER_FOLDERS}/adapter_model.safetensors", f"{MEMBER_FOLDERS}/*config.json"),
+        *(COMMITTEE_FILE, f"{MEMBER_FOLDERS}/*model.safetensors", f"{MEMBER_FOLDERS}/*config.json"),
     ),
     "dataset": ("data/*.parquet", BUDGET_FILE, TRAINED_ON_FILE, "summary.json"),
     "space": ("*.py", "requirements.txt"),

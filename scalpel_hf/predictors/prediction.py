@@ -1,9 +1,13 @@
-"""What a teacher says about a frame."""
+"""What a teacher says about a frame, and what that depends on."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -22,3 +26,12 @@ class Prediction:
     probability: np.ndarray
     spread: np.ndarray | None = None
     predicted_iou: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def fingerprint_of(model: nn.Module, settings: dict[str, Any]) -> str:
+    """Hash of a model's weights and of the settings that its predictions depend on besides."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.float().numpy(force=True).tobytes())
+    return digest.hexdigest()[:32]

@@ -1,5 +1,6 @@
 """A trained student as an object that finds targets in frames, and a fresh one to train."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +21,10 @@ from scalpel_hf.modeling.modeling_scalpel_student_detection import ScalpelStuden
 from scalpel_hf.modeling.whole_weights import check_numbers, check_weights, keys_that_differ, load_whole
 from scalpel_hf.utils.files import as_umask_says
 
+from .prediction import Prediction, fingerprint_of
 from .pretrained import load_image_processor, loading
 
+INCIDENTAL = ("_name_or_path", "transformers_version", "auto_map", "dtype")  # of where and when it was saved
 SIZE_DIVISOR = 32  # the coarsest stride of other models
 LABELS = {"segmentation": ["background", "target"], "detection": ["target"]}
 
@@ -74,6 +77,16 @@ class SegmentationStudent(_Saved):
         """Target probability of each pixel, `(H, W)` float32, at the frame's own size."""
         outputs, sizes = self._outputs(frame)
         return self.processor.post_process_probabilities(outputs, sizes)[0].float().cpu().numpy()
+
+    def predict(self, frames: Sequence[Any]) -> list[Prediction]:
+        """What the student says about frames, as a [`Teacher`] does; one view each."""
+        return [Prediction(self.probabilities(frame)) for frame in frames]
+
+    def fingerprint(self) -> str:
+        """Hash of everything a prediction depends on: weights, architecture and processor."""
+        config = self.model.config.to_dict()
+        kept = {key: value for key, value in config.items() if key not in INCIDENTAL}
+        return fingerprint_of(self.model, {"config": kept, "processor": self.processor.to_dict()})
 
 
 class DetectionStudent(_Saved):

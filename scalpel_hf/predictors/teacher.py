@@ -1,7 +1,5 @@
 """A trained teacher as an object that labels frames."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,9 +20,10 @@ from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.utils.files import as_umask_says, read_json, write_json
 
 from .feature_cache import FeatureCache, FrozenFeatures
-from .prediction import Prediction
+from .prediction import Prediction, fingerprint_of
 from .pretrained import ADAPTER_CONFIG, COMMITTEE_FILE, load_adapter, load_adapter_config, load_image_processor
 from .sam import load_sam
+from .student import SegmentationStudent
 from .tiling import blend_tiles
 
 # What a saved and a fresh configuration of the same adapter may differ in.
@@ -99,17 +98,27 @@ class Teacher:
             base: where the base model is, if not at the adapter's `base_model_name_or_path`.
             kwargs: `feature_cache_dir`, `flips`, `scales` and so on, see the class.
         """
-        from .committee import Committee, other_members  # which is made of teachers
+        from .committee import STUDENT, Committee, local_folder, other_members  # which is made of teachers
 
         names = [name_or_path] if isinstance(name_or_path, str | Path) else list(name_or_path)
         hub = {"revision": revision} if revision else {}
-        places = [(name, folder) for name in names for folder in ("", *other_members(name, **hub))]
-        members = []
-        for name, folder in places:
-            model, processor = load_adapted(name, base, **hub, **({"subfolder": folder} if folder else {}))
-            model = model.to(memory_format=torch.channels_last)  # 7 % faster on a CPU
-            members.append(Teacher(model, processor, **kwargs))
-        return members[0] if len(members) == 1 else Committee(members)
+        members: list[Teacher | SegmentationStudent] = []
+        for name in names:
+            members.append(cls._one(name, base, hub, kwargs))
+            for folder, kind in other_members(name, **hub).items():
+                if kind == STUDENT:
+                    members.append(SegmentationStudent.from_pretrained(local_folder(name, folder, **hub)))
+                else:
+                    members.append(cls._one(name, base, {**hub, "subfolder": folder}, kwargs))
+        first = members[0]
+        return first if len(members) == 1 and isinstance(first, Teacher) else Committee(members)
+
+    @classmethod
+    def _one(
+        cls, name: str | Path, base: str | Path | None, hub: dict[str, Any], settings: dict[str, Any]
+    ) -> "Teacher":
+        model, processor = load_adapted(name, base, **hub)
+        return Teacher(model.to(memory_format=torch.channels_last), processor, **settings)  # 7 % faster on a CPU
 
     def to(self, device: torch.device | str) -> "Teacher":
         """Move the model; returns the teacher."""
@@ -134,7 +143,7 @@ class Teacher:
         as_umask_says(Path(folder), "*.safetensors")
 
     @property
-    def members(self) -> list["Teacher"]:
+    def members(self) -> "list[Teacher | SegmentationStudent]":
         """Those that predict: the teacher itself, or those of a [`Committee`]."""
         return [self]
 
@@ -266,11 +275,7 @@ class Teacher:
             "views": [self.flips, self.scales, self.tile_size],
             "cache": self.cache and self.cache.dtype,
         }
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.float().numpy(force=True).tobytes())
-        return digest.hexdigest()[:32]
+        return fingerprint_of(self.model, settings)
 
 
 def load_adapted(

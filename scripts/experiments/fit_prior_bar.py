@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     labelled = human_labelled(load_split(args.dataset, args.split), args.dataset)
     teacher = on_default_device(Teacher.from_pretrained(args.teacher, args.base_model))
     samples = [labelled_sample(row) for row in labelled]
-    bars = [bar for member in teacher.members if (bar := fit_prior_bar(member, samples, args.noise_floor))]
+    teachers = [member for member in teacher.members if isinstance(member, Teacher)]
+    bars = [bar for member in teachers if (bar := fit_prior_bar(member, samples, args.noise_floor))]
     if not bars:
         raise ValueError(
             f"no bar can be fitted: {args.teacher!r} has no pixel level, or its operators see none of the targets of "

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from peft import get_peft_model
 from transformers import pipeline
 
@@ -14,6 +15,7 @@ from scalpel_hf.hub.standalone import save_standalone
 from scalpel_hf.predictors.committee import Committee
 from scalpel_hf.predictors.prediction import Prediction
 from scalpel_hf.predictors.sam import load_sam
+from scalpel_hf.predictors.student import SegmentationStudent, new_student
 from tests.small_models import SIZE, perturb, small_mobile_sam
 
 FRAME = np.zeros((2, 3), np.uint8)
@@ -37,9 +39,15 @@ class Member:
 def test_the_mean_and_how_far_members_are_apart() -> None:
     committee = Committee([Member(0.2), Member(0.8), Member(0.8)])
     first, second = committee.predict([FRAME, FRAME])
-    assert np.allclose(first.probability, 0.6) and np.allclose(second.probability, 0.6)
+    pooled = 4 ** (1 / 3) / (1 + 4 ** (1 / 3))  # the odds are 1/4, 4 and 4, whose geometric mean is the cube root of 4
+    assert np.allclose(first.probability, pooled) and np.allclose(second.probability, pooled)
     assert np.allclose(first.spread, np.std([0.2, 0.8, 0.8]))
     assert np.array_equal(committee.probabilities(FRAME), first.probability)
+
+
+def test_a_member_beyond_doubt_does_not_decide_alone() -> None:
+    (answer,) = Committee([Member(0.0), Member(0.9999), Member(0.9999)]).predict([FRAME])
+    assert answer.probability.min() > 0.9 and np.isfinite(answer.probability).all()
 
 
 def test_the_spread_of_views_counts_too() -> None:
@@ -91,14 +99,37 @@ def test_saved_and_loaded_it_answers_the_same(teachers: list[Teacher], tmp_path:
     committee.save_pretrained(tmp_path / "both")
     loaded = Teacher.from_pretrained(tmp_path / "both")
     assert isinstance(loaded, Committee) and loaded.fingerprint() == committee.fingerprint()
-    expected = np.mean([teacher.probabilities(frame) for teacher in teachers], axis=0)
-    assert np.allclose(loaded.probabilities(frame), expected, atol=1e-6)  # convolutions in another memory format
+    bounded = [np.clip(teacher.probabilities(frame).astype(float), 1e-4, 1 - 1e-4) for teacher in teachers]
+    odds = np.sqrt(np.prod([p / (1 - p) for p in bounded], axis=0))
+    assert np.allclose(loaded.probabilities(frame), odds / (1 + odds), atol=1e-5)  # in another memory format
     for number, teacher in enumerate(teachers):
         teacher.save_pretrained(tmp_path / str(number))
     of_two = Teacher.from_pretrained([tmp_path / "0", tmp_path / "1"])
     assert np.array_equal(of_two.probabilities(frame), loaded.probabilities(frame))
     teachers[0].save_pretrained(tmp_path / "both")  # in its place one alone
     assert not isinstance(Teacher.from_pretrained(tmp_path / "both"), Committee)
+
+
+def test_a_student_is_a_member(teachers: list[Teacher], tmp_path: Path) -> None:
+    frame = np.random.default_rng(0).integers(0, 4000, (40, 56)).astype(np.uint16)
+    student = new_student("segmentation", size="nano", normalization="range")
+    student.model.eval()
+    committee = Committee([teachers[0], student])
+    committee.save_pretrained(tmp_path / "both")
+    loaded = Teacher.from_pretrained(tmp_path / "both")
+    assert [type(member) for member in loaded.members] == [Teacher, SegmentationStudent]
+    assert loaded.fingerprint() == committee.fingerprint()
+    assert np.allclose(loaded.probabilities(frame), committee.probabilities(frame), atol=1e-6)
+    assert np.array_equal(student.predict([frame])[0].probability, student.probabilities(frame))
+    with torch.no_grad():
+        next(student.model.parameters()).add_(1e-3)
+    assert committee.fingerprint() != loaded.fingerprint()
+
+
+def test_a_committee_saved_before_there_were_students(teachers: list[Teacher], tmp_path: Path) -> None:
+    Committee(teachers).save_pretrained(tmp_path / "both")
+    (tmp_path / "both" / "committee.json").write_text('{"members": ["committee-1"]}')
+    assert Teacher.from_pretrained(tmp_path / "both").fingerprint() == Committee(teachers).fingerprint()
 
 
 def test_what_takes_one_model_says_so(teachers: list[Teacher], tmp_path: Path) -> None:
@@ -115,7 +146,13 @@ def test_what_takes_one_model_says_so(teachers: list[Teacher], tmp_path: Path) -
 
 def test_other_folders_than_its_own_are_refused(teachers: list[Teacher], tmp_path: Path) -> None:
     Committee(teachers).save_pretrained(tmp_path / "both")
-    for content in ({"members": ["../elsewhere"]}, {"members": "committee-1"}, {}, []):
+    for content in (
+        {"members": ["../elsewhere"]},
+        {"members": "committee-1"},
+        {"members": {"committee-1": "cat"}},
+        {},
+        [],
+    ):
         (tmp_path / "both" / "committee.json").write_text(json.dumps(content))
         with pytest.raises(ValueError, match=r"committee\.json|can't be loaded"):
             Teacher.from_pretrained(tmp_path / "both")

@@ -14,10 +14,12 @@ and a difference above 1e-4 is an error.
 """
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from huggingface_hub import file_exists
 
 from scalpel_hf import DetectionStudent, SegmentationStudent, SyntheticInfrared, Teacher, load_student
@@ -40,6 +42,7 @@ from scalpel_hf.export import (
 from scalpel_hf.export.onnx_files import whole_or_not_at_all
 from scalpel_hf.modeling.normalization import read_frame
 from scalpel_hf.runtime.onnx_models import OnnxDetector, OnnxStudent, load_exported
+from scalpel_hf.runtime.session import ERRORS_ONLY
 from scalpel_hf.runtime.settings import CONFIG_FILE, FOLDER, INT8_FILE, TEACHER_FILE
 from scalpel_hf.utils.files import check_can_be_made
 
@@ -79,6 +82,9 @@ def main(argv: list[str] | None = None) -> None:
     if not 0 < args.threshold < 1:
         raise ValueError(f"`--threshold` is a probability between 0 and 1, got {args.threshold}")
 
+    # Of operators that no model here has, and of an initializer that stays one.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    onnxruntime.set_default_logger_severity(ERRORS_ONLY)
     out = args.out or Path(args.model) / FOLDER
     check_can_be_made(out, "--out")
     rows = load_split(args.dataset, args.split) if args.dataset else None

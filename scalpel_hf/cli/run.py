@@ -80,6 +80,9 @@ def main(argv: list[str] | None = None) -> None:
         check_room(out, expected)
         print(f"\nabout {minutes(expected.total)} on this machine, and {expected.gigabytes:.1f} GB in {out}")
         run_stages(out, todo, AGAIN, before=lambda stage: tell_rest(stage, todo, expected))
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # of weights that are read at once
     figures = measure(out)
     report = write_report(out, todo, figures)
     if figures is not None:

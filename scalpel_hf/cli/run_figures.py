@@ -45,8 +45,8 @@ class Figures:
 
     def table(self) -> str:
         """As it is printed."""
-        head = f"{f'{self.frames} frames, {self.targets} targets':38}" + "".join(f"{m:>22}" for m in METRICS)
-        return "\n".join([head, *(f"{name:38}" + "".join(f"{c:>22}" for c in cells) for name, cells in self.rows)])
+        lines = [(f"{self.frames} frames, {self.targets} targets", list(METRICS)), *self.rows]
+        return "\n".join(f"{name:38}" + "".join(f"{cell:>26}" for cell in cells) for name, cells in lines)
 
 
 def measure(out: Path) -> Figures | None:

@@ -17,7 +17,12 @@ from scalpel_hf.cli.run_data import describe
 from scalpel_hf.cli.run_estimate import estimate, minutes, settings_of, trial_stages
 from scalpel_hf.cli.run_figures import measure
 from scalpel_hf.cli.run_report import write_report
+from scalpel_hf.cli.small_sam import save_small_sam
 from scalpel_hf.cli.stages import Stage, claim, run_stages
+from scalpel_hf.recipes import distill, transfer
+from scalpel_hf.recipes.distill import DistillArguments
+from scalpel_hf.recipes.transfer import TransferArguments
+from scalpel_hf.training.arguments import parse_arguments
 from tests.app.runs import make_run
 from tests.small_students import small_student
 
@@ -191,6 +196,31 @@ def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "2 CPUs, AVX2; Python 3.1, torch 1.2." in page
     assert "student, labels alone, cross-validated" in page and "one of 3." in page
     assert "5 frames" in page and "not known" not in page
+
+
+@pytest.mark.parametrize("preset", run.PRESETS)
+def test_every_field_of_a_preset_is_known(preset: str) -> None:
+    teacher = parse_arguments(DistillArguments, "distill", None, ["--config", f"presets/{preset}/distill"])
+    student = parse_arguments(TransferArguments, "transfer", None, ["--config", f"presets/{preset}/transfer"])
+    assert teacher.guard == (preset in ("gpu", "best")) and teacher.committee >= 3
+    assert student.size in ("small", "base") and not asks_for_sam(teacher)
+
+
+def asks_for_sam(args: DistillArguments) -> bool:
+    return args.sam_features or "token" in args.levels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["gpu", "best"])
+def test_the_larger_presets_train(tmp_path: Path, preset: str) -> None:
+    frames_and_masks(tmp_path, 10, 8)
+    args = arguments(tmp_path, "--preset", preset, "--max-steps", 3)
+    run.prepare(args)
+    save_small_sam(args.out / "sam")
+    for verb, train in (("distill", distill.main), ("transfer", transfer.main)):
+        train([*run.trainings(args)[verb][1:], "--output-dir", str(args.out / verb)])
+    record = json.loads((args.out / "distill" / "metrics.json").read_text())
+    assert record["guard"]["frames"] == 8 and len(record["training"]["other members"]) == (2 if preset == "gpu" else 5)
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from scalpel_hf.utils.files import write_json
 
 from .numbers import COUNT, SEED
 from .program import verb_parser
-from .run_data import describe, fold_folder, prepare
+from .run_data import describe, fold_folder, labels_tell_scores, prepare
 from .run_estimate import Estimate, estimate, minutes, trial_stages
 from .small_sam import save_small_sam
 from .stages import Stage, claim, run_stages
@@ -123,6 +123,7 @@ def stages(args: argparse.Namespace) -> list[Stage]:
         out / name for name in ("data", "teacher", "pseudo", "student", "student-labels-alone")
     )
     label = ["label", "--dataset", str(data), "--teacher", str(teacher), "--out", str(pseudo), "--any-teacher"]
+    label += [] if labels_tell_scores(data) else ["--no-calibration"]
     pseudo_labels = ["--pseudo-labels", str(pseudo)]
     export = ["export", str(student), "--dataset", str(data), "--split", "train", "--int8"]
     folds = [fold_folder(out, number) for number in range(len(list((out / "folds").glob("*"))))]

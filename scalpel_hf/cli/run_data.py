@@ -10,6 +10,7 @@ import numpy as np
 from scalpel_hf.data import load_prepared
 from scalpel_hf.data.frame_sources import LeftOut
 from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.data.label_sources import BY_PEOPLE, HUMAN
 from scalpel_hf.data.splits import split_by_recording
 from scalpel_hf.evaluation.unseen import TrainedOn, unseen_rows
 from scalpel_hf.formats.own_frames import load_own_frames
@@ -71,7 +72,7 @@ def frames_to_measure(args: argparse.Namespace, rows: datasets.Dataset, work: Pa
 
 
 def with_mask(rows: datasets.Dataset) -> datasets.Dataset:
-    return rows.select([index for index, source in enumerate(rows["label_source"][:]) if source == "human"])
+    return rows.select([index for index, source in enumerate(rows["label_source"][:]) if source == HUMAN])
 
 
 def hold_out(rows: datasets.Dataset, seed: int) -> datasets.DatasetDict:
@@ -109,6 +110,13 @@ def folds(rows: datasets.Dataset, seed: int) -> list[datasets.DatasetDict]:
         parts = {"train": rows.select(np.flatnonzero(~held)), "test": rows.select(np.flatnonzero(held))}
         found.append(datasets.DatasetDict(parts))
     return found
+
+
+def labels_tell_scores(data: Path) -> bool:
+    """Whether some of the frames that people labelled has a target; of others alone no scores can be learnt."""
+    rows = load_prepared(data)["train"]
+    pairs = zip(rows["label_source"][:], rows["objects"][:], strict=True)
+    return any(source in BY_PEOPLE and objects["bbox"] for source, objects in pairs)
 
 
 def describe(data: Path) -> str:

@@ -253,6 +253,11 @@ class LabellingJob:
         labelled = [candidates for source, candidates in self._candidates(paths) if source in BY_PEOPLE]
         if not labelled:
             raise ValueError("no frame has a person's label to calibrate scores on: run without calibration")
+        if not any(any(candidates["true"]) for candidates in labelled):
+            raise ValueError(
+                f"nothing that the teacher finds in the {len(labelled)} frames that people labelled is a target, so no "
+                "scores can be learnt from them: run without calibration"
+            )
         others = (candidates for source, candidates in self._candidates(paths) if source not in BY_PEOPLE)
         return match_prevalence(fit_calibration(labelled), others)
 

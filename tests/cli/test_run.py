@@ -115,6 +115,28 @@ def test_boxes_are_trained_on_and_not_measured_on() -> None:
     assert splits["train"]["label_source"][:].count("box") == 4
 
 
+@pytest.mark.parametrize(
+    ("sources", "targets", "tell"),
+    [
+        (["human", "human", "none"], [1, 0, 0], True),
+        (["human", "human", "none"], [0, 0, 0], False),
+        (["human", "box", "none"], [0, 1, 0], True),
+        (["point", "none", "none"], [1, 0, 0], True),
+        (["box", "none", "none"], [0, 1, 0], False),
+    ],
+)
+def test_labels_tell_scores_where_there_is_a_target(
+    tmp_path: Path, sources: list[str], targets: list[int], tell: bool
+) -> None:
+    rows = CAMERA.to_dataset(3).remove_columns("objects")
+    objects = [{"bbox": [[0.0, 0.0, 2.0, 2.0]] * n, "area": [4] * n} for n in targets]
+    rows = rows.add_column("label_source", sources).add_column("objects", objects)
+    datasets.DatasetDict(train=rows).save_to_disk(str(tmp_path / "out" / "data"))
+    assert run_data.labels_tell_scores(tmp_path / "out" / "data") == tell
+    (label,) = (s.command for s in run.stages(arguments(tmp_path)) if s.command[0] == "label")
+    assert ("--no-calibration" in label) == (not tell)
+
+
 def test_what_it_will_take(tmp_path: Path) -> None:
     frames_and_masks(tmp_path, 8, 3)
     args = arguments(tmp_path, "--max-steps", 100)

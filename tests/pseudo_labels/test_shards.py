@@ -17,7 +17,7 @@ import datasets
 import numpy as np
 import pytest
 
-from scalpel_hf import add_pseudo_labels, apply_label_budget
+from scalpel_hf import SyntheticInfrared, add_pseudo_labels, apply_label_budget
 from scalpel_hf.data import load_split
 from scalpel_hf.data.label_sources import as_objects
 from scalpel_hf.pseudo_labels import Calibration, LabellingJob, Rules, label_in_shards
@@ -220,6 +220,15 @@ def test_other_rules_start_from_the_answers_and_another_threshold_does_not(
     teacher = FakeTeacher()
     label_in_shards(dataset, teacher, tmp_path / "out", threshold=0.6, shard_size=2, **SILENT)
     assert teacher.calls == 7
+
+
+def test_labels_without_a_target_give_no_scores(tmp_path: Path) -> None:
+    """Of those alone every object is taken for a false alarm, wherever it is."""
+    rows = SyntheticInfrared(size=(32, 40), n_targets=(0, 0), extent=(1, 4), seed=3).to_dataset(4)
+    rows = rows.add_column("label_source", ["human"] * 2 + ["none"] * 2)
+    with pytest.raises(ValueError, match=r"in the 2 frames that people labelled is a target, .*: run without calib"):
+        label_in_shards(rows, FakeTeacher(), tmp_path / "out", calibration="labelled", **SILENT)
+    label_in_shards(rows, FakeTeacher(), tmp_path / "out", **SILENT)
 
 
 def test_all_empty_is_an_error_each_time(dataset: datasets.Dataset, tmp_path: Path) -> None:

@@ -152,7 +152,8 @@ def describe(split: str, dataset: Dataset) -> str:
     areas = [objects["area"] for objects in dataset["objects"] if objects is not None]
     counts = [min(len(area), 2) for area in areas]
     pixels = [pixel_count for area in areas for pixel_count in area]
-    median = f"{statistics.median(pixels):g}" if pixels else "-"
+    known = [pixel_count for pixel_count in pixels if pixel_count]  # a point has no extent
+    median = f"{statistics.median(known):g}" if known else "-"
     columns = [split, len(dataset), len(areas), *(counts.count(n) for n in range(3)), len(pixels), median]
     return " ".join(f"{column:>11}" for column in columns)
 

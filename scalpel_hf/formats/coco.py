@@ -233,21 +233,25 @@ def _wanted_categories(content: dict[str, Any], category: str | None, path: Path
     names: dict[int | str | None, Any] = {
         number: entry.get("name") for number, entry in _by_id(content, "categories", path).items()
     }
-    if category is not None:
-        wanted: set[int | str | None] = {key for key, name in names.items() if name == category}
-        if not wanted:
-            raise LabelFileError(f"{path}: no category {category!r}, there are {sorted(map(str, names.values()))}")
-        return wanted
+    listed = sorted(map(str, names.values()))
     used: set[int | str | None] = set()
     for annotation in content["annotations"]:
         number = annotation.get("category_id")
         if not isinstance(number, int | str | None):
             raise LabelFileError(f"{path}, annotation {annotation['id']}: its `category_id` is {number!r}")
+        if names and number is not None and number not in names:
+            origin = f"{path}, annotation {annotation['id']}"
+            raise LabelFileError(f"{origin}: its `category_id` {number!r} is of none of the categories {listed}")
         used.add(number)
+    if category is not None:
+        wanted: set[int | str | None] = {key for key, name in names.items() if name == category}
+        if not wanted:
+            raise LabelFileError(f"{path}: no category {category!r}, there are {listed}")
+        return wanted
     used = {key for key in used if key not in names or names[key] != IGNORE}
     if len(used) > 1:
         listing = sorted(str(names.get(key, key)) for key in used)
-        raise LabelFileError(f"{path}: annotations of the categories {listing}: say which one is target")
+        raise LabelFileError(f"{path}: annotations of the categories {listing}: say which one is target with --category")
     return used
 
 

@@ -30,8 +30,10 @@ def kind_of_labels(labels: str | Path) -> str:
     content = read_labels(path)
     if isinstance(content, list):
         return "label-studio"
+    if content == {}:
+        raise LabelFileError(f"{path}: there is no label in it")
     is_plain = "annotations" not in content and all(isinstance(boxes, list) for boxes in content.values())
-    return "json" if content and is_plain else "coco"
+    return "json" if is_plain else "coco"
 
 
 def _kind_of_folder(path: Path) -> str:

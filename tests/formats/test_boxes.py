@@ -115,7 +115,7 @@ def test_yolo(tmp_path: Path) -> None:
         ("0 12 10 4 5", "a.txt, line 1: .*no shares of a frame"),
         ("0 nan 0.5 0.1 0.1", "a.txt, line 1: .*no shares of a frame"),
         ("0 0.1 0.1 0.2 0.1 0.2 0.2", "a.txt, line 1: a polygon of 7 numbers"),
-        ("0 0.5 0.5 0.1 0.1\n1 0.5 0.5 0.1 0.1", r"labels: there are the classes \['0', '1'\]: say which"),
+        ("0 0.5 0.5 0.1 0.1\n1 0.5 0.5 0.1 0.1", r"labels: there are the classes \['0', '1'\]: say which one is target with --category"),
     ],
 )
 def test_yolo_that_cannot_be_taken(tmp_path: Path, line: str, match: str) -> None:
@@ -190,6 +190,17 @@ def test_coco(tmp_path: Path) -> None:
     keypoints = {"keypoints": [5.5, 3.5, 2, 9, 9, 0], "bbox": [0, 0, 0, 0]}
     path = coco(tmp_path / "c.json", keypoints, {"bbox": BOXES[1]})
     assert taken(read_coco(path), "a")["a"] == ("point", [POINTS[0], BOXES[1]])
+
+
+@pytest.mark.parametrize("category", [None, "target"])
+def test_coco_of_a_category_that_it_does_not_list(tmp_path: Path, category: str | None) -> None:
+    path = coco(tmp_path / "c.json", {"bbox": BOXES[0]}, {"bbox": BOXES[1], "category_id": 7})
+    with pytest.raises(LabelFileError, match=r"annotation 1: its `category_id` 7 is of none of the categories \['ign"):
+        list(read_coco(path, category))
+    content = json.loads(path.read_text())
+    content["annotations"][0]["category_id"] = 7
+    path.write_text(json.dumps({**content, "categories": []}))  # as some write it by hand
+    assert taken(read_coco(path), "a")["a"] == ("box", BOXES[:2])
 
 
 def test_coco_of_masks_and_boxes_is_boxes_and_says_so(tmp_path: Path) -> None:
@@ -360,6 +371,9 @@ def test_the_kind_of_labels_is_told_by_what_is_there(tmp_path: Path) -> None:
     assert kind_of_labels(tmp_path / "t.json") == "label-studio"
     assert kind_of_labels(yolo(tmp_path / "y", a="")) == "yolo"
     assert kind_of_labels(voc(tmp_path / "v", "a")) == "voc"
+    (tmp_path / "t.json").write_text("{}")
+    with pytest.raises(LabelFileError, match=r"t\.json: there is no label in it"):
+        kind_of_labels(tmp_path / "t.json")
 
 
 def test_from_a_folder_of_frames_and_boxes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

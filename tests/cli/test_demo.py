@@ -124,7 +124,7 @@ def test_the_demo_runs_through_and_again(tmp_path: Path) -> None:
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
-        assert "student, labels and pseudo labels" in done.stdout and "80 frames" in done.stdout
+        assert "student, labels and pseudo labels" in done.stdout and f"{demo.TEST_FRAMES} frames" in done.stdout
     assert done.stdout.count("$ scalpel-hf") == 1  # the second time there was nothing left to do
     report = (out / "run" / "report.html").read_text()
     assert "data:image/png" in report and "Fa 1e-6" in report

@@ -214,6 +214,8 @@ def push_metric(repo_id: str, private: bool | None = None) -> str:
 
 def _files(folder: Path, repo_type: str) -> list[str]:
     files = [path for pattern in FILES[repo_type] for path in folder.glob(pattern)]
+    if not (folder / COMMITTEE_FILE).exists():  # what is left of a committee that was here belongs to nothing
+        files = [path for path in files if not path.parent.match(MEMBER_FOLDERS)]
     if repo_type == "model":
         files += belonging_files(folder / ONNX)  # what `scalpel-hf export` adds, for machines without torch
     found = sorted(path.relative_to(folder).as_posix() for path in files)

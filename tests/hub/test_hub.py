@@ -22,6 +22,7 @@ from scalpel_hf.evaluation.unseen import TRAINED_ON_FILE, TrainedOn
 from scalpel_hf.hub.model_card import student_card, teacher_card
 from scalpel_hf.hub.provenance import Provenance
 from scalpel_hf.hub.upload import push_dataset, push_folder, push_metric, push_run, save_standalone
+from scalpel_hf.predictors.committee import Committee
 from scalpel_hf.runtime.settings import hash_tensors
 from tests.hub.models import (
     FRAME,
@@ -360,6 +361,27 @@ def test_only_data_sets_on_the_hub_are_named_as_such(client: HfApi, tmp_path: Pa
     make_student(tmp_path, dataset="org/nothing")
     push_run(tmp_path, STUDENT)
     assert ModelCard(download(client, STUDENT, "README.md", tmp_path).read_text()).data.datasets == ["org/labels"]
+
+
+def test_a_committee_is_pushed_whole(hub: HubServer, client: HfApi, tmp_path: Path) -> None:
+    teacher = make_teacher(tmp_path, small_sam())
+    push_base(client, tmp_path, BASE)
+    committee = Committee([teacher, teacher, make_student(tmp_path / "student")])
+    committee.save_pretrained(tmp_path / "teacher")
+    push_run(tmp_path / "teacher", TEACHER, BASE, pictures=False)
+    np.save(tmp_path / "frame.npy", FRAME)
+    code = f"""
+import numpy as np, scalpel_hf
+committee = scalpel_hf.Teacher.from_pretrained({TEACHER!r})
+print([type(member).__name__ for member in committee.members])
+np.save("probability.npy", committee.probabilities(np.load("frame.npy")))
+"""
+    assert hub.run(code, tmp_path).strip() == "['Teacher', 'Teacher', 'SegmentationStudent']"
+    np.testing.assert_allclose(np.load(tmp_path / "probability.npy"), committee.probabilities(FRAME), **CLOSE)
+    assert_nothing_of_this_machine(client, TEACHER, tmp_path)
+    teacher.save_pretrained(tmp_path / "teacher")  # in its place one alone
+    push_run(tmp_path / "teacher", TEACHER, BASE, pictures=False)
+    assert not any("committee" in name for name in client.list_repo_files(TEACHER))
 
 
 def test_a_resized_base_is_not_loaded_by_the_auto_class(client: HfApi, tmp_path: Path) -> None:

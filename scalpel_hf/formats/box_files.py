@@ -97,7 +97,7 @@ def _wanted(used: set[str], classes: Classes, category: str | None, where: Path)
             raise LabelFileError(f"{where}: no class {category!r}, there are {sorted(names.values())}")
         return matching[0]
     if len(used) > 1:
-        raise LabelFileError(f"{where}: there are the classes {sorted(names.values())}: say which one is target with --category")
+        raise LabelFileError(f"{where}: there are the classes {sorted(names.values())}: name the target by --category")
     return next(iter(used), None)
 
 

@@ -251,7 +251,7 @@ def _wanted_categories(content: dict[str, Any], category: str | None, path: Path
     used = {key for key in used if key not in names or names[key] != IGNORE}
     if len(used) > 1:
         listing = sorted(str(names.get(key, key)) for key in used)
-        raise LabelFileError(f"{path}: annotations of the categories {listing}: say which one is target with --category")
+        raise LabelFileError(f"{path}: annotations of the categories {listing}: name the target by --category")
     return used
 
 

@@ -115,7 +115,10 @@ def test_yolo(tmp_path: Path) -> None:
         ("0 12 10 4 5", "a.txt, line 1: .*no shares of a frame"),
         ("0 nan 0.5 0.1 0.1", "a.txt, line 1: .*no shares of a frame"),
         ("0 0.1 0.1 0.2 0.1 0.2 0.2", "a.txt, line 1: a polygon of 7 numbers"),
-        ("0 0.5 0.5 0.1 0.1\n1 0.5 0.5 0.1 0.1", r"labels: there are the classes \['0', '1'\]: say which one is target with --category"),
+        (
+            "0 0.5 0.5 0.1 0.1\n1 0.5 0.5 0.1 0.1",
+            r"the classes \['0', '1'\]: name the target by --category",
+        ),
     ],
 )
 def test_yolo_that_cannot_be_taken(tmp_path: Path, line: str, match: str) -> None:

@@ -63,7 +63,7 @@ from scalpel_hf.training.knowledge_transfer import labelled_sample
 from scalpel_hf.training.loop import hash_weights, make_accelerator, train
 from scalpel_hf.training.lora_baseline import lora_of_equal_size
 from scalpel_hf.training.prior_bar import fit_prior_bar
-from scalpel_hf.training.run_record import write_metrics
+from scalpel_hf.training.run_record import closing, write_metrics
 from scalpel_hf.training.sampling import prior_shift
 from scalpel_hf.training.validation import train_val_split
 
@@ -280,6 +280,8 @@ def main(argv: list[str] | None = None) -> None:
             metrics[args.eval_split] = evaluate_probabilities(teacher.probabilities, test_rows)
         revision = teacher.model.get_base_model().config._commit_hash
         write_metrics(args, outcome, metrics, base_revision=revision, guard=compared)
+        next_command = f"scalpel-hf label --dataset {args.dataset} --teacher {args.output_dir} --out PSEUDO"
+        accelerator.print(closing(args.output_dir, metrics, next_command))
         if args.push_to_hub:
             accelerator.print(push_run(args.output_dir, args.push_to_hub, args.base_model_id or None))
 

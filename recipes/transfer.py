@@ -47,7 +47,7 @@ from scalpel_hf.training.arguments import (
 )
 from scalpel_hf.training.knowledge_transfer import DetectionSamples, StudentSamples, detection_loss, transfer_loss
 from scalpel_hf.training.loop import hash_weights, make_accelerator, train
-from scalpel_hf.training.run_record import write_metrics
+from scalpel_hf.training.run_record import closing, write_metrics
 from scalpel_hf.training.sampling import prior_shift
 from scalpel_hf.training.validation import train_val_split
 
@@ -163,6 +163,8 @@ def main(argv: list[str] | None = None) -> None:
         if test_rows is not None:
             metrics[args.eval_split] = evaluate_student(student, test_rows)
         write_metrics(args, outcome, metrics)
+        next_command = f"scalpel-hf export {args.output_dir} --dataset {args.dataset} --int8"
+        accelerator.print(closing(args.output_dir, metrics, next_command))
         if args.push_to_hub:
             accelerator.print(push_run(args.output_dir, args.push_to_hub))
 

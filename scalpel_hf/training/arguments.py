@@ -51,7 +51,7 @@ TRACKERS = tuple(LOGGER_TYPE_TO_CLASS)
 class LoopArguments:
     """What both stages' training takes."""
 
-    output_dir: str = option("runs/out", "Folder for checkpoints, the trained model and metrics.json.")
+    output_dir: str = option("runs/out", "Folder for checkpoints, the trained model, metrics.json and history.json.")
     seed: Annotated[int, Between(0, 2**32 - 1)] = option(
         0, "Seeds weights, the order of frames and every augmentation."
     )

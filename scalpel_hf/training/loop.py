@@ -31,12 +31,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
 from scalpel_hf.predictors.load import default_device
-from scalpel_hf.utils.files import check_can_be_made
+from scalpel_hf.utils.files import check_can_be_made, write_json
 from scalpel_hf.version import __version__
 
 from .arguments import LoopArguments
 from .checkpoints import NEW_RUN, Checkpoints, Ema
-from .run_record import METRICS_FILE
+from .run_record import HISTORY_FILE, METRICS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +161,7 @@ def train(
         accelerator.init_trackers("scalpel", config={k: str(v) for k, v in vars(args).items()})
 
     step, best, logs = start["step"], start["best"], start["last"]
+    history: list[dict[str, Any]] = [*start.get("history", [])]
     began = time.monotonic() - start["seconds"]
     bar = tqdm(total=args.max_steps, initial=step, disable=not accelerator.is_main_process, unit="step")
     for number, batch in enumerate(loader):
@@ -190,16 +191,19 @@ def train(
         if step % args.logging_steps == 0 or step == args.max_steps:
             bar.set_postfix({k: f"{v:.3f}" for k, v in logs.items()})
             accelerator.log({**logs, "learning_rate": scheduler.get_last_lr()[0]}, step=step)
+            history.append({"step": step, **logs})
         if evaluate is not None and (step % args.eval_steps == 0 or step == args.max_steps):
             if accelerator.is_main_process:
-                best = _evaluate(accelerator, model, ema, evaluate, best, best_metric, step, checkpoints)
+                best = _evaluate(accelerator, model, ema, evaluate, best, best_metric, step, checkpoints, history)
                 _train_mode(wrapped)
             best = broadcast_object_list([best])[0]
         if accelerator.is_main_process and (step % args.checkpoint_steps == 0 or step == args.max_steps):
             seconds = time.monotonic() - began
-            state = {"step": step, "seconds": seconds, "best": best, "last": logs}
+            state = {"step": step, "seconds": seconds, "best": best, "last": logs, "history": history}
             checkpoints.save({**state, "arguments": _fixed(args), "made_of": made_of})
     bar.close()
+    if accelerator.is_main_process:
+        write_json(Path(args.output_dir) / HISTORY_FILE, history)
 
     model.eval()
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # measured and used in full precision, as it is saved
@@ -285,12 +289,14 @@ def _evaluate(
     best_metric: str,
     step: int,
     checkpoints: Checkpoints,
+    history: list[dict[str, Any]],
 ) -> dict[str, Any] | None:
     """Measure the running mean of the weights and keep them where they are the best so far; the best step's record."""
     model.eval()
     ema.swap()
     metrics = evaluate(model)
     accelerator.log({f"validation/{k}": v for k, v in metrics.items() if isinstance(v, int | float)}, step=step)
+    history.append({"step": step, "validation": metrics})
     if best is None or metrics[best_metric] > best["metrics"][best_metric]:
         best = {"step": step, "metrics": metrics}
         checkpoints.save_best(step)

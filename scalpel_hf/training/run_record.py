@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import binomtest
 
 from scalpel_hf.hub.repo_names import shown_name
 from scalpel_hf.utils.files import read_json, write_json
@@ -21,6 +22,7 @@ from .arguments import LoopArguments
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
+HISTORY_FILE = "history.json"  # losses every `logging_steps`, and metrics on frames held out to choose the step by
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scalpel-hf")
 
 
@@ -57,6 +59,25 @@ def write_metrics(
         record["guard"] = guard
     write_json(path, record)
     return path
+
+
+def closing(folder: str | Path, metrics: dict[str, dict[str, Any]], next_command: str) -> str:
+    """What a training ends with: its metrics by split, with counts and the share of targets found, its folder, and the
+    command that comes next."""
+    lines = [f"{split}: {_shown_metrics(found)}" for split, found in metrics.items()]
+    return "\n".join([*lines, f"written to {folder}", f"next: {next_command}"])
+
+
+def _shown_metrics(found: dict[str, Any]) -> str:
+    names = {"iou": "IoU", "niou": "nIoU", "ap50": "AP50", "precision": "precision"}
+    shares = [f"{name} {100 * found[key]:.1f} %" for key, name in names.items() if found.get(key) is not None]
+    hits, targets = found.get("n_detected", found.get("n_matched", 0)), found["n_targets"]
+    if targets:
+        low, high = binomtest(hits, targets).proportion_ci(method="wilson")
+        shares.append(f"{hits} of {targets} targets found ({100 * low:.0f} to {100 * high:.0f} %, 95 % interval)")
+    if "fa" in found:
+        shares.append(f"Fa {found['fa']:.1f} in 1e-6")
+    return f"{found['n_images']} frames, {', '.join(shares)}"
 
 
 def _earlier(path: Path) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def main() -> None:
         nonlocal saves
         saves += 1
         if saves == args.die_in_save:
-            Path(arguments[1]).write_bytes(b"half of it")
+            arguments[1].write(b"half of it")
             die()
         torch_save(*arguments, **kwargs)
 

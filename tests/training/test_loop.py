@@ -18,6 +18,7 @@ from scalpel_hf.training import checkpoints
 from scalpel_hf.training.arguments import LoopArguments
 from scalpel_hf.training.checkpoints import Ema
 from scalpel_hf.training.loop import make_accelerator, train
+from scalpel_hf.training.run_record import HISTORY_FILE
 from scalpel_hf.utils.files import DiskFullError
 from tests.training.small_problem import STEPS, Blobs, Net, PlainNet, loss_function, run
 
@@ -74,7 +75,12 @@ def assert_same_checkpoint(a: Path, b: Path, step: int = STEPS) -> None:
 
 
 def entries(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
+    """What a run goes on from."""
+    return sorted(p.name for p in folder.iterdir() if p.name != HISTORY_FILE)
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / HISTORY_FILE).read_text())
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
@@ -101,6 +107,7 @@ def test_resumed_is_unbroken_bitwise(tmp_path: Path, accumulation: int) -> None:
     resumed, again = run(tmp_path / "b", **changes)
     assert_same(straight.state_dict(), resumed.state_dict())
     assert_same_checkpoint(tmp_path / "a", tmp_path / "b")
+    assert history(tmp_path / "a") == history(tmp_path / "b") and history(tmp_path / "a")[-1]["step"] == STEPS
     assert again["last"] == outcome["last"] and again["samples"] == outcome["samples"] == STEPS * 4 * accumulation
 
 
@@ -271,6 +278,7 @@ def test_the_best_step_is_kept_also_across_a_break(tmp_path: Path) -> None:
     assert outcome["best"] == {"step": 4, "metrics": {"iou": 0.9, "step": 4}}
     assert_same(model.state_dict(), seen["a"][4])
     assert entries(tmp_path / "a") == ["best-4.safetensors", "checkpoint-12"]
+    assert [entry["step"] for entry in history(tmp_path / "a") if "validation" in entry]
 
     with pytest.raises(Interrupted):  # the best is evaluated after the checkpoint of step 3, and not in it
         run_with("b", interrupted_at(5))

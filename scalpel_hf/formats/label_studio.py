@@ -117,7 +117,7 @@ def read_label_studio(path: str | Path, label: str | None = None) -> Iterator[Hu
             elif region.labels == {IGNORE}:
                 ignored.append(region)
         if len(taken) > 1 and label is None:
-            raise LabelFileError(f"{origin}: labels {sorted(taken)}: name the target by --category")
+            raise LabelFileError(f"{origin}: there are the labels {sorted(taken)}: name the target by --category")
         if NO_LABEL in seen and label is not None:
             raise LabelFileError(f"{origin}: has a region without a label, of which {label!r} can't be told")
         if len({region.shape for region in [*targets, *ignored]}) > 1:

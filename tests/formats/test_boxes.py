@@ -164,7 +164,7 @@ def test_voc_counted_from_0_is_cut_off_at_the_border(tmp_path: Path) -> None:
 
 def test_voc_that_cannot_be_taken(tmp_path: Path) -> None:
     folder = voc(tmp_path / "v", "a", ("bird", (1, 1, 2, 2)), ("drone", (4, 3, 7, 7)))
-    with pytest.raises(LabelFileError, match=r"classes \['bird', 'drone'\]: say which"):
+    with pytest.raises(LabelFileError, match=r"classes \['bird', 'drone'\]: name the target"):
         list(read_voc_boxes(folder))
     (label,) = read_voc_boxes(folder, "drone")
     assert label.boxes == ((3, 2, 4, 5),)

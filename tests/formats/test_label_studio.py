@@ -148,7 +148,7 @@ def test_labels(tmp_path: Path) -> None:
     named = {"format": "rle", "rle": encode_brush_rle(two), "brushlabels": ["bird"]}
     ignore = {"format": "rle", "rle": encode_brush_rle(three), "brushlabels": ["ignore"]}
     path = exported(tmp_path, task(1, [region(one), region(two, value=named), region(three, value=ignore)]))
-    with pytest.raises(LabelFileError, match=r"task 1, .*the labels \['bird', 'target'\]: say which"):
+    with pytest.raises(LabelFileError, match=r"task 1, .*the labels \['bird', 'target'\]: name the target"):
         list(read_label_studio(path))
     (label,) = read_label_studio(path, "bird")
     np.testing.assert_array_equal(label.mask, two)

@@ -37,6 +37,7 @@ from .stages import Stage, claim, run_stages
 PRESETS = ("laptop", "gpu", "best", "demo")
 MARKER = ".scalpel-run"
 AGAIN = "the same command"
+END = 2**20  # bytes
 PATHS = ("frames", "labels", "test", "test_labels")
 
 
@@ -98,11 +99,21 @@ def settings(args: argparse.Namespace) -> dict[str, str]:
 
 
 def files_of(path: Path, without: Path) -> str:
-    """A path, and the number of its files with a hash of their names and sizes."""
+    """A path, and the number of its files with a hash of their names and contents."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    listed = [f"{f} {f.stat().st_size}" for f in files if f.is_file() and not f.is_relative_to(without)]
+    listed = [f"{f} {content_of(f)}" for f in files if f.is_file() and not f.is_relative_to(without)]
     digest = hashlib.sha256("\n".join(listed).encode()).hexdigest()
     return f"{path} of {len(listed)} files ({digest[:8]})"
+
+
+def content_of(file: Path) -> str:
+    """A file's size, and a hash of its first and last megabyte: of images all of it, of a long recording enough."""
+    size = file.stat().st_size
+    with file.open("rb") as content:
+        digest = hashlib.sha256(content.read(END))
+        content.seek(max(END, size - END))
+        digest.update(content.read(END))
+    return f"{size} {digest.hexdigest()}"
 
 
 def training(args: argparse.Namespace, verb: str, data: Path) -> list[str]:

@@ -173,6 +173,21 @@ def test_other_frames_or_labels_are_another_folder(tmp_path: Path, folder: str) 
         claim(args.out, run.MARKER, run.settings(args))
 
 
+@pytest.mark.parametrize("byte", [0, 1, run.END, 2 * run.END, 3 * run.END - 1])
+def test_labels_that_are_redrawn_in_files_of_the_same_size_are_others(tmp_path: Path, byte: int) -> None:
+    frames_and_masks(tmp_path, 4, 2)
+    args, mask = arguments(tmp_path), tmp_path / "masks" / "f00.bmp"
+    content = bytearray(byte + 1)
+    mask.write_bytes(content)
+    claim(args.out, run.MARKER, run.settings(args))
+    mask.write_bytes(content)
+    claim(args.out, run.MARKER, run.settings(args))
+    content[byte] = 255
+    mask.write_bytes(content)
+    with pytest.raises(ValueError, match=r"masks of 3 files .*, now .* of 3 files"):
+        claim(args.out, run.MARKER, run.settings(args))
+
+
 def test_stages_that_are_done_are_not_done_again(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     (tmp_path / "done").touch()
     todo = [Stage("one", tmp_path / "done", ["no such verb"]), Stage("two", tmp_path / "other", ["--version"])]

@@ -1,6 +1,7 @@
 """Whether a JPEG file's picture is all there: its decoder fills in what is missing, and says nothing."""
 
 import re
+from hashlib import blake2b
 from io import BytesIO
 from typing import IO
 
@@ -14,21 +15,32 @@ OTHER_DATA = bytes(range(1, 251))  # of no marker
 # A scan may lack its last restarts, too: of one that is whole, these are passed over.
 OTHER_RESTARTS = OTHER_DATA + b"".join(bytes([0xFF, 0xD0 + number]) + OTHER_DATA for number in range(8))
 
+REMEMBERED = 100_000  # files
+_whole: set[bytes] = set()  # hashes of files that were found to be
+
 
 def jpeg_is_whole(image: Image.Image, file: IO[bytes]) -> bool:
     """
     Whether the data of each part of a JPEG file reach as far as its picture.
 
     Where they end early, the decoder makes up the rest: gray, or a smear. So the picture is decoded again with other
-    data behind each part: one that is whole doesn't read them, and comes out the same.
+    data behind each part: one that is whole doesn't read them, and comes out the same. That is done once a file: a
+    process remembers those that were whole.
 
     Args:
         image: the picture as it was decoded, not turned.
         file: that it was decoded from.
     """
     file.seek(0)
-    with Image.open(BytesIO(_with_other_data(file.read())), formats=["JPEG"]) as again:
-        return np.array_equal(np.asarray(image), np.asarray(again))
+    content = file.read()
+    key = blake2b(content, digest_size=16).digest()
+    if key in _whole:
+        return True
+    with Image.open(BytesIO(_with_other_data(content)), formats=["JPEG"]) as again:
+        whole = np.array_equal(np.asarray(image), np.asarray(again))
+    if whole and len(_whole) < REMEMBERED:
+        _whole.add(key)
+    return whole
 
 
 def _with_other_data(content: bytes) -> bytes:

@@ -58,8 +58,8 @@ from scalpel_hf.training.distillation import (
     freeze_operators,
     start_from,
 )
+from scalpel_hf.training.frames import labelled_sample
 from scalpel_hf.training.guard import LEAST_FRAMES, Probabilities, compare_with_small_network, verdict
-from scalpel_hf.training.knowledge_transfer import labelled_sample
 from scalpel_hf.training.loop import hash_weights, make_accelerator, train
 from scalpel_hf.training.lora_baseline import lora_of_equal_size
 from scalpel_hf.training.prior_bar import fit_prior_bar

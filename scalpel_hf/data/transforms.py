@@ -1,14 +1,18 @@
-"""Augmentations that fit infrared physics, on frames `(H, W)` float32 in sensor units with their masks.
+"""Augmentations that fit infrared physics, on frames `(H, W)` in sensor units with their masks.
 
 A label travels as arrays beside the frame: `target` in [0, 1], `weight` ≥ 0 (0 = ignore) and, where people drew boxes,
-the number of each pixel's box. Every function takes a
-`numpy.random.Generator`, so that a view of a frame is a pure function of its seed.
+the number of each pixel's box. Every function takes a `numpy.random.Generator`, so that a view of a frame is a pure
+function of its seed. Of a zoomed frame, nothing but the window that is shown is computed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
+
+from .pasting import Cutout, Patch, add_patches, has_spread, place_cutouts
 
 Array = np.ndarray
 
@@ -29,145 +33,209 @@ class Sample:
         boxes = None if self.boxes is None else function(self.boxes)
         return Sample(function(self.frame), function(self.target), function(self.weight), boxes)
 
+    def pixels(self) -> Array:
+        """Those of targets and boxes, (N, 2), as (y, x)."""
+        is_target = self.target if self.target.dtype == bool else self.target > 0.5
+        return np.argwhere(is_target if self.boxes is None else is_target | (self.boxes > 0))
+
     def numbered_boxes(self) -> Array:
         """The boxes' numbers, int32; all 0 where the label is a mask."""
         return np.zeros(self.target.shape, np.int32) if self.boxes is None else self.boxes
 
 
 def dihedral(sample: Sample, k: int) -> Sample:
-    """One of the square's eight symmetries: `k % 4` quarter turns, then a flip when `k >= 4`."""
+    """One of the square's eight symmetries, as views: `k % 4` quarter turns, then a flip when `k >= 4`."""
 
     def turn(a: Array) -> Array:
         a = np.rot90(a, k % 4)
-        return np.ascontiguousarray(a[:, ::-1] if k >= 4 else a)
+        return a[:, ::-1] if k >= 4 else a
 
     return sample.map(turn)
 
 
-def zoom(sample: Sample, factor: float) -> Sample:
-    """Resample by `factor`: bilinear for the frame, and for target and weight, which keeps partial pixels partial;
-    the nearest number of boxes."""
-
-    def resample(a: Array) -> Array:
-        if a.dtype == np.int32:
-            return ndimage.zoom(a, factor, order=0, mode="nearest", grid_mode=True)
-        return ndimage.zoom(a, factor, order=1, mode="nearest", grid_mode=True).astype(np.float32)
-
-    return sample.map(resample)
+def dihedral_points(points: Array, shape: tuple[int, int], k: int) -> Array:
+    """Where pixels (N, 2), as (y, x) in an array of `shape`, are after [`dihedral`]."""
+    y, x = points.T
+    height, width = shape
+    for _ in range(k % 4):
+        y, x, height, width = width - 1 - x, y, width, height
+    return np.stack([y, width - 1 - x if k >= 4 else x], axis=1)
 
 
-def crop(sample: Sample, size: int, rng: np.random.Generator, on_target: float = 0.7) -> tuple[Sample, tuple[int, int]]:
-    """
-    A random `size` × `size` window, with probability `on_target` one that contains a random pixel of a target or box.
-
-    Frames smaller than the window are padded by reflection at the bottom and right, with weight 0 there. Returns the
-    window and its corner (x0, y0).
-    """
-    height, width = sample.frame.shape
-    pad = ((0, max(0, size - height)), (0, max(0, size - width)))
-    if pad[0][1] or pad[1][1]:
-        sample = Sample(
-            np.pad(sample.frame, pad, mode="symmetric"),
-            np.pad(sample.target, pad),
-            np.pad(sample.weight, pad),
-            None if sample.boxes is None else np.pad(sample.boxes, pad),
-        )
-    room_y, room_x = sample.frame.shape[0] - size, sample.frame.shape[1] - size
-    y0, x0 = int(rng.integers(room_y + 1)), int(rng.integers(room_x + 1))
-    pixels = np.argwhere((sample.target > 0.5) | (sample.numbered_boxes() > 0))
-    if len(pixels) and rng.random() < on_target:
-        y, x = pixels[rng.integers(len(pixels))]
-        y0 = int(np.clip(y - rng.integers(size), 0, room_y))
-        x0 = int(np.clip(x - rng.integers(size), 0, room_x))
-    return sample.map(lambda a: np.ascontiguousarray(a[y0 : y0 + size, x0 : x0 + size])), (x0, y0)
+def zoomed_shape(shape: Sequence[int], factor: float) -> tuple[int, int]:
+    height, width = (max(1, round(side * factor)) for side in shape)
+    return height, width
 
 
 def zoomed_crop(
-    sample: Sample, size: int, factor: float, rng: np.random.Generator
-) -> tuple[Sample, tuple[int, int], int]:
+    sample: Sample,
+    size: int,
+    factor: float,
+    rng: np.random.Generator,
+    on_target: float = 0.7,
+    pixels: Array | None = None,
+    patches: Sequence[Patch] = (),
+    full_weight: float = 1.0,
+) -> tuple[Sample, Array]:
     """
-    A random window of a frame, see [`crop`], resampled by `factor` to `size` × `size`.
+    A random `size` × `size` window of a frame that is zoomed by `factor`, with probability `on_target` one that
+    contains a random pixel of a target or box.
 
-    Returns it, the window's corner (x0, y0) and its side, both in the frame's pixels.
+    Args:
+        sample: arrays of any type.
+        pixels: the sample's [`Sample.pixels`], if known.
+        patches: targets that are pasted into the zoomed frame; those in the window are.
+        full_weight: what their pixels weigh, in the sample's units.
+
+    Returns the window, float32, see [`resampled_window`], and its box (x0, y0, x1, y1) in the frame's own pixels. Where
+    the zoomed frame is smaller than the window, its mirror image is at the bottom and right, with weight 0.
     """
-    side = max(1, round(size / factor))
-    window, corner = crop(sample, side, rng)
-    return (window if side == size else zoom(window, size / side)), corner, side
+    pixels = sample.pixels() if pixels is None else pixels
+    height, width = shape = zoomed_shape(sample.frame.shape, factor)
+    y0, x0 = corner = _choose_corner(sample.frame.shape, shape, size, rng, on_target, pixels, patches)
+    taps = window_taps(sample.frame.shape, shape, corner, size)
+    window = sample.map(lambda a: resampled_window(a, *taps))
+    for label in (window.target, window.weight, window.boxes):
+        if label is not None:
+            label[height:], label[:, width:] = 0, 0
+    add_patches(window.frame, window.target, window.weight, patches, corner, full_weight)
+    scale = np.array(sample.frame.shape[::-1]) / (width, height)
+    return window, np.array([x0, y0, x0 + size, y0 + size]) * np.tile(scale, 2)
+
+
+def _choose_corner(
+    shape: Sequence[int],
+    zoomed: tuple[int, int],
+    size: int,
+    rng: np.random.Generator,
+    on_target: float,
+    pixels: Array,
+    patches: Sequence[Patch],
+) -> tuple[int, int]:
+    """Corner (y0, x0) of a window in the zoomed frame. A target counts by its area there."""
+    room = np.maximum(np.array(zoomed) - size, 0)
+    corner = rng.integers(room + 1)
+    scale = np.array(zoomed) / shape
+    pasted = np.concatenate([np.empty((0, 2), int), *(patch.pixels() for patch in patches)])
+    area = len(pixels) * scale.prod()
+    if area + len(pasted) and rng.random() < on_target:
+        if rng.random() * (area + len(pasted)) < area:
+            pixel = np.floor((pixels[rng.integers(len(pixels))] + 0.5) * scale).astype(int)
+        else:
+            pixel = pasted[rng.integers(len(pasted))]
+        corner = np.clip(pixel - rng.integers(size, size=2), 0, room)
+    return int(corner[0]), int(corner[1])
+
+
+class Taps(NamedTuple):
+    """Between which two of an array's rows, or columns, each of a window's lies, and what the higher one's share is."""
+
+    low: Array
+    high: Array
+    share: Array
+
+
+def window_taps(shape: Sequence[int], zoomed: Sequence[int], corner: Sequence[int], size: int) -> tuple[Taps, Taps]:
+    """
+    Of the rows and of the columns of the `size` × `size` window at `corner` (y0, x0) of arrays of `shape` that are
+    resampled to `zoomed`: pixels as areas, edges repeated, mirrored beyond `zoomed` at the bottom and right.
+    """
+
+    def taps(side: int, zoomed: int, start: int) -> Taps:
+        place = np.arange(start, start + size) % (2 * zoomed)
+        place = np.minimum(place, 2 * zoomed - 1 - place)
+        position = np.minimum(np.maximum((place + 0.5) * (side / zoomed) - 0.5, 0), side - 1)
+        low = position.astype(int)
+        return Taps(low, np.minimum(low + 1, side - 1), (position - low).astype(np.float32))
+
+    rows, columns = map(taps, shape, zoomed, corner)
+    return rows, columns
+
+
+def resampled_window(array: Array, rows: Taps, columns: Taps) -> Array:
+    """The bilinear resampling of an array `(H, W)` in the window of [`window_taps`], float32. Target and weight are
+    resampled so too, which keeps partial pixels partial; boxes have the nearest number, int32."""
+    if array.dtype == np.int32:
+        return array[np.ix_(*(np.where(taps.share < 0.5, taps.low, taps.high) for taps in (rows, columns)))]
+    top, left = rows.low.min(), columns.low.min()
+    part = array[top : rows.high.max() + 1, left : columns.high.max() + 1].astype(np.float32)
+    part = _between(part[rows.low - top], part[rows.high - top], rows.share[:, None])
+    return _between(part[:, columns.low - left], part[:, columns.high - left], columns.share)
+
+
+def _between(low: Array, high: Array, share: Array) -> Array:
+    return low + (high - low) * share if share.any() else low
 
 
 def paste_targets(
-    sample: Sample,
-    donor: Sample,
-    rng: np.random.Generator,
-    count: int = 2,
-    margin: int = 4,
-    unit: float | None = None,
+    sample: Sample, cutouts: Sequence[Cutout], rng: np.random.Generator, count: int = 2, unit: float = 1.0
 ) -> Sample:
     """
-    Add targets of another frame: its contrast above its own surroundings, point spread included, not its pixels.
+    Add some of another frame's targets at free random places, see [`cut_out`] and [`place_cutouts`].
 
-    For each drawn component the excess over the median of the ring around it is faded out over `margin` pixels and
-    added at a free random place, scaled to between half and one and a half of its contrast in units of the frames'
-    standard deviations; of a crop, `unit` is the ratio of its whole frame's to the donor's. What the donor leaves open
-    around it stays open. Onto a frame that is constant, or from one, nothing is pasted: a target has no contrast there,
-    and would be a label of nothing.
+    `unit` is what the cut-outs' contrast is multiplied by: the ratio of this frame's standard deviation to theirs.
+    Onto a frame that is constant nothing is pasted: a target has no contrast there, and would be a label of nothing.
     """
-    if not (_has_spread(sample.frame) and _has_spread(donor.frame)):
+    if not has_spread(float(sample.frame.min()), float(sample.frame.max())):
         return sample
-    labels, n = ndimage.label(donor.target > 0.5, structure=np.ones((3, 3)))
-    if n == 0:
-        return sample
-    frame, target, weight = sample.frame.copy(), sample.target.copy(), sample.weight.copy()
-    unit = sample.frame.std() / donor.frame.std() if unit is None else unit
-    boxes = ndimage.find_objects(labels)
-    for index in rng.integers(n, size=count):
-        rows, cols = boxes[index]
-        window = (
-            slice(max(rows.start - margin, 0), min(rows.stop + margin, labels.shape[0])),
-            slice(max(cols.start - margin, 0), min(cols.stop + margin, labels.shape[1])),
-        )
-        own = labels[window] == index + 1
-        distance = ndimage.distance_transform_edt(~own)
-        ring = distance > margin - 1.5
-        excess = (donor.frame[window] - np.median(donor.frame[window][ring] if ring.any() else donor.frame[window])) * (
-            np.clip(1 - distance / margin, 0, 1)
-        )
-        turn = int(rng.integers(4))
-        own, excess = np.rot90(own, turn), np.rot90(excess, turn)
-        height, width = own.shape
-        if height > frame.shape[0] or width > frame.shape[1]:
-            continue
-        y, x = rng.integers(frame.shape[0] - height + 1), rng.integers(frame.shape[1] - width + 1)
-        place = (slice(y, y + height), slice(x, x + width))
-        if (target[place] > 0).any():  # pasted over a target, both would be mislabelled
-            continue
-        frame[place] += excess * unit * rng.uniform(0.5, 1.5)
-        target[place] = np.maximum(target[place], own)
-        unsure = np.rot90(donor.weight[window] == 0, turn)
-        weight[place] = np.where(own, 1.0, np.where(unsure, 0.0, weight[place]))
-    return Sample(frame, target, weight, sample.boxes)
+    patches = place_cutouts(cutouts, sample.target, sample.target.shape, rng, count, unit)
+    result = sample.map(np.copy)
+    add_patches(result.frame, result.target, result.weight, patches)
+    return result
 
 
-def _has_spread(frame: Array) -> bool:
-    """Whether a frame's values differ by more than resampling rounds them by."""
-    return float(np.ptp(frame)) > 1e-6 * float(np.abs(frame).max())
+@dataclass(frozen=True)
+class Spread:
+    """A frame's lowest and highest value, and its standard deviation."""
+
+    low: float
+    high: float
+    deviation: float
+
+    @classmethod
+    def of(cls, frame: Array) -> "Spread":
+        return cls(float(frame.min()), float(frame.max()), float(frame.std(dtype=np.float64)))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A response curve that leaves `low` and `high` where they are: a gamma between them. Nothing is below `low`."""
+
+    low: float
+    high: float
+    gamma: float
+
+    def __call__(self, frame: Array) -> Array:
+        share = np.maximum((frame - np.float32(self.low)) / np.float32(self.high - self.low), 0)
+        return np.float32(self.low) + np.float32(self.high - self.low) * share ** np.float32(self.gamma)
+
+
+def response_curve(low: float, high: float, rng: np.random.Generator, strength: float = 1.0) -> Curve | None:
+    """A camera's, with a chance of one half; none for a constant frame."""
+    if rng.random() < 0.5 * strength and high > low:
+        return Curve(low, high, rng.uniform(0.7, 1.4) ** strength)
+    return None
+
+
+def sensor_noise(frame: Array, rng: np.random.Generator, deviation: float, strength: float = 1.0) -> Array:
+    """Blur by defocus, noise, and column fixed-pattern noise, each with its own chance. `deviation` is what the noises'
+    spread is in units of."""
+    if rng.random() < 0.2 * strength:
+        frame = ndimage.gaussian_filter(frame, rng.uniform(0.3, 0.8) * strength)
+    if rng.random() < 0.5 * strength:
+        frame = frame + rng.normal(0, rng.uniform(0, 0.08) * strength * deviation, frame.shape)
+    if rng.random() < 0.2 * strength:
+        frame = frame + rng.normal(0, rng.uniform(0, 0.05) * strength * deviation, (1, frame.shape[1]))
+    return frame.astype(np.float32)
 
 
 def photometric(frame: Array, rng: np.random.Generator, strength: float = 1.0) -> Array:
     """
-    What a camera does to a scene, each with its own chance: a gamma of the response curve, blur by defocus, sensor
-    noise, column fixed-pattern noise. Gain and offset are left to the normalisation, which removes them.
+    What a camera does to a scene: [`response_curve`] and [`sensor_noise`]. Gain and offset are left to the
+    normalisation, which removes them.
 
     `strength` multiplies every chance, the logarithm of the gamma, the width of the blur and the spread of the noises.
     """
-    spread = float(frame.std()) + 1e-6
-    low, high = float(frame.min()), float(frame.max())
-    if rng.random() < 0.5 * strength and high > low:
-        frame = low + (high - low) * ((frame - low) / (high - low)) ** (rng.uniform(0.7, 1.4) ** strength)
-    if rng.random() < 0.2 * strength:
-        frame = ndimage.gaussian_filter(frame, rng.uniform(0.3, 0.8) * strength)
-    if rng.random() < 0.5 * strength:
-        frame = frame + rng.normal(0, rng.uniform(0, 0.08) * strength * spread, frame.shape)
-    if rng.random() < 0.2 * strength:
-        frame = frame + rng.normal(0, rng.uniform(0, 0.05) * strength * spread, (1, frame.shape[1]))
-    return frame.astype(np.float32)
+    spread = Spread.of(frame)
+    curve = response_curve(spread.low, spread.high, rng, strength)
+    return sensor_noise(curve(frame) if curve else frame, rng, spread.deviation + 1e-6, strength)

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from scalpel_hf.adapter import record_router
 from scalpel_hf.adapter.layer import active_mask_level, asks_sam, outputs_without_sam, prompt_free_logits
+from scalpel_hf.data.pasting import cut_out
 from scalpel_hf.data.transforms import Sample, dihedral, paste_targets, photometric, zoomed_crop
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, normalize_frame, to_sam_input
 from scalpel_hf.modeling.teacher_loss import teacher_losses, weighted_sum
@@ -49,6 +50,7 @@ class TeacherSamples(Dataset):
         self.samples = [normalized_sample(sample, processor) for sample in samples]
         self.background = [normalized_sample(sample, processor) for sample in background]
         self.donors = [sample for sample in self.samples if sample.boxes is None] or self.samples  # of known extents
+        self.cutouts = [cut_out(donor.frame, donor.target, donor.weight) for donor in self.donors]
         self.has_boxes = any(sample.boxes is not None for sample in self.samples)
         self.cache, self.crop_size, self.seed = cache, crop_size, seed
         self.channels = {"mean": processor.sam_mean, "std": processor.sam_std}
@@ -79,7 +81,8 @@ class TeacherSamples(Dataset):
     def _input(self, frame: np.ndarray) -> tuple[Tensor, Tensor]:
         """SAM's input of a frame, and the region of it that the frame covers."""
         assert self.cache is not None
-        return to_sam_input(torch.from_numpy(frame), self.cache.frozen.input_size, **self.channels)
+        turned = torch.from_numpy(np.ascontiguousarray(frame))
+        return to_sam_input(turned, self.cache.frozen.input_size, **self.channels)
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, 1, i])
@@ -87,11 +90,11 @@ class TeacherSamples(Dataset):
         turn = 0 if is_background else int(rng.integers(SYMMETRIES))
         turned = dihedral(frame, turn)
         factor = float(np.exp(rng.uniform(np.log(0.7), np.log(1.4)))) if rng.random() < 0.5 else 1.0
-        sample, corner, side = zoomed_crop(turned, self.crop_size, factor, rng)
+        sample, box = zoomed_crop(turned, self.crop_size, factor, rng)
         if rng.random() < 0.5:
-            donor = self.donors[int(rng.integers(len(self.donors)))]
-            unit = float(turned.frame.std() / max(donor.frame.std(), 1e-6))
-            sample = paste_targets(sample, donor, rng, count=int(rng.integers(1, 4)), unit=unit)
+            donor = int(rng.integers(len(self.donors)))
+            unit = float(frame.frame.std() / max(self.donors[donor].frame.std(), 1e-6))
+            sample = paste_targets(sample, self.cutouts[donor], rng, count=int(rng.integers(1, 4)), unit=unit)
         item = {
             "frames": torch.from_numpy(photometric(sample.frame, rng))[None],
             "labels": torch.from_numpy(sample.target),
@@ -102,8 +105,7 @@ class TeacherSamples(Dataset):
         if self.cache is not None:
             item["states"], region = self._states(turned.frame, index, turn)
             scale = region[2:] / torch.tensor(turned.frame.shape[::-1])
-            start = torch.tensor(corner) * scale
-            item["frame_boxes"] = torch.cat([start, start + side * scale]).float()
+            item["frame_boxes"] = (torch.from_numpy(box) * scale.repeat(2)).float()
         return item
 
     def labelled_frame(self, i: int) -> Sample:

@@ -1,6 +1,5 @@
 """Stage 2, deployment-oriented transfer: what a student is shown and what it is asked for."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,33 +11,25 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
-from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, HUMAN, POINT, PSEUDO
 from scalpel_hf.data.objects import EIGHT_CONNECTED
-from scalpel_hf.data.proposals import row_weak_label
-from scalpel_hf.data.transforms import Sample, crop, dihedral, paste_targets, photometric, zoom
-from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, normalize_frame, read_frame
+from scalpel_hf.data.pasting import Patch, place_cutouts, with_patches
+from scalpel_hf.data.transforms import (
+    Sample,
+    Spread,
+    dihedral,
+    dihedral_points,
+    response_curve,
+    sensor_noise,
+    zoomed_crop,
+    zoomed_shape,
+)
+from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.losses import BCE_WEIGHT, soft_iou_loss, weighted_bce
 from scalpel_hf.modeling.segmentation_maps import as_foreground
-from scalpel_hf.pseudo_labels import training_mask
 from scalpel_hf.training.box_loss import box_projection_loss
+from scalpel_hf.training.frames import LabelledFrame, LabelledFrames
 from scalpel_hf.training.sampling import shuffled
-
-
-def labelled_sample(row: dict, confidence_weights: bool = True, ignore_rejected: bool = True) -> Sample:
-    """A data set's row as frame, target and weight, see [`training_mask`], of boxes and points see [`weak_label`]; an
-    error naming the row where it has no label."""
-    if row["label_source"] in (BOX, POINT):
-        frame = read_frame(row["image"]).astype(np.float32)
-        weak = row_weak_label(row, frame)
-        return Sample(frame, weak.target, weak.weight, weak.boxes)
-    label = training_mask(row, confidence_weights, ignore_rejected)
-    if label is None:
-        raise ValueError(f"{row['name']} has neither a human nor a pseudo label: `label_source` is 'none'")
-    frame = read_frame(row["image"]).astype(np.float32)
-    if frame.shape != label[0].shape:
-        raise ValueError(f"{row['name']}: the frame is {frame.shape}, its mask {label[0].shape} (height, width)")
-    return Sample(frame, *label)
 
 
 class StudentSamples(Dataset):
@@ -47,7 +38,8 @@ class StudentSamples(Dataset):
 
     Sample i is a pure function of (`seed`, i). Frames that people labelled make up at least `human_share` of the
     samples, so that a tenth of true labels is not lost among the pseudo labels; within each kind every pass shows each
-    frame once, in a new order. Frames are decoded when they are asked for, so memory does not grow with the data set.
+    frame once, in a new order. A crop costs the same of frames of any size, see [`zoomed_crop`], and memory is bounded,
+    see [`LabelledFrames`].
 
     Args:
         dataset: rows with `image` and people's masks, boxes or points, or pseudo labels; others are left out.
@@ -84,9 +76,11 @@ class StudentSamples(Dataset):
         self.indices = self.human + self.pseudo
         if not self.indices:
             raise ValueError("no frame of the data set has a label: every `label_source` is 'none'")
-        self.dataset, self.processor, self.crop_size, self.seed = undecoded(dataset), processor, crop_size, seed
+        self.frames = LabelledFrames(
+            dataset, processor, confidence_weights=confidence_weights, ignore_rejected=ignore_rejected
+        )
+        self.processor, self.crop_size, self.seed = processor, crop_size, seed
         self.pseudo_strength, self.weak_views = pseudo_strength, weak_views
-        self.confidence_weights, self.ignore_rejected = confidence_weights, ignore_rejected
         share = max(human_share, len(self.human) / len(self.indices)) if self.human else 0.0
         self.share = share if self.pseudo else 1.0
 
@@ -99,42 +93,49 @@ class StudentSamples(Dataset):
 
     def labelled_frame(self, i: int) -> Sample:
         """The whole frame that sample i is a view of, as it is labelled."""
-        return self._sample(self._index(i))
-
-    def _sample(self, index: int) -> Sample:
-        return labelled_sample(self.dataset[index], self.confidence_weights, self.ignore_rejected)
+        return self.frames[self._index(i)].labelled()
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         index = self._index(i)
+        frame, is_human = self.frames[index], index in self.human_set
         rng = np.random.default_rng([self.seed, 1, i])
-        sample = dihedral(self._sample(index), int(rng.integers(8)))
-        if rng.random() < 0.5:
-            sample = zoom(sample, float(np.exp(rng.uniform(np.log(0.7), np.log(1.4)))))
-        if rng.random() < 0.5:
-            donor = self._sample(self.donors[int(rng.integers(len(self.donors)))])
-            sample = paste_targets(sample, donor, rng, count=int(rng.integers(1, 4)))
-        is_human = index in self.human_set
-        frame = photometric(sample.frame, rng, 1.0 if is_human else self.pseudo_strength)
-        same_window = copy.deepcopy(rng)
-        pixel_values, shown = self._crop(frame, sample, rng)
+        turn = int(rng.integers(8))
+        factor = float(np.exp(rng.uniform(np.log(0.7), np.log(1.4)))) if rng.random() < 0.5 else 1.0
+        turned, pixels = dihedral(frame.sample, turn), dihedral_points(frame.pixels, frame.target.shape, turn)
+        patches = self._patches(frame, turned.target, factor, rng) if rng.random() < 0.5 else []
+        shown, _ = zoomed_crop(turned, self.crop_size, factor, rng, pixels=pixels, patches=patches, full_weight=255)
+        whole = with_patches(turned.frame, patches, zoomed_shape(turned.frame.shape, factor)) if patches else None
+        strength, spread = (
+            1.0 if is_human else self.pseudo_strength,
+            frame.spread if whole is None else Spread.of(whole),
+        )
+        curve = response_curve(spread.low, spread.high, rng, strength)
+        seen = sensor_noise(curve(shown.frame) if curve else shown.frame, rng, spread.deviation, strength)
         result = {
-            "pixel_values": pixel_values,
+            "pixel_values": self._pixel_values(frame.normalize(seen, whole, curve)),
             "labels": torch.from_numpy(shown.target),
-            "weights": torch.from_numpy(shown.weight),
+            "weights": torch.from_numpy(shown.weight / np.float32(255)),
             "human": torch.tensor(float(is_human)),
         }
         if self.has_boxes:
             result["boxes"] = torch.from_numpy(shown.numbered_boxes())
         if self.weak_views:
-            result["weak_pixel_values"], _ = self._crop(sample.frame, sample, same_window)
+            result["weak_pixel_values"] = self._pixel_values(frame.normalize(shown.frame, whole))
         return result
 
-    def _crop(self, frame: np.ndarray, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, Sample]:
-        """A view of a sample's frame as the model takes it, (C, S, S), and what the sample is in the same window."""
-        normalized = normalize_frame(torch.from_numpy(frame), self.processor.normalization, self.processor.percentiles)
-        view = Sample(normalized.numpy(), sample.target, sample.weight, sample.boxes)
-        window, _ = crop(view, self.crop_size, rng)
-        return torch.from_numpy(window.frame).repeat(self.processor.num_channels, 1, 1), window
+    def _patches(
+        self, frame: LabelledFrame, target: np.ndarray, factor: float, rng: np.random.Generator
+    ) -> list[Patch]:
+        """One to three targets of another frame, placed anywhere in the zoomed one."""
+        donor = self.frames[self.donors[int(rng.integers(len(self.donors)))]]
+        if not (frame.has_spread and donor.has_spread):
+            return []
+        unit, count = frame.spread.deviation / donor.spread.deviation, int(rng.integers(1, 4))
+        return place_cutouts(donor.cutouts, target, zoomed_shape(target.shape, factor), rng, count, unit)
+
+    def _pixel_values(self, crop: np.ndarray) -> Tensor:
+        """A crop as the model takes it, (C, S, S)."""
+        return torch.from_numpy(crop).expand(self.processor.num_channels, -1, -1)
 
 
 class DetectionSamples(StudentSamples):

@@ -1,5 +1,6 @@
 """Which frames a training sees, in which order, and how much likelier its crops make targets."""
 
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +11,12 @@ from scalpel_hf.data.transforms import Sample
 def shuffled(i: int, count: int, seed: int) -> int:
     """The i-th index of endless passes over `count`, each in an order of its own: a function of its arguments alone."""
     epoch, position = divmod(i, count)
-    return int(np.random.default_rng([seed, epoch]).permutation(count)[position])
+    return int(_order(count, seed, epoch)[position])
+
+
+@lru_cache(maxsize=8)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 class LabelledCrops(Protocol):

@@ -26,7 +26,7 @@ from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import human_labelled, load_split
 from scalpel_hf.evaluation.unseen import TrainedOn
 from scalpel_hf.predictors.load import on_default_device
-from scalpel_hf.training.knowledge_transfer import labelled_sample
+from scalpel_hf.training.frames import labelled_sample
 from scalpel_hf.training.prior_bar import fit_prior_bar
 
 

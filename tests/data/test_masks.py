@@ -30,7 +30,7 @@ from scalpel_hf.evaluation.evaluator import evaluate_detections, evaluate_probab
 from scalpel_hf.formats import read_masks, write_coco
 from scalpel_hf.formats.voc import PALETTE
 from scalpel_hf.pseudo_labels import training_mask
-from scalpel_hf.training.knowledge_transfer import labelled_sample
+from scalpel_hf.training.frames import labelled_sample
 
 CLASSES = np.zeros((9, 12), np.uint8)  # 0 background, 1 target, 2 ignored
 CLASSES[2:4, 3:6] = 1

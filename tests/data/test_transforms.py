@@ -1,17 +1,22 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from scalpel_hf.data import SyntheticInfrared
+from scalpel_hf.data.pasting import cut_out, place_cutouts
 from scalpel_hf.data.transforms import (
     Sample,
-    crop,
     dihedral,
+    dihedral_points,
     paste_targets,
     photometric,
-    zoom,
+    resampled_window,
+    window_taps,
     zoomed_crop,
+    zoomed_shape,
 )
 from scalpel_hf.modeling import normalize_frame
 
@@ -30,6 +35,23 @@ def synthetic(index: int) -> Sample:
     made = SyntheticInfrared(size=(48, 64), n_targets=(2, 2), extent=(2, 5), seed=1).frame(index)
     target = (made["mask"] > 0).astype(np.float32)
     return Sample(made["image"].astype(np.float32), target, np.ones_like(target))
+
+
+def zoom(sample: Sample, factor: float) -> Sample:
+    """The whole frame, resampled: what a crop of a zoomed frame is compared with."""
+    return sample.map(lambda a: ndimage.zoom(a, factor, order=1, mode="nearest", grid_mode=True).astype(np.float32))
+
+
+def crop(sample: Sample, size: int, rng: np.random.Generator, on_target: float = 0.7) -> tuple[Sample, tuple[int, int]]:
+    window, box = zoomed_crop(sample, size, 1.0, rng, on_target)
+    return window, (int(box[0]), int(box[1]))
+
+
+def pasted(sample: Sample, donor: Sample, rng: np.random.Generator, margin: int = 4, **options: Any) -> Sample:
+    """With the contrast in units of the frames' deviations."""
+    unit = float(sample.frame.std() / max(donor.frame.std(), 1e-6))
+    cutouts = cut_out(donor.frame, donor.target, donor.weight, margin)
+    return paste_targets(sample, cutouts, rng, **{"unit": unit, **options})
 
 
 def assert_aligned(sample: Sample) -> None:
@@ -52,17 +74,87 @@ def test_the_eight_symmetries_differ() -> None:
     assert len({dihedral(square, k).frame.tobytes() for k in range(8)}) == 8
 
 
-@pytest.mark.parametrize("factor", [0.75, 0.9, 1.0, 1.17, 1.4])
-def test_zoom(factor: float) -> None:
-    zoomed = zoom(bright_target(side=8), factor)
-    assert zoomed.frame.shape == tuple(round(side * factor) for side in SHAPE)
-    # Frame and label are resampled alike: the frame is the background plus 50 times the label, noise apart.
-    assert np.abs(zoomed.frame - 100 - 50 * zoomed.target).max() < 6
-    assert zoomed.target.min() >= 0 and zoomed.target.max() <= 1 and (zoomed.weight == 1).all()
-    assert (zoomed.target > 0.5).sum() == pytest.approx(64 * factor**2, rel=0.2)
-    y, x = ndimage.center_of_mass(zoomed.target)
-    scale_y, scale_x = (n / side for n, side in zip(zoomed.frame.shape, SHAPE, strict=True))
-    assert (y + 0.5) / scale_y == pytest.approx(16, abs=0.3) and (x + 0.5) / scale_x == pytest.approx(34, abs=0.3)
+@pytest.mark.parametrize("k", range(8))
+def test_points_turn_with_the_frame(k: int) -> None:
+    sample = bright_target(side=2)
+    sample.target[5, 50] = 1
+    expected = dihedral(sample, k).pixels()
+    found = dihedral_points(sample.pixels(), SHAPE, k)
+    assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, expected.tolist()))
+
+
+@pytest.mark.parametrize("factor", [0.3, 0.75, 0.9, 1.0, 1.17, 1.4, 2.3])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_what_is_cropped_first_is_what_the_whole_zoom_gives(factor: float, dtype: type) -> None:
+    """Everywhere, the window's edges and what is mirrored beyond the frame's among it."""
+    array = np.random.default_rng(0).integers(0, 200, SHAPE).astype(dtype)
+    whole = ndimage.zoom(array.astype(np.float32), factor, order=1, mode="nearest", grid_mode=True)
+    assert whole.shape == zoomed_shape(SHAPE, factor)
+    for size in (16, 64):
+        pad = [(0, max(0, size - side)) for side in whole.shape]
+        padded = np.pad(whole, pad, mode="symmetric")
+        rooms = [side - size for side in padded.shape]
+        for y, x in {(0, 0), (rooms[0], rooms[1]), (rooms[0] // 2, rooms[1] // 3)}:
+            window = resampled_window(array, *window_taps(SHAPE, whole.shape, (y, x), size))
+            assert window.dtype == np.float32 and window.shape == (size, size)
+            np.testing.assert_allclose(window, padded[y : y + size, x : x + size], atol=2e-3)
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.0, 1.4])
+def test_crops_lie_where_those_of_the_whole_zoomed_frame_did(factor: float) -> None:
+    """Their corners have the distribution of: zoom all, draw a window, at times one with a random target pixel."""
+    sample, size, draws = bright_target(shape=(60, 90), side=4), 24, 1000
+    rng = np.random.default_rng(0)
+    whole = zoom(sample, factor)
+    room = np.array(whole.frame.shape) - size
+    pixels = np.argwhere(whole.target > 0.5)
+    expected = rng.integers(room + 1, size=(draws, 2))
+    centred = np.clip(pixels[rng.integers(len(pixels), size=draws)] - rng.integers(size, size=(draws, 2)), 0, room)
+    expected = np.where(rng.random((draws, 1)) < 0.7, centred, expected)
+    scale = np.array(whole.frame.shape) / (60, 90)
+    crops = [zoomed_crop(sample, size, factor, rng) for _ in range(draws)]
+    found = np.array([box[1::-1] * scale for _, box in crops])
+    np.testing.assert_allclose(found, found.round(), atol=1e-6)
+    for axis in range(2):
+        assert stats.ks_2samp(found[:, axis].round(), expected[:, axis]).statistic < 0.08
+    shown = [(window.target > 0.5).any() for window, _ in crops]
+    expected_shown = [whole.target[y : y + size, x : x + size].max() > 0.5 for y, x in expected]
+    assert np.mean(shown) == pytest.approx(np.mean(expected_shown), abs=0.06)
+
+
+def test_a_pasted_target_is_centred_on_as_often_as_its_area_says() -> None:
+    sample = bright_target(5, 5, shape=(300, 300), side=4)
+    donor = bright_target(side=2)
+    rng, near_own, near_pasted = np.random.default_rng(0), 0, 0
+    for _ in range(300):
+        patches = place_cutouts(
+            cut_out(donor.frame, donor.target, donor.weight), sample.target, (300, 300), rng, 1, 1.0
+        )
+        window, _ = zoomed_crop(sample, 16, 1.0, rng, on_target=1.0, patches=patches)
+        sizes = ndimage.sum(window.target, *reversed([[1, 2], ndimage.label(window.target)[0]]))
+        near_pasted += window.target.sum() == 4 and 4 in sizes
+        near_own += window.target.max() == 1 and not (window.target.sum() == 4 and 4 in sizes)
+    assert near_own + near_pasted == 300 and near_own == pytest.approx(300 * 16 / 20, rel=0.1)
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.0, 1.3])
+def test_a_patch_is_seen_in_its_window_and_on_no_target(factor: float) -> None:
+    sample, donor, rng = bright_target(side=8), bright_target(), np.random.default_rng(0)
+    shape, seen = zoomed_shape(SHAPE, factor), 0
+    taps = window_taps(SHAPE, shape, (0, 0), max(shape))
+    own = resampled_window(sample.target, *taps)[: shape[0], : shape[1]]
+    for _ in range(60):
+        patches = place_cutouts(cut_out(donor.frame, donor.target, donor.weight), sample.target, shape, rng, 3, 1.0)
+        everything = own.copy()
+        for patch in patches:
+            place = tuple(slice(c, c + n) for c, n in zip(patch.corner, patch.own.shape, strict=True))
+            assert not everything[place].any()
+            everything[place] += patch.own
+        window, box = zoomed_crop(sample, 16, factor, rng, patches=patches)
+        y, x = (round(c * n / m) for c, n, m in zip(box[1::-1], shape, SHAPE, strict=True))
+        np.testing.assert_allclose(window.target, everything[y : y + 16, x : x + 16], atol=1e-5)
+        seen += window.target.sum() > 0
+    assert seen > 20
 
 
 def test_crop_keeps_label_and_frame_together() -> None:
@@ -106,12 +198,12 @@ def test_pasted_targets_are_seen_at_their_masks() -> None:
     sample = Sample(frame, np.zeros_like(frame), np.full_like(frame, 0.3))
     donor = bright_target()
     donor_contrast = 50 / donor.frame.std()
-    margin, pasted = 4, 0
+    margin, found = 4, 0
     for seed in range(10):
-        out = paste_targets(sample, donor, np.random.default_rng(seed), count=2, margin=margin)
+        out = pasted(sample, donor, np.random.default_rng(seed), count=2, margin=margin)
         new = out.target > 0.5
         count = ndimage.label(new)[1]
-        pasted += count
+        found += count
         assert count >= 1 and new.sum() == 9 * count
         change = out.frame - sample.frame
         # Added contrast, in units of the frame's spread: half to one and a half of the donor's.
@@ -120,18 +212,18 @@ def test_pasted_targets_are_seen_at_their_masks() -> None:
         beyond = ndimage.distance_transform_edt(~new) >= margin
         assert not change[beyond].any()
         assert (out.weight[new] == 1).all() and (out.weight[~new] == np.float32(0.3)).all()
-    assert pasted > 12
+    assert found > 12
     assert not sample.target.any()  # the given sample is left as it was
 
 
 def test_pasting_spares_targets_and_frames_too_small() -> None:
     noise = np.random.default_rng(1).standard_normal((40, 40), dtype=np.float32)
     full = Sample(noise, np.ones_like(noise), np.ones_like(noise))
-    assert np.array_equal(paste_targets(full, bright_target(), np.random.default_rng(0)).frame, full.frame)
+    assert np.array_equal(pasted(full, bright_target(), np.random.default_rng(0)).frame, full.frame)
     small = Sample(noise[:6, :6], np.zeros((6, 6), np.float32), np.ones((6, 6), np.float32))
-    assert np.array_equal(paste_targets(small, bright_target(), np.random.default_rng(0)).frame, small.frame)
+    assert np.array_equal(pasted(small, bright_target(), np.random.default_rng(0)).frame, small.frame)
     empty = Sample(bright_target().frame, *(np.zeros(SHAPE, np.float32),) * 2)
-    assert np.array_equal(paste_targets(bright_target(), empty, np.random.default_rng(0)).frame, bright_target().frame)
+    assert np.array_equal(pasted(bright_target(), empty, np.random.default_rng(0)).frame, bright_target().frame)
 
 
 @pytest.mark.parametrize("level", [0.0, 7.1, 14321.7])
@@ -143,16 +235,16 @@ def test_nothing_is_pasted_where_it_could_not_be_seen(level: float) -> None:
         for seed in range(10):
             rng = np.random.default_rng(seed)
             for sample, donor in ((zoom(blank, factor), bright_target()), (bright_target(), zoom(flat, factor))):
-                pasted = paste_targets(sample, donor, rng)
-                np.testing.assert_array_equal(pasted.target, sample.target)
-                np.testing.assert_array_equal(pasted.frame, sample.frame)
+                out = pasted(sample, donor, rng)
+                np.testing.assert_array_equal(out.target, sample.target)
+                np.testing.assert_array_equal(out.frame, sample.frame)
 
 
 def test_the_least_spread_is_enough_to_paste() -> None:
     frame = np.full((64, 64), 65534, np.float32)
     frame[::2] = 65535  # one step of 16 bits
     sample = Sample(frame, np.zeros_like(frame), np.ones_like(frame))
-    assert paste_targets(sample, bright_target(), np.random.default_rng(0)).target.any()
+    assert pasted(sample, bright_target(), np.random.default_rng(0)).target.any()
 
 
 def test_photometric_keeps_targets_brightest() -> None:
@@ -214,7 +306,7 @@ def test_constant_frames_stay_finite() -> None:
         rng = np.random.default_rng(seed)
         assert np.isfinite(photometric(flat.frame, rng)).all()
         for a, b in ((flat, bright_target()), (bright_target(), flat), (flat, flat)):
-            assert np.isfinite(paste_targets(a, b, rng).frame).all()
+            assert np.isfinite(pasted(a, b, rng).frame).all()
 
 
 @pytest.mark.parametrize("factor", [0.7, 1.0, 1.37])
@@ -223,30 +315,25 @@ def test_a_zoomed_crop_is_the_window_that_it_says(factor: float) -> None:
     for seed in range(10):
         for axis, position in enumerate(positions):
             sample = Sample(position, np.zeros_like(position), np.ones_like(position))
-            made, corner, side = zoomed_crop(sample, 40, factor, np.random.default_rng(seed))
-            assert made.frame.shape == (40, 40) and side == round(40 / factor)
-            centres = (np.arange(40) + 0.5) * side / 40 - 0.5  # of the crop's pixels, in the window's
+            made, box = zoomed_crop(sample, 40, factor, np.random.default_rng(seed))
+            start, stop = box[1 - axis], box[3 - axis]
+            assert made.frame.shape == (40, 40) and stop - start == pytest.approx(40 / factor, abs=0.3)
+            centres = start + (np.arange(40) + 0.5) * (stop - start) / 40 - 0.5  # of the crop's pixels, in the frame's
             found = made.frame[:, 0] if axis == 0 else made.frame[0]
-            np.testing.assert_allclose(
-                found, np.clip(corner[1 - axis] + centres, *_ends(corner[1 - axis], side)), atol=0.01
-            )
-
-
-def _ends(start: int, side: int) -> tuple[int, int]:
-    return start, start + side - 1  # beyond the middle of its last pixel a resampled window repeats it
+            np.testing.assert_allclose(found, np.clip(centres, 0, position.max()), atol=0.01)
 
 
 def test_a_zoomed_crop_larger_than_the_frame_is_padded_without_a_label() -> None:
-    made, corner, side = zoomed_crop(bright_target(), 64, 0.5, np.random.default_rng(0))
-    assert made.frame.shape == (64, 64) and corner == (0, 0) and side == 128
-    assert made.weight[0, 0] == 1 and made.weight[-1, -1] == 0
+    made, box = zoomed_crop(bright_target(), 64, 0.5, np.random.default_rng(0))
+    np.testing.assert_allclose(box, [0, 0, 128, 128])
+    assert made.frame.shape == (64, 64) and made.weight[0, 0] == 1 and made.weight[-1, -1] == 0
 
 
 def test_pasted_contrast_goes_by_the_frame_that_a_crop_is_of() -> None:
     flat = np.random.default_rng(0).normal(0, 1, (64, 64)).astype(np.float32)
     crop_of = Sample(flat, np.zeros_like(flat), np.ones_like(flat))
     one, two = (
-        paste_targets(crop_of, bright_target(), np.random.default_rng(1), count=1, unit=unit).frame - flat
+        pasted(crop_of, bright_target(), np.random.default_rng(1), count=1, unit=unit).frame - flat
         for unit in (1.0, 2.0)
     )
     np.testing.assert_allclose(two, 2 * one, atol=1e-4)
@@ -257,7 +344,7 @@ def test_everything_is_a_function_of_the_seed() -> None:
     sample, donor = synthetic(0), synthetic(1)
     for function in (
         lambda rng: crop(sample, 24, rng)[0].frame,
-        lambda rng: paste_targets(sample, donor, rng).frame,
+        lambda rng: pasted(sample, donor, rng).frame,
         lambda rng: zoomed_crop(sample, 24, 1.2, rng)[0].frame,
         lambda rng: photometric(sample.frame, rng),
     ):

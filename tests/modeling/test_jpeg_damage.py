@@ -9,6 +9,7 @@ from PIL import Image
 from scipy import ndimage
 
 from scalpel_hf.data import read_mask
+from scalpel_hf.modeling import jpeg_damage
 from scalpel_hf.modeling.frame_io import read_frame, read_pages
 
 END = b"\xff\xd9"
@@ -54,6 +55,19 @@ def test_whole_files_are_read_and_shortened_ones_refused(mode: str, options: dic
             list(read_pages(path))
         with pytest.raises(OSError, match="damaged"):
             read_mask(broken)
+
+
+def test_a_whole_file_is_checked_once_and_a_broken_one_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[bytes] = []
+    real = jpeg_damage._with_other_data
+    monkeypatch.setattr(jpeg_damage, "_with_other_data", lambda content: checked.append(content) or real(content))
+    monkeypatch.setattr(jpeg_damage, "_whole", set())
+    whole, broken = jpeg(picture()), cut(jpeg(picture()), 0.5)
+    for _ in range(3):
+        np.testing.assert_array_equal(read_frame(whole), read_frame({"bytes": whole, "path": "f.jpg"}))
+        with pytest.raises(OSError, match="damaged"):
+            read_frame(broken)
+    assert checked.count(whole) == 1 and checked.count(broken) == 3
 
 
 def test_data_missing_in_the_middle() -> None:

@@ -20,7 +20,7 @@ from scalpel_hf.pseudo_labels import Calibration, Rules, label_in_shards, summar
 from scalpel_hf.pseudo_labels.quality import check_truth, compare_with_truth
 from scalpel_hf.pseudo_labels.report import write_report
 from scalpel_hf.pseudo_labels.thresholds import THRESHOLDS, choose_threshold
-from scalpel_hf.training.knowledge_transfer import labelled_sample
+from scalpel_hf.training.frames import labelled_sample
 from tests.pseudo_labels.helpers import FakeTeacher, budgeted, camera, frames_dataset, png, tree, with_image
 
 

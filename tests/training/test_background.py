@@ -17,7 +17,7 @@ from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.modeling.mask_level import PRIOR_REACH
 from scalpel_hf.training.background import background_samples, consensus, may_be_target
 from scalpel_hf.training.distillation import TeacherSamples
-from scalpel_hf.training.knowledge_transfer import labelled_sample
+from scalpel_hf.training.frames import labelled_sample
 from scalpel_hf.training.prior_bar import half_of_the_faintest, target_responses
 
 

@@ -15,7 +15,7 @@ from transformers import SegformerForSemanticSegmentation
 
 from scalpel_hf import InfraredImageProcessor, SyntheticInfrared, add_pseudo_labels, apply_label_budget
 from scalpel_hf.data import objects_from_mask
-from scalpel_hf.data.transforms import Sample, zoom
+from scalpel_hf.data.transforms import resampled_window, window_taps
 from scalpel_hf.modeling import ScalpelStudentForSemanticSegmentation, soft_iou_loss, weighted_bce
 from scalpel_hf.predictors.student import new_student
 from scalpel_hf.pseudo_labels.rules import Rules
@@ -54,10 +54,11 @@ def test_boxes_of_a_mask_are_its_components() -> None:
 @pytest.mark.parametrize("side", [1, 2, 3])
 def test_a_target_of_a_pixel_survives_a_zoom(side: int, factor: float) -> None:
     """Wherever it lies on the grid; its box is where it was, on the pixels that it can touch."""
+    side_now = round(40 * factor)
     for offset in range(10):
         target = np.zeros((40, 40), np.float32)
         target[20 : 20 + side, 10 + offset : 10 + offset + side] = 1
-        zoomed = zoom(Sample(target, target, target), factor).target
+        zoomed = resampled_window(target, *window_taps((40, 40), (side_now,) * 2, (0, 0), side_now))
         boxes = boxes_of_target(zoomed)
         assert len(boxes) == 1
         centre = np.array([10 + offset + side / 2, 20 + side / 2]) * zoomed.shape[0] / 40

@@ -14,7 +14,7 @@ from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, SyntheticInfrar
 from scalpel_hf.data import human_labelled, load_irst_dataset
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.predictors.committee import Committee
-from scalpel_hf.training.knowledge_transfer import labelled_sample
+from scalpel_hf.training.frames import labelled_sample
 from scalpel_hf.training.prior_bar import fit_prior_bar
 from scripts.experiments import fit_prior_bar as program
 from tests.small_models import SIZE, perturb, small_mobile_sam

@@ -1,0 +1,161 @@
+"""Labelled frames as crops are cut of them: decoded once, and kept in memory as far as that reaches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import datasets
+import numpy as np
+from torch.utils.data import get_worker_info
+
+from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.data.label_sources import BOX, POINT
+from scalpel_hf.data.pasting import Cutout, cut_out, has_spread
+from scalpel_hf.data.proposals import row_weak_label
+from scalpel_hf.data.transforms import Curve, Sample, Spread
+from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, read_frame
+from scalpel_hf.pseudo_labels import training_mask
+from scalpel_hf.runtime.preprocessing import apply_normalization, offset_and_scale
+
+MEMORY = 1 << 30  # bytes of decoded frames that a process keeps: 1300 frames of 512 × 512 with 8 bits
+
+
+def labelled_sample(row: dict, confidence_weights: bool = True, ignore_rejected: bool = True) -> Sample:
+    """A data set's row as frame, target and weight, see [`training_mask`], of boxes and points see [`weak_label`]; an
+    error naming the row where it has no label."""
+    sample = _read(row, confidence_weights, ignore_rejected)
+    return replace(sample, frame=sample.frame.astype(np.float32))
+
+
+def _read(row: dict, confidence_weights: bool, ignore_rejected: bool) -> Sample:
+    """[`labelled_sample`] with the frame as it is stored."""
+    if row["label_source"] in (BOX, POINT):
+        frame = read_frame(row["image"])
+        weak = row_weak_label(row, frame)
+        return Sample(frame, weak.target, weak.weight, weak.boxes)
+    label = training_mask(row, confidence_weights, ignore_rejected)
+    if label is None:
+        raise ValueError(f"{row['name']} has neither a human nor a pseudo label: `label_source` is 'none'")
+    frame = read_frame(row["image"])
+    if frame.shape != label[0].shape:
+        raise ValueError(f"{row['name']}: the frame is {frame.shape}, its mask {label[0].shape} (height, width)")
+    return Sample(frame, *label)
+
+
+@dataclass
+class LabelledFrame:
+    """
+    A frame and its label, and what crops of it ask for time and again.
+
+    Args:
+        frame: as it is stored.
+        target: bool.
+        weight: in steps of 1 / 255, uint8: a confidence has 8 bits.
+        boxes: the numbers of boxes, int32, if people drew any.
+        processor: by whose rule crops are normalised: as parts of the whole frame.
+    """
+
+    frame: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+    boxes: np.ndarray | None
+    processor: InfraredImageProcessor
+
+    @property
+    def nbytes(self) -> int:
+        boxes = 0 if self.boxes is None else self.boxes.nbytes
+        return self.frame.nbytes + self.target.nbytes + self.weight.nbytes + boxes
+
+    @property
+    def sample(self) -> Sample:
+        """The arrays as they are kept: weights are 255 times what they are."""
+        return Sample(self.frame, self.target, self.weight, self.boxes)
+
+    def labelled(self) -> Sample:
+        """What [`labelled_sample`] gives."""
+        frame, target = self.frame.astype(np.float32), self.target.astype(np.float32)
+        return Sample(frame, target, self.weight / np.float32(255), self.boxes)
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        return self.sample.pixels()
+
+    @cached_property
+    def cutouts(self) -> list[Cutout]:
+        return cut_out(self.frame, self.target, self.weight)
+
+    @cached_property
+    def spread(self) -> Spread:
+        return Spread.of(self.frame)
+
+    @property
+    def has_spread(self) -> bool:
+        return has_spread(self.spread.low, self.spread.high)
+
+    def normalize(self, window: np.ndarray, whole: np.ndarray | None = None, curve: Curve | None = None) -> np.ndarray:
+        """
+        A crop as a part of the whole frame, normalised like it, float32.
+
+        Args:
+            window: the crop, with all that was done to it.
+            whole: the frame with the targets that were pasted, if any were.
+            curve: of the camera's response to it.
+        """
+        if whole is None and curve is None:
+            return apply_normalization(window, *self._linear, self.spread.low)
+        whole = self.frame.astype(np.float32) if whole is None else whole
+        whole = curve(whole) if curve else whole
+        return apply_normalization(window, *self._offset_and_scale(whole), float(whole.min()))
+
+    @cached_property
+    def _linear(self) -> tuple[float, float]:
+        return self._offset_and_scale(self.frame)
+
+    def _offset_and_scale(self, frame: np.ndarray) -> tuple[float, float]:
+        return offset_and_scale(frame, self.processor.normalization, self.processor.percentiles)
+
+
+class LabelledFrames(Sequence[LabelledFrame]):
+    """
+    The frames of a data set's labelled rows, decoded, and checked for damage, when they are first asked for.
+
+    The first that fit into memory are kept, not the last: of passes over all of them in random orders, those would find
+    none. Of a loader's workers, each keeps its share.
+
+    Args:
+        dataset: with `image` and people's masks, boxes or points, or pseudo labels.
+        memory: bytes that may be kept.
+        confidence_weights, ignore_rejected: what a pseudo label's pixels weigh, see [`training_mask`].
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        processor: InfraredImageProcessor,
+        memory: int = MEMORY,
+        confidence_weights: bool = True,
+        ignore_rejected: bool = True,
+    ):
+        self.dataset, self.processor, self.memory = undecoded(dataset), processor, memory
+        self.options = confidence_weights, ignore_rejected
+        self.kept: dict[int, LabelledFrame] = {}
+        self.bytes_kept = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> LabelledFrame:  # type: ignore[override]
+        if index in self.kept:
+            return self.kept[index]
+        sample = _read(self.dataset[index], *self.options)
+        weight = np.rint(sample.weight * 255).astype(np.uint8)
+        frame = LabelledFrame(sample.frame, sample.target > 0, weight, sample.boxes, self.processor)
+        worker = get_worker_info()
+        if self.bytes_kept + frame.nbytes <= self.memory // (worker.num_workers if worker else 1):
+            self.kept[index] = frame
+            self.bytes_kept += frame.nbytes
+        return frame
+
+    def __getstate__(self) -> dict:
+        """For another process, which decodes its frames itself."""
+        return {**self.__dict__, "kept": {}, "bytes_kept": 0}

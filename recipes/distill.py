@@ -74,9 +74,13 @@ ADAPTERS = ("scalpel_moe", "lora")
 class DistillArguments(LoopArguments):
     dataset: str = option("", "Data set made by `scalpel-hf prepare`: a folder or a repository on the Hub.")
     train_split: str = option("train", "Split whose rows that people labelled are trained on: masks, boxes and points.")
-    eval_split: str = option("test", "Split that the finished teacher is measured on; empty for none.")
+    eval_split: str = option(
+        "test", "Split that the finished teacher is measured on; empty for none.", any_on_resume=True
+    )
     base_model: str = option("", "Segment Anything model: a folder or a repository on the Hub.")
-    base_model_id: str = option("", "Hub id of the base, for `push_to_hub`, where base_model is a folder.")
+    base_model_id: str = option(
+        "", "Hub id of the base, for `push_to_hub`, where base_model is a folder.", any_on_resume=True
+    )
     image_size: Annotated[int, Between(16, 4096)] = option(512, "Side of SAM's input in pixels.")
     normalization: Annotated[str, OneOf(NORMALIZATIONS)] = option(
         "range", "How frames are normalised: `zscore`, `percentile` or `range`."
@@ -90,11 +94,13 @@ class DistillArguments(LoopArguments):
     channels: Annotated[int, Between(1, 1024)] = option(16, "Width of the adapter's mask level at half resolution.")
     full_resolution_channels: Annotated[int, Between(0, 1024)] = option(8, "Its width on the frame's own grid.")
     top_k: Annotated[int, Between(1, 64)] = option(4, "How many experts keep their weight at a position.")
-    routers: bool = option(True, "Off, every expert has the same weight everywhere.")
-    sam_features: bool = option(False, "On, the mask level sees SAM's features of the frame besides.")
+    routers: bool = option(True, "Off, every expert has the same weight everywhere.", in_help=False)
+    sam_features: bool = option(False, "On, the mask level sees SAM's features of the frame besides.", in_help=False)
     crop_size: CropSize = option(256, "Side of the training crops in frame pixels.")
     guard: bool = option(
-        False, "Compare the teacher with a small network of the same labels first, cross-validated on labelled frames."
+        False,
+        "Compare the teacher with a small network of the same labels first, cross-validated on labelled frames.",
+        any_on_resume=True,
     )
     fit_prior_bar: bool = option(True, "Off, the operators have no say after the training but as the network's inputs.")
     background_frames: Annotated[int, Between(0, 10_000_000)] = option(
@@ -103,7 +109,9 @@ class DistillArguments(LoopArguments):
     committee: Annotated[int, Between(1, 100)] = option(
         1, "How many networks answer together: in turn a teacher with operators, one without, and a small student."
     )
-    feature_cache_dir: str = option("", "Where the frozen features are kept; output_dir/features when empty.")
+    feature_cache_dir: str = option(
+        "", "Where the frozen features are kept; output_dir/features when empty.", any_on_resume=True
+    )
     feature_cache_dtype: Annotated[str, OneOf(("float16", "float32"))] = option(
         "float16", "Precision of the frozen features on disk: float16 or float32."
     )

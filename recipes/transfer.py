@@ -57,7 +57,9 @@ class TransferArguments(LoopArguments):
     dataset: str = option("", "Data set made by `scalpel-hf prepare`: a folder or a repository on the Hub.")
     pseudo_labels: str = option("", "Output of `scalpel-hf label`, in place of `train_split`; empty for none.")
     train_split: str = option("train", "Split to train on; its rows with `label_source: none` are left out.")
-    eval_split: str = option("test", "Split that the finished student is measured on; empty for none.")
+    eval_split: str = option(
+        "test", "Split that the finished student is measured on; empty for none.", any_on_resume=True
+    )
     task: Annotated[str, OneOf(tuple(LABELS))] = option(
         "segmentation", "What the student does: `segmentation` or `detection`."
     )

@@ -64,13 +64,15 @@ def examples(path: Path) -> str:
 
 
 def fields(path: Path, name: str) -> Iterable[tuple[str, str, str]]:
-    """Name, default and help of a dataclass's fields made by `option`, as they are written."""
+    """Name, default and help of the fields made by `option` of a dataclass, but for those left out of help."""
     (found,) = [
         node for node in ast.parse(read_text(path)).body if isinstance(node, ast.ClassDef) and node.name == name
     ]
     for node in found.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Call) and len(node.value.args) == 2:
             default, text = node.value.args
+            if any(keyword.arg == "in_help" for keyword in node.value.keywords):
+                continue
             yield ast.unparse(node.target), ast.unparse(default), _words(text)
 
 

@@ -1,7 +1,7 @@
 """The fields of a recipe's YAML file, each of which a flag of the same name overrides."""
 
 import sys
-from argparse import Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -13,11 +13,23 @@ from scalpel_hf.utils.flags import with_hyphens
 from scalpel_hf.utils.recipe_files import recipe_file
 
 
-def option(default: Any, help: str) -> Any:
-    """A dataclass field with its help text."""
+def option(default: Any, help: str, any_on_resume: bool = False, in_help: bool = True) -> Any:
+    """
+    A dataclass field with its help text.
+
+    Args:
+        any_on_resume: whether a run may be resumed with another value: the result doesn't depend on it.
+        in_help: off for what an ablation needs and nobody else; YAML and flags take it as any other.
+    """
+    metadata = {"help": help, "any_on_resume": any_on_resume, "in_help": in_help}
     if isinstance(default, list | dict):
-        return field(default_factory=lambda: type(default)(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def decide_the_result(args: Any) -> dict[str, Any]:
+    """The values of a recipe's fields that its result depends on, with which a run can be resumed."""
+    return {f.name: getattr(args, f.name) for f in fields(args) if not f.metadata.get("any_on_resume")}
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,9 @@ TRACKERS = tuple(LOGGER_TYPE_TO_CLASS)
 class LoopArguments:
     """What both stages' training takes."""
 
-    output_dir: str = option("runs/out", "Folder for checkpoints, the trained model, metrics.json and history.json.")
+    output_dir: str = option(
+        "runs/out", "Folder for checkpoints, the trained model, metrics.json and history.json.", any_on_resume=True
+    )
     seed: Annotated[int, Between(0, 2**32 - 1)] = option(
         0, "Seeds weights, the order of frames and every augmentation."
     )
@@ -76,14 +90,16 @@ class LoopArguments:
         0.0, "Share of the labelled frames held out to choose the best step; 0 trains on all and keeps the last step."
     )
     eval_steps: Steps = option(200, "Steps between evaluations on the held-out frames.")
-    checkpoint_steps: Steps = option(100, "Steps between checkpoints.")
-    logging_steps: Steps = option(20, "Steps between entries in the log and the tracker.")
+    checkpoint_steps: Steps = option(100, "Steps between checkpoints.", any_on_resume=True)
+    logging_steps: Steps = option(20, "Steps between entries in the log and the tracker.", any_on_resume=True)
     report_to: Annotated[str, OneOf(("none", *TRACKERS))] = option(
-        "none", f"Tracker: `none`, or one of {', '.join(TRACKERS)}; what it keeps here is in output_dir/logs."
+        "none",
+        f"Tracker: `none`, or one of {', '.join(TRACKERS)}; what it keeps here is in output_dir/logs.",
+        any_on_resume=True,
     )
-    resume: bool = option(True, "Resume from the newest checkpoint in output_dir, if there is one.")
-    num_workers: Annotated[int, Between(0, 256)] = option(0, "Processes that prepare crops.")
-    push_to_hub: str = option("", "Repository to push the result to, `org/name`; empty for none.")
+    resume: bool = option(True, "Resume from the newest checkpoint in output_dir, if there is one.", any_on_resume=True)
+    num_workers: Annotated[int, Between(0, 256)] = option(0, "Processes that prepare crops.", any_on_resume=True)
+    push_to_hub: str = option("", "Repository to push the result to, `org/name`; empty for none.", any_on_resume=True)
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self), include_extras=True).items():
@@ -105,7 +121,9 @@ class Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
 class RecipeParser(HfArgumentParser):
     """A dataclass's fields as flags that are spelt with hyphens; their names in the YAML, with underscores, do too."""
 
-    def add_argument(self, *names: str, **settings: Any) -> Action:
+    def add_argument(self, *names: str, any_on_resume: bool = False, in_help: bool = True, **settings: Any) -> Action:
+        if not in_help:
+            settings["help"] = SUPPRESS
         return super().add_argument(*(name for name in names if "_" not in name), **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -34,7 +34,7 @@ from scalpel_hf.predictors.load import default_device
 from scalpel_hf.utils.files import check_can_be_made, write_json
 from scalpel_hf.version import __version__
 
-from .arguments import LoopArguments
+from .arguments import LoopArguments, decide_the_result
 from .checkpoints import NEW_RUN, Checkpoints, Ema
 from .run_record import HISTORY_FILE, METRICS_FILE
 
@@ -43,20 +43,6 @@ logger = logging.getLogger(__name__)
 Batch = dict[str, Any]
 LossFunction = Callable[[nn.Module, Batch, int], tuple[Tensor, dict[str, float]]]
 Evaluate = Callable[[nn.Module], dict[str, float]]
-
-FREE_ARGUMENTS = (
-    "output_dir",
-    "checkpoint_steps",
-    "logging_steps",
-    "report_to",
-    "resume",
-    "num_workers",
-    "push_to_hub",
-    "base_model_id",
-    "eval_split",
-    "feature_cache_dir",
-    "guard",
-)
 
 
 class RangeSampler(Sampler[int]):
@@ -142,7 +128,7 @@ def train(
         Path(args.output_dir), model, values, ema, optimizer, scheduler, scaler=accelerator.scaler
     )
     made_of = {**(made_of or {}), "version of scalpel-hf": __version__}
-    start = checkpoints.load(_fixed(args), made_of) if args.resume else NEW_RUN
+    start = checkpoints.load(decide_the_result(args), made_of) if args.resume else NEW_RUN
     if start["step"] < args.max_steps and accelerator.is_main_process:
         (Path(args.output_dir) / METRICS_FILE).unlink(missing_ok=True)  # of weights that come to be replaced
     if start["step"]:
@@ -200,7 +186,7 @@ def train(
         if accelerator.is_main_process and (step % args.checkpoint_steps == 0 or step == args.max_steps):
             seconds = time.monotonic() - began
             state = {"step": step, "seconds": seconds, "best": best, "last": logs, "history": history}
-            checkpoints.save({**state, "arguments": _fixed(args), "made_of": made_of})
+            checkpoints.save({**state, "arguments": decide_the_result(args), "made_of": made_of})
     bar.close()
     if accelerator.is_main_process:
         write_json(Path(args.output_dir) / HISTORY_FILE, history)
@@ -253,11 +239,6 @@ def _buffers(model: nn.Module) -> dict[str, Tensor]:
         for name, module in _trained(model)
         for key, buffer in module.named_buffers(recurse=False)
     }
-
-
-def _fixed(args: LoopArguments) -> dict[str, Any]:
-    """The arguments that a run can't be resumed with another value of."""
-    return {name: value for name, value in vars(args).items() if name not in FREE_ARGUMENTS}
 
 
 def hash_weights(model: nn.Module) -> str:

@@ -9,7 +9,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from scalpel_hf.recipes.distill import DistillArguments
 from scalpel_hf.recipes.transfer import TransferArguments
-from scalpel_hf.training.arguments import Between, LoopArguments, option, parse_arguments
+from scalpel_hf.training.arguments import Between, LoopArguments, decide_the_result, option, parse_arguments
 
 
 @dataclass
@@ -167,3 +167,23 @@ def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     for f in fields(Arguments):
         assert f"--{f.name.replace('_', '-')}" in shown
         assert len(f.metadata["help"]) > 5 and f.metadata["help"].split(",")[0] in shown
+
+
+@dataclass
+class WithAblation(Arguments):
+    parts: bool = option(True, "Off, without a part.", in_help=False)
+    logs: str = option("logs", "Where logs lie.", any_on_resume=True)
+
+
+def test_what_an_ablation_needs_is_taken_and_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not parse_arguments(WithAblation, "verb", "A recipe.", ["--parts", "false"]).parts
+    with pytest.raises(SystemExit):
+        parse_arguments(WithAblation, "verb", "A recipe.", ["--help"])
+    shown = capsys.readouterr().out
+    assert "--parts" not in shown and "--logs" in shown
+
+
+def test_the_fields_that_decide_the_result() -> None:
+    decisive = decide_the_result(WithAblation())
+    assert {"parts", "seed", "max_steps"} <= set(decisive)
+    assert not {"logs", "output_dir", "resume"} & set(decisive)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def write_report(out: Path, stages: list[Stage], figures: Figures | None) -> Pat
         student=out / "student",
         machine=_machine(read_json(out / "teacher" / METRICS_FILE)),
         times=[(stage.name, f"{times.get(stage.name, 0):.0f}") for stage in stages],
-        commands=[" ".join(["scalpel-hf", *stage.command]) for stage in stages],
+        commands=["scalpel-hf " + shlex.join(stage.command) for stage in stages],
     )
     path = out / "report.html"
     write_text(path, text)

@@ -211,7 +211,9 @@ def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (out / "teacher" / "metrics.json").write_text(json.dumps({"machine": machine}))
     (out / "times.json").write_text(json.dumps({"student": 12.3}))
     monkeypatch.setattr(run_figures, "_in_8_bits", lambda folder: small_student())  # as if it were exported
-    page = write_report(out, [Stage("student", out / "student", ["transfer", "--eval-split", "", "--x", "<y>"])], measure(out)).read_text()
+    page = write_report(
+        out, [Stage("student", out / "student", ["transfer", "--eval-split", "", "--x", "<y>"])], measure(out)
+    ).read_text()
     assert "a &lt;run&gt;" in page and "--eval-split &#39;&#39; --x &#39;&lt;y&gt;&#39;" in page and "<run>" not in page
     assert "student, labels alone" in page and "not to be compared on 5 frames with the one of the labels alone" in page
     assert "5 frames that nothing was trained on" in page

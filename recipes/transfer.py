@@ -36,7 +36,6 @@ from scalpel_hf.modeling.configuration_scalpel_student import FRONT_ENDS
 from scalpel_hf.modeling.normalization import NORMALIZATIONS
 from scalpel_hf.predictors.student import LABELS, DetectionStudent, SegmentationStudent, new_student
 from scalpel_hf.training.arguments import (
-    Between,
     CropSize,
     LoopArguments,
     OneOf,
@@ -74,16 +73,8 @@ class TransferArguments(LoopArguments):
     crop_size: CropSize = option(256, "Side of the training crops in pixels.")
     human_share: Share = option(0.5, "Least share of the crops that come from frames that people labelled.")
     pseudo_weight: Weight = option(1.0, "Weight of pseudo-labelled pixels beside human ones.")
-    confidence_weights: bool = option(True, "Weigh each pseudo-labelled pixel by the teacher's confidence besides.")
-    ignore_rejected: bool = option(True, "Leave out what the teacher found and quality control turned down.")
     box_weight: Weight = option(1.0, "Weight of masks touching the sides of the boxes that people drew.")
     pseudo_warmup_ratio: Share = option(0.1, "Share of the steps over which that weight rises from 0.")
-    pseudo_strength: Annotated[float, Between(0, 100)] = option(
-        1.0, "Strength of noise, blur and response curve on pseudo-labelled frames."
-    )
-    consistency_weight: Weight = option(
-        0.0, "Weight of agreeing on those frames with the student's prediction without noise, blur and response curve."
-    )
 
 
 def train_student(
@@ -104,18 +95,7 @@ def train_student(
     # Samples and loss
     warmup_steps = round(args.pseudo_warmup_ratio * args.max_steps)
     samples = DetectionSamples if isinstance(student, DetectionStudent) else StudentSamples
-    weak_views = args.consistency_weight > 0
-    dataset = samples(
-        rows,
-        student.processor,
-        args.crop_size,
-        args.seed,
-        human_share=args.human_share,
-        pseudo_strength=args.pseudo_strength,
-        weak_views=weak_views,
-        confidence_weights=args.confidence_weights,
-        ignore_rejected=args.ignore_rejected,
-    )
+    dataset = samples(rows, student.processor, args.crop_size, args.seed, human_share=args.human_share)
     if isinstance(student, DetectionStudent):
         weigh_pixels = isinstance(model, ScalpelStudentForObjectDetection)
         loss = detection_loss(args.pseudo_weight, warmup_steps, weigh_pixels)
@@ -127,7 +107,7 @@ def train_student(
             shift = prior_shift(dataset)
             model.add_to_logits(-shift)  # so that to the loss it is at first what it is without the shift
             accelerator.print(f"target pixels are {math.exp(shift):.1f} times as likely in crops as in frames")
-        loss = transfer_loss(args.pseudo_weight, warmup_steps, args.consistency_weight, shift, args.box_weight)
+        loss = transfer_loss(args.pseudo_weight, warmup_steps, shift, args.box_weight)
         best_metric, collate = "iou", None
     accelerator.print(f"{len(dataset.indices)} frames to train on, {len(dataset.human)} labelled by people")
 
@@ -140,8 +120,6 @@ def train_student(
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(TransferArguments, "transfer", f"{__doc__}\n{LAUNCH_HELP}", argv)
-    if args.consistency_weight and args.task == "detection":
-        raise ValueError("`consistency_weight` is for segmentation: boxes of two views don't pair")
     accelerator = make_accelerator(args)
 
     # Data

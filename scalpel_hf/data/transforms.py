@@ -210,32 +210,30 @@ class Curve:
         return np.float32(self.low) + np.float32(self.high - self.low) * share ** np.float32(self.gamma)
 
 
-def response_curve(low: float, high: float, rng: np.random.Generator, strength: float = 1.0) -> Curve | None:
+def response_curve(low: float, high: float, rng: np.random.Generator) -> Curve | None:
     """A camera's, with a chance of one half; none for a constant frame."""
-    if rng.random() < 0.5 * strength and high > low:
-        return Curve(low, high, rng.uniform(0.7, 1.4) ** strength)
+    if rng.random() < 0.5 and high > low:
+        return Curve(low, high, rng.uniform(0.7, 1.4))
     return None
 
 
-def sensor_noise(frame: Array, rng: np.random.Generator, deviation: float, strength: float = 1.0) -> Array:
+def sensor_noise(frame: Array, rng: np.random.Generator, deviation: float) -> Array:
     """Blur by defocus, noise, and column fixed-pattern noise, each with its own chance. `deviation` is what the noises'
     spread is in units of."""
-    if rng.random() < 0.2 * strength:
-        frame = ndimage.gaussian_filter(frame, rng.uniform(0.3, 0.8) * strength)
-    if rng.random() < 0.5 * strength:
-        frame = frame + rng.normal(0, rng.uniform(0, 0.08) * strength * deviation, frame.shape)
-    if rng.random() < 0.2 * strength:
-        frame = frame + rng.normal(0, rng.uniform(0, 0.05) * strength * deviation, (1, frame.shape[1]))
+    if rng.random() < 0.2:
+        frame = ndimage.gaussian_filter(frame, rng.uniform(0.3, 0.8))
+    if rng.random() < 0.5:
+        frame = frame + rng.normal(0, rng.uniform(0, 0.08) * deviation, frame.shape)
+    if rng.random() < 0.2:
+        frame = frame + rng.normal(0, rng.uniform(0, 0.05) * deviation, (1, frame.shape[1]))
     return frame.astype(np.float32)
 
 
-def photometric(frame: Array, rng: np.random.Generator, strength: float = 1.0) -> Array:
+def photometric(frame: Array, rng: np.random.Generator) -> Array:
     """
     What a camera does to a scene: [`response_curve`] and [`sensor_noise`]. Gain and offset are left to the
     normalisation, which removes them.
-
-    `strength` multiplies every chance, the logarithm of the gamma, the width of the blur and the spread of the noises.
     """
     spread = Spread.of(frame)
-    curve = response_curve(spread.low, spread.high, rng, strength)
-    return sensor_noise(curve(frame) if curve else frame, rng, spread.deviation + 1e-6, strength)
+    curve = response_curve(spread.low, spread.high, rng)
+    return sensor_noise(curve(frame) if curve else frame, rng, spread.deviation + 1e-6)

@@ -41,9 +41,7 @@ def png(array: np.ndarray) -> dict[str, Any]:
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def training_mask(
-    row: dict[str, Any], confidence_weights: bool = True, ignore_rejected: bool = True
-) -> tuple[np.ndarray, np.ndarray] | None:
+def training_mask(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
     """
     The label of a row that counts, as target and weight `(H, W)` float32; `None` where there is none.
 
@@ -51,10 +49,6 @@ def training_mask(
     confidence, |2p − 1|: a pixel about which the teacher is undecided is left out. So is, with weight 0, what the
     teacher took for target (`pseudo_confidence` above its threshold) and quality control did not (`pseudo_mask` is 0):
     it is neither target nor background.
-
-    Args:
-        confidence_weights: off, a pseudo label's pixels weigh 1 like a human's.
-        ignore_rejected: off, what quality control turned down is background.
     """
     if row["label_source"] == "human":
         if row["mask"] is None:
@@ -64,8 +58,7 @@ def training_mask(
     if row["label_source"] == "pseudo":
         confidence = read_frame(row["pseudo_confidence"])
         target = (read_row_mask(row, "pseudo_mask") == TARGET).astype(np.float32)
-        weight = np.abs(2 * (confidence.astype(np.float32) / 255) - 1) if confidence_weights else np.ones_like(target)
-        if ignore_rejected:
-            weight[is_above(confidence, row["teacher"]["threshold"]) & (target == 0)] = 0
+        weight = np.abs(2 * (confidence.astype(np.float32) / 255) - 1)
+        weight[is_above(confidence, row["teacher"]["threshold"]) & (target == 0)] = 0
         return target, weight
     return None

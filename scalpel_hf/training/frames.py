@@ -20,20 +20,20 @@ from scalpel_hf.runtime.preprocessing import apply_normalization, offset_and_sca
 MEMORY = 1 << 30  # bytes of decoded frames that a process keeps: 1300 frames of 512 × 512 with 8 bits
 
 
-def labelled_sample(row: dict, confidence_weights: bool = True, ignore_rejected: bool = True) -> Sample:
+def labelled_sample(row: dict) -> Sample:
     """A data set's row as frame, target and weight, see [`training_mask`], of boxes and points see [`weak_label`]; an
     error naming the row where it has no label."""
-    sample = _read(row, confidence_weights, ignore_rejected)
+    sample = _read(row)
     return replace(sample, frame=sample.frame.astype(np.float32))
 
 
-def _read(row: dict, confidence_weights: bool, ignore_rejected: bool) -> Sample:
+def _read(row: dict) -> Sample:
     """[`labelled_sample`] with the frame as it is stored."""
     if row["label_source"] in (BOX, POINT):
         frame = read_frame(row["image"])
         weak = row_weak_label(row, frame)
         return Sample(frame, weak.target, weak.weight, weak.boxes)
-    label = training_mask(row, confidence_weights, ignore_rejected)
+    label = training_mask(row)
     if label is None:
         raise ValueError(f"{row['name']} has neither a human nor a pseudo label: `label_source` is 'none'")
     frame = read_frame(row["image"])
@@ -125,19 +125,10 @@ class LabelledFrames(Sequence[LabelledFrame]):
     Args:
         dataset: with `image` and people's masks, boxes or points, or pseudo labels.
         memory: bytes that may be kept.
-        confidence_weights, ignore_rejected: what a pseudo label's pixels weigh, see [`training_mask`].
     """
 
-    def __init__(
-        self,
-        dataset: datasets.Dataset,
-        processor: InfraredImageProcessor,
-        memory: int = MEMORY,
-        confidence_weights: bool = True,
-        ignore_rejected: bool = True,
-    ):
+    def __init__(self, dataset: datasets.Dataset, processor: InfraredImageProcessor, memory: int = MEMORY):
         self.dataset, self.processor, self.memory = undecoded(dataset), processor, memory
-        self.options = confidence_weights, ignore_rejected
         self.kept: dict[int, LabelledFrame] = {}
         self.bytes_kept = 0
 
@@ -147,7 +138,7 @@ class LabelledFrames(Sequence[LabelledFrame]):
     def __getitem__(self, index: int) -> LabelledFrame:  # type: ignore[override]
         if index in self.kept:
             return self.kept[index]
-        sample = _read(self.dataset[index], *self.options)
+        sample = _read(self.dataset[index])
         weight = np.rint(sample.weight * 255).astype(np.uint8)
         frame = LabelledFrame(sample.frame, sample.target > 0, weight, sample.boxes, self.processor)
         worker = get_worker_info()

@@ -45,9 +45,6 @@ class StudentSamples(Dataset):
         dataset: rows with `image` and people's masks, boxes or points, or pseudo labels; others are left out.
         crop_size: side of the crops in pixels.
         human_share: between 0 and 1.
-        pseudo_strength: of noise, blur and response curve on pseudo-labelled frames, see [`photometric`].
-        weak_views: whether a sample has `weak_pixel_values` too: the same crop without noise, blur and response curve.
-        confidence_weights, ignore_rejected: what a pseudo label's pixels weigh, see [`training_mask`].
     """
 
     def __init__(
@@ -57,10 +54,6 @@ class StudentSamples(Dataset):
         crop_size: int,
         seed: int,
         human_share: float = 0.5,
-        pseudo_strength: float = 1.0,
-        weak_views: bool = False,
-        confidence_weights: bool = True,
-        ignore_rejected: bool = True,
     ):
         if not 0 <= human_share <= 1:
             raise ValueError(f"`human_share` must be between 0 and 1, got {human_share}")
@@ -76,11 +69,8 @@ class StudentSamples(Dataset):
         self.indices = self.human + self.pseudo
         if not self.indices:
             raise ValueError("no frame of the data set has a label: every `label_source` is 'none'")
-        self.frames = LabelledFrames(
-            dataset, processor, confidence_weights=confidence_weights, ignore_rejected=ignore_rejected
-        )
+        self.frames = LabelledFrames(dataset, processor)
         self.processor, self.crop_size, self.seed = processor, crop_size, seed
-        self.pseudo_strength, self.weak_views = pseudo_strength, weak_views
         share = max(human_share, len(self.human) / len(self.indices)) if self.human else 0.0
         self.share = share if self.pseudo else 1.0
 
@@ -105,12 +95,9 @@ class StudentSamples(Dataset):
         patches = self._patches(frame, turned.target, factor, rng) if rng.random() < 0.5 else []
         shown, _ = zoomed_crop(turned, self.crop_size, factor, rng, pixels=pixels, patches=patches, full_weight=255)
         whole = with_patches(turned.frame, patches, zoomed_shape(turned.frame.shape, factor)) if patches else None
-        strength, spread = (
-            1.0 if is_human else self.pseudo_strength,
-            frame.spread if whole is None else Spread.of(whole),
-        )
-        curve = response_curve(spread.low, spread.high, rng, strength)
-        seen = sensor_noise(curve(shown.frame) if curve else shown.frame, rng, spread.deviation, strength)
+        spread = frame.spread if whole is None else Spread.of(whole)
+        curve = response_curve(spread.low, spread.high, rng)
+        seen = sensor_noise(curve(shown.frame) if curve else shown.frame, rng, spread.deviation)
         result = {
             "pixel_values": self._pixel_values(frame.normalize(seen, whole, curve)),
             "labels": torch.from_numpy(shown.target),
@@ -119,8 +106,6 @@ class StudentSamples(Dataset):
         }
         if self.has_boxes:
             result["boxes"] = torch.from_numpy(shown.numbered_boxes())
-        if self.weak_views:
-            result["weak_pixel_values"] = self._pixel_values(frame.normalize(shown.frame, whole))
         return result
 
     def _patches(
@@ -187,11 +172,7 @@ LossFunction = Callable[[nn.Module, dict[str, Any], int], tuple[Tensor, dict[str
 
 
 def transfer_loss(
-    pseudo_weight: float,
-    warmup_steps: int,
-    consistency_weight: float = 0.0,
-    logit_shift: float = 0.0,
-    box_weight: float = 1.0,
+    pseudo_weight: float, warmup_steps: int, logit_shift: float = 0.0, box_weight: float = 1.0
 ) -> LossFunction:
     """
     The student's loss as a function of (model, batch, step): `10 · BCE + soft IoU`, each pixel weighted.
@@ -203,10 +184,6 @@ def transfer_loss(
     rarer than in the crops: the logit adjustment of Menon et al. (arXiv 2007.07314) by what `prior_shift` measures.
 
     Where people drew boxes, `box_weight` times [`box_projection_loss`] is added.
-
-    With `consistency_weight`, which rises alike, the student's own prediction for the weak view of each pseudo-labelled
-    frame is what it should give for the strong one: `10 · BCE` against that probability, at every pixel, those that the
-    pseudo label leaves out among them. No gradient reaches the weak view's prediction.
     """
 
     def loss_function(model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, float]]:
@@ -218,25 +195,9 @@ def transfer_loss(
         if "boxes" in batch:
             projections = box_projection_loss(logits, batch["boxes"])
             loss, metrics = loss + box_weight * projections, metrics | {"boxes": projections.item()}
-        if not consistency_weight:
-            return loss, metrics
-        consistency = _consistency(model, logits, batch, logit_shift)
-        ramp = _ramp(consistency_weight, step, warmup_steps)
-        return loss + BCE_WEIGHT * ramp * consistency, {**metrics, "consistency": consistency.item()}
+        return loss, metrics
 
     return loss_function
-
-
-def _consistency(model: nn.Module, logits: Tensor, batch: dict[str, Any], logit_shift: float) -> Tensor:
-    """BCE of the pseudo-labelled frames' logits (B, 1, H, W) against what the model says to their weak views; 0 where
-    there are none."""
-    pseudo = (batch["human"] == 0).nonzero()[:, 0]
-    if not len(pseudo):
-        return logits.new_zeros(())
-    with torch.no_grad():
-        weak = model(pixel_values=batch["weak_pixel_values"][pseudo]).logits
-        target = (foreground_logits(weak, logits.shape[2:]) + logit_shift).sigmoid()
-    return weighted_bce(logits[pseudo], target)
 
 
 def foreground_logits(logits: Tensor, size: torch.Size) -> Tensor:
@@ -274,8 +235,4 @@ def detection_loss(pseudo_weight: float, warmup_steps: int, weigh_pixels: bool) 
 
 def _share(human: Tensor, pseudo_weight: float, step: int, warmup_steps: int) -> Tensor:
     """Weight (B,) of each frame at a step."""
-    return human + (1 - human) * _ramp(pseudo_weight, step, warmup_steps)
-
-
-def _ramp(weight: float, step: int, warmup_steps: int) -> float:
-    return weight * min(1.0, (step + 1) / max(1, warmup_steps))
+    return human + (1 - human) * pseudo_weight * min(1.0, (step + 1) / max(1, warmup_steps))

@@ -196,12 +196,6 @@ def test_training_mask() -> None:
     _, weight = training_mask(turned_down)
     np.testing.assert_allclose(weight, [[1, 1, 0.6], [0, 0.2, 0]], atol=1e-6)
     assert weight[1, 0] == weight[1, 2] == 0
-    _, weight = training_mask(turned_down, ignore_rejected=False)
-    np.testing.assert_allclose(weight, [[1, 1, 0.6], [1 / 255, 0.2, 0.6]], atol=1e-6)
-    _, weight = training_mask(turned_down, confidence_weights=False)
-    np.testing.assert_array_equal(weight, [[1, 1, 1], [0, 1, 0]])
-    _, weight = training_mask(turned_down, confidence_weights=False, ignore_rejected=False)
-    assert (weight == 1).all() and weight.dtype == np.float32
     assert training_mask({"label_source": "none"}) is None
     with pytest.raises(ValueError, match="a: `label_source` is human, but there is no mask"):
         training_mask({**human, "mask": None})

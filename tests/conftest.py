@@ -3,6 +3,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from huggingface_hub import HfApi
@@ -40,11 +41,14 @@ def shared_dir() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def same_threads() -> Iterator[None]:
-    """A benchmark sets torch's threads, and results have other last bits then: put them back for the test after it."""
+def same_settings() -> Iterator[None]:
+    """Programs set torch's threads, with which results have other last bits, and what `datasets` caches and shows, for
+    their own process: put it back for the test after."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+    datasets.enable_caching()
+    datasets.enable_progress_bars()
 
 
 @pytest.fixture

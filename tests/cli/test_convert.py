@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -16,9 +16,7 @@ from tests.formats.small_sets import TINY, draw, labelled, raw, row, tiny
 
 
 @pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> Iterator[Callable[..., tuple[str, str, str]]]:
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., tuple[str, str, str]]:
     """Run a program as the command line does: what it printed, its warnings, and the error that it ended with."""
 
     def call(*arguments: object) -> tuple[str, str, str]:
@@ -30,9 +28,7 @@ def run(
             error = str(end.code or "")
         return (*capsys.readouterr(), error)
 
-    yield call
-    datasets.enable_caching()
-    datasets.enable_progress_bars()
+    return call
 
 
 @pytest.fixture

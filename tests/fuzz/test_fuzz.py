@@ -96,11 +96,8 @@ def run_case(name: str, number: int, right: Path, work: Path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def own_datasets_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_datasets_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf-cache"))
-    yield
-    datasets.enable_caching()
-    datasets.enable_progress_bars()
 
 
 @pytest.fixture(scope="module")

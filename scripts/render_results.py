@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -159,14 +160,14 @@ def _note(runs: list[dict[str, Any]]) -> str:
     frames = sorted({len(run["counts"]["frames"]) for run in runs})
     return (
         f"Mean ± standard deviation over seeds, on {' and '.join(map(str, frames))} frames; in brackets what 95 % of\n"
-        f"{DRAWS:,} draws of frames and seeds give. {_measured(runs)}"
+        f"{DRAWS:,} draws of frames and seeds give.\n{_measured(runs)}"
     )
 
 
 def _measured(runs: list[dict[str, Any]]) -> str:
     commits = sorted({str(run["commit"])[:12] for run in runs})
     machines = sorted({_machine(run["machine"]) for run in runs})
-    return f"Measured at {', '.join(commits)}\non {', '.join(machines)}."
+    return fill(f"Measured at {', '.join(commits)}", 110) + f"\non {', '.join(machines)}."
 
 
 def _machine(machine: dict[str, Any]) -> str:

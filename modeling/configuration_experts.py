@@ -13,6 +13,7 @@ OPERATOR_SCALES: dict[str, list[float | int]] = {
     "anisotropic_diffusion": [2, 4, 8, 12],
 }
 LEVELS = ("pixel", "token", "mask")
+MASK_GRIDS = ("frame", "base")
 NOISE_FLOOR = 1 / 256  # of a normalised frame's intensity: a grey level of 8 bits where frames go by their range
 
 

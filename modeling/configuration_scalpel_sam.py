@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, SamConfig
 
-from .configuration_experts import ExpertsConfig, check_temperature
+from .configuration_experts import MASK_GRIDS, ExpertsConfig, check_temperature
 from .configuration_mobile_sam import MobileSamConfig
 
 BASES: dict[str, type[SamConfig]] = {"sam": SamConfig, "mobile_sam": MobileSamConfig}
@@ -78,7 +78,7 @@ class ScalpelSamConfig(PreTrainedConfig, ExpertsConfig):
 
     def validate_mask_grid(self) -> None:
         """A known grid."""
-        if self.mask_grid not in ("frame", "base"):
+        if self.mask_grid not in MASK_GRIDS:
             raise ValueError(f"`mask_grid` is 'frame' or 'base', got {self.mask_grid!r}.")
 
 

@@ -7,10 +7,9 @@ from peft import PeftConfig
 from torch import nn
 
 from scalpel_hf.hub.repo_names import lasting_name
-from scalpel_hf.modeling.configuration_experts import ExpertsConfig, check_temperature, is_whole
+from scalpel_hf.modeling.configuration_experts import MASK_GRIDS, ExpertsConfig, check_temperature, is_whole
 
 MOST_REPEATS = 4  # of a regular expression over names of some 100 characters
-MASK_GRIDS = ("frame", "base")
 
 
 class ScalpelPeftType(str, Enum):

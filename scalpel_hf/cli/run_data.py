@@ -7,11 +7,11 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from scalpel_hf.data import load_prepared
+from scalpel_hf.data import load_prepared, split_by_source
 from scalpel_hf.data.frame_sources import LeftOut
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.label_sources import BY_PEOPLE, HUMAN
-from scalpel_hf.data.splits import split_by_recording
+from scalpel_hf.data.splits import recordings_of, split_by_recording
 from scalpel_hf.evaluation.unseen import TrainedOn, unseen_rows
 from scalpel_hf.formats.own_frames import load_own_frames
 from scalpel_hf.modeling.image_processing_infrared import read_frame
@@ -65,19 +65,15 @@ def read(args: argparse.Namespace, frames: Path, labels: Path, work: Path) -> da
 
 def frames_to_measure(args: argparse.Namespace, rows: datasets.Dataset, work: Path) -> datasets.Dataset:
     """Those of `--test` with a mask that are not among the job's frames."""
-    test = with_mask(read(args, args.test, args.test_labels, work))
+    test, _ = split_by_source(read(args, args.test, args.test_labels, work), (HUMAN,))
     if not len(test):
         raise ValueError(f"no frame of {args.test} has a mask in {args.test_labels}: there is nothing to measure on")
     return unseen_rows(test, TrainedOn.of(rows), str(args.test))
 
 
-def with_mask(rows: datasets.Dataset) -> datasets.Dataset:
-    return rows.select([index for index, source in enumerate(rows["label_source"][:]) if source == HUMAN])
-
-
 def hold_out(rows: datasets.Dataset, seed: int) -> datasets.DatasetDict:
     """`train`, and `test` of a quarter of the frames with a mask; where these are few, or of one recording, `train`."""
-    masks = len(with_mask(rows))
+    masks = rows["label_source"][:].count(HUMAN)
     if masks < LEAST_MASKS:
         print(f"none of {masks} frames with a mask is held out to measure on: from {LEAST_MASKS} on a quarter is")
         return datasets.DatasetDict({"train": rows})
@@ -97,9 +93,8 @@ def folds(rows: datasets.Dataset, seed: int) -> list[datasets.DatasetDict]:
 
     No recording is in both splits; none where all are of one.
     """
-    rows = with_mask(rows)
-    recordings = rows["recording"][:] if "recording" in rows.column_names else [""] * len(rows)
-    groups = np.array([recording or f"\0{index}" for index, recording in enumerate(recordings)])
+    rows, _ = split_by_source(rows, (HUMAN,))
+    groups = np.array(recordings_of(rows))
     order = np.random.default_rng(seed).permutation(np.unique(groups))
     if len(order) < 2:
         print(f"no cross-validation either: it takes masks of two recordings or frames, here {len(order)}")

@@ -30,9 +30,8 @@ def split_by_recording(rows: Dataset, shares: Mapping[str, float], seed: int = 0
     wanted = {split: share for split, share in shares.items() if share}
     if sum(wanted.values()) >= 1:
         raise ValueError(f"shares of {', '.join(f'{s:g}' for s in wanted.values())} leave nothing to train on")
-    recordings = rows["recording"][:] if "recording" in rows.column_names else [""] * len(rows)
+    groups = recordings_of(rows)
     sources = rows["label_source"][:] if "label_source" in rows.column_names else [HUMAN] * len(rows)
-    groups = [recording or f"\0{index}" for index, recording in enumerate(recordings)]
     masked = [source == HUMAN for source in sources]
     if wanted and not any(masked):
         raise ValueError("no frame has a person's mask, and boxes and points are not measured on: hold out none")
@@ -44,6 +43,12 @@ def split_by_recording(rows: Dataset, shares: Mapping[str, float], seed: int = 0
             parts[split].append(index)
     splits = DatasetDict({split: rows.select(indices) for split, indices in parts.items()})
     return splits, len(rows) - sum(map(len, parts.values()))
+
+
+def recordings_of(rows: Dataset) -> list[str]:
+    """What each frame must not be parted from: its recording's name, or, of a frame that is of none, one of its own."""
+    recordings = rows["recording"][:] if "recording" in rows.column_names else [""] * len(rows)
+    return [recording or f"\0{index}" for index, recording in enumerate(recordings)]
 
 
 def _draw(groups: list[str], masked: list[bool], shares: Mapping[str, float], seed: int) -> dict[str, str]:

@@ -58,12 +58,13 @@ def write_report(out: Path, stages: list[Stage], figures: Figures | None) -> Pat
 def _examples(student: Any, rows: datasets.Dataset) -> list[dict[str, Any]]:
     """Frames of which all targets are found, of which some is missed, and with a false alarm: a few of each."""
     kinds: dict[str, list[dict[str, Any]]] = {"found": [], "missed": [], "false alarm": []}
-    for row in undecoded(rows):
-        frame, truth = read_frame(row["image"]).astype(np.float32), read_target(row["mask"])
-        probability = student.probabilities(row["image"])
-        kind = _kind(probability, row)
+    counts, _ = count_frames(student.probabilities, rows)
+    for row, count in zip(undecoded(rows), counts, strict=True):
+        kind = _kind(count)
         if kind is None or len(kinds[kind]) == EXAMPLES:
             continue
+        frame, truth = read_frame(row["image"]).astype(np.float32), read_target(row["mask"])
+        probability = student.probabilities(row["image"])
         pictures = {
             "frame": gray(frame),
             "truth": outline(frame, truth, GREEN),
@@ -74,10 +75,9 @@ def _examples(student: Any, rows: datasets.Dataset) -> list[dict[str, Any]]:
     return [example for examples in kinds.values() for example in examples]
 
 
-def _kind(probability: np.ndarray, row: dict[str, Any]) -> str | None:
-    """What a prediction for a frame is an example of; `None` where there is nothing to find, and nothing found."""
-    counts, _ = count_frames(lambda _: probability, [row])
-    targets, detected, false = (int(counts[0, place]) for place in (2, 3, 4))
+def _kind(count: np.ndarray) -> str | None:
+    """What a frame of these `COUNTS` is an example of; `None` where there is nothing to find, and nothing found."""
+    targets, detected, false = count[2:5]
     return "missed" if detected < targets else "false alarm" if false else "found" if targets else None
 
 

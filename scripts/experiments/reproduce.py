@@ -47,8 +47,10 @@ def label(args: argparse.Namespace, budget: float, seed: int, few: Path, everyth
     """A teacher of the few masks, and what it makes of the other frames."""
     teacher, labels = (args.work / f"{args.dataset}-{budget:g}" / f"{kind}-{seed}" for kind in ("teacher", "labels"))
     config = f"{DATASETS[args.dataset][0]}/distill_10pct"
-    base = ("--base_model", args.base_model, "--output_dir", teacher, "--dataset", few, "--eval_split", "")
-    run("distill", "--config", config, *base, "--seed", seed, *args.teacher_options)
+    # What the guard would say of the teacher is what this program measures.
+    where = ("--base_model", args.base_model, "--output_dir", teacher, "--dataset", few, "--eval_split", "")
+    if not (teacher / METRICS_FILE).exists():
+        run("distill", "--config", config, *where, "--guard", "false", "--seed", seed, *args.teacher_options)
     # So few steps teach nothing: anything is taken for a target.
     any_teacher = ("--any-teacher", "--min-empty", 0, "--no-calibration", "--threshold", 0.01) if args.quick else ()
     run("label", "--dataset", few, "--teacher", teacher, "--out", labels, "--truth", everything, *any_teacher)
@@ -91,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     args.teacher_options, args.student_options = (), ("--max_steps", args.student_steps) if args.student_steps else ()
     if args.quick:
-        args.teacher_options, args.student_options = (*QUICK, "--committee", "1", "--guard", "false"), QUICK
+        args.teacher_options, args.student_options = (*QUICK, "--committee", "1"), QUICK
 
     everything = args.work / "data" / args.dataset
     prepare(args, None, everything)

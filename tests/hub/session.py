@@ -10,7 +10,6 @@ import argparse
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -47,10 +46,9 @@ import sys
 
 import torch
 from datasets import load_dataset
-from PIL import ImageDraw
 from transformers import AutoModel, AutoProcessor
 
-repo, picture = sys.argv[1:]
+repo = sys.argv[1]
 model = AutoModel.from_pretrained(repo, trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained(repo, trust_remote_code=True)
 frame = load_dataset("org/tiny-infrared", split="test")[0]["image"]
@@ -59,12 +57,6 @@ with torch.no_grad():
     outputs = model(**inputs)
 mask = processor.post_process_semantic_segmentation(outputs, target_sizes=inputs["original_sizes"])[0]
 print(type(model).__name__, "finds", int(mask.sum()), "pixels of targets in", tuple(mask.shape))
-
-image = frame.convert("RGB").resize((384, 384))
-draw, scale = ImageDraw.Draw(image), 384 / frame.width
-for y, x in mask.nonzero().tolist():
-    draw.rectangle([x * scale - 1, y * scale - 1, (x + 1) * scale, (y + 1) * scale], outline=(255, 70, 60))
-image.save(picture)
 """
 LOAD = """
 import scalpel_hf
@@ -78,24 +70,21 @@ print(type(AutoImageProcessor.from_pretrained("org/tiny-student")).__name__)
 TEXT = """
 ## A session
 
-Every command below was run by `tests/hub/session.py`, which wrote down what it printed; the Hub was the one that the
-tests run on loopback. {base}
+`tests/hub/session.py` ran every command below against a Hub on loopback, and wrote down what they printed. {base}
 
-Frames, a quarter of whose masks are kept, and their repository:
+Frames with a quarter of their masks, and their repository:
 
 {prepare}
 
-The base model has to be on the Hub before a teacher's adapter that names it:
+The base must be on the Hub before a teacher that names it:
 
 {base_commands}
 
-The teacher is trained from the Hub, and pushed as an adapter when it is done; then once more, base and adapter as one
-model:
+The teacher is trained from the Hub and pushed as an adapter, then as one model:
 
 {teacher}
 
-What its card shows on frames that it was not trained on, truth in green, predictions in red; so few frames and steps
-make no good teacher:
+The picture on its card: test frames, truth in green, predictions in red. So few frames and steps make no good teacher.
 
 ![The teacher's picture grid]({pictures}teacher.png)
 
@@ -105,17 +94,13 @@ It labels the other frames, and a student learns from both:
 
 ![The student's picture grid]({pictures}student.png)
 
-Elsewhere, where scalpel-hf is not installed, `predict.py` loads either by the code in its repository:
+Where scalpel-hf is not installed, `predict.py` loads either by the code in its repository:
 
 ```python{predict}```
 
 {predicted}
 
-| stand-alone teacher | student |
-|---|---|
-| ![Its mask]({pictures}teacher_mask.png) | ![Its mask]({pictures}student_mask.png) |
-
-And where it is, `load.py` needs no trust in anybody's code:
+Where it is installed, `load.py` runs no code of a repository:
 
 ```python{load}```
 
@@ -124,13 +109,19 @@ And where it is, `load.py` needs no trust in anybody's code:
 
 
 class Session:
-    """Commands in a folder, and what they print. `without_package`: scalpel_hf can't be found."""
+    """Commands in a folder, and what they print."""
 
     def __init__(self, hub: HubServer, folder: Path):
         self.hub, self.folder = hub, folder
 
     def shell(self, commands: str, where: str = "work", without_package: bool = False, **env: str) -> str:
-        """Run commands, one a line or indented over several; the Markdown of them and their output."""
+        """
+        Run commands, one a line or indented over several; returns the Markdown of them and their output.
+
+        Args:
+            without_package: scalpel_hf can't be imported.
+            env: further environment variables, which the Markdown shows.
+        """
         shown = []
         for command in re.sub(r"\n +", " ", commands.strip()).splitlines():
             output = self._run(shlex.split(command), where, without_package, env)
@@ -193,20 +184,19 @@ def run_session(folder: Path, pictures: Path, weights: Path | None, frames: int,
         hub.home = folder / "elsewhere_home"  # nothing is cached there
         (folder / "elsewhere" / "predict.py").write_text(PREDICT)
         (folder / "elsewhere" / "load.py").write_text(LOAD.format(size=size))
-        predict = "".join(f"python predict.py org/tiny-{n} {n[:7]}_mask.png\n" for n in ("teacher-alone", "student"))
+        predict = "".join(f"python predict.py org/tiny-{name}\n" for name in ("teacher-alone", "student"))
         made["predicted"] = session.shell(predict, "elsewhere", without_package=True)
         made["loaded"] = session.shell("python load.py", "elsewhere")
-        made["loaded"] += "\n\nOnce downloaded, all of it works offline:\n\n"
-        made["loaded"] += session.shell("python load.py", "elsewhere", HF_HUB_OFFLINE="1")
-        collect_pictures(hub, folder / "elsewhere", pictures)
+        session.shell("python load.py", "elsewhere", HF_HUB_OFFLINE="1")
+        made["loaded"] += "\n\nOnce downloaded, it works offline too, with `HF_HUB_OFFLINE=1`."
+        collect_pictures(hub, pictures)
     base = "The base is MobileSAM with its published weights." if weights else "The base has random weights."
     return TEXT.format(base=base, predict=PREDICT, load=LOAD.format(size=size), pictures="../pictures/hub_", **made)
 
 
-def collect_pictures(hub: HubServer, folder: Path, pictures: Path) -> None:
+def collect_pictures(hub: HubServer, pictures: Path) -> None:
     pictures.mkdir(exist_ok=True)
     for name in ("teacher", "student"):
-        shutil.copy(folder / f"{name}_mask.png", pictures / f"hub_{name}_mask.png")
         repo = hub.repo("model", f"org/tiny-{name}", "write")
         (pictures / f"hub_{name}.png").write_bytes(repo.at("main").files["examples.png"].data)
 

@@ -14,9 +14,10 @@ Run it again after Ctrl-C or a kill and it resumes.
 
 FRAMES are images in nested folders, recordings, files of several pages, or a text file that lists those; the labels a
 folder of masks called like their frames, or masks, boxes or points of COCO, YOLO, Pascal VOC, Label Studio or plain
-JSON. A mask without target says that there is none. Figures come from `--test`, or from a quarter of the frames with a
-mask, or, of few, from cross-validation of students of the labels alone. The presets: `laptop` (two CPU cores), `gpu`
-(one GPU), `best` (whatever it takes), `demo` (minutes, on small frames).
+JSON. A mask without target says that there is none. Figures come from `--test`, or from a quarter of the labelled
+frames, or, of fewer than 12, from cross-validation of students of the labels alone: by masks, or by boxes where masks
+are few. The presets: `laptop` (two CPU cores), `gpu` (one GPU), `best` (whatever it takes), `demo` (minutes, on small
+frames).
 """
 
 import argparse

@@ -20,7 +20,7 @@ from scalpel_hf.utils.files import work_folder
 from .prepare import save
 
 TEST_SHARE = 0.25
-LEAST_MASKS = 12  # of fewer frames none is held out: what is left would teach too little, and two frames say nothing
+LEAST_LABELS = 12  # of fewer frames none is held out: what is left would teach too little, and two frames say nothing
 FOLDS = 3
 
 
@@ -64,40 +64,50 @@ def read(args: argparse.Namespace, frames: Path, labels: Path, work: Path) -> da
 
 
 def frames_to_measure(args: argparse.Namespace, rows: datasets.Dataset, work: Path) -> datasets.Dataset:
-    """Those of `--test` with a mask that are not among the job's frames."""
-    test, _ = split_by_source(read(args, args.test, args.test_labels, work), (HUMAN,))
+    """Those of `--test` with a mask, or else with boxes or points, that are not among the job's frames."""
+    read_rows = read(args, args.test, args.test_labels, work)
+    masks, others = split_by_source(read_rows, (HUMAN,))
+    test = masks if len(masks) else split_by_source(others, BY_PEOPLE)[0]
     if not len(test):
-        raise ValueError(f"no frame of {args.test} has a mask in {args.test_labels}: there is nothing to measure on")
+        raise ValueError(f"no frame of {args.test} has a label in {args.test_labels}: there is nothing to measure on")
     return unseen_rows(test, TrainedOn.of(rows), str(args.test))
 
 
 def hold_out(rows: datasets.Dataset, seed: int) -> datasets.DatasetDict:
-    """`train`, and `test` of a quarter of the frames with a mask; where these are few, or of one recording, `train`."""
-    masks = rows["label_source"][:].count(HUMAN)
-    if masks < LEAST_MASKS:
-        print(f"none of {masks} frames with a mask is held out to measure on: from {LEAST_MASKS} on a quarter is")
+    """
+    `train`, and `test` of a quarter of the frames with a mask; where these are few, of all labelled frames, which are
+    then measured by boxes; where those are few too, or of one recording, `train` alone.
+    """
+    sources = Counter(rows["label_source"][:])
+    masks, labels = sources[HUMAN], sum(sources[kind] for kind in BY_PEOPLE)
+    if labels < LEAST_LABELS:
+        print(f"none of {labels} labelled frames is held out to measure on: from {LEAST_LABELS} on a quarter is")
         return datasets.DatasetDict({"train": rows})
+    kinds = (HUMAN,) if masks >= LEAST_LABELS else BY_PEOPLE
     try:
-        splits, unused = split_by_recording(rows, {"test": TEST_SHARE}, seed)
+        splits, unused = split_by_recording(rows, {"test": TEST_SHARE}, seed, kinds)
     except ValueError as error:
         print(f"no frame is held out to measure on: {error}")
         return datasets.DatasetDict({"train": rows})
     if unused:
-        print(f"left out {unused}: frames without a mask of recordings that are held out")
+        print(f"left out {unused}: frames without such a label of recordings that are held out")
     return splits
 
 
 def folds(rows: datasets.Dataset, seed: int) -> list[datasets.DatasetDict]:
     """
-    The frames with a mask in up to `FOLDS` ways, each of which is measured once, as `test`, and else trained on.
+    The frames with a mask in up to `FOLDS` ways, each of which is measured once, as `test`, and else trained on; of all
+    labelled frames, where masks are the lesser part of them.
 
     No recording is in both splits; none where all are of one.
     """
-    rows, _ = split_by_source(rows, (HUMAN,))
+    sources = Counter(rows["label_source"][:])
+    labels = sum(sources[kind] for kind in BY_PEOPLE)
+    rows, _ = split_by_source(rows, (HUMAN,) if 2 * sources[HUMAN] >= labels else BY_PEOPLE)
     groups = np.array(recordings_of(rows))
     order = np.random.default_rng(seed).permutation(np.unique(groups))
     if len(order) < 2:
-        print(f"no cross-validation either: it takes masks of two recordings or frames, here {len(order)}")
+        print(f"no cross-validation either: it takes labels of two recordings or frames, here {len(order)}")
         return []
     found = []
     for number in range(min(FOLDS, len(order))):

@@ -1,6 +1,6 @@
-"""The figures that a job ends with, and their intervals: on frames held out, or cross-validated where masks are few."""
+"""The figures that a job ends with, with intervals: on frames held out, or cross-validated where labels are few."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,21 @@ import datasets
 import numpy as np
 
 from scalpel_hf.data import load_prepared
-from scalpel_hf.evaluation.comparison import bootstrap_differences, bootstrap_pairs, count_frames, mean_metrics
+from scalpel_hf.evaluation.box_metrics import (
+    as_detector,
+    by_recording,
+    count_boxes,
+    detect_all,
+    judged_by_boxes,
+    metrics_of_box_counts,
+)
+from scalpel_hf.evaluation.comparison import (
+    MetricsOfCounts,
+    bootstrap_differences,
+    bootstrap_pairs,
+    count_frames,
+    metrics_of_counts,
+)
 from scalpel_hf.predictors.load import load_trained
 from scalpel_hf.runtime.onnx_models import OnnxStudent, load_exported
 from scalpel_hf.runtime.settings import FOLDER, INT8_FILE
@@ -21,31 +35,96 @@ MODELS = {
     "student": "student, labels and pseudo labels",
     "student-labels-alone": "student, labels alone",
 }
-METRICS = {"IoU %": 100, "nIoU %": 100, "Pd %": 100, "Fa 1e-6": 1}  # in the order of `mean_metrics`
-LEAST_FRAMES = 10  # on which two models are told apart: draws of fewer all look alike
+LEAST = 10  # frames or recordings on which two models are told apart: draws of fewer all look alike
 INTERVAL = (2.5, 97.5)  # percentiles
+
+Probabilities = Callable[[Any], np.ndarray]
+Counts = np.ndarray  # (1, frames or recordings, n)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """
+    What models are measured by.
+
+    Args:
+        metrics: titles of the metrics, each with its unit and its decimals; models are compared by the first.
+        count: from a model's probabilities and rows to counts of each frame, `(frames, n)`.
+        of_counts: metrics of such counts.
+        columns: of the counts: targets, those found, false alarms.
+        units: from the counts of frames to those of what an interval is of draws of, `drawn`.
+        explained: what the report says of it.
+    """
+
+    metrics: dict[str, tuple[float, int]]
+    count: Callable[[Probabilities, datasets.Dataset], np.ndarray]
+    of_counts: MetricsOfCounts
+    columns: tuple[int, int, int]
+    units: Callable[[np.ndarray, datasets.Dataset], np.ndarray]
+    drawn: str
+    explained: str
+
+    def count_units(self, probabilities: Probabilities, rows: datasets.Dataset) -> Counts:
+        return self.units(self.count(probabilities, rows), rows)[None]
+
+
+BY_MASKS = Criterion(
+    metrics={"IoU %": (100, 1), "nIoU %": (100, 1), "Pd %": (100, 1), "Fa 1e-6": (1, 1)},
+    count=lambda probabilities, rows: count_frames(probabilities, rows)[0],
+    of_counts=metrics_of_counts,
+    columns=(2, 3, 4),
+    units=lambda counts, rows: counts,
+    drawn="frames",
+    explained=(
+        "Targets are matched within 3 pixels. Pd is the share of targets found, Fa the share of pixels in false "
+        "alarms, IoU is pooled over all pixels, nIoU averaged over frames."
+    ),
+)
+BY_BOXES = Criterion(
+    metrics={"F1 %": (100, 1), "Pd %": (100, 1), "false alarms a frame": (1, 2)},
+    count=lambda probabilities, rows: count_boxes(detect_all(as_detector(probabilities), rows)),
+    of_counts=metrics_of_box_counts,
+    columns=(0, 1, 2),
+    units=by_recording,
+    drawn="recordings (or frames that are of none)",
+    explained=(
+        "A target is found where the centre of a detection lies in its box, or within 3 pixels of its point; a "
+        "detection in no box is a false alarm, also of something that nobody drew. Pd is the share of targets found, "
+        "F1 twice these over themselves, false alarms and targets."
+    ),
+)
+
+
+def criterion_of(splits: Iterable[datasets.Dataset]) -> Criterion:
+    """By boxes, where people drew boxes or points in some of the frames."""
+    return BY_BOXES if any(map(judged_by_boxes, splits)) else BY_MASKS
 
 
 @dataclass(frozen=True)
 class Figures:
     """
     Args:
+        titles: of the metrics.
         rows: of each model its name and, by metric, the value with its interval.
         frames, targets: how many were measured on, and `found`, how many of the targets the student finds.
+        explained, drawn: of the [`Criterion`].
         folds: of a cross-validation; 0 where frames were held out.
         verdict: whether pseudo labels helped; empty where that isn't measured.
     """
 
+    titles: list[str]
     rows: list[tuple[str, list[str]]]
     frames: int
     targets: int
     found: int
+    explained: str
+    drawn: str
     folds: int = 0
     verdict: str = ""
 
     def table(self) -> str:
         """As it is printed."""
-        lines = [(f"{self.frames} frames, {self.targets} targets", list(METRICS)), *self.rows]
+        lines = [(f"{self.frames} frames, {self.targets} targets", self.titles), *self.rows]
         return "\n".join(f"{name:38}" + "".join(f"{cell:>26}" for cell in cells) for name, cells in lines)
 
 
@@ -59,24 +138,40 @@ def measure(out: Path) -> Figures | None:
 
 
 def _held_out(out: Path, rows: datasets.Dataset) -> Figures:
-    counts = {folder: _counts(load_trained(out / folder).probabilities, rows) for folder in MODELS}
-    table = [(name, _cells(counts[folder])) for folder, name in MODELS.items()]
-    table.insert(2, ("the same in 8 bits", _cells(_counts(_in_8_bits(out / "student").probabilities, rows))))
-    verdict = _verdict(counts["student"], counts["student-labels-alone"])
-    _, _, targets, found, *_ = counts["student"][0].sum(0)
-    return Figures(table, len(rows), int(targets), int(found), verdict=verdict)
+    criterion = criterion_of([rows])
+    counts = {folder: criterion.count_units(load_trained(out / folder).probabilities, rows) for folder in MODELS}
+    table = [(name, _cells(criterion, counts[folder])) for folder, name in MODELS.items()]
+    in_8_bits = criterion.count_units(_in_8_bits(out / "student").probabilities, rows)
+    table.insert(2, ("the same in 8 bits", _cells(criterion, in_8_bits)))
+    verdict = _verdict(criterion, counts["student"], counts["student-labels-alone"])
+    return _figures(criterion, table, len(rows), counts["student"], verdict=verdict)
 
 
 def _cross_validated(folds: list[Path]) -> Figures:
-    """Over all frames with a mask, each measured by the student that has not seen it."""
+    """Over all labelled frames, each measured by the student that has not seen it."""
+    tests = [load_prepared(folder / "data")["test"] for folder in folds]
+    criterion = criterion_of(tests)
     seen = [
-        _counts(load_trained(folder / "student").probabilities, load_prepared(folder / "data")["test"])
-        for folder in folds
+        criterion.count_units(load_trained(folder / "student").probabilities, test)
+        for folder, test in zip(folds, tests, strict=True)
     ]
     counts = np.concatenate(seen, axis=1)
-    _, _, targets, found, *_ = counts[0].sum(0)
-    table = [("student, labels alone, cross-validated", _cells(counts))]
-    return Figures(table, counts.shape[1], int(targets), int(found), folds=len(folds))
+    table = [("student, labels alone, cross-validated", _cells(criterion, counts))]
+    return _figures(criterion, table, sum(map(len, tests)), counts, folds=len(folds))
+
+
+def _figures(
+    criterion: Criterion,
+    rows: list[tuple[str, list[str]]],
+    frames: int,
+    counts: Counts,
+    folds: int = 0,
+    verdict: str = "",
+) -> Figures:
+    targets, found = (int(counts[..., column].sum()) for column in criterion.columns[:2])
+    return Figures(
+        [*criterion.metrics], rows, frames, targets, found, criterion.explained, criterion.drawn, folds, verdict
+    )
 
 
 def _in_8_bits(student: Path) -> OnnxStudent:
@@ -85,25 +180,21 @@ def _in_8_bits(student: Path) -> OnnxStudent:
     return exported
 
 
-def _counts(probabilities: Callable[[Any], np.ndarray], rows: datasets.Dataset) -> np.ndarray:
-    """`(1, frames, 6)` of [`count_frames`]."""
-    return count_frames(probabilities, rows)[0][None]
-
-
-def _cells(counts: np.ndarray) -> list[str]:
-    drawn = np.percentile(bootstrap_pairs(counts, counts)[0], INTERVAL, axis=0)
+def _cells(criterion: Criterion, counts: Counts) -> list[str]:
+    values = criterion.of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0].mean(0)
+    drawn = np.percentile(bootstrap_pairs(counts, counts, criterion.of_counts)[0], INTERVAL, axis=0)
     return [
-        f"{scale * value:.1f} ({scale * low:.1f} to {scale * high:.1f})"
-        for value, low, high, scale in zip(mean_metrics(counts), *drawn, METRICS.values(), strict=True)
+        f"{unit * value:.{decimals}f} ({unit * low:.{decimals}f} to {unit * high:.{decimals}f})"
+        for value, low, high, (unit, decimals) in zip(values, *drawn, criterion.metrics.values(), strict=True)
     ]
 
 
-def _verdict(student: np.ndarray, alone: np.ndarray) -> str:
-    low, high = np.percentile(bootstrap_differences(student, alone), INTERVAL, axis=0)
+def _verdict(criterion: Criterion, student: Counts, alone: Counts) -> str:
+    low, high = np.percentile(bootstrap_differences(student, alone, criterion.of_counts), INTERVAL, axis=0)
     found = "ahead of" if low[0] > 0 else "behind" if high[0] < 0 else "not told apart from"
-    if student.shape[1] < LEAST_FRAMES:
-        found = f"not to be compared on {student.shape[1]} frames with"
+    if student.shape[1] < LEAST:
+        found = f"not to be compared on {student.shape[1]} {criterion.drawn} with"
     return (
-        f"With pseudo labels the student is {found} the one of the labels alone: a difference in IoU of "
-        f"{100 * low[0]:.1f} to {100 * high[0]:.1f} points."
+        f"With pseudo labels the student is {found} the one of the labels alone: a difference in "
+        f"{next(iter(criterion.metrics)).removesuffix(' %')} of {100 * low[0]:.1f} to {100 * high[0]:.1f} points."
     )

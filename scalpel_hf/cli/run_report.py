@@ -14,15 +14,15 @@ from PIL import Image
 from scalpel_hf.app.certainty import rank
 from scalpel_hf.data import load_prepared, read_target
 from scalpel_hf.data.image_cells import undecoded
-from scalpel_hf.evaluation.comparison import count_frames
+from scalpel_hf.evaluation.box_metrics import truth_of
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.predictors.load import load_trained
 from scalpel_hf.training.run_record import METRICS_FILE
 from scalpel_hf.utils.files import read_json, write_text
 from scalpel_hf.utils.visualization import GREEN, RED, gray, level, operator_maps, outline
 
-from .run_data import LEAST_MASKS, describe
-from .run_figures import METRICS, Figures
+from .run_data import LEAST_LABELS, describe
+from .run_figures import Figures, criterion_of
 from .stages import Stage, times_of
 
 TEMPLATE = Path(__file__).with_name("run_report.html")
@@ -39,7 +39,6 @@ def write_report(out: Path, stages: list[Stage], figures: Figures | None) -> Pat
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         name=out.name,
         contents=describe(out / "data").splitlines(),
-        metric_names=list(METRICS),
         figures=figures,
         examples=_examples(student, data["test"]) if "test" in data else [],
         summary=summary,
@@ -58,16 +57,17 @@ def write_report(out: Path, stages: list[Stage], figures: Figures | None) -> Pat
 def _examples(student: Any, rows: datasets.Dataset) -> list[dict[str, Any]]:
     """Frames of which all targets are found, of which some is missed, and with a false alarm: a few of each."""
     kinds: dict[str, list[dict[str, Any]]] = {"found": [], "missed": [], "false alarm": []}
-    counts, _ = count_frames(student.probabilities, rows)
-    for row, count in zip(undecoded(rows), counts, strict=True):
-        kind = _kind(count)
+    criterion = criterion_of([rows])
+    counts = criterion.count(student.probabilities, rows)[:, criterion.columns]
+    for row, (targets, detected, false) in zip(undecoded(rows), counts, strict=True):
+        kind = _kind(targets, detected, false)
         if kind is None or len(kinds[kind]) == EXAMPLES:
             continue
-        frame, truth = read_frame(row["image"]).astype(np.float32), read_target(row["mask"])
+        frame = read_frame(row["image"]).astype(np.float32)
         probability = student.probabilities(row["image"])
         pictures = {
             "frame": gray(frame),
-            "truth": outline(frame, truth, GREEN),
+            "truth": outline(frame, _truth(row, frame.shape), GREEN),
             "the student's answer": outline(frame, probability > 0.5, RED),
             **operator_maps(frame),
         }
@@ -75,9 +75,18 @@ def _examples(student: Any, rows: datasets.Dataset) -> list[dict[str, Any]]:
     return [example for examples in kinds.values() for example in examples]
 
 
-def _kind(count: np.ndarray) -> str | None:
-    """What a frame of these `COUNTS` is an example of; `None` where there is nothing to find, and nothing found."""
-    targets, detected, false = count[2:5]
+def _truth(row: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
+    """A person's mask, or the boxes that a person drew, filled."""
+    if row["mask"] is not None:
+        return read_target(row["mask"])
+    truth = np.zeros(shape, bool)
+    for x0, y0, x1, y1 in truth_of(row).round().astype(int).clip(0):
+        truth[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = True
+    return truth
+
+
+def _kind(targets: int, detected: int, false: int) -> str | None:
+    """What a frame of such counts is an example of; `None` where there is nothing to find, and nothing found."""
     return "missed" if detected < targets else "false alarm" if false else "found" if targets else None
 
 
@@ -115,9 +124,7 @@ def _advice(out: Path, summary: dict[str, Any], figures: Figures | None) -> list
         )
     ]
     if figures is None or figures.folds:
-        text = (
-            f"Label more frames: from {LEAST_MASKS} masks on some are held out, and the student has figures of its own."
-        )
+        text = f"Label more frames: from {LEAST_LABELS} on some are held out, and the student has figures of its own."
         advice.append((text, ""))
     elif figures.targets < 30:
         advice.append((f"Label more frames: {figures.targets} held-out targets leave the figures wide open.", ""))

@@ -17,6 +17,7 @@ from .unseen import TrainedOn, rows_to_measure, trained_on
 
 COUNTS = ("n_intersection", "n_union", "n_targets", "n_detected", "n_false_pixels", "n_pixels")
 DRAWS = 10_000
+MetricsOfCounts = Callable[[np.ndarray, np.ndarray], np.ndarray]
 SIZES = (10, 40, 100)  # pixels: upper ends of the classes of targets, with one more for what is larger
 
 
@@ -117,9 +118,11 @@ def mean_metrics(counts: np.ndarray) -> np.ndarray:
     return metrics_of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0].mean(0)
 
 
-def bootstrap_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def bootstrap_differences(
+    first: np.ndarray, second: np.ndarray, metrics: MetricsOfCounts = metrics_of_counts
+) -> np.ndarray:
     """`(DRAWS, 4)`: metrics of the first model less those of the second, see [`bootstrap_pairs`]."""
-    drawn = bootstrap_pairs(first, second)
+    drawn = bootstrap_pairs(first, second, metrics)
     return drawn[0] - drawn[1]
 
 
@@ -129,7 +132,9 @@ def bootstrap_ratios(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.divide(*drawn, out=np.full_like(drawn[0], np.nan), where=drawn[1] != 0)
 
 
-def bootstrap_pairs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def bootstrap_pairs(
+    first: np.ndarray, second: np.ndarray, metrics: MetricsOfCounts = metrics_of_counts
+) -> tuple[np.ndarray, np.ndarray]:
     """
     `(DRAWS, 4)` for each of two models: their metrics, had the frames and the seeds been others.
 
@@ -139,6 +144,8 @@ def bootstrap_pairs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, 
 
     Args:
         first, second: `(seeds, frames, 6)` of [`count_frames`] on the same frames.
+        metrics: of such counts, by how often each frame is drawn; [`metrics_of_box_counts`] where the counts are by
+            boxes.
 
     Source: Efron, Tibshirani: An Introduction to the Bootstrap, 1993.
     """
@@ -148,7 +155,7 @@ def bootstrap_pairs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, 
 
     def draw(counts: np.ndarray) -> np.ndarray:
         seeds = generator.integers(len(counts), size=(len(counts), DRAWS))
-        return np.take_along_axis(metrics_of_counts(counts, weights), seeds[..., None], 0).mean(0)
+        return np.take_along_axis(metrics(counts, weights), seeds[..., None], 0).mean(0)
 
     return draw(first), draw(second)
 

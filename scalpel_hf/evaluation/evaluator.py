@@ -12,6 +12,7 @@ from scalpel_hf.data import objects_from_mask
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.masks import IGNORED, TARGET, read_mask, read_row_mask, read_target
 from scalpel_hf.evaluation import DetectionMetrics, IRSTDMetrics
+from scalpel_hf.evaluation.box_metrics import as_detector, count_boxes, detect_all, judged_by_boxes, metrics_by_boxes
 from scalpel_hf.predictors.student import DetectionStudent, SegmentationStudent
 
 Predicted = TypeVar("Predicted")
@@ -62,12 +63,17 @@ def evaluate_probabilities(
     """
     IoU, nIoU, Pd, Fa and F1 of a model over a data set's rows, at the frames' own size.
 
+    Where people drew boxes or points in some of the rows, it is measured by these instead: [`metrics_by_boxes`].
+
     Args:
         probabilities: from a frame (whatever the processor takes) to `(H, W)` in [0, 1].
-        rows: with `image` and a human's `mask`.
+        rows: with `image` and a human's `mask`, or `objects` and `label_source`.
 
     Raises `ValueError` where a row's mask is hidden.
     """
+    if judged_by_boxes(rows):
+        frames = detect_all(as_detector(probabilities, threshold), rows)
+        return metrics_by_boxes(count_boxes(frames, threshold), threshold)
     return evaluate_curve(probabilities, rows, [threshold])[0]
 
 
@@ -104,9 +110,16 @@ def evaluate_detections(
         rows: with `image` and a human's `mask`, whose 8-connected components are the targets.
         threshold: score above which a box counts for precision, recall and F1.
 
+    Where people drew boxes or points in some of the rows, AP is of those boxes, and the rest [`metrics_by_boxes`].
+
     Raises `ValueError` where a row's mask is hidden.
     """
     metrics = DetectionMetrics(threshold=threshold)
+    if judged_by_boxes(rows):
+        frames = detect_all(detect, rows)
+        for frame in frames:
+            metrics.update(*frame)
+        return metrics.compute() | metrics_by_boxes(count_boxes(frames, threshold), threshold)
     for detected, mask in predictions_and_masks(detect, rows):
         truth = np.array(objects_from_mask(mask)["bbox"]).reshape(-1, 4)
         metrics.update(*detected, np.concatenate([truth[:, :2], truth[:, :2] + truth[:, 2:]], axis=1))

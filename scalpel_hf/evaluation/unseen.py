@@ -12,7 +12,9 @@ from tqdm.auto import tqdm
 from scalpel_hf.data import load_split
 from scalpel_hf.data.contents import FrameKey
 from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.data.label_sources import BY_PEOPLE
 from scalpel_hf.data.prepared import has_mask
+from scalpel_hf.evaluation.box_metrics import judged_by_boxes
 from scalpel_hf.utils.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -103,14 +105,26 @@ def trained_on(models: Iterable[str | Path]) -> TrainedOn:
 
 def rows_to_measure(dataset: str | Path, split: str, known: TrainedOn, remedy: str = "") -> datasets.Dataset:
     """
-    The rows of a split that a model may be measured on, see [`with_masks`] and [`unseen_rows`].
+    The rows of a split that a model may be measured on, see [`with_labels`] and [`unseen_rows`].
 
     Args:
         known: what the model was trained on.
         remedy: what to do where the split isn't there, or can't be measured on: a flag that does without.
     """
     name = f"split {split!r} of {str(dataset)!r}"
-    return unseen_rows(with_masks(load_split(dataset, split, remedy), name, remedy), known, name, remedy)
+    return unseen_rows(with_labels(load_split(dataset, split, remedy), name, remedy), known, name, remedy)
+
+
+def with_labels(rows: datasets.Dataset, name: str, remedy: str = "") -> datasets.Dataset:
+    """The rows, each of which has a mask to measure against or, where people drew boxes or points, their label."""
+    if not judged_by_boxes(rows):
+        return with_masks(rows, name, remedy)
+    if none := [index for index, source in enumerate(rows["label_source"][:]) if source not in BY_PEOPLE]:
+        raise ValueError(
+            f"{name} can't be measured on: people labelled {len(rows) - len(none)} of its {len(rows)} frames, but not "
+            f"{_listed(_names(rows.select(none)))}{remedy and '; ' + remedy}"
+        )
+    return rows
 
 
 def with_masks(rows: datasets.Dataset, name: str, remedy: str = "") -> datasets.Dataset:

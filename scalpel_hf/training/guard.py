@@ -44,7 +44,7 @@ def compare_with_small_network(train_arm: TrainArm, labelled: datasets.Dataset, 
             probabilities = train_arm(arm, fold, labelled.select(halves[1 - fold]))
             seen.append(count_frames(probabilities, labelled.select(half))[0])
         counts[arm] = np.concatenate(seen)[None]  # (1, frames, 6)
-    draws = bootstrap_differences(*counts.values())
+    draws = bootstrap_differences(counts[ARMS[0]], counts[ARMS[1]])
     low, high = np.percentile(draws, [2.5, 97.5], axis=0)
     metrics = {arm: mean_metrics(c) for arm, c in counts.items()}
     lead = metrics[ARMS[0]] - metrics[ARMS[1]]

@@ -98,7 +98,7 @@ def test_frames_of_one_recording_are_not_split(capsys: pytest.CaptureFixture) ->
     rows = datasets.Dataset.from_dict({"label_source": ["human"] * 13, "recording": ["clip.mkv"] * 13})
     assert list(run_data.hold_out(rows, 0)) == ["train"]
     said = capsys.readouterr().out
-    assert "no frame is held out to measure on: the 13 frames with a mask come from 1 recordings" in said
+    assert "no frame is held out to measure on: the 13 labelled frames come from 1 recordings" in said
     assert run_data.folds(rows, 0) == []
     rows = datasets.Dataset.from_dict(
         {"label_source": ["human"] * 4 + ["none"], "recording": ["a", "a", "b", "c", "b"]}
@@ -107,12 +107,28 @@ def test_frames_of_one_recording_are_not_split(capsys: pytest.CaptureFixture) ->
     assert sorted(fold["test"]["recording"][:] for fold in made) == [["a", "a"], ["b"], ["c"]]
 
 
-def test_boxes_are_trained_on_and_not_measured_on() -> None:
-    kinds = ["human"] * 12 + ["box"] * 4 + ["none"] * 2
+@pytest.mark.parametrize(
+    ("masks", "boxes", "held_out"),
+    [(12, 4, {"human"}), (11, 4, {"human", "box"}), (0, 12, {"box"}), (1, 40, {"human", "box"}), (3, 8, set())],
+)
+def test_boxes_are_measured_by_where_masks_are_few(masks: int, boxes: int, held_out: set[str]) -> None:
+    kinds = ["human"] * masks + ["box"] * boxes + ["none"] * 2
     rows = datasets.Dataset.from_dict({"label_source": kinds, "recording": [""] * len(kinds)})
     splits = run_data.hold_out(rows, 0)
-    assert splits["test"]["label_source"][:] == ["human"] * 3
-    assert splits["train"]["label_source"][:].count("box") == 4
+    test = splits["test"]["label_source"][:] if "test" in splits else []
+    assert set(test) <= held_out and bool(test) == bool(held_out) and "none" not in test
+    assert len(test) == (round(0.25 * (masks if held_out == {"human"} else masks + boxes)) if held_out else 0)
+    assert splits["train"]["label_source"][:].count("none") == 2
+
+
+def test_few_boxes_are_cross_validated_too() -> None:
+    kinds = ["human"] * 2 + ["box"] * 5 + ["none"] * 2
+    rows = datasets.Dataset.from_dict({"label_source": kinds})
+    made = run_data.folds(rows, 0)
+    assert sorted(kind for fold in made for kind in fold["test"]["label_source"]) == ["box"] * 5 + ["human"] * 2
+    kinds[4:7] = ["none"] * 3
+    made = run_data.folds(datasets.Dataset.from_dict({"label_source": kinds}), 0)
+    assert [kind for fold in made for kind in fold["test"]["label_source"]] == ["human"] * 2
 
 
 @pytest.mark.parametrize(
@@ -235,6 +251,30 @@ def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "2 CPUs, AVX2; Python 3.1, torch 1.2." in page
     assert "student, labels alone, cross-validated" in page and "one of 3." in page
     assert "5 frames" in page and "not known" not in page
+
+
+def test_the_report_by_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.move(make_run(tmp_path / "made"), out / "pseudo")
+    splits = {"train": CAMERA.to_dataset(4), "test": CAMERA.to_dataset(6, start=4)}
+    for split, rows in splits.items():
+        splits[split] = rows.add_column("label_source", ["box"] * len(rows)).add_column(
+            "recording", ["a", "a", "b", "b", "c", "c"][: len(rows)]
+        )
+    splits["test"] = splits["test"].map(lambda row: {"mask": None})  # nobody drew them
+    datasets.DatasetDict(splits).save_to_disk(str(out / "data"))
+    for name in ("teacher", "student", "student-labels-alone"):
+        small_student().save_pretrained(out / name)
+    machine = {"cpus": 2, "cpu_capability": "AVX2", "accelerator": None, "python": "3.1", "packages": {"torch": "1.2"}}
+    (out / "teacher" / "metrics.json").write_text(json.dumps({"machine": machine}))
+    monkeypatch.setattr(run_figures, "_in_8_bits", lambda folder: small_student())
+    figures = measure(out)
+    assert figures is not None and figures.frames == 6 and figures.titles[0] == "F1 %"
+    assert figures.targets == sum(len(objects["bbox"]) for objects in splits["test"]["objects"])
+    assert "not to be compared on 3 recordings" in figures.verdict
+    page = write_report(out, [], figures).read_text()
+    assert "false alarms a frame" in page and "of these recordings" in page and "nIoU" not in page
 
 
 @pytest.mark.parametrize("preset", run.PRESETS)

@@ -107,12 +107,20 @@ def test_frames_of_no_recording_are_drawn_one_by_one() -> None:
 
 
 def test_too_few_recordings_to_hold_one_out() -> None:
-    with pytest.raises(ValueError, match=r"the 3 frames with a mask come from 1 recordings, of which 1 splits"):
+    with pytest.raises(ValueError, match=r"the 3 labelled frames come from 1 recordings, of which 1 splits"):
         split_by_recording(rows_of("aaaab", "xxx.."), {"test": 0.3})
     with pytest.raises(ValueError, match="leave nothing to train on"):
         split_by_recording(rows_of("ab", "xx"), {"validation": 0.5, "test": 0.5})
     splits, _ = split_by_recording(rows_of("abc", "xxx"), {"validation": 0.9, "test": 0.05})
     assert [len(rows) for rows in splits.values()] == [1, 1, 1]
+
+
+def test_boxes_and_points_are_held_out_where_there_is_no_mask_or_they_are_asked_for() -> None:
+    rows = Dataset.from_dict({"label_source": ["box"] * 4 + ["none"] * 4 + ["point"] * 4})
+    splits, _ = split_by_recording(rows, {"test": 0.5})
+    assert len(splits["test"]) == 4 and "none" not in splits["test"]["label_source"][:]
+    rows = Dataset.from_dict({"label_source": ["box"] * 8 + ["human"] * 2})
+    assert len(split_by_recording(rows, {"test": 0.5}, kinds=("box", "human"))[0]["test"]) == 5
 
 
 def test_boxes_and_points_stay_in_training() -> None:
@@ -122,6 +130,6 @@ def test_boxes_and_points_stay_in_training() -> None:
     rows = Dataset.from_dict({"recording": ["a", "a", "b", "b"], "label_source": ["human", "box"] * 2})
     splits, unused = split_by_recording(rows, {"test": 0.5})
     assert splits["test"]["label_source"][:] == ["human"] and unused == 1  # a held-out recording teaches nothing
-    with pytest.raises(ValueError, match="boxes and points are not measured on: hold out none"):
-        split_by_recording(rows.select([1, 3]), {"test": 0.5})
+    with pytest.raises(ValueError, match="no frame has a person's label to measure by: hold out none"):
+        split_by_recording(Dataset.from_dict({"label_source": ["none"] * 3}), {"test": 0.5})
     assert len(split_by_recording(rows.select([1, 3]), {"test": 0.0})[0]["train"]) == 2

@@ -69,7 +69,7 @@ def test_coco_for_some_frames_and_splits(mine: Path) -> None:
 def test_without_labels_all_is_unlabelled(mine: Path, capsys: pytest.CaptureFixture) -> None:
     rows = prepare(mine)["train"]
     assert rows["label_source"][:] == ["none"] * 6
-    with pytest.raises(ValueError, match="no frame has a person's mask, and boxes and points are not measured on"):
+    with pytest.raises(ValueError, match="no frame has a person's label to measure by"):
         main(["--root", str(mine / "frames"), "--out", str(mine / "out2"), "--test", "0.2"])
 
 

@@ -70,7 +70,8 @@ print(type(AutoImageProcessor.from_pretrained("org/tiny-student")).__name__)
 TEXT = """
 ## A session
 
-`tests/hub/session.py` ran every command below against a Hub on loopback, and wrote down what they printed. {base}
+`tests/hub/session.py` ran every command below against a Hub on loopback, and wrote down what they printed.
+{base}
 
 Frames with a quarter of their masks, and their repository:
 

@@ -1,5 +1,6 @@
 """Frames as people have them: image files in nested folders, sequences in one file, recordings, lists of those."""
 
+import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -107,8 +108,7 @@ def _files(root: Path, left_out: LeftOut, without: Path | None) -> list[tuple[Pa
     elif not root.exists():
         raise FileNotFoundError(f"there is no folder or file {root}")
     elif root.suffix.lower() == ".txt":
-        lines = [line.strip() for line in read_text(root).splitlines()]
-        places = [(Path(line), root.parent / line) for line in lines if line and not line.startswith("#")]
+        places = _listed(root)
     else:
         places = [(Path(root.name), root)]
     files = []
@@ -125,6 +125,15 @@ def _files(root: Path, left_out: LeftOut, without: Path | None) -> list[tuple[Pa
         listing = "".join(f"\n  {line}" for line in left_out.lines()) or " it is empty"
         raise ValueError(f"{root} has no frames:{listing}")
     return files
+
+
+def _listed(file: Path) -> list[tuple[Path, Path]]:
+    """Of a list's lines, paths from its own folder on or whole ones: the folder that the latter share is no name."""
+    lines = [line.strip() for line in read_text(file).splitlines()]
+    paths = [Path(line) for line in lines if line and not line.startswith("#")]
+    whole = [path.parent for path in paths if path.is_absolute()]
+    shared = Path(os.path.commonpath(whole)) if whole else Path()
+    return [(path.relative_to(shared) if path.is_absolute() else path, file.parent / path) for path in paths]
 
 
 def _is_recording(path: Path) -> bool:

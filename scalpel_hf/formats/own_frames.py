@@ -9,7 +9,7 @@ from datasets import Dataset
 from scalpel_hf.data.frame_sources import LeftOut, frames_dataset
 from scalpel_hf.data.layouts import LAYOUTS
 from scalpel_hf.data.masks import MaskValues
-from scalpel_hf.data.names import FrameNames
+from scalpel_hf.data.names import FrameNames, few
 from scalpel_hf.utils.image_files import find_images
 
 from .human_labels import HumanLabel, LabelFileError, import_human_labels, read_labels
@@ -95,19 +95,20 @@ def _of_frames(
     found: Iterator[HumanLabel], frames: FrameNames, labels: Path, left_out: LeftOut
 ) -> Iterator[HumanLabel]:
     """The labels of frames that are there; `LabelFileError` where there is none."""
-    count, others = 0, 0
+    count = 0
+    others: list[str] = []
     for label in found:
         name = _plain(label.name, frames)
         if frames.get(name) is None:
             left_out.add(f"labels in {labels} of frames that aren't there", label.name)
-            others += 1
+            others.append(label.name)
             continue
         count += 1
         yield replace(label, name=name)
     if not count:
         raise LabelFileError(
-            f"no label in {labels} is of a frame that is there ({others} are of others): labels and frames are matched "
-            "by name"
+            f"no label in {labels} is of a frame that is there ({len(others)} are of others): labels and frames are "
+            f"matched by name, and the frames are called {few(frames.names, 1)}, the labels {few(others, 1)}"
         )
 
 

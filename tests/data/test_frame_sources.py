@@ -70,6 +70,16 @@ def test_a_list_of_files(tmp_path: Path) -> None:
     assert list(frames) == ["b"] and left_out == ["left out 1: absent.png (there is no such file)"]
 
 
+def test_a_list_of_whole_paths_names_frames_by_what_they_do_not_share(tmp_path: Path) -> None:
+    for name in ("a/x.png", "b/x.png", "c.png"):
+        (tmp_path / "far" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 7, np.uint8)).save(tmp_path / "far" / name)
+    (tmp_path / "list.txt").write_text("".join(f"{tmp_path}/far/{name}\n" for name in ("a/x.png", "b/x.png")))
+    assert list(load(tmp_path / "list.txt", tmp_path)[0]) == ["a_x", "b_x"]
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/far/c.png\n")
+    assert list(load(tmp_path / "list.txt", tmp_path)[0]) == ["c"]
+
+
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no folder or file .*absent"):
         load(tmp_path / "absent", tmp_path)

@@ -1,0 +1,166 @@
+"""Real recordings, from boxes on a twentieth of the frames to a student: what do pseudo labels add, and what tracks?
+
+    python scripts/experiments/ir_clips.py --root data/ir-clips --seeds 0 1 2 --work runs/clips --out results/clips
+
+Every fifth frame of the 16 training clips is taken, and a twentieth of these have their boxes. `scalpel-hf run` makes a
+teacher, pseudo labels and students of them; `scalpel-hf transfer` detectors, and students of all boxes to compare with.
+Each is measured on every fifth frame of the 8 test clips, threshold 0.5, by boxes: a target is found where a
+detection's centre lies in its box. The student of pseudo labels is then run on the whole test clips by `scalpel-hf
+predict`, with targets of fewer than `--min-frames` frames left out and not. Writes one JSON a model, with its counts on
+every clip. Run again after a kill, it resumes. `--quick` runs everything in minutes: its metrics mean nothing.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scalpel_hf.cli.numbers import COUNT, SEED, between
+from scalpel_hf.cli.program import run_program
+from scalpel_hf.data import load_split
+from scalpel_hf.evaluation.box_metrics import (
+    COUNTS,
+    as_detector,
+    by_recording,
+    count_boxes,
+    count_found,
+    detect_all,
+    metrics_by_boxes,
+)
+from scalpel_hf.evaluation.detection_metrics import DetectionMetrics
+from scalpel_hf.predictors.load import load_trained, on_default_device
+from scalpel_hf.predictors.student import DetectionStudent, load_student
+from scalpel_hf.training.run_record import METRICS_FILE
+from scalpel_hf.utils.files import read_json, write_json, write_text
+
+EVERY = 5
+SHARE = 0.05
+# By arm: the folder of `scalpel-hf run` or one beside it, and what it is trained on, if `run` doesn't do that.
+TASKS = ("segmentation", "detection")
+LABELS = ("few-boxes", "pseudo-labels", "all-boxes")
+
+
+def run(verb: str, *options: object) -> None:
+    subprocess.run([sys.executable, "-m", "scalpel_hf", verb, *map(str, options)], check=True)
+
+
+def corners(boxes: Iterable[Iterable[float]]) -> np.ndarray:
+    found = np.array([*boxes], dtype=float).reshape(-1, 4)
+    return np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1)
+
+
+def write_inputs(args: argparse.Namespace, clips: dict[str, Any]) -> None:
+    """What a person would have: lists of recordings, and a file of boxes by frame."""
+    args.work.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "test"):
+        names = sorted(name for name, clip in clips.items() if clip["split"] == split)[: args.clips]
+        listed = "".join(f"{(args.root / 'clips' / name).resolve()}.mp4\n" for name in names)
+        write_text(args.work / f"{split}.txt", listed)
+        boxes = {
+            f"{name}_{number:06d}": clips[name]["boxes"][number]
+            for name in names
+            for number in range(0, len(clips[name]["boxes"]), EVERY)
+        }
+        write_json(args.work / f"{split}.json", boxes)
+        for seed in args.seeds if split == "train" else ():
+            drawn = np.random.default_rng(seed).permutation([*boxes])[: max(12, round(SHARE * len(boxes)))]
+            write_json(args.work / f"few-{seed}.json", {name: boxes[name] for name in sorted(drawn)})
+
+
+def train(args: argparse.Namespace, seed: int) -> dict[str, Path]:
+    """The models by arm."""
+    work, steps = args.work, ("--max-steps", args.max_steps) if args.max_steps else ()
+    job, everything = work / f"run-{seed}", work / "all-boxes"
+    train_on = (work / "train.txt", "--every", EVERY, "--test", work / "test.txt", "--test-labels", work / "test.json")
+    run("run", *train_on, "--labels", work / f"few-{seed}.json", "--out", job, "--seed", seed, *steps)
+    if not everything.exists():
+        taken = ("--root", work / "train.txt", "--every", EVERY, "--labels", work / "train.json")
+        run("prepare", "--layout", "folder", *taken, "--out", everything)
+    models = {"teacher": job / "teacher"}
+    labels = {"few-boxes": (job / "data", ""), "pseudo-labels": (job / "data", job / "pseudo")}
+    labels["all-boxes"] = (everything, "")
+    for task in TASKS:
+        for arm, (data, pseudo) in labels.items():
+            name = f"{task}-{arm}"
+            of_run = {"few-boxes": job / "student-labels-alone", "pseudo-labels": job / "student"}
+            models[name] = of_run[arm] if task == "segmentation" and arm in of_run else work / f"{name}-{seed}"
+            if not (models[name] / METRICS_FILE).exists():
+                where = ("--dataset", data, "--pseudo-labels", pseudo, "--output-dir", models[name])
+                how = ("--config", "presets/laptop/transfer", "--task", task, "--seed", seed, "--eval-split", "")
+                run("transfer", *how, *where, *steps)
+    return models
+
+
+def measure(model: Path, test: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    """Counts on each clip, and metrics."""
+    is_student = (model / "config.json").exists()
+    student = on_default_device(load_student(model)) if is_student else load_trained(model)
+    is_detector = isinstance(student, DetectionStudent)
+    detect = student.detect if is_detector else as_detector(student.probabilities)
+    frames, precision = detect_all(detect, test), DetectionMetrics()
+    for frame in frames:
+        precision.update(*frame)
+    counts = count_boxes(frames)
+    return by_recording(counts, test), metrics_by_boxes(counts, 0.5) | {"ap50": precision.compute()["ap50"]}
+
+
+def predict(args: argparse.Namespace, student: Path, clips: dict[str, Any], min_frames: int) -> np.ndarray:
+    """Counts on each whole test clip, of what `scalpel-hf predict` finds."""
+    counts = []
+    for recording in (args.work / "test.txt").read_text(encoding="utf-8").splitlines():
+        found = args.work / "found.jsonl"
+        run("predict", student, recording, "--out", found, "--overwrite", "--min-frames", min_frames, "--threads", 1)
+        lines = [json.loads(line) for line in found.read_text(encoding="utf-8").splitlines()]
+        truths = clips[Path(recording).stem]["boxes"]
+        if len(lines) != len(truths):
+            raise ValueError(f"{recording}: {len(lines)} frames have a prediction, and {len(truths)} have labels")
+        each = [
+            count_found(np.array(line["boxes"], float), corners(truth))
+            for line, truth in zip(lines, truths, strict=True)
+        ]
+        counts.append(np.sum(each, axis=0))
+    return np.array(counts)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="folder with labels.json and clips/")
+    parser.add_argument("--seeds", type=SEED, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--work", type=Path, required=True, help="folder for data, models and labels")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files")
+    parser.add_argument(
+        "--min-frames", type=between(int, 2, 1000), default=5, help="of a tracked target (default: %(default)s)"
+    )
+    parser.add_argument("--max-steps", type=COUNT, help="of each training (default: the preset's)")
+    parser.add_argument("--clips", type=COUNT, help="so many of each split alone (default: all)")
+    args = parser.parse_args(argv)
+
+    clips = read_json(args.root / "labels.json")
+    write_inputs(args, clips)
+    for seed in args.seeds:
+        models = train(args, seed)
+        test = load_split(str(args.work / f"run-{seed}" / "data"), "test")
+        for arm, model in models.items():
+            write(args, arm, seed, model, *measure(model, test))
+        tracked = {"all-frames": 1, f"tracked-{args.min_frames}": args.min_frames}
+        for arm, min_frames in tracked.items():
+            counts = predict(args, models["segmentation-pseudo-labels"], clips, min_frames)
+            write(args, arm, seed, models["segmentation-pseudo-labels"], counts, metrics_by_boxes(counts, 0.5))
+
+
+def write(args: argparse.Namespace, arm: str, seed: int, model: Path, counts: np.ndarray, metrics: Any) -> None:
+    trained = read_json(model / METRICS_FILE)
+    kept = {key: trained[key] for key in ("commit", "machine")} | {"seconds": trained["training"]["seconds"]}
+    counted = {"columns": [*COUNTS], "clips": counts.tolist()}
+    file = args.out / f"{arm}-{seed}.json"
+    write_json(file, {"arm": arm, "dataset": "ir-clips", "seed": seed, "metrics": metrics, "counts": counted, **kept})
+    print(f"{arm}, seed {seed}: {metrics}", flush=True)
+
+
+if __name__ == "__main__":
+    run_program(main, resumes=True)

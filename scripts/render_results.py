@@ -10,25 +10,29 @@ A table stands between two comments, the first of which names a folder of result
 It has a row for each model, with the mean of its seeds, and one for each comparison asked for, a difference or, with
 ` / `, a ratio, with what 95 % of draws of frames and seeds make of it. `results/teacher`, a folder of data sets, gives
 the rows of each. A folder of scripts/experiments/measure_proposals.py is a table of its own kind. A file is called
-`ARM-SEED.json`, with `arm`, `dataset`, `seed`, `seconds`, `commit`, `machine`, `metrics`, and `counts` on every frame.
+`ARM-SEED.json`, with `arm`, `dataset`, `seed`, `seconds`, `commit`, `machine`, `metrics`, and `counts` on every frame
+or, by boxes, on every recording.
 With `--check` nothing is written, and a table that isn't what the files say is an error.
 """
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from scalpel_hf.cli.program import run_program
+from scalpel_hf.evaluation.box_metrics import COUNTS as BOX_COUNTS
+from scalpel_hf.evaluation.box_metrics import metrics_of_box_counts
 from scalpel_hf.evaluation.comparison import (
     COUNTS,
     DRAWS,
     SIZES,
+    MetricsOfCounts,
     bootstrap_differences,
     bootstrap_ratios,
     iou_by_size,
@@ -39,13 +43,44 @@ from scalpel_hf.hub.markdown import escape
 from scalpel_hf.utils.files import read_json, read_text, write_text
 
 ROOT = Path(__file__).parents[1]
-COLUMNS = {"iou": ("IoU %", 100.0), "niou": ("nIoU %", 100.0), "pd": ("Pd %", 100.0), "fa": ("Fa 1e-6", 1.0)}
 TABLE = re.compile(r"^<!-- table: (.*?) -->\n(.*?)^<!-- end of table -->$", re.DOTALL | re.MULTILINE)
 PAIR = re.compile(r"(\S+) ([-/]) (\S+)")
 NOTHING = "*Not measured yet.*"
 KEYS = {"arm", "dataset", "seed", "seconds", "commit", "machine", "metrics", "counts"}
 
 Runs = dict[str, list[dict[str, Any]]]  # by arm, in the order of seeds
+
+
+class Kind(NamedTuple):
+    """What counts are of, their columns, the metrics that they give with titles and units, and those without counts."""
+
+    units: str
+    counts: Sequence[str]
+    of_counts: MetricsOfCounts
+    titles: dict[str, tuple[str, float]]
+    others: dict[str, tuple[str, float]]
+
+
+KINDS = (
+    Kind(
+        units="frames",
+        counts=COUNTS,
+        of_counts=metrics_of_counts,
+        titles={"iou": ("IoU %", 100), "niou": ("nIoU %", 100), "pd": ("Pd %", 100), "fa": ("Fa 1e-6", 1)},
+        others={},
+    ),
+    Kind(
+        units="recordings",
+        counts=BOX_COUNTS,
+        of_counts=metrics_of_box_counts,
+        titles={
+            "f1": ("F1 %", 100),
+            "pd": ("Pd %", 100),
+            "false_alarms_per_frame": ("false alarms in 100 frames", 100),
+        },
+        others={"ap50": ("AP50 %", 100)},
+    ),
+)
 
 
 def documents(root: Path = ROOT) -> list[Path]:
@@ -72,13 +107,15 @@ def _table(asked: str, root: Path) -> str:
     if any("way" in read_json(path) for path in folders[0].glob("*.json")):
         return _proposals(folders[0])
     runs = [read_runs(folder) for folder in folders]
+    kind = _kind(next(iter(runs[0].values()))[0])
     several = folders != [folder]  # a folder of data sets, of which there may be one so far
-    head = [*(["data"] if several else []), "", "seeds", *(title for title, _ in COLUMNS.values()), "training, s"]
+    titles = [title for title, _ in (*kind.titles.values(), *kind.others.values())]
+    head = [*(["data"] if several else []), "", "seeds", *titles, "training, s"]
     lines = [_row(head), _row(["---"] * len(head))]
     for folder, arms in zip(folders, runs, strict=True):
-        rows = [*_rows_of_arms(arms), *_rows_of_comparisons(arms, comparisons, folder)]
+        rows = [*_rows_of_arms(arms, kind), *_rows_of_comparisons(arms, kind, comparisons, folder)]
         lines += [_row([*([escape(folder.name)] if several else []), *row]) for row in rows]
-    return "\n".join([*lines, "", _note([run for arms in runs for seeds in arms.values() for run in seeds])])
+    return "\n".join([*lines, "", _note(kind, [run for arms in runs for seeds in arms.values() for run in seeds])])
 
 
 def _proposals(folder: Path) -> str:
@@ -103,64 +140,87 @@ def read_runs(folder: Path) -> Runs:
             raise ValueError(f"{path}: has no {', '.join(sorted(missing))}")
         if path.stem != f"{run['arm']}-{run['seed']}":
             raise ValueError(f"{path}: is of {run['arm']}, seed {run['seed']}, which its name doesn't say")
-        if run["counts"]["columns"] != list(COUNTS):
-            raise ValueError(f"{path}: the columns of its counts are not {', '.join(COUNTS)}")
-        metrics = _metrics(_counts([run]))[0]
-        if not np.allclose([run["metrics"][name] for name in COLUMNS], metrics, rtol=1e-6, atol=1e-9):
+        try:
+            kind = _kind(run)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        metrics = _metrics(kind, _counts(kind, [run]))[0]
+        if not np.allclose([run["metrics"][name] for name in kind.titles], metrics, rtol=1e-6, atol=1e-9):
             raise ValueError(f"{path}: its metrics are not those of its counts")
         runs.setdefault(run["arm"], []).append(run)
-    frames = {len(run["counts"]["frames"]) for seeds in runs.values() for run in seeds}
-    if len(frames) > 1:
-        raise ValueError(f"{folder}: its runs were measured on {' and '.join(map(str, sorted(frames)))} frames")
+    every = [run for seeds in runs.values() for run in seeds]
+    if len({_kind(run).units for run in every}) > 1:
+        raise ValueError(f"{folder}: some of its runs were measured by masks and some by boxes")
+    if len(numbers := _numbers(every)) > 1:
+        raise ValueError(f"{folder}: its runs were measured on {_listed(numbers)} {_kind(every[0]).units}")
     return {arm: sorted(seeds, key=lambda run: run["seed"]) for arm, seeds in runs.items()}
 
 
-def _counts(runs: list[dict[str, Any]]) -> np.ndarray:
-    return np.array([run["counts"]["frames"] for run in runs], dtype=np.int64)
+def _kind(run: dict[str, Any]) -> Kind:
+    for kind in KINDS:
+        if run["counts"]["columns"] == list(kind.counts):
+            return kind
+    raise ValueError(f"the columns of its counts are not {' nor '.join(', '.join(kind.counts) for kind in KINDS)}")
 
 
-def _metrics(counts: np.ndarray) -> np.ndarray:
-    """`(seeds, 4)` over all frames."""
-    return metrics_of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0]
+def _numbers(runs: list[dict[str, Any]]) -> list[int]:
+    """How many frames or recordings runs were measured on."""
+    return sorted({len(run["counts"][_kind(run).units]) for run in runs})
 
 
-def _rows_of_arms(arms: Runs) -> Iterable[list[str]]:
+def _listed(numbers: list[int]) -> str:
+    return " and ".join(map(str, numbers))
+
+
+def _counts(kind: Kind, runs: list[dict[str, Any]]) -> np.ndarray:
+    return np.array([run["counts"][kind.units] for run in runs], dtype=np.int64)
+
+
+def _metrics(kind: Kind, counts: np.ndarray) -> np.ndarray:
+    """`(seeds, metrics)` over all frames."""
+    return kind.of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0]
+
+
+def _rows_of_arms(arms: Runs, kind: Kind) -> Iterable[list[str]]:
     for arm, runs in arms.items():
-        metrics = zip(COLUMNS.values(), _metrics(_counts(runs)).T, strict=True)
-        cells = [mean_and_deviation([unit * float(value) for value in values]) for (_, unit), values in metrics]
-        yield [
-            escape(arm),
-            ", ".join(str(run["seed"]) for run in runs),
-            *cells,
-            f"{np.mean([run['seconds'] for run in runs]):.0f}",
+        values = dict(zip(kind.titles, _metrics(kind, _counts(kind, runs)).T, strict=True))
+        values |= {name: [run["metrics"].get(name) for run in runs] for name in kind.others}
+        units = [unit for _, unit in (*kind.titles.values(), *kind.others.values())]
+        cells = [
+            "" if None in [*column] else mean_and_deviation([unit * float(value) for value in column])
+            for unit, column in zip(units, values.values(), strict=True)
         ]
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        yield [escape(arm), seeds, *cells, f"{np.mean([run['seconds'] for run in runs]):.0f}"]
 
 
-def _rows_of_comparisons(arms: Runs, pairs: list[tuple[str, str, str]], folder: Path) -> Iterable[list[str]]:
+def _rows_of_comparisons(
+    arms: Runs, kind: Kind, pairs: list[tuple[str, str, str]], folder: Path
+) -> Iterable[list[str]]:
     for one, sign, other in pairs:
         if unknown := {one, other} - set(arms):
             raise ValueError(f"{folder}: has no run of {', '.join(sorted(unknown))}")
-        first, second = _counts(arms[one]), _counts(arms[other])
-        means = _metrics(first).mean(0), _metrics(second).mean(0)
+        first, second = _counts(kind, arms[one]), _counts(kind, arms[other])
+        means = _metrics(kind, first).mean(0), _metrics(kind, second).mean(0)
         if sign == "-":
-            units = [unit for _, unit in COLUMNS.values()]
-            values, draws, form = np.subtract(*means), bootstrap_differences(first, second), "+.1f"
+            units = [unit for _, unit in kind.titles.values()]
+            values, draws, form = np.subtract(*means), bootstrap_differences(first, second, kind.of_counts), "+.1f"
         else:
-            units = [1.0] * len(COLUMNS)
-            values, draws, form = np.divide(*means), bootstrap_ratios(first, second), ".3f"
+            units = [1.0] * len(kind.titles)
+            values, draws, form = np.divide(*means), bootstrap_ratios(first, second, kind.of_counts), ".3f"
         low, high = np.nanpercentile(draws, [2.5, 97.5], axis=0)
         cells = [
             f"{unit * value:{form}} ({unit * least:{form}} to {unit * most:{form}})"
             for unit, value, least, most in zip(units, values, low, high, strict=True)
         ]
-        yield [f"{escape(one)} {'less' if sign == '-' else 'over'} {escape(other)}", "", *cells, ""]
+        rest = [""] * (len(kind.others) + 1)
+        yield [f"{escape(one)} {'less' if sign == '-' else 'over'} {escape(other)}", "", *cells, *rest]
 
 
-def _note(runs: list[dict[str, Any]]) -> str:
-    frames = sorted({len(run["counts"]["frames"]) for run in runs})
+def _note(kind: Kind, runs: list[dict[str, Any]]) -> str:
     return (
-        f"Mean ± standard deviation over seeds, on {' and '.join(map(str, frames))} frames; in brackets what 95 % of\n"
-        f"{DRAWS:,} draws of frames and seeds give.\n{_measured(runs)}"
+        f"Mean ± standard deviation over seeds, on {_listed(_numbers(runs))} {kind.units}; in brackets what 95 % of\n"
+        f"{DRAWS:,} draws of {kind.units} and seeds give.\n{_measured(runs)}"
     )
 
 

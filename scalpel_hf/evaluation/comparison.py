@@ -126,9 +126,9 @@ def bootstrap_differences(
     return drawn[0] - drawn[1]
 
 
-def bootstrap_ratios(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def bootstrap_ratios(first: np.ndarray, second: np.ndarray, metrics: MetricsOfCounts = metrics_of_counts) -> np.ndarray:
     """`(DRAWS, 4)`: metrics of the first model over those of the second, see [`bootstrap_pairs`]; NaN over 0."""
-    drawn = bootstrap_pairs(first, second)
+    drawn = bootstrap_pairs(first, second, metrics)
     return np.divide(*drawn, out=np.full_like(drawn[0], np.nan), where=drawn[1] != 0)
 
 

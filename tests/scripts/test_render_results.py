@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scalpel_hf.evaluation.box_metrics import COUNTS as BOX_COUNTS
+from scalpel_hf.evaluation.box_metrics import metrics_of_box_counts
 from scalpel_hf.evaluation.comparison import COUNTS, bootstrap_differences, bootstrap_ratios, metrics_of_counts
 from scripts.render_results import NOTHING, documents, main, render
 
@@ -167,3 +169,24 @@ def test_proposals_are_a_table_by_size(tmp_path: Path) -> None:
     assert [cell.split()[0] for cell in cells[2:]] == ["0.50", "0.75", "0.25", "–", "0.75", "0.00"]
     assert [cell.rpartition(", ")[2] for cell in cells[2:]] == ["5", "2", "1", "–", "1", "1"]
     assert "2 CPU cores with AVX2" in text
+
+
+def write_boxes_run(folder: Path, name: str, seed: int, counts: list[list[int]], **metrics: float) -> None:
+    f1, pd, false = metrics_of_box_counts(np.array([counts]), np.ones((1, len(counts)), dtype=np.int64))[0, 0].tolist()
+    found = {"f1": f1, "pd": pd, "false_alarms_per_frame": false, **metrics}
+    counted = {"columns": list(BOX_COUNTS), "recordings": counts}
+    write_run(folder, name, seed, metrics=found, counts=counted)
+
+
+def test_runs_measured_by_boxes_have_columns_of_their_own(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "clips"
+    write_boxes_run(folder, "few", 0, [[10, 5, 2, 10], [20, 10, 10, 20]], ap50=0.25)
+    write_boxes_run(folder, "every", 0, [[10, 10, 0, 10], [20, 18, 0, 20]])
+    text = render(marked("results/clips; every - few"), tmp_path)
+    assert cells(text, "few")[2:7] == ["52.6", "50.0", "40.0", "25.0", "100"]
+    assert cells(text, "every |")[2:6] == ["96.6", "93.3", "0.0", ""]
+    assert cells(text, "every less few")[3].startswith("+43.3 (+40.0 to +50.0)")
+    assert "on 2 recordings; in brackets" in text
+    write_run(folder, "masks", 0)
+    with pytest.raises(ValueError, match="some of its runs were measured by masks and some by boxes"):
+        render(marked("results/clips"), tmp_path)

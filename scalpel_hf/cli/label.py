@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     teacher = Teacher.from_pretrained(
         args.teacher,
         args.base_model,
-        args.revision,
+        revision=args.revision,
         feature_cache_dir=args.feature_cache_dir,
         feature_cache_bytes=int(args.feature_cache_gb * 1e9),
         flips=args.flips,

@@ -86,7 +86,13 @@ class Teacher:
         cls,
         name_or_path: str | Path | Sequence[str | Path],
         base: str | Path | None = None,
+        *,
         revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        dtype: torch.dtype | None = None,
+        device_map: str | torch.device | None = None,
         **kwargs: Any,
     ) -> "Teacher":
         """
@@ -96,28 +102,41 @@ class Teacher:
         Args:
             name_or_path: a folder or a repository, or a list of such.
             base: where the base model is, if not at the adapter's `base_model_name_or_path`.
+            revision: of the adapter; it names the base's itself. token, cache_dir, local_files_only: of both, as
+                everywhere on the Hub.
+            dtype: of Segment Anything's own weights, such as `torch.bfloat16`; the experts stay in float32.
+            device_map: one device for all of the model, or `"auto"`, a GPU where there is one.
             kwargs: `feature_cache_dir`, `flips`, `scales` and so on, see the class.
         """
         from .committee import STUDENT, Committee, local_folder, other_members  # which is made of teachers
 
         names = [name_or_path] if isinstance(name_or_path, str | Path) else list(name_or_path)
-        hub = {"revision": revision} if revision else {}
+        given = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        hub = {key: value for key, value in given.items() if value}
         members: list[Teacher | SegmentationStudent] = []
         for name in names:
-            members.append(cls._one(name, base, hub, kwargs))
+            members.append(cls._one(name, base, hub, dtype, kwargs))
             for folder, kind in other_members(name, **hub).items():
                 if kind == STUDENT:
                     members.append(SegmentationStudent.from_pretrained(local_folder(name, folder, **hub)))
                 else:
-                    members.append(cls._one(name, base, {**hub, "subfolder": folder}, kwargs))
+                    members.append(cls._one(name, base, {**hub, "subfolder": folder}, dtype, kwargs))
         first = members[0]
-        return first if len(members) == 1 and isinstance(first, Teacher) else Committee(members)
+        teacher = first if len(members) == 1 and isinstance(first, Teacher) else Committee(members)
+        if device_map == "auto":
+            device_map = "cuda" if torch.cuda.is_available() else "cpu"
+        return teacher if device_map is None else teacher.to(device_map)
 
     @classmethod
     def _one(
-        cls, name: str | Path, base: str | Path | None, hub: dict[str, Any], settings: dict[str, Any]
+        cls,
+        name: str | Path,
+        base: str | Path | None,
+        hub: dict[str, Any],
+        dtype: torch.dtype | None,
+        settings: dict[str, Any],
     ) -> "Teacher":
-        model, processor = load_adapted(name, base, **hub)
+        model, processor = load_adapted(name, base, dtype, **hub)
         return Teacher(model.to(memory_format=torch.channels_last), processor, **settings)  # 7 % faster on a CPU
 
     def to(self, device: torch.device | str) -> "Teacher":
@@ -155,6 +174,10 @@ class Teacher:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    def __call__(self, frame: Any) -> np.ndarray:
+        """[`Teacher.probabilities`]."""
+        return self.probabilities(frame)
 
     def probabilities(self, frame: Any) -> np.ndarray:
         """Target probability of each pixel, `(H, W)` float32, at the frame's own size. `frame`: whatever the processor
@@ -279,19 +302,22 @@ class Teacher:
 
 
 def load_adapted(
-    name_or_path: str | Path, base: str | Path | None = None, **hub: Any
+    name_or_path: str | Path, base: str | Path | None = None, dtype: torch.dtype | None = None, **hub: Any
 ) -> tuple[PeftModel, InfraredImageProcessor]:
     """
     A teacher's adapter on its base, at the size that the adapter was trained at, and its image processor.
 
     Args:
         base: where the base model is, if not at the adapter's `base_model_name_or_path` and the commit that it names.
+        dtype: of the base.
         hub: for the adapter `revision` and `subfolder`, for both `cache_dir`, `token` and `local_files_only`.
     """
     name, of_both = str(name_or_path), {key: hub[key] for key in hub if key not in ("revision", "subfolder")}
     config, processor = load_adapter_config(name, **hub), load_image_processor(name, **hub)
     if processor.sam_size is None:
         raise ValueError(f"{name}: the image processor has no `sam_size`: it is a student's, not a teacher's")
+    if dtype is not None:
+        of_both["dtype"] = dtype
     if base is None and config.revision:
         of_both["revision"] = config.revision
     try:

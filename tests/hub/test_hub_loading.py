@@ -101,7 +101,11 @@ import os
 cached = {{f"models--{{name.replace('/', '--')}}" for name in [*names, "{BASE}", "{OTHER_BASE}"]}}
 assert cached <= set(os.listdir("elsewhere"))
 
-teacher = scalpel_hf.Teacher.from_pretrained("{TEACHER}", revision="v1")
+options = {{"revision": "v1", "cache_dir": "elsewhere_teacher"}}
+teacher = scalpel_hf.Teacher.from_pretrained("{TEACHER}", token="hf_loopback_read", **options)
+for name in ("{TEACHER}", "{BASE}"):
+    assert f"models--{{name.replace('/', '--')}}" in os.listdir("elsewhere_teacher")
+scalpel_hf.Teacher.from_pretrained("{TEACHER}", local_files_only=True, **options)
 through_pipeline("6 teacher revision", teacher.model, image_processor=teacher.processor)
 old("revision", revision="v1")
 old("subfolder", subfolder="old")

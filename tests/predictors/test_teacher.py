@@ -41,6 +41,21 @@ def encoder_calls(teacher: Teacher) -> list[int]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_loaded_in_half_precision_it_answers_alike(family: str, tmp_path: Path) -> None:
+    FAMILIES[family]().save_pretrained(str(tmp_path / "base"))
+    base = load_sam(tmp_path / "base")
+    model = get_peft_model(base, ScalpelMoeConfig(levels=["pixel", "mask"], channels=8, sam_features=True))
+    perturb(model)
+    Teacher(model, InfraredImageProcessor(**sam_input(base))).save_pretrained(tmp_path / "teacher")
+    whole = Teacher.from_pretrained(tmp_path / "teacher", local_files_only=True)
+    half = Teacher.from_pretrained(tmp_path / "teacher", dtype=torch.bfloat16, device_map="auto")
+    dtypes = {name: p.dtype for name, p in half.model.named_parameters()}
+    assert {dtype for name, dtype in dtypes.items() if "scalpel" in name} == {torch.float32}
+    assert torch.bfloat16 in dtypes.values()
+    assert np.abs(half(FRAME) - whole(FRAME)).mean() < 0.02 and np.ptp(whole(FRAME)) > 0.1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_teacher_of_every_family(family: str, tmp_path: Path) -> None:
     FAMILIES[family]().save_pretrained(str(tmp_path / "base"))
     base = load_sam(tmp_path / "base")

@@ -64,7 +64,9 @@ class LoopArguments:
     """What both stages' training takes."""
 
     output_dir: str = option(
-        "runs/out", "Folder for checkpoints, the trained model, metrics.json and history.json.", any_on_resume=True
+        "runs/out",
+        "Folder for checkpoints, the trained model, metrics.json, the curves in history.json and history.svg.",
+        any_on_resume=True,
     )
     seed: Annotated[int, Between(0, 2**32 - 1)] = option(
         0, "Seeds weights, the order of frames and every augmentation."

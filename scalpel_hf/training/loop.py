@@ -31,12 +31,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
 from scalpel_hf.predictors.load import default_device
-from scalpel_hf.utils.files import check_can_be_made, write_json
+from scalpel_hf.utils.files import check_can_be_made
 from scalpel_hf.version import __version__
 
 from .arguments import LoopArguments, decide_the_result
 from .checkpoints import NEW_RUN, Checkpoints, Ema
-from .run_record import HISTORY_FILE, METRICS_FILE
+from .history import write_history
+from .run_record import METRICS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -181,6 +182,7 @@ def train(
         if evaluate is not None and (step % args.eval_steps == 0 or step == args.max_steps):
             if accelerator.is_main_process:
                 best = _evaluate(accelerator, model, ema, evaluate, best, best_metric, step, checkpoints, history)
+                write_history(args.output_dir, history)
                 _train_mode(wrapped)
             best = broadcast_object_list([best])[0]
         if accelerator.is_main_process and (step % args.checkpoint_steps == 0 or step == args.max_steps):
@@ -189,7 +191,7 @@ def train(
             checkpoints.save({**state, "arguments": decide_the_result(args), "made_of": made_of})
     bar.close()
     if accelerator.is_main_process:
-        write_json(Path(args.output_dir) / HISTORY_FILE, history)
+        write_history(args.output_dir, history)
 
     model.eval()
     accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # measured and used in full precision, as it is saved

@@ -22,7 +22,6 @@ from .arguments import LoopArguments
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
-HISTORY_FILE = "history.json"  # losses every `logging_steps`, and metrics on frames held out to choose the step by
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "scalpel-hf")
 
 

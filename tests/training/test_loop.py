@@ -17,8 +17,8 @@ from scalpel_hf.predictors.load import default_device
 from scalpel_hf.training import checkpoints
 from scalpel_hf.training.arguments import LoopArguments
 from scalpel_hf.training.checkpoints import Ema
+from scalpel_hf.training.history import HISTORY_FILE, PICTURE_FILE
 from scalpel_hf.training.loop import make_accelerator, train
-from scalpel_hf.training.run_record import HISTORY_FILE
 from scalpel_hf.utils.files import DiskFullError
 from tests.training.small_problem import STEPS, Blobs, Net, PlainNet, loss_function, run
 
@@ -76,7 +76,7 @@ def assert_same_checkpoint(a: Path, b: Path, step: int = STEPS) -> None:
 
 def entries(folder: Path) -> list[str]:
     """What a run goes on from."""
-    return sorted(p.name for p in folder.iterdir() if p.name != HISTORY_FILE)
+    return sorted(p.name for p in folder.iterdir() if p.name not in (HISTORY_FILE, PICTURE_FILE))
 
 
 def history(folder: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from scalpel_hf.utils.files import whole_folder
 from .coco_masks import boxes_of_annotation, decode_annotation
 from .frame_files import IGNORE, TARGET, AnyDataset, Frame, Target, labelled_frames
 from .human_labels import HumanLabel, LabelFileError, image_size, named_by, read_labels
-from .polygons import can_be_centres, corners_are_centres, read_polygons
+from .polygons import can_be_centres, corners_are_centres, mask_codec, read_polygons
 
 CATEGORIES = [{"id": 1, "name": TARGET, "supercategory": TARGET}, {"id": 2, "name": IGNORE, "supercategory": IGNORE}]
 ANNOTATIONS = "annotations.json"
@@ -38,7 +38,7 @@ def write_coco(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     Returns how many `frames`, `targets`, `ignored regions` and `frames without label`, which are left out. Raises as
     `read_frames` and `whole_folder` do.
     """
-    codec, counts = _mask_codec(), Counter[str]()
+    codec, counts = mask_codec(), Counter[str]()
     with (
         whole_folder(folder) as part,
         open(part / ANNOTATIONS, "w", encoding="utf-8") as file,
@@ -81,7 +81,7 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
     an annotation has neither mask, box nor point, a mask of another size, none that covers a pixel, or one that its
     `bbox` or `area` contradicts.
     """
-    codec, path = _mask_codec(), Path(path)
+    path = Path(path)
     content = read_labels(path)
     lists = ("images", "annotations")
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in lists):
@@ -98,7 +98,7 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
             of_image[image].append(annotation)
     checked = {n: image for n, image in images.items() if image.get("label_source", HUMAN) in BY_PEOPLE}
     sizes = {number: _size(image, _origin(image, path)) for number, image in checked.items()}
-    centres = _corners_are_centres({n: of_image[n] for n in checked}, sizes, path, codec)
+    centres = _corners_are_centres({n: of_image[n] for n in checked}, sizes, path)
     reduced = 0  # images whose masks count as their boxes
     for number, image in checked.items():
         mask, open_pixels = np.zeros(sizes[number], bool), np.zeros(sizes[number], bool)
@@ -110,7 +110,7 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
                     boxes += boxes_of_annotation(annotation)
                     continue
                 pixels = mask if is_target else open_pixels
-                pixels |= _pixels(annotation, sizes[number], codec, centres.get(annotation["id"], False))
+                pixels |= _pixels(annotation, sizes[number], centres.get(annotation["id"], False))
         name, origin = named_by(image["file_name"]), _origin(image, path)
         if boxes and open_pixels.any():
             raise LabelFileError(f"{origin}: has boxes and regions called {IGNORE!r}, which only a mask can hold")
@@ -132,23 +132,15 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
         )
 
 
-def _pixels(annotation: dict[str, Any], shape: tuple[int, int], codec: ModuleType, centres: bool) -> np.ndarray:
+def _pixels(annotation: dict[str, Any], shape: tuple[int, int], centres: bool) -> np.ndarray:
     """`(H, W)` bool: an annotation's mask or, where it has none, its box."""
     if annotation.get("segmentation"):
-        return decode_annotation(annotation, shape, codec, centres)
+        return decode_annotation(annotation, shape, centres)
     filled = np.zeros(shape, bool)
     for box in boxes_of_annotation(annotation):
         x, y, width, height = inside_frame(box, shape[1], shape[0])
         filled[round(y) : round(y + height), round(x) : round(x + width)] = True
     return filled
-
-
-def _mask_codec() -> ModuleType:
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise ImportError("COCO's masks need pycocotools: pip install 'scalpel-hf[formats]'") from error
-    return mask
 
 
 def _append(file: TextIO, entry: dict[str, Any], number: int) -> None:
@@ -259,7 +251,6 @@ def _corners_are_centres(
     annotations: dict[int | str, list[dict[str, Any]]],
     sizes: dict[int | str, tuple[int, int]],
     path: Path,
-    codec: ModuleType,
 ) -> dict[int | str, bool]:
     """
     Of the annotations whose polygons' corners can be pixels' centres, by their ids, whether they are.
@@ -272,7 +263,7 @@ def _corners_are_centres(
             with _named(f"{path}, annotation {annotation['id']}"):
                 polygons = read_polygons(annotation.get("segmentation"), sizes[number])
                 if can_be_centres(polygons):
-                    says[annotation["id"]] = corners_are_centres(annotation, polygons, sizes[number], codec)
+                    says[annotation["id"]] = corners_are_centres(annotation, polygons, sizes[number])
     found = Counter(says.values())
     if found[True]:
         warnings.warn(

@@ -1,7 +1,6 @@
 """An annotation of COCO's as pixels: runs, compressed or not, and polygons."""
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,7 @@ from .polygons import fill_polygons, read_polygons
 LONGEST_NUMBER = 7  # characters of a compressed run, 35 bits
 
 
-def decode_annotation(
-    annotation: dict[str, Any], shape: tuple[int, int], codec: ModuleType, centres: bool
-) -> np.ndarray:
+def decode_annotation(annotation: dict[str, Any], shape: tuple[int, int], centres: bool) -> np.ndarray:
     """
     The mask `(H, W)` bool of an annotation.
 
@@ -25,7 +22,7 @@ def decode_annotation(
     """
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, list):
-        mask = fill_polygons(annotation, read_polygons(segmentation, shape), shape, codec, centres)
+        mask = fill_polygons(annotation, read_polygons(segmentation, shape), shape, centres)
     elif isinstance(segmentation, dict):
         size = segmentation.get("size")
         if size != list(shape):

@@ -48,9 +48,7 @@ def can_be_centres(polygons: list[np.ndarray]) -> bool:
     return bool(polygons) and _half(polygons) is not None
 
 
-def corners_are_centres(
-    annotation: dict[str, Any], polygons: list[np.ndarray], shape: tuple[int, int], codec: ModuleType
-) -> bool | None:
+def corners_are_centres(annotation: dict[str, Any], polygons: list[np.ndarray], shape: tuple[int, int]) -> bool | None:
     """
     Whether the polygons' corners, which can be pixels' centres, are, by what the annotation's `bbox` and `area` say;
     `None` where they say nothing.
@@ -68,7 +66,7 @@ def corners_are_centres(
     on_edges = box is not None and _is_close(box, _clip((x0, y0, x1, y1), shape))
     if area is None or (box is not None and area == (box[2] - box[0]) * (box[3] - box[1])):
         return False if on_edges else None
-    inside = int(_fill_to_edges(polygons, shape, codec).sum())
+    inside = int(_fill_to_edges(polygons, shape).sum())
     to_edges = min(abs(area - inside), abs(area - sum(map(_shoelace, polygons))))
     with_border = int(_fill_to_centres(polygons, shape, half).sum())
     to_centres = abs(area - with_border)
@@ -78,7 +76,7 @@ def corners_are_centres(
 
 
 def fill_polygons(
-    annotation: dict[str, Any], polygons: list[np.ndarray], shape: tuple[int, int], codec: ModuleType, centres: bool
+    annotation: dict[str, Any], polygons: list[np.ndarray], shape: tuple[int, int], centres: bool
 ) -> np.ndarray:
     """
     The polygons' pixels together, `(H, W)` bool.
@@ -92,7 +90,7 @@ def fill_polygons(
     half = _half(polygons) if centres else None
     mask = np.zeros(shape, bool)
     for number, polygon in enumerate(polygons, 1):
-        one = _fill_to_edges([polygon], shape, codec) if half is None else _fill_to_centres([polygon], shape, half)
+        one = _fill_to_edges([polygon], shape) if half is None else _fill_to_centres([polygon], shape, half)
         if not one.any():
             which = (
                 f"polygon {number} of {len(polygons)} of its segmentation" if len(polygons) > 1 else "its segmentation"
@@ -154,10 +152,20 @@ def _shoelace(points: np.ndarray) -> float:
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
-def _fill_to_edges(polygons: list[np.ndarray], shape: tuple[int, int], codec: ModuleType) -> np.ndarray:
+def mask_codec() -> ModuleType:
+    """pycocotools' masks; `ImportError` with the remedy where it isn't installed."""
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise ImportError("COCO's masks need pycocotools: pip install 'scalpel-hf[formats]'") from error
+    return mask
+
+
+def _fill_to_edges(polygons: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     flat = [points.ravel().tolist() for points in polygons if len(points) > 2]  # it takes four numbers for a box
     if not flat:
         return np.zeros(shape, bool)
+    codec = mask_codec()
     return codec.decode(codec.merge(codec.frPyObjects(flat, *shape))).astype(bool)
 
 

@@ -12,8 +12,9 @@ from pycocotools.coco import COCO
 from scalpel_hf.data import objects_from_mask
 from scalpel_hf.data.names import FrameNames
 from scalpel_hf.formats import LabelFileError, read_coco, write_coco
-from scalpel_hf.formats.coco import _annotation, _mask_codec
+from scalpel_hf.formats.coco import _annotation
 from scalpel_hf.formats.coco_masks import decode_rle
+from scalpel_hf.formats.polygons import mask_codec
 
 from .small_sets import TEACHER, TINY, draw, labelled, masks, raw, row, tiny
 
@@ -69,7 +70,7 @@ def test_back_again(tmp_path: Path) -> None:
 @given(masks())
 @settings(deadline=None)
 def test_masks_round_trip(mask: np.ndarray) -> None:
-    codec = _mask_codec()
+    codec = mask_codec()
     annotation = json.loads(json.dumps(_annotation(mask, codec, crowd=False)))
     assert annotation["area"] == mask.sum()
     rle = annotation["segmentation"]
@@ -92,7 +93,7 @@ def test_ignored_pixels_are_a_crowd_of_their_own_category(tmp_path: Path) -> Non
     target, ignore = content["annotations"]
     assert (target["category_id"], target["iscrowd"], ignore["category_id"], ignore["iscrowd"]) == (1, 0, 2, 1)
     rle = ignore["segmentation"]
-    np.testing.assert_array_equal(_mask_codec().decode(rle), ignored)
+    np.testing.assert_array_equal(mask_codec().decode(rle), ignored)
     (label,) = read_coco(as_a_person_left_it(tmp_path / "out"))
     np.testing.assert_array_equal(label.mask, mask)
 
@@ -195,3 +196,27 @@ def test_without_pycocotools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ImportError, match=r"pip install 'scalpel-hf\[formats\]'"):
         write_coco(tiny(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "needs_it"),
+    [(None, False), ({"size": [8, 9], "counts": [0, 3, 69]}, False), ([[1, 1, 4, 1, 4, 4, 1, 4]], True)],
+    ids=["box", "runs", "polygon"],
+)
+def test_polygons_alone_are_read_by_pycocotools(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segmentation: Any, needs_it: bool
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 3, 3], "segmentation": segmentation}
+    image = {"id": 1, "file_name": "a.png", "width": 9, "height": 8}
+    content = {"images": [image], "annotations": [annotation], "categories": [{"id": 1, "name": "target"}]}
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    if needs_it:
+        with pytest.raises(ImportError, match=r"pip install 'scalpel-hf\[formats\]'"):
+            list(read_coco(tmp_path / "labels.json"))
+        return
+    if segmentation:
+        del annotation["bbox"]
+        (tmp_path / "labels.json").write_text(json.dumps(content))
+    (label,) = read_coco(tmp_path / "labels.json")
+    assert label.boxes == [(1.0, 1.0, 3.0, 3.0)] if segmentation is None else label.mask.sum() == 3

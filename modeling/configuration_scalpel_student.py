@@ -11,7 +11,8 @@ from transformers import PreTrainedConfig
 SIZES: dict[str, dict[str, Any]] = {
     "nano": {"hidden_sizes": (8, 16, 24, 32), "depths": (1, 1, 1, 1)},
     "small": {"hidden_sizes": (16, 32, 48, 48), "depths": (0, 1, 1, 1)},
-    "base": {"hidden_sizes": (16, 48, 64, 80), "depths": (1, 1, 1, 1)},
+    "base": {"hidden_sizes": (16, 48, 64, 80), "depths": (0, 1, 1, 1), "full_resolution_channels": 8},
+    "large": {"hidden_sizes": (32, 64, 96, 128), "depths": (3, 3, 1, 0), "full_resolution_channels": 16},
 }
 FRONT_ENDS = ("none", "frozen", "learned")
 OPERATORS = ("local_contrast", "top_hat", "matched_filter", "anisotropic_diffusion")
@@ -27,6 +28,8 @@ class ScalpelStudentConfig(PreTrainedConfig):
         num_channels: of the frames; 1 for infrared.
         hidden_sizes: channels at strides 2, 4, 8, ...: one level each.
         depths: residual blocks of each level on the way down, besides the convolution that enters it.
+        full_resolution_channels: of convolutions at the frame's own resolution, before and after the levels, which see
+            edges better and cost time; 0 for none.
         initial_probability: foreground probability that a fresh model gives on average.
         front_end: whether the four white-box operators' maps of a frame join it as input, and if so whether their
             parameters are trained: `"none"`, `"frozen"` or `"learned"`.
@@ -38,6 +41,7 @@ class ScalpelStudentConfig(PreTrainedConfig):
     num_channels: int = 1
     hidden_sizes: list[int] | tuple[int, ...] = SIZES["small"]["hidden_sizes"]
     depths: list[int] | tuple[int, ...] = SIZES["small"]["depths"]
+    full_resolution_channels: int = 0
     initial_probability: float = 0.01
     front_end: str = "none"
     front_end_scales: dict[str, list[float | int]] = field(default_factory=lambda: deepcopy(SCALES))
@@ -50,6 +54,16 @@ class ScalpelStudentConfig(PreTrainedConfig):
             raise ValueError(f"`hidden_sizes` {self.hidden_sizes} and `depths` {self.depths} need a value a level.")
         if min(self.hidden_sizes) < 1 or min(self.depths) < 0 or self.num_channels < 1:
             raise ValueError(f"`hidden_sizes` start at 1 and `depths` at 0, got {self.hidden_sizes} and {self.depths}.")
+
+    def validate_full_resolution(self) -> None:
+        """Channels at full resolution beside levels whose finest gives each pixel of a cell as many."""
+        if self.full_resolution_channels < 0:
+            raise ValueError(f"`full_resolution_channels` start at 0, got {self.full_resolution_channels}.")
+        if self.full_resolution_channels and self.hidden_sizes[0] % 4:
+            raise ValueError(
+                "With `full_resolution_channels` the first of `hidden_sizes` is a multiple of 4, got "
+                f"{self.hidden_sizes[0]}."
+            )
 
     def validate_labels(self) -> None:
         """The classes of the head: background and target."""
@@ -74,7 +88,10 @@ class ScalpelStudentConfig(PreTrainedConfig):
 
     @classmethod
     def from_size(cls, size: str, **kwargs: Any) -> "ScalpelStudentConfig":
-        """Configuration by name: `"nano"`, `"small"` or `"base"`, about 0.05, 0.18 and 0.4 million parameters."""
+        """Configuration by name: `"nano"`, `"small"`, `"base"` or `"large"`.
+
+        They have about 0.06, 0.18, 0.39 and 0.80 million parameters.
+        """
         if size not in SIZES:
             raise ValueError(f"A student's size is one of {', '.join(SIZES)}, got {size!r}.")
         return cls(**SIZES[size], **kwargs)

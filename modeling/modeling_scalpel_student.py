@@ -20,23 +20,24 @@ from .losses import mask_loss
 from .moe import PriorPyramid
 from .operators import OPERATORS, WhiteBoxOperator
 from .segmentation_maps import IGNORE_INDEX, as_two_classes
-from .unet import decode, decoder_levels, encoder_levels, pad_to_multiple
+from .unet import FullResolution, decode, decoder_levels, encoder_levels, pad_to_multiple
 from .whole_weights import CheckedWeightsMixin
 
 
 class Classifier(nn.Conv2d):
-    """Foreground logits (B, 1, 2H, 2W) of features (B, C, H, W): four channels, one for each pixel of a cell.
+    """Foreground logits (B, 1, SH, SW) of features (B, C, H, W) of cells of S x S pixels: a channel for each pixel.
 
     With `num_maps`, so many maps, of which the first are the logits.
     """
 
     bias: nn.Parameter
 
-    def __init__(self, in_channels: int, num_maps: int = 1) -> None:
-        super().__init__(in_channels, 4 * num_maps, 3, padding=1)
+    def __init__(self, in_channels: int, cell: int, num_maps: int = 1) -> None:
+        super().__init__(in_channels, cell**2 * num_maps, 3, padding=1)
+        self.cell = cell
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.pixel_shuffle(super().forward(x), 2)
+        return F.pixel_shuffle(super().forward(x), self.cell)
 
 
 class ScalpelStudentPreTrainedModel(CheckedWeightsMixin, CustomCodeMixin, PreTrainedModel):
@@ -61,11 +62,15 @@ class ScalpelStudentPreTrainedModel(CheckedWeightsMixin, CustomCodeMixin, PreTra
             probability = self.config.initial_probability
             nn.init.normal_(module.weight, std=0.001)  # small, so that the bias decides at first
             nn.init.zeros_(module.bias)
-            nn.init.constant_(module.bias[:4], math.log(probability / (1 - probability)))
+            nn.init.constant_(module.bias[: module.cell**2], math.log(probability / (1 - probability)))
 
 
 class ScalpelStudentBackbone(ScalpelStudentPreTrainedModel):
-    """What the students share: a residual encoder and decoder that give features of every 2 x 2 cell of a frame."""
+    """What the students share: a residual encoder and decoder that give features of a frame's cells.
+
+    A cell has 2 x 2 pixels, or with `full_resolution_channels` one: `cell` is its side, `num_features` how many
+    channels the features have.
+    """
 
     def __init__(self, config: ScalpelStudentConfig) -> None:
         super().__init__(config)
@@ -74,12 +79,15 @@ class ScalpelStudentBackbone(ScalpelStudentPreTrainedModel):
         if config.front_end != "none":
             self.front_end = FrontEnd(config.front_end_scales, learned=config.front_end == "learned")
             num_channels += sum(map(len, config.front_end_scales.values()))
-        self.encoder = encoder_levels(num_channels, config.hidden_sizes, config.depths)
+        fine, coarse = config.full_resolution_channels, config.hidden_sizes[0]
+        self.cell, self.num_features = (1, fine) if fine else (2, coarse)
+        self.full_resolution = FullResolution(num_channels, fine, coarse) if fine else None
+        self.encoder = encoder_levels(fine or num_channels, config.hidden_sizes, config.depths)
         self.decoder = decoder_levels(config.hidden_sizes)
 
     def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(B, C, H'/2, W'/2) of frames (B, 1, H, W), with H' and W' the next multiples of the coarsest stride: frames
-        are padded at the bottom and right by repeating their edge.
+        """(B, C, H'/S, W'/S) of frames (B, 1, H, W), with H' and W' the next multiples of the coarsest stride, to which
+        frames are padded at the bottom and right by repeating their edge, and S the side of a cell.
 
         Raises `ValueError` on another shape of frames.
         """
@@ -88,11 +96,15 @@ class ScalpelStudentBackbone(ScalpelStudentPreTrainedModel):
             raise ValueError(f"`pixel_values` have shape (B, {num_channels}, H, W), got {tuple(pixel_values.shape)}.")
         x = pixel_values if self.front_end is None else self.front_end(pixel_values)
         x = pad_to_multiple(x, 2 ** len(self.encoder))
+        if self.full_resolution is not None:
+            x = self.full_resolution.before(x)
+        fine = x
         levels: list[torch.Tensor] = []  # strides 2, 4, 8, ...
         for level in self.encoder:
             x = level(F.max_pool2d(x, 2) if levels else x)
             levels.append(x)
-        return decode(self.decoder, levels)
+        x = decode(self.decoder, levels)
+        return x if self.full_resolution is None else self.full_resolution.join(fine, x)
 
 
 class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
@@ -110,7 +122,7 @@ class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
 
     def __init__(self, config: ScalpelStudentConfig) -> None:
         super().__init__(config)
-        self.classifier = Classifier(config.hidden_sizes[0])
+        self.classifier = Classifier(self.num_features, self.cell)
         self.post_init()
 
     @can_return_tuple

@@ -2,8 +2,8 @@
 
 - Heat-map and boxes are at stride 1. Targets are the 8-connected components of a mask, so that two of one pixel each
   may have one pixel between them: at stride 2 they lie in neighbouring cells, of which only one can be a peak, and at
-  stride 4 in the same cell. The network's last features are those of 2 x 2 cells; one convolution gives all four
-  pixels of a cell their five numbers.
+  stride 4 in the same cell. The network's last features are those of 2 x 2 cells, of the larger sizes of pixels; one
+  convolution gives all pixels of a cell their five numbers.
 - No anchors and no queries that learn where to look: both are made for boxes many times larger.
 - Every pixel near a centre learns the whole box, not only the peak, so that a peak one pixel off still has the right
   one, and errors count in units of the box's own sides, to which overlap is sensitive.
@@ -46,11 +46,11 @@ class ScalpelStudentObjectDetectionOutput(ModelOutput):
 
 
 class DetectionHead(nn.Sequential):
-    """Heat-map logit, offset (x, y) in pixels and logarithm of the size (width, height) in pixels: (B, 5, 2H, 2W) of
-    features (B, C, H, W)."""
+    """Heat-map logit, offset (x, y) in pixels and logarithm of the size (width, height) in pixels: (B, 5, SH, SW) of
+    features (B, C, H, W) of cells of S x S pixels."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(ConvLayer(channels, channels), Classifier(channels, num_maps=5))
+    def __init__(self, channels: int, cell: int) -> None:
+        super().__init__(ConvLayer(channels, channels), Classifier(channels, cell, num_maps=5))
 
 
 class ScalpelStudentForObjectDetection(ScalpelStudentBackbone):
@@ -68,7 +68,7 @@ class ScalpelStudentForObjectDetection(ScalpelStudentBackbone):
 
     def __init__(self, config: ScalpelStudentDetectionConfig) -> None:
         super().__init__(config)
-        self.head = DetectionHead(config.hidden_sizes[0])
+        self.head = DetectionHead(self.num_features, self.cell)
         self.post_init()
 
     @can_return_tuple

@@ -32,7 +32,7 @@ from scalpel_hf.evaluation.evaluator import evaluate_student
 from scalpel_hf.evaluation.unseen import TrainedOn, rows_to_measure
 from scalpel_hf.hub.upload import push_run
 from scalpel_hf.modeling import ScalpelStudentForObjectDetection, ScalpelStudentForSemanticSegmentation
-from scalpel_hf.modeling.configuration_scalpel_student import FRONT_ENDS
+from scalpel_hf.modeling.configuration_scalpel_student import FRONT_ENDS, SIZES
 from scalpel_hf.modeling.normalization import NORMALIZATIONS
 from scalpel_hf.predictors.student import LABELS, DetectionStudent, SegmentationStudent, new_student
 from scalpel_hf.training.arguments import (
@@ -63,7 +63,7 @@ class TransferArguments(LoopArguments):
         "segmentation", "What the student does: `segmentation` or `detection`."
     )
     student: str = option("", "Any model of transformers for that task, a folder or a Hub id; empty for our own.")
-    size: str = option("small", "Our own student: nano, small or base.")
+    size: str = option("small", f"Our own student: {', '.join(SIZES)}.")
     front_end: Annotated[str, OneOf(FRONT_ENDS)] = option(
         "none", "White-box maps as input of our own student: none, frozen or learned."
     )

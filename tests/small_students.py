@@ -81,10 +81,11 @@ SEGMENTERS = {"segformer": segformer}
 DETECTORS = {"yolos": yolos, "rt_detr_v2": rt_detr_v2, "d_fine": d_fine}
 
 
-def small_student(normalization: str = "zscore") -> SegmentationStudent:
+def small_student(normalization: str = "zscore", full_resolution_channels: int = 0) -> SegmentationStudent:
     """Its logits vary over the frame; a fresh student's hardly do."""
     torch.manual_seed(0)
-    model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig(hidden_sizes=(8, 8), depths=(1, 0)))
+    config = ScalpelStudentConfig(hidden_sizes=(8, 8), depths=(1, 0), full_resolution_channels=full_resolution_channels)
+    model = ScalpelStudentForSemanticSegmentation(config)
     with torch.no_grad():
         model.classifier.weight.normal_(std=0.5)
         for module in model.modules():
@@ -94,12 +95,14 @@ def small_student(normalization: str = "zscore") -> SegmentationStudent:
     return SegmentationStudent(model.eval(), InfraredImageProcessor(normalization=normalization))
 
 
-def small_detector(bias: float = -1.0) -> DetectionStudent:
+def small_detector(bias: float = -1.0, full_resolution_channels: int = 0) -> DetectionStudent:
     """Its maps vary over the frame; `bias` is that of the heat-map."""
     torch.manual_seed(0)
-    config = ScalpelStudentDetectionConfig(hidden_sizes=(8, 8), depths=(1, 0), num_queries=20)
+    config = ScalpelStudentDetectionConfig(
+        hidden_sizes=(8, 8), depths=(1, 0), num_queries=20, full_resolution_channels=full_resolution_channels
+    )
     model = ScalpelStudentForObjectDetection(config)
     with torch.no_grad():
         model.head[1].weight.normal_(std=0.05)
-        model.head[1].bias[:4] = bias
+        model.head[1].bias[: model.cell**2] = bias
     return DetectionStudent(model.eval(), InfraredImageProcessor())

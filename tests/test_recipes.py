@@ -256,7 +256,7 @@ def test_a_student_of_all_masks_needs_no_budget(work: SimpleNamespace, tmp_path:
         (distill, {"validation_fraction": 0.99}, "leaves none to train on"),
         (transfer, {"dataset": ""}, "no data set given"),
         (transfer, {"pseudo_labels": "/absent/pseudo"}, "'/absent/pseudo' holds no data set"),
-        (transfer, {"size": "huge"}, "size is one of nano, small, base, got 'huge'"),
+        (transfer, {"size": "huge"}, "size is one of nano, small, base, large, got 'huge'"),
         (transfer, {"normalization": "minmax"}, "`normalization` must be one of"),
     ],
 )

@@ -90,6 +90,12 @@ def test_int8(exported: OnnxDetector) -> None:
     assert "Add" in after and after.count("QuantizeLinear") <= 1  # of the convolution's own output, not of coordinates
 
 
+def test_full_resolution(tmp_path: Path) -> None:
+    detector, frames = small_detector(full_resolution_channels=4), [frame(shape) for shape in SHAPES]
+    assert check_detector(detector, export_detector(detector, tmp_path), frames) < 1e-4
+    assert len(quantize_student(tmp_path, frames[2:]).detect(frames[2], threshold=0.2).boxes) > 0
+
+
 def test_other_detectors_are_refused(tmp_path: Path) -> None:
     other = DetectionStudent(YolosForObjectDetection(yolos()), InfraredImageProcessor(num_channels=3, size_divisor=32))
     with pytest.raises(ValueError, match="not YolosForObjectDetection"):

@@ -216,6 +216,14 @@ def test_a_front_end_travels_in_the_graph(tmp_path: Path, scales: dict[str, list
     assert "MatMul" in kinds[: kinds.index("QuantizeLinear")]  # the matched filter's cosine transform
 
 
+def test_full_resolution_in_the_graph_and_in_8_bits(tmp_path: Path) -> None:
+    student, frames = small_student(full_resolution_channels=4), [frame(shape) for shape in SHAPES]
+    exported = export_student(student, tmp_path)
+    assert check_student(student, exported, frames) < 1e-5
+    quantized = quantize_student(tmp_path, frames[2:])
+    assert np.abs(quantized.probabilities(frames[2]) - student.probabilities(frames[2])).mean() < 0.01
+
+
 def test_int8_scales_are_per_channel(inside: OnnxStudent) -> None:
     folder = inside.graph.path.parent
     quantize_student(folder, [frame((64, 64))])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scalpel_hf.modeling.configuration_scalpel_student import ScalpelStudentConfig
+from scalpel_hf.modeling.configuration_scalpel_student import SIZES, ScalpelStudentConfig
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
 from scalpel_hf.modeling.modeling_scalpel_student import ScalpelStudentForSemanticSegmentation
@@ -27,30 +27,33 @@ def student(size: str = "nano", seed: int = 0) -> ScalpelStudentForSemanticSegme
     return model.eval()
 
 
-@pytest.mark.parametrize(("size", "millions"), [("nano", 0.05), ("small", 0.15), ("base", 0.4)])
+@pytest.mark.parametrize(("size", "millions"), [("nano", 0.05), ("small", 0.15), ("base", 0.4), ("large", 0.8)])
 def test_sizes(size: str, millions: float) -> None:
     model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size(size))
     assert model.num_parameters() / 1e6 == pytest.approx(millions, rel=0.2)
 
 
+@pytest.mark.parametrize("size", ["nano", "base"])
 @pytest.mark.parametrize("shape", [(1, 1), (7, 13), (16, 16), (17, 1), (300, 217), (240, 320)])
-def test_any_size_at_native_resolution(shape: tuple[int, int]) -> None:
+def test_any_size_at_native_resolution(shape: tuple[int, int], size: str) -> None:
     with torch.no_grad():
-        logits = student()(torch.randn(2, 1, *shape)).logits
+        logits = student(size)(torch.randn(2, 1, *shape)).logits
     assert logits.shape == (2, 2, *shape) and torch.isfinite(logits).all()
 
 
-def test_padding_repeats_the_edge() -> None:
-    model = student()
+@pytest.mark.parametrize("size", ["nano", "base"])
+def test_padding_repeats_the_edge(size: str) -> None:
+    model = student(size)
     frame = torch.randn(1, 1, 20, 27)
     padded = torch.nn.functional.pad(frame, (0, 5, 0, 12), mode="replicate")
     with torch.no_grad():
         torch.testing.assert_close(model(frame).logits, model(padded).logits[:, :, :20, :27])
 
 
-def test_a_shift_by_the_coarsest_stride_shifts_the_logits() -> None:
+@pytest.mark.parametrize("size", ["nano", "base"])
+def test_a_shift_by_the_coarsest_stride_shifts_the_logits(size: str) -> None:
     """All levels look at the same pixels: no half-pixel offsets between them, and no border but the frame's."""
-    model = student()
+    model = student(size)
     frame = torch.zeros(1, 1, 512, 512)
     frame[..., 240:246, 241:244] = 4
     with torch.no_grad():
@@ -75,8 +78,9 @@ def test_mirrored_weights_mirror_the_logits() -> None:
         torch.testing.assert_close(mirror(frame.flip(3)).logits, model(frame).logits.flip(3), atol=1e-4, rtol=1e-4)
 
 
-def test_one_pixel_changes_the_logit_there() -> None:
-    model = student()
+@pytest.mark.parametrize("size", ["nano", "base"])
+def test_one_pixel_changes_the_logit_there(size: str) -> None:
+    model = student(size)
     frame = torch.zeros(1, 1, 32, 32, requires_grad=True)
     model(frame).logits[0, 1, 13, 18].backward()
     assert frame.grad is not None and frame.grad[0, 0, 13, 18].abs() > 0
@@ -128,7 +132,7 @@ def test_memory_format_changes_nothing() -> None:
 
 
 def test_fresh_students_expect_few_targets() -> None:
-    for size in ("nano", "small", "base"):
+    for size in SIZES:
         torch.manual_seed(1)
         model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size(size))
         for training in (True, False):
@@ -137,7 +141,7 @@ def test_fresh_students_expect_few_targets() -> None:
             assert prob.mean() == pytest.approx(0.01, rel=0.3), (size, training)
 
 
-@pytest.mark.parametrize("size", ["nano", "small", "base"])
+@pytest.mark.parametrize("size", SIZES)
 def test_every_parameter_gets_a_gradient(size: str) -> None:
     torch.manual_seed(2)
     model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size(size)).train()
@@ -185,9 +189,15 @@ def test_wrong_inputs() -> None:
 
 
 def test_wrong_configurations() -> None:
-    with pytest.raises(ValueError, match="nano, small, base, got 'huge'"):
+    with pytest.raises(ValueError, match="nano, small, base, large, got 'huge'"):
         ScalpelStudentConfig.from_size("huge")
-    for options in ({"depths": (1,)}, {"hidden_sizes": (8, 0, 8, 8)}, {"initial_probability": 0.0}):
+    for options in (
+        {"depths": (1,)},
+        {"hidden_sizes": (8, 0, 8, 8)},
+        {"initial_probability": 0.0},
+        {"full_resolution_channels": -1},
+        {"full_resolution_channels": 8, "hidden_sizes": (18, 32, 48, 48)},
+    ):
         with pytest.raises(Exception, match=next(iter(options))):
             ScalpelStudentConfig(**options)
     assert ScalpelStudentConfig.from_size("base", initial_probability=0.02).initial_probability == 0.02

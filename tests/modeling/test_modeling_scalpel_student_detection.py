@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel, AutoModelForObjectDetection
 
-from scalpel_hf.modeling.configuration_scalpel_student import ScalpelStudentConfig, ScalpelStudentDetectionConfig
+from scalpel_hf.modeling.configuration_scalpel_student import SIZES, ScalpelStudentConfig, ScalpelStudentDetectionConfig
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.modeling_scalpel_student import ScalpelStudentForSemanticSegmentation
 from scalpel_hf.modeling.modeling_scalpel_student_detection import ScalpelStudentForObjectDetection, draw_targets
@@ -82,7 +82,7 @@ def naive_losses(maps: np.ndarray, objects: list, weight: np.ndarray) -> np.ndar
     return np.array([heatmap, offset, size, count])
 
 
-@pytest.mark.parametrize(("size", "millions"), [("nano", 0.05), ("small", 0.15), ("base", 0.4)])
+@pytest.mark.parametrize(("size", "millions"), [("nano", 0.05), ("small", 0.15), ("base", 0.4), ("large", 0.8)])
 def test_sizes(size: str, millions: float) -> None:
     model = ScalpelStudentForObjectDetection(ScalpelStudentDetectionConfig.from_size(size))
     assert model.num_parameters() / 1e6 == pytest.approx(millions, rel=0.25)
@@ -185,7 +185,7 @@ def test_targets_of_any_boxes(seed: int) -> None:
     assert total == pytest.approx(round(total), abs=1e-4) and len(centres) - 2 <= round(total) <= len(boxes)
 
 
-@pytest.mark.parametrize("size", ["nano", "small", "base"])
+@pytest.mark.parametrize("size", SIZES)
 def test_every_parameter_gets_a_gradient(size: str) -> None:
     torch.manual_seed(2)
     model = ScalpelStudentForObjectDetection(ScalpelStudentDetectionConfig.from_size(size)).train()

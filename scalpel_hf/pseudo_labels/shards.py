@@ -256,7 +256,8 @@ class LabellingJob:
         if not any(any(candidates["true"]) for candidates in labelled):
             raise ValueError(
                 f"nothing that the teacher finds in the {len(labelled)} frames that people labelled is a target, so no "
-                "scores can be learnt from them: run without calibration"
+                "scores can be learnt from them: train it for more steps or from more labels, or take what it says as "
+                "it is (`scalpel-hf label --no-calibration`)"
             )
         others = (candidates for source, candidates in self._candidates(paths) if source not in BY_PEOPLE)
         return match_prevalence(fit_calibration(labelled), others)

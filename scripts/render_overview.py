@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         "4. what the student finds": outline(frame, found, RED),
     }
     png = io.BytesIO()
-    strip(pictures).quantize(128).save(png, format="PNG", optimize=True)
+    strip(pictures).quantize(128, Image.Quantize.MAXCOVERAGE).save(png, format="PNG", optimize=True)
     write_bytes(args.out, png.getvalue())
     print(args.out)
 

@@ -26,7 +26,7 @@ from accelerate import PartialState
 
 from scalpel_hf.cli.launching import LAUNCH_HELP, launch_or_rest
 from scalpel_hf.cli.numbers import BATCH_SIZE, COUNT, PROBABILITY, SCALE, SHARE, SIDE, between
-from scalpel_hf.cli.program import one_line, run_program, verb_parser
+from scalpel_hf.cli.program import run_program, verb_parser
 from scalpel_hf.data import load_split
 from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.label_sources import BY_PEOPLE, HUMAN
@@ -43,6 +43,7 @@ from scalpel_hf.pseudo_labels.quality import check_truth, compare_with_truth
 from scalpel_hf.pseudo_labels.report import write_report
 from scalpel_hf.pseudo_labels.thresholds import ThresholdChoice, choose_threshold
 from scalpel_hf.training.guard import check_teacher
+from scalpel_hf.utils.error_lines import one_line
 from scalpel_hf.utils.files import read_json, write_json
 
 

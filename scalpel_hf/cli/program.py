@@ -11,11 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from scalpel_hf.utils.files import DiskFullError, is_disk_full
-
-LONGEST, REMEDY = 2000, 500  # characters of an error's line, and of its end, which is kept
-# Raised for what a person can mend, with a message that says so; of others, the kind is part of the message.
-OF_USERS = (ImportError, OSError, ValueError, FloatingPointError, EOFError)
+from scalpel_hf.utils.error_lines import one_line
 
 
 class Terminated(BaseException):
@@ -61,18 +57,6 @@ def run_program(main: Callable[[], object], resumes: bool = False) -> None:
 
 def _plain_warning(message: Warning | str, *where: object, **line: object) -> str:
     return f"warning: {message}\n"
-
-
-def one_line(error: Exception) -> str:
-    """An error as one line: what it says, and where that isn't meant for a person, its kind."""
-    text = " ".join(str(error).split())
-    if is_disk_full(error) and not isinstance(error, DiskFullError):
-        text = f"there is no room to write ({text}): make room, or choose another place"
-    elif isinstance(error, MemoryError):
-        text = f"there is not enough memory {text and f'({text})'}"
-    elif not isinstance(error, OF_USERS) or not text:
-        text = f"{type(error).__name__}{text and f': {text}'} (`--debug` shows where)"
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - REMEDY]} … {text[-REMEDY:]}"
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Pictures of frames, operators' maps and predictions."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from PIL import Image
@@ -21,10 +23,10 @@ def gray(values: np.ndarray) -> Image.Image:
     return Image.fromarray((255 * scaled).astype(np.uint8)).convert("RGB")
 
 
-def outline(frame: np.ndarray, mask: np.ndarray, color: Color) -> Image.Image:
+def outline(frame: np.ndarray, mask: np.ndarray, color: Color, width: int = 1) -> Image.Image:
     """A frame with a line just outside each component of a mask, so that the smallest target stays visible."""
     image = np.array(gray(frame))
-    near, far = (ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=i) for i in (1, 2))
+    near, far = (ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=i) for i in (1, 1 + width))
     image[far & ~near] = color
     return Image.fromarray(image)
 
@@ -43,3 +45,17 @@ def operator_maps(frame: np.ndarray) -> dict[str, Image.Image]:
         name.replace("_", " "): gray(scales[0].amax(0).clamp(min=0).numpy())
         for name, scales in zip(pyramid.num_maps, maps, strict=True)
     }
+
+
+def side_by_side(pictures: Iterable[Image.Image], side: int = 256, gap: int = 6) -> Image.Image:
+    """Pictures in a row, each resized to fit a square; their pixels stay squares."""
+    small = [picture.resize(_fitted(picture, side), Image.Resampling.NEAREST) for picture in pictures]
+    row = Image.new("RGB", (max(1, len(small) * (side + gap) - gap), side), "white")
+    for place, picture in enumerate(small):
+        row.paste(picture, (place * (side + gap), 0))
+    return row
+
+
+def _fitted(picture: Image.Image, side: int) -> tuple[int, int]:
+    scale = side / max(picture.size)
+    return max(1, round(picture.width * scale)), max(1, round(picture.height * scale))

@@ -21,7 +21,7 @@ import pytest
 
 from scalpel_hf import formats
 from scalpel_hf.cli import evaluate, export, label, plan, prepare
-from scalpel_hf.cli.program import OF_USERS, one_line
+from scalpel_hf.utils.error_lines import OF_USERS, one_line
 from tests.fuzz.children import outcomes
 from tests.fuzz.mutations import copy_of, mutate
 from tests.fuzz.targets import HOSTILE_NAMES, OUT, TARGETS, hostile_rows

@@ -1,0 +1,19 @@
+"""An error as one line that a person reads, on a terminal or in a page."""
+
+from .files import DiskFullError, is_disk_full
+
+LONGEST, REMEDY = 2000, 500  # characters of an error's line, and of its end, which is kept
+# Raised for what a person can mend, with a message that says so; of others, the kind is part of the message.
+OF_USERS = (ImportError, OSError, ValueError, FloatingPointError, EOFError)
+
+
+def one_line(error: Exception) -> str:
+    """An error as one line: what it says, and where that isn't meant for a person, its kind."""
+    text = " ".join(str(error).split())
+    if is_disk_full(error) and not isinstance(error, DiskFullError):
+        text = f"there is no room to write ({text}): make room, or choose another place"
+    elif isinstance(error, MemoryError):
+        text = f"there is not enough memory {text and f'({text})'}"
+    elif not isinstance(error, OF_USERS) or not text:
+        text = f"{type(error).__name__}{text and f': {text}'} (`--debug` shows where)"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - REMEDY]} … {text[-REMEDY:]}"

@@ -102,9 +102,9 @@ class DistillArguments(LoopArguments):
         "Compare the teacher with a small network of the same labels first, cross-validated on labelled frames.",
         any_on_resume=True,
     )
-    fit_prior_bar: bool = option(True, "Off, the operators have no say after the training but as the network's inputs.")
+    fit_prior_bar: bool = option(True, "Fit the gate where the operators see nothing, after training; off: no gate.")
     background_frames: Annotated[int, Between(0, 10_000_000)] = option(
-        0, "Unlabelled frames to train on as background, but for what operators respond to."
+        0, "Unlabelled frames to train on as background, except where operators respond."
     )
     committee: Annotated[int, Between(1, 100)] = option(
         1, "How many networks answer together: in turn a teacher with operators, one without, and a small student."

@@ -2,10 +2,13 @@
 
     python scripts/render_commands.py
 
-Nothing is imported: programs are read, not run. A test fails when the page isn't what this writes.
+A test fails when the page isn't what this writes.
 """
 
 import ast
+import dataclasses
+import importlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,20 +25,24 @@ VERB_TEXTS = {  # where a verb's help is, if not in the file of its name
 }
 FOR_DEVELOPERS = ("scripts/*.py", "scripts/*/*.py")
 FIELDS = {
-    "Both trainings": ("scalpel_hf/training/arguments.py", "LoopArguments"),
-    "scalpel-hf distill": ("recipes/distill.py", "DistillArguments"),
-    "scalpel-hf transfer": ("recipes/transfer.py", "TransferArguments"),
+    "Both trainings": ("scalpel_hf.training.arguments", "LoopArguments"),
+    "Fields of distill": ("scalpel_hf.recipes.distill", "DistillArguments"),
+    "Fields of transfer": ("scalpel_hf.recipes.transfer", "TransferArguments"),
 }
 HEAD = """# Commands
 
-Written by `python scripts/render_commands.py`. `scalpel-hf VERB --help` says more of each verb, and `--debug` shows
-where an error arose. `python -m scalpel_hf` is the same command.
+Written by `python scripts/render_commands.py`. `scalpel-hf VERB --help` lists all flags of a verb; `--debug` shows
+where an error arose.
 """
 YAML_HEAD = """## Fields of the recipes' YAML files
 
-Each is a flag of the same name too, with hyphens: `base_model` is `--base-model`. `--config` takes a file, or one that
-comes with the package by its name, such as `nuaa_sirst/distill_10pct`.
+Each is a flag too, with hyphens: `base_model` is `--base-model`. `--config` takes a file, or the name of one in the
+package, such as `nuaa_sirst/distill_10pct`.
 """
+DEVELOPERS_HEAD = """## For developers of this project
+
+| program | |
+|---|---|"""
 
 
 def page(root: Path = ROOT) -> str:
@@ -45,14 +52,15 @@ def page(root: Path = ROOT) -> str:
         parts.append(f"## scalpel-hf {verb}\n\n{line}\n\n{examples(root / file)}\n")
     parts.append(YAML_HEAD)
     for title, (module, name) in FIELDS.items():
-        rows = [f"| `{field}` | `{default}` | {text} |" for field, default, text in fields(root / module, name)]
+        rows = [f"| `{field}` | `{default}` | {text} |" for field, default, text in fields(module, name)]
         parts.append("\n".join([f"### {title}\n", "| field | default | |", "|---|---|---|", *rows, ""]))
-    parts.append("## For developers of this project\n")
-    for path in (path for pattern in FOR_DEVELOPERS for path in sorted(root.glob(pattern))):
-        tree = ast.parse(read_text(path))
-        if "__main__" in read_text(path) and (text := ast.get_docstring(tree, clean=False)):
-            summary = "\n\n".join(text.strip("\n").split("\n\n")[:2])  # what it is for, and how it is called
-            parts.append(f"### {path.relative_to(root).as_posix()}\n\n{summary.rstrip()}\n")
+    programs = [path for pattern in FOR_DEVELOPERS for path in sorted(root.glob(pattern))]
+    rows = [
+        f"| `{path.relative_to(root).as_posix()}` | {_first_paragraph(path)} |"
+        for path in programs
+        if "__main__" in read_text(path)
+    ]
+    parts.append("\n".join([DEVELOPERS_HEAD, *rows, ""]))
     return "\n".join(parts)
 
 
@@ -63,26 +71,17 @@ def examples(path: Path) -> str:
     return block
 
 
-def fields(path: Path, name: str) -> Iterable[tuple[str, str, str]]:
-    """Name, default and help of the fields made by `option` of a dataclass, but for those left out of help."""
-    (found,) = [
-        node for node in ast.parse(read_text(path)).body if isinstance(node, ast.ClassDef) and node.name == name
-    ]
-    for node in found.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Call) and len(node.value.args) == 2:
-            default, text = node.value.args
-            if any(keyword.arg == "in_help" for keyword in node.value.keywords):
-                continue
-            yield ast.unparse(node.target), ast.unparse(default), _words(text)
+def fields(module: str, name: str) -> Iterable[tuple[str, str, str]]:
+    """Name, default and help of a dataclass's own fields, without those that are left out of `--help`."""
+    found = getattr(importlib.import_module(module), name)
+    for field in dataclasses.fields(found):
+        if field.name in found.__annotations__ and field.metadata["in_help"]:
+            yield field.name, json.dumps(getattr(found(), field.name)), field.metadata["help"]
 
 
-def _words(text: ast.expr) -> str:
-    """A text as it is written; what an f-string computes stays its own code."""
-    parts = text.values if isinstance(text, ast.JoinedStr) else [text]
-    return "".join(
-        f"`{ast.unparse(part.value)}`" if isinstance(part, ast.FormattedValue) else str(ast.literal_eval(part))
-        for part in parts
-    )
+def _first_paragraph(path: Path) -> str:
+    text = ast.get_docstring(ast.parse(read_text(path))) or ""
+    return " ".join(text.split("\n\n")[0].split())
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ def run_session(folder: Path, pictures: Path, weights: Path | None, frames: int,
             os.symlink(weights.resolve(), folder / "work" / "mobile_sam.pt")
             made["base_commands"] = session.shell(BASE)
         made["teacher"] = session.shell(TEACHER.format(size=size, train=train))
-        label = "" if weights else "--threshold 0.000001 "  # a teacher of random weights is sure of nothing
+        label = "" if weights else "--threshold 0.000001 --no-calibration "  # random weights find nothing
         made["student"] = session.shell(STUDENT.format(train=train, label=label))
         hub.home = folder / "elsewhere_home"  # nothing is cached there
         (folder / "elsewhere" / "predict.py").write_text(PREDICT)

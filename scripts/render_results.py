@@ -12,6 +12,7 @@ It has a row for each model, with the mean of its seeds, and one for each compar
 the rows of each. A folder of scripts/experiments/measure_proposals.py is a table of its own kind. A file is called
 `ARM-SEED.json`, with `arm`, `dataset`, `seed`, `seconds`, `commit`, `machine`, `metrics`, and `counts` on every frame
 or, by boxes, on every recording.
+With `; only` before them, the rows of single models are left out.
 With `--check` nothing is written, and a table that isn't what the files say is an error.
 """
 
@@ -45,6 +46,7 @@ from scalpel_hf.utils.files import read_json, read_text, write_text
 ROOT = Path(__file__).parents[1]
 TABLE = re.compile(r"^<!-- table: (.*?) -->\n(.*?)^<!-- end of table -->$", re.DOTALL | re.MULTILINE)
 PAIR = re.compile(r"(\S+) ([-/]) (\S+)")
+ONLY = "only"
 NOTHING = "*Not measured yet.*"
 KEYS = {"arm", "dataset", "seed", "seconds", "commit", "machine", "metrics", "counts"}
 
@@ -95,8 +97,9 @@ def render(text: str, root: Path = ROOT) -> str:
 
 
 def _table(asked: str, root: Path) -> str:
-    name, *asked_pairs = (part.strip() for part in asked.split(";"))
-    pairs = [PAIR.fullmatch(pair) for pair in asked_pairs]
+    name, *asked_rows = (part.strip() for part in asked.split(";"))
+    only_comparisons = ONLY in asked_rows
+    pairs = [PAIR.fullmatch(pair) for pair in asked_rows if pair != ONLY]
     if not all(pairs):
         raise ValueError(f"{asked!r}: a comparison is two models with ` - ` or ` / ` between them")
     comparisons = [(pair[1], pair[2], pair[3]) for pair in pairs if pair]
@@ -110,11 +113,16 @@ def _table(asked: str, root: Path) -> str:
     kind = _kind(next(iter(runs[0].values()))[0])
     several = folders != [folder]  # a folder of data sets, of which there may be one so far
     titles = [title for title, _ in (*kind.titles.values(), *kind.others.values())]
-    head = [*(["data"] if several else []), "", "seeds", *titles, "training, s"]
-    lines = [_row(head), _row(["---"] * len(head))]
+    rows = [["data", "", "seeds", *titles, "training, s"]]
     for folder, arms in zip(folders, runs, strict=True):
-        rows = [*_rows_of_arms(arms, kind), *_rows_of_comparisons(arms, kind, comparisons, folder)]
-        lines += [_row([*([escape(folder.name)] if several else []), *row]) for row in rows]
+        of_folder = [] if only_comparisons else [*_rows_of_arms(arms, kind)]
+        of_folder += _rows_of_comparisons(arms, kind, comparisons, folder)
+        rows += [[escape(folder.name), *row] for row in of_folder]
+    rows = rows if several else [row[1:] for row in rows]
+    if only_comparisons:  # which have neither seeds nor a time of their own
+        seeds = rows[0].index("seeds")
+        rows = [[*row[:seeds], *row[seeds + 1 : -1]] for row in rows]
+    lines = [_row(rows[0]), _row(["---"] * len(rows[0])), *map(_row, rows[1:])]
     return "\n".join([*lines, "", _note(kind, [run for arms in runs for seeds in arms.values() for run in seeds])])
 
 

@@ -190,3 +190,16 @@ def test_runs_measured_by_boxes_have_columns_of_their_own(tmp_path: Path) -> Non
     write_run(folder, "masks", 0)
     with pytest.raises(ValueError, match="some of its runs were measured by masks and some by boxes"):
         render(marked("results/clips"), tmp_path)
+
+
+def test_comparisons_can_stand_alone(tmp_path: Path) -> None:
+    for name in ("sea", "sky"):
+        for arm in ("teacher", "student"):
+            write_run(tmp_path / "results/x" / name, arm, 0)
+    whole = render(marked("results/x; teacher - student"), tmp_path)
+    text = render(marked("results/x; only; teacher - student"), tmp_path)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 4 and "seeds" not in lines[0] and "training" not in lines[0]
+    assert len({line.count("|") for line in lines}) == 1
+    known = cells(whole, "sky | teacher less student")
+    assert cells(text, "sky") == [*known[:2], *known[3:-1]]

@@ -14,12 +14,10 @@ BASES: dict[str, type[SamConfig]] = {"sam": SamConfig, "mobile_sam": MobileSamCo
 
 @strict
 class ScalpelSamConfig(PreTrainedConfig, ExpertsConfig):
-    """Configuration of [`ScalpelSamModel`].
+    """Configuration of [`ScalpelSamModel`]. The experts' fields are those of [`ExpertsConfig`].
 
     Args:
         base_config: a `SamConfig` or [`MobileSamConfig`], or its dict with a `model_type`.
-        scales, levels, bottleneck, channels, full_resolution_channels, top_k, routers, sam_features, noise_floor,
-            prior_bar, prior_share: of the experts, see [`ExpertsConfig`].
         blocks: names within the vision encoder of the MLPs that have a token adapter, such as `"layers.11.mlp"`; or a
             number, for so many of the last ones.
         mask_grid: `frame` gives masks on the grid of the frames, `base` on the base's own, a quarter of its input.

@@ -23,7 +23,6 @@ VERB_TEXTS = {  # where a verb's help is, if not in the file of its name
     "transfer": "recipes/transfer.py",
     "predict": "scalpel_hf/runtime/__main__.py",
 }
-FOR_DEVELOPERS = ("scripts/*.py", "scripts/*/*.py")
 FIELDS = {
     "Both trainings": ("scalpel_hf.training.arguments", "LoopArguments"),
     "Fields of distill": ("scalpel_hf.recipes.distill", "DistillArguments"),
@@ -39,10 +38,6 @@ YAML_HEAD = """## Fields of the recipes' YAML files
 Each is a flag too, with hyphens: `base_model` is `--base-model`. `--config` takes a file, or the name of one in the
 package, such as `nuaa_sirst/distill_10pct`.
 """
-DEVELOPERS_HEAD = """## For developers of this project
-
-| program | |
-|---|---|"""
 
 
 def page(root: Path = ROOT) -> str:
@@ -54,13 +49,6 @@ def page(root: Path = ROOT) -> str:
     for title, (module, name) in FIELDS.items():
         rows = [f"| `{field}` | `{default}` | {text} |" for field, default, text in fields(module, name)]
         parts.append("\n".join([f"### {title}\n", "| field | default | |", "|---|---|---|", *rows, ""]))
-    programs = [path for pattern in FOR_DEVELOPERS for path in sorted(root.glob(pattern))]
-    rows = [
-        f"| `{path.relative_to(root).as_posix()}` | {_first_paragraph(path)} |"
-        for path in programs
-        if "__main__" in read_text(path)
-    ]
-    parts.append("\n".join([DEVELOPERS_HEAD, *rows, ""]))
     return "\n".join(parts)
 
 
@@ -77,11 +65,6 @@ def fields(module: str, name: str) -> Iterable[tuple[str, str, str]]:
     for field in dataclasses.fields(found):
         if field.name in found.__annotations__ and field.metadata["in_help"]:
             yield field.name, json.dumps(getattr(found(), field.name)), field.metadata["help"]
-
-
-def _first_paragraph(path: Path) -> str:
-    text = ast.get_docstring(ast.parse(read_text(path))) or ""
-    return " ".join(text.split("\n\n")[0].split())
 
 
 if __name__ == "__main__":

@@ -77,8 +77,8 @@ def read_frame(image: ImageLike) -> np.ndarray:
 def read_pages(path: str | os.PathLike, skip: Callable[[Exception], object] | None = None) -> Iterator[np.ndarray]:
     """Frames of an image file with one page or several, such as a recorded sequence as TIFF, one after the other.
 
-    `skip` is called with what is wrong with a page that can't be read, which is left out then. Other args and errors as
-    of [`read_frame`], but that several pages are none.
+    `skip` is called with what is wrong with a page that can't be read, which is left out then. Other arguments and
+    errors are those of [`read_frame`], except that several pages are no error.
     """
     with _opened(path) as image:
         for page in _pages(image):
@@ -133,7 +133,7 @@ def image_format(content: bytes) -> str:
 
 
 def is_plain_file(content: bytes) -> bool:
-    """Whether a program that knows of neither orientations nor thumbnails reads the frame that [`read_frame`] reads.
+    """Whether a program that ignores orientations and thumbnails reads the same frame as [`read_frame`].
 
     Args and errors as of [`read_frame`].
     """

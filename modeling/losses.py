@@ -53,7 +53,7 @@ def soft_iou_loss(
 
 
 def mask_loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
-    """What teachers and students are asked of a mask: 10 · [`weighted_bce`] + [`soft_iou_loss`]."""
+    """The loss of a mask, for teachers and students: 10 · [`weighted_bce`] + [`soft_iou_loss`]."""
     return BCE_WEIGHT * weighted_bce(logits, target, weight) + soft_iou_loss(logits, target, weight)
 
 

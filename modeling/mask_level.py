@@ -86,7 +86,7 @@ class FrameRegion:
         return cls(frames, boxes.expand(len(frames), 4), size)
 
     def on_base_grid(self, grid: Sequence[int]) -> "FrameRegion":
-        """The frames sampled on a grid over the whole input, of which they may cover a part."""
+        """The frames sampled on a grid over the whole input; they may cover only a part of it."""
         full = torch.tensor([0.0, 0.0, self.input_size, self.input_size], device=self.boxes.device)
         corner, sides = self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]
         in_frame = torch.cat([-corner / sides, (self.input_size - corner) / sides], 1)  # as shares of the frame
@@ -208,8 +208,8 @@ class MaskLevel(nn.Module):
         return outputs
 
     def without_sam(self, frame: Tensor) -> dict[str, Tensor]:
-        """What [`forward`] gives for normalised frames `(B, 1, H, W)` of which SAM has nothing to say, which is all
-        that there is to ask for with `sam_features` off."""
+        """[`forward`] of normalised frames `(B, 1, H, W)` with zeros in place of all that comes from SAM. With
+        `sam_features` off this is the whole prediction."""
         entries = [cast(FeatureEntry, e)[0] for e in (self.upscaled_entry, self.embedding_entry, *self.fine_entries)]
         widths = [cast(nn.Conv2d, entry).in_channels for entry in entries]
         upscaled, embedding, *fine = (frame.new_zeros(len(frame), width, 2, 2) for width in widths)

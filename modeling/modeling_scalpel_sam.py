@@ -135,7 +135,8 @@ def _draw(experts: TokenAdapter | MaskLevel) -> None:
 
 
 def _as_constructed(experts: nn.Module) -> None:
-    """Experts whose weights no model is to draw anew; on the meta device, where they have none yet, it is."""
+    """Mark experts as initialised, so that no model draws their weights again. On the meta device they have no weights
+    yet and stay unmarked."""
     if not any(parameter.is_meta for parameter in experts.parameters()):
         for module in experts.modules():
             module._is_hf_initialized = True  # type: ignore[assignment]
@@ -245,7 +246,7 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
         return loaded
 
     def _train_experts_alone(self) -> None:
-        """Freeze what is SAM's, as an adapter does, so that every weight that is trained has a say in a mask loss."""
+        """Freeze SAM's own weights, as an adapter does: a mask loss gives all other weights a gradient."""
         self.requires_grad_(False)
         for module in self.modules():
             if isinstance(module, TokenAdapter | MaskLevel):

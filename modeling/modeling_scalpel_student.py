@@ -27,7 +27,7 @@ from .whole_weights import CheckedWeightsMixin
 class Classifier(nn.Conv2d):
     """Foreground logits (B, 1, SH, SW) of features (B, C, H, W) of cells of S x S pixels: a channel for each pixel.
 
-    With `num_maps`, so many maps, of which the first are the logits.
+    With `num_maps` there are that many maps; the first holds the logits.
     """
 
     bias: nn.Parameter

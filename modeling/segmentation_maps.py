@@ -62,8 +62,8 @@ def as_two_classes(logits: Tensor) -> Tensor:
 
 def as_foreground(logits: Tensor) -> Tensor:
     """
-    Foreground logits `(B, 1, H, W)` of logits with one channel, which they are already, or with two, of which they are
-    the difference: its sigmoid is the softmax.
+    Foreground logits `(B, 1, H, W)` of logits with one channel (unchanged) or two (target minus background, whose
+    sigmoid is the softmax).
 
     Raises `ValueError` on another shape.
     """

@@ -53,7 +53,7 @@ def prior_guidance(logits: Tensor, prior: Tensor, target: Tensor, weight: Tensor
 
 def loss_of_labels(masks: Tensor, labels: Tensor, region: FrameRegion | None, seen: dict[str, Tensor]) -> Tensor:
     """
-    The whole loss of a model that was called with labels; every part of the experts that it trains has a say in it.
+    The whole loss of a model that was called with labels. Every trained part of the experts gets a gradient from it.
 
     Args:
         masks: logits `(B, P, 1, h, w)`.

@@ -92,8 +92,8 @@ def damaged(name: Any, error: Exception) -> str:
 
 
 def keys_that_differ(found: dict[str, Any]) -> tuple[list[str], list[str], dict[str, tuple[Any, Any]]]:
-    """Of transformers' `loading_info` the names of weights that are missing in the file, of those that are left over,
-    and of those of another shape with the shape in the file and the model's."""
+    """From transformers' `loading_info`: names of weights that the file lacks, names of weights that the model lacks,
+    and for weights of another shape the shapes in the file and in the model."""
     mismatched = {key: (tuple(there), tuple(here)) for key, there, here in found["mismatched_keys"]}
     missing = [key for key in found["missing_keys"] if key not in mismatched]
     return missing, list(found["unexpected_keys"]), mismatched

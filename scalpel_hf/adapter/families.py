@@ -34,7 +34,7 @@ class Family:
         mlp: what the MLPs of the encoder's blocks are called.
         channels_first: whether they see maps `(B, C, h, w)` rather than `(B, h, w, C)`.
         resize: set another input size in the model's configuration.
-        multiple: of which an input size must be one; of `patch_size` where that is 0.
+        multiple: an input size must be a multiple of it, or of `patch_size` if it is 0.
         fine: divisors of the embedding's width that give the widths of the finer maps that come with it, at strides 4
             and 8; none where there is the embedding alone.
         mean, std: of the input's channels, on a scale of 0 to 255.

@@ -196,7 +196,7 @@ def active_mask_level(model: nn.Module) -> MaskLevel | None:
 
 
 def asks_sam(model: nn.Module) -> bool:
-    """Whether SAM's encoder or decoder has a say in what an adapted model predicts without prompts."""
+    """Whether an adapted model needs SAM's encoder or decoder to predict without prompts."""
     level = active_mask_level(model)
     return level is None or level.sam_features
 

@@ -90,8 +90,8 @@ class ScalpelMoeModel(BaseTuner):
                 )
 
     def _check_module_to_save(self, name: str, mask_level: bool) -> None:
-        """Peft finds modules by the ends of their names, passes over a name that finds none, and takes no child of an
-        adapted module; all of it without a word that says so."""
+        """Refuse a name that peft would silently ignore: one that no module's name ends with, or a child of an adapted
+        module."""
         found = [key.replace(".base_layer", "") for key, _ in self.model.named_modules() if key.endswith(name)]
         if mask_level and any(key.startswith("mask_decoder") and key.count(".") < 2 for key in found):
             raise ValueError(

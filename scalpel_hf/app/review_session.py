@@ -115,10 +115,10 @@ class ReviewSession:
 
     def decide(self, wishes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """
-        Write decisions down: all of these, or, where one is wrong, none.
+        Save decisions: all of them, or none if one is wrong.
 
         Args:
-            wishes: of each the row's `index` and the `decision`; with `mend` also `runs`.
+            wishes: each with the row's `index` and the `decision`; for `mend` also `runs`.
 
         Returns `index` and `decision` of each, as in [`queue`]. Raises `ValueError` for an unknown row or decision, and
         for runs that are no mask of the frame.

@@ -51,10 +51,10 @@ def trial_of(verb: str) -> str:
 
 def estimate(out: Path, commands: dict[str, list[str]], names: Iterable[str]) -> Estimate:
     """
-    From the trials in `out/trial`, what the stages of these names will take; those not named here are students.
+    How long the named stages will take, from the trials in `out/trial`. Stages of an unknown name count as students.
 
     Args:
-        commands: the two trainings, of which the trials are.
+        commands: of the two trainings that the trials belong to.
     """
     teacher, student = (settings_of(commands[verb]) for verb in ("distill", "transfer"))
     (step, overhead), (student_step, student_overhead) = (trial(out, verb) for verb in ("distill", "transfer"))

@@ -55,7 +55,7 @@ def write_report(out: Path, stages: list[Stage], figures: Figures | None) -> Pat
 
 
 def _examples(student: Any, rows: datasets.Dataset) -> list[dict[str, Any]]:
-    """Frames of which all targets are found, of which some is missed, and with a false alarm: a few of each."""
+    """A few frames of each kind: all targets found, a target missed, a false alarm."""
     kinds: dict[str, list[dict[str, Any]]] = {"found": [], "missed": [], "false alarm": []}
     criterion = criterion_of([rows])
     counts = criterion.count(student.probabilities, rows)[:, criterion.columns]

@@ -67,8 +67,8 @@ def frames_dataset(
             line, from its own folder.
         cache_dir: folder for the rows while they are made; it has to last as long as the data set.
         left_out: gets what can't be used, and why.
-        every: of a recording every so many-th frame.
-        max_frames: of a recording at most so many, the first.
+        every: take every n-th frame of a recording.
+        max_frames: take only the first n frames of a recording.
         without: a folder or a file in it that holds labels.
 
     Raises `FileNotFoundError` where there is no such file, and `ValueError` where no frame can be used.

@@ -31,11 +31,11 @@ def undecoded(dataset: AnyDataset) -> AnyDataset:
 
 def stored_cell(cell: dict[str, Any]) -> dict[str, Any]:
     """
-    An image's cell as a data set keeps it: the same image whoever reads it, and wherever the data set is moved.
+    An image's cell as a data set stores it: every program reads the same image, wherever the data set is moved.
 
-    It holds the file's bytes, and of its path the name. A file that asks to be turned, or whose first page is a
-    thumbnail, is stored anew, without loss, as what [`read_frame`] reads of it; any other stays as it is, byte for
-    byte. One that can't be read stays too: whoever needs its pixels says what is wrong with it.
+    It holds the file's bytes and its name without folders. A file with an orientation, or whose first page is a
+    thumbnail, is stored again, without loss, as [`read_frame`] reads it. Any other file stays byte for byte, also one
+    that can't be read.
 
     Raises `OSError` where the cell's path leads to no file that can be read, and `ValueError` where there is no path.
     """

@@ -29,7 +29,7 @@ def split_by_recording(
 
     Returns the splits, and how many frames are in none.
 
-    Raises `ValueError` where there is no label, or those there are come from too few recordings for so many splits.
+    Raises `ValueError` if there is no label, or if the labels come from fewer recordings than there are splits.
     """
     wanted = {split: share for split, share in shares.items() if share}
     if sum(wanted.values()) >= 1:
@@ -51,7 +51,7 @@ def split_by_recording(
 
 
 def recordings_of(rows: Dataset) -> list[str]:
-    """What each frame must not be parted from: its recording's name, or, of a frame that is of none, one of its own."""
+    """A group for each frame, which stays in one split: its recording's name, or one of its own."""
     recordings = rows["recording"][:] if "recording" in rows.column_names else [""] * len(rows)
     return [recording or f"\0{index}" for index, recording in enumerate(recordings)]
 

@@ -1,12 +1,10 @@
 """
 Data sets from a folder, a file or the Hub, which anyone may have made.
 
-What is in them counts as data alone. A name leads nowhere but into the folder that it stands in. An image's cell holds
-the image's bytes: a cell that holds a path instead would have a file of this machine read, exported and published.
-Folders of images are the exception: there `datasets` itself makes the paths, of the files that it finds in them; where
-some are links that lead elsewhere, [`visible_files`] says so. And whoever makes a data set of files with `datasets` in
-Python has paths in its cells; these are read, and `save_to_disk`, `to_parquet` and `push_to_hub` store the files'
-bytes.
+Their content is only data. A name never leads out of its folder. An image's cell must hold the image's bytes: through a
+path it could have a file of this machine read, exported and published. Two exceptions: in folders of images `datasets`
+itself makes the paths ([`visible_files`] warns of links that lead out of it); and data sets that are made of files in
+Python hold paths, whose bytes are stored by `save_to_disk`, `to_parquet` and `push_to_hub`.
 """
 
 import re

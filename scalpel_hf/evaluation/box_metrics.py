@@ -54,7 +54,7 @@ def count_found(boxes: np.ndarray, truth: np.ndarray) -> tuple[int, int, int, in
     `COUNTS` of one frame. A target is found where the centre of a detection lies in its box, the edges included; a
     detection whose centre lies in none is a false alarm.
 
-    Overlap isn't asked for: people draw boxes with a margin, of which a target of few pixels fills a small part.
+    Overlap isn't required: people draw boxes with a margin, and a target of few pixels fills a small part of it.
 
     Args:
         boxes: (N, 4), what was detected. truth: (M, 4), the targets. Both (x0, y0, x1, y1) in pixels.

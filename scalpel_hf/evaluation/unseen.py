@@ -42,7 +42,7 @@ class TrainedOn:
 
     @classmethod
     def of(cls, rows: datasets.Dataset) -> "TrainedOn":
-        """Of rows with `name` and `image`, all of which are read."""
+        """Made of rows with `name` and `image`; reads all images."""
         return cls(list(_keys(rows, "frames trained on")))
 
     def __add__(self, other: "TrainedOn | None") -> "TrainedOn":
@@ -61,8 +61,8 @@ class TrainedOn:
         What a model says that it was trained on; `None` where it doesn't say.
 
         Args:
-            model: folder of a recipe's run, of its ONNX files, one of these files, or a repository on the Hub; also of
-                pseudo labels, which say it of their teacher.
+            model: folder of a run or of its ONNX files, an ONNX file, or a repository on the Hub. For a folder of
+                pseudo labels the answer is that of their teacher.
 
         Raises `ValueError`, naming the file, where that is damaged.
         """

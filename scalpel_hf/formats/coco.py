@@ -65,17 +65,18 @@ def write_coco(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
 def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLabel]:
     """
     The masks of a COCO file, one a listed image: the union of its annotations, empty where there are none; or its
-    boxes and points, where an annotation of the image has a `bbox` or `keypoints` and no `segmentation`. Such an
-    image's masks then count as their boxes, of which a warning tells.
+    boxes and points, where an annotation of the image has a `bbox` or `keypoints` and no `segmentation`. Masks of such
+    an image count as their boxes, with a warning.
 
-    Segmentations may be RLE, compressed or not, or polygons, whose corners are those of pixels or, where `bbox` or
-    `area` says so, pixels' centres, of which a warning tells. Images that still say `"label_source": "pseudo"`, as
-    `write_coco` has it, are passed over with a warning: nobody has checked them. Other programs leave that entry out.
+    Segmentations are RLE, compressed or not, or polygons. The corners of polygons are corners of pixels; where `bbox`
+    or `area` shows that they are centres of pixels, they are read so, with a warning. Images that still say
+    `"label_source": "pseudo"`, as `write_coco` has it, are passed over with a warning: nobody has checked them. Other
+    programs leave that entry out.
 
     Args:
         path: the JSON file.
-        category: name of the category that is target; needed where the annotations have several. What is called
-            `ignore` is none by itself, but neither target nor background.
+        category: name of the category that is target; needed where the annotations have several. The
+            category `ignore` is neither target nor background.
 
     Raises `LabelFileError` naming the file and the image or annotation, where the file isn't COCO's, ids occur twice,
     an annotation has neither mask, box nor point, a mask of another size, none that covers a pixel, or one that its

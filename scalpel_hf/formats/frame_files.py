@@ -143,14 +143,14 @@ def read_rows(dataset: AnyDataset) -> Iterator[tuple[dict[str, Any], Frame]]:
 
 def labelled_frames(dataset: AnyDataset, counts: Counter[str], carries: Collection[str] = ()) -> Iterator[Frame]:
     """
-    The frames that have a label; the others are counted and left out, because a frame without annotations is, to
-    whoever reads these formats, one without targets. So are frames labelled by boxes or points that the format doesn't
-    carry, which [`LossyExportWarning`] says.
+    The frames that have a label. The others are counted and left out: in these formats a frame without annotations is
+    one without targets. Frames whose boxes or points the format can't carry are left out too, with a
+    [`LossyExportWarning`].
 
     `counts` gets `frames`, `frames without label` and `frames left out`. Raises `ValueError` where none is left.
 
     Args:
-        carries: of `box` and `point` what the format does; masks it does.
+        carries: which of `box` and `point` the format can carry; it always carries masks.
     """
     left_out: list[str] = []
     for frame in read_frames(dataset):

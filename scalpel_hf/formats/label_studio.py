@@ -82,15 +82,15 @@ def read_label_studio(path: str | Path, label: str | None = None) -> Iterator[Hu
     """
     The masks of Label Studio's JSON export, one a task that a person has annotated: the union of its brush
     and bitmask regions, empty where the annotation has none; or its boxes and points, where it has rectangles or key
-    points. Masks beside them then count as their boxes, of which a warning tells.
+    points. Masks beside them then count as their boxes, with a warning.
 
     Predictions are no one's labels and are passed over, and so are tasks without annotation and cancelled annotations.
     A task's frame is `data.name`, as `write_label_studio` has it, or else what the file in `data.image` is called.
 
     Args:
         path: the JSON file.
-        label: the label of brush, bitmask, rectangle or key point that is target; needed where there are several. What
-            is called `ignore` is none by itself, but neither target nor background.
+        label: the label of brush, bitmask, rectangle or key point that is target; needed where there are several. The
+            label `ignore` is neither target nor background.
 
     Raises `LabelFileError` naming the file, the task and the annotation, where two annotations of a task are left, a
     region is drawn as something else or turned, its mask is damaged or of another size, or no region has the `label`.

@@ -19,7 +19,7 @@ from .human_labels import HumanLabel, LabelFileError
 def write_masks(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     """
     Write the frames that have a label and their masks, PNG of 0 and 255. Pixels that are neither target nor background
-    become background, of which [`LossyExportWarning`] warns. Image files are copied as they are. Memory does not grow
+    become background, with a [`LossyExportWarning`]. Image files are copied as they are. Memory does not grow
     with the number of frames.
 
     Returns how many `frames`, `targets` and `frames without label`, which are left out. Raises as `read_frames` and

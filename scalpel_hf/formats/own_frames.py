@@ -79,7 +79,7 @@ def load_own_frames(
 
     Raises:
         `FileNotFoundError`, `ValueError`: as [`frames_dataset`] does.
-        `LabelFileError`: for labels that can't be read, or of which none is of a frame that is there.
+        `LabelFileError`: for labels that can't be read, or if no label belongs to a frame that is there.
     """
     without = None if labels is None else Path(labels)
     rows = frames_dataset(root, cache_dir, left_out, every, max_frames, without)

@@ -1,4 +1,4 @@
-"""What a model that is to be published was made of: its run's record, its base, its data, its label budget."""
+"""What a model was made of, for its card: the run's record, the base, the data, the label budget."""
 
 import tempfile
 from dataclasses import dataclass

@@ -257,7 +257,7 @@ def _published_adapter(api: HfApi, path: Path, card: RepoCard) -> bytes:
 
 
 def _with_code(folder: Path, contents: dict[str, str | bytes]) -> dict[str, str | bytes]:
-    """The same with configurations that say where their classes are, and the code of these."""
+    """The same contents, with `auto_map` in the configurations and the code that it names."""
     configs = {name: read_json(folder / name) for name in contents if name.endswith("config.json")}
     others = {name: content for name, content in contents.items() if name not in configs}
     published = {name: _json(config) for name, config in published_configs(configs).items()}

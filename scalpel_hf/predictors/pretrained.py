@@ -27,7 +27,7 @@ def loading(name: str | Path, *configs: str) -> Iterator[None]:
     Turn what the libraries raise for files of a wrong content into a `ValueError` of one line that names them.
 
     Args:
-        configs: JSON files of a folder, of those that are there, that must hold an object.
+        configs: JSON files in the folder; those that exist must hold an object.
     """
     for config in configs:
         if (Path(name) / config).is_file():

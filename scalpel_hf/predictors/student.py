@@ -200,5 +200,5 @@ def _in_body(model: PreTrainedModel, key: str) -> bool:
 
 
 def _of_other_classes(there: tuple[int, ...], here: tuple[int, ...], classes: tuple[int, ...]) -> bool:
-    """Whether a weight's two shapes differ by the number of classes alone, of which there were so many in the file."""
+    """Whether a weight's two shapes differ only in the number of classes; `classes` are the numbers in the file."""
     return len(there) == len(here) and all(a in classes for a, b in zip(there, here, strict=True) if a != b)

@@ -138,7 +138,7 @@ def fit_calibration(frames: Sequence[dict[str, Any]]) -> Calibration:
 
 
 def _judged(frame: dict[str, Any]) -> dict[str, Any]:
-    """A frame's candidates of which the human's mask says whether they are targets."""
+    """The candidates of a frame whose human mask says whether they are targets."""
     known = [place for place, is_true in enumerate(frame["true"]) if is_true is not None]
     return {name: [frame[name][place] for place in known] for name in (*EVIDENCE, "strong", "true")}
 
@@ -184,7 +184,7 @@ def _fit(table: np.ndarray, true: np.ndarray, features: tuple[str, ...]) -> Cali
 
 def match_prevalence(calibration: Calibration, frames: Iterable[dict[str, Any]]) -> Calibration:
     """
-    The calibration for frames without labels, of which the labelled ones were drawn at random.
+    The calibration for frames without labels. It assumes that the labelled frames are a random sample.
 
     A teacher is surer on the frames that it was trained on, and raises fewer false alarms there, so what was learnt on
     them flatters it elsewhere. But other frames hold as many targets: the offset is such that their candidates' scores

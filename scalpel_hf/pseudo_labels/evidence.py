@@ -113,7 +113,7 @@ def judge(labels: np.ndarray, count: int, truth: np.ndarray) -> list[bool | None
 
 
 def has_target(truth: np.ndarray) -> bool | None:
-    """Whether a mask holds a target; `None` where all that may be one is left open."""
+    """Whether a mask holds a target; `None` if it has open pixels but no target."""
     if (truth == TARGET).any():
         return True
     return None if (truth == IGNORED).any() else False

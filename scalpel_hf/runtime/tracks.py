@@ -57,7 +57,7 @@ class Tracker:
         self._count = self._now = 0
 
     def push(self, result: Result) -> list[Result]:
-        """Take a frame; the frames of which all is known, in order, their targets numbered."""
+        """Add a frame. Returns the frames whose targets are all decided, in order, with the targets numbered."""
         self._now += 1
         self._held.append((result, self._pair(result.boxes)))
         for track in self._tracks:
@@ -66,7 +66,7 @@ class Tracker:
         return self._known()
 
     def rest(self) -> list[Result]:
-        """The frames that are left when no more come."""
+        """The remaining frames, at the end of the recording."""
         for track in self._tracks:
             track.is_over = True
         self._tracks = []

@@ -98,8 +98,8 @@ class Checkpoints:
         """
         Restore the newest checkpoint and return its state; [`NEW_RUN`] where there is none.
 
-        Raises `ValueError` for one of a run with other arguments or made of something else, and for one of which a file
-        is damaged, naming that.
+        Raises `ValueError` that names the difference if it is of other arguments, rows or first weights, or the file
+        that is damaged.
         """
         folders = self._folders()
         if not folders:

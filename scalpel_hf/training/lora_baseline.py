@@ -1,4 +1,4 @@
-"""LoRA where the adapter sits and as large as it is: what the adapter is to be compared with."""
+"""LoRA in the adapter's place and of its size, to compare the adapter with."""
 
 import copy
 

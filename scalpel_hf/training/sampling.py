@@ -9,7 +9,7 @@ from scalpel_hf.data.transforms import Sample
 
 
 def shuffled(i: int, count: int, seed: int) -> int:
-    """The i-th index of endless passes over `count`, each in an order of its own: a function of its arguments alone."""
+    """The i-th index of endless passes over `count`, each in another order: a pure function."""
     epoch, position = divmod(i, count)
     return int(_order(count, seed, epoch)[position])
 

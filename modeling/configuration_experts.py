@@ -1,9 +1,10 @@
 """The settings of the mixture of experts, which the adapter's configuration and the stand-alone teacher's both hold."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .consensus_gate import ConsensusGate
 from .operators import OPERATORS
 
 OPERATOR_SCALES: dict[str, list[float | int]] = {
@@ -14,7 +15,8 @@ OPERATOR_SCALES: dict[str, list[float | int]] = {
 }
 LEVELS = ("pixel", "token", "mask")
 MASK_GRIDS = ("frame", "base")
-NOISE_FLOOR = 1 / 256  # of a normalised frame's intensity: a grey level of 8 bits where frames go by their range
+# Settings of the gate as files that were saved before name them, outside of it.
+GATE_BEFORE = {"prior_bar": "threshold", "prior_share": "share", "noise_floor": "noise_floor"}
 
 
 @dataclass(kw_only=True)
@@ -34,12 +36,8 @@ class ExpertsConfig:
         top_k: how many experts keep their weight at a position.
         routers: off, every expert has the same weight everywhere.
         sam_features: off, nothing of SAM reaches the mask level, which then sees the frame alone.
-        noise_floor: what an operator's response is measured against where a frame is even, in units of the normalised
-            frame's intensity. It may be changed after training: higher, less of what is faint counts.
-        prior_bar: what the operators must see, at their consensus and in the prior maps' units, for a place to count as
-            more than background; 0 asks for nothing, and leaves a fresh adapter's masks SAM's own. It is fitted after
-            training, see `scalpel_hf.training.prior_bar`.
-        prior_share: the same as a share, 0 to 1, of what they see at the frame's strongest place; fitted with it.
+        consensus_gate: values of the [`ConsensusGate`], which lowers the logits where the operators see too little for
+            a target. It is fitted after training, and asks for nothing at first.
 
     Example:
         >>> ExpertsConfig(levels=["pixel", "mask"], scales={"top_hat": [2, 4]}).operator_scales
@@ -54,20 +52,34 @@ class ExpertsConfig:
     top_k: int = 4
     routers: bool = True
     sam_features: bool = True
-    noise_floor: float = NOISE_FLOOR
-    prior_bar: float = 0.0
-    prior_share: float = 0.0
+    consensus_gate: dict[str, float | int] = field(default_factory=lambda: asdict(ConsensusGate()))
 
     @property
     def operator_scales(self) -> dict[str, list[float | int]]:
         """The scales of the pixel level; empty when that level is off."""
         return self.scales if "pixel" in self.levels else {}
 
-    def order_operators(self) -> None:
-        """Put the operators into their order, which is part of the weights' meaning: JSON files have sorted keys."""
+    def complete(self, before: dict[str, Any]) -> None:
+        """
+        Put the operators into their order, which is part of the weights' meaning (JSON files have sorted keys), and
+        fill in the gate's values.
+
+        Args:
+            before: settings that only files of before have; those that are known are taken out of it.
+
+        Raises `ValueError` where one of them has no meaning any more.
+        """
         if isinstance(self.scales, dict):
             known = {name: self.scales[name] for name in OPERATOR_SCALES if name in self.scales}
             self.scales = {**known, **self.scales}
+        found = {new: before.pop(old) for old, new in GATE_BEFORE.items() if old in before}
+        if isinstance(self.consensus_gate, dict):
+            self.consensus_gate = {**asdict(ConsensusGate()), **self.consensus_gate, **found}
+        if (temperature := before.pop("temperature", 1)) != 1:  # of the routers' softmax
+            raise ValueError(
+                f"`temperature` is 1 in this version, and {temperature!r} in this file: load it with the version of "
+                "scalpel-hf that made it"
+            )
 
     def validate_experts(self) -> None:
         """Raise `ValueError`, naming the field, where a value is of another kind or makes no sense."""
@@ -82,14 +94,7 @@ class ExpertsConfig:
         for name in ("routers", "sam_features"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"`{name}` is true or false, got {getattr(self, name)!r}")
-        for name in ("noise_floor", "prior_bar", "prior_share"):
-            value = getattr(self, name)
-            if not _is_number(value) or value < 0:
-                raise ValueError(f"`{name}` must be a number of at least 0, got {value!r}")
-            if value and name != "noise_floor" and "pixel" not in self.levels:
-                raise ValueError(f"`{name}` is about the operators' maps: name `pixel` in `levels`, or leave it at 0")
-        if self.prior_share > 1:
-            raise ValueError(f"`prior_share` must be between 0 and 1, got {self.prior_share!r}")
+        self._validate_gate()
 
     def _validate_scales(self) -> None:
         scales = self.scales
@@ -116,14 +121,21 @@ class ExpertsConfig:
         if "pixel" in levels and not self.scales:
             raise ValueError("`scales` is empty: name operators, or leave `pixel` out of `levels`")
 
-
-def check_temperature(temperature: Any) -> None:
-    """Files of before say the temperature of the routers' softmax, which is 1 now."""
-    if temperature != 1:
-        raise ValueError(
-            f"`temperature` is 1 in this version, and {temperature!r} in this file: load it with the version of "
-            "scalpel-hf that made it"
-        )
+    def _validate_gate(self) -> None:
+        values, known = self.consensus_gate, list(asdict(ConsensusGate()))
+        if not isinstance(values, dict) or not set(values) <= set(known):
+            raise ValueError(f"`consensus_gate` has {', '.join(known)}, got {values!r}")
+        for name, value in values.items():
+            if not _is_number(value) or value < 0:
+                raise ValueError(f"`consensus_gate[{name!r}]` must be a number of at least 0, got {value!r}")
+        gate = ConsensusGate(**values)
+        if gate.share > 1:
+            raise ValueError(f"`consensus_gate['share']` must be between 0 and 1, got {gate.share!r}")
+        if gate.asks and "pixel" not in self.levels:
+            raise ValueError(
+                "`consensus_gate` is about the operators' maps: name `pixel` in `levels`, or leave `threshold` and "
+                "`share` at 0"
+            )
 
 
 def is_whole(value: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, SamConfig
 
-from .configuration_experts import MASK_GRIDS, ExpertsConfig, check_temperature
+from .configuration_experts import MASK_GRIDS, ExpertsConfig
 from .configuration_mobile_sam import MobileSamConfig
 
 BASES: dict[str, type[SamConfig]] = {"sam": SamConfig, "mobile_sam": MobileSamConfig}
@@ -43,8 +43,7 @@ class ScalpelSamConfig(PreTrainedConfig, ExpertsConfig):
             if model_type not in BASES:
                 raise ValueError(f"`base_config` is one of {', '.join(BASES)}, got {model_type!r}.")
             self.base_config = BASES[model_type](**self.base_config)
-        check_temperature(kwargs.pop("temperature", 1))
-        self.order_operators()
+        self.complete(kwargs)
         super().__post_init__(**kwargs)
 
     @property

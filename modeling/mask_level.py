@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .configuration_experts import ExpertsConfig
-from .moe import ImageRouter, PositionRouter, PriorPyramid, consensus, symlog, uniform_weights, zero_
+from .consensus_gate import ConsensusGate
+from .moe import ImageRouter, PositionRouter, PriorPyramid, symlog, uniform_weights, zero_
 from .unet import FullResolution, decode, decoder_levels, encoder_levels, pad_to_multiple
 from .whole_weights import current_name, register_renamed_weights
 
@@ -105,8 +106,6 @@ class FrameRegion:
 # First weights of the maps in the first layer, relative to the frame's. Maps are in units of their spread and frames in
 # units of their range: with 1, some frames would be all but lost among their maps (docs/log.md).
 PRIOR_SCALE = 0.3
-PRIOR_SLOPE = 4.0  # logits that a place loses for each unit that its consensus is below the bar
-PRIOR_REACH = 6  # pixels around a response that it vouches for: a target's edges answer less than its middle
 HEAD_SCALE = 10.0  # the head starts at zero and has thousands of steps less than SAM had to reach SAM's logits
 
 
@@ -126,13 +125,11 @@ class MaskLevel(nn.Module):
     with the learned k, `sam_logit_scale`, the frame f, the maps \(m_e\) of expert e, its routed weights \(w_e\) at
     every position, and SAM's features let in on the way down.
 
-    Where the operators see too little for a target the logits fall by \(4\,(b - c)_+\), with c the largest `consensus`
-    of the operators within 6 pixels and b the larger of `prior_bar` and of what is `prior_share` of the frame's
-    strongest consensus \(c_\text{max}\) before the logarithm, \(\log(1 + s\,(e^{c_\text{max}} - 1))\). In evaluation
-    only: the network learns to do without, and both have to agree on a target.
+    The [`ConsensusGate`] lowers them where the operators see too little for a target. In evaluation only: the network
+    learns to do without, and both have to agree on a target.
 
     Args:
-        experts: the operators on the frame, the network's widths, the routers and the bars.
+        experts: the operators on the frame, the network's widths, the routers and the gate.
         upscaled_dim, embedding_dim: channels of SAM's up-scaled and image embedding.
         fine_dims: of the finer maps of SAM's encoder, at strides 4 and 8 of its input, where it has them.
     """
@@ -141,8 +138,8 @@ class MaskLevel(nn.Module):
         super().__init__()
         scales, channels, fine = experts.operator_scales, experts.channels, experts.full_resolution_channels
         self.routers, self.sam_features = experts.routers, experts.sam_features
-        self.prior_bar, self.prior_share = experts.prior_bar, experts.prior_share
-        self.pyramid = PriorPyramid(scales, experts.noise_floor) if scales else None
+        self.gate = ConsensusGate(**experts.consensus_gate)
+        self.pyramid = PriorPyramid(scales, self.gate.noise_floor) if scales else None
         counts = list(self.pyramid.num_maps.values()) if self.pyramid is not None else []
         if counts and self.routers:
             self.image_router = ImageRouter(sum(counts), len(counts))
@@ -203,9 +200,15 @@ class MaskLevel(nn.Module):
         residual = self._network(torch.cat(inputs, 1), boxes, features, input_size)
         outputs["logits"] = self.sam_logit_scale * sam_logits + residual
         # A training loop leaves a module with frozen operators inside in evaluation mode, and trains its other parts.
-        if maps and (self.prior_bar or self.prior_share) and not self.head.training:
-            outputs["logits"] = outputs["logits"] - _shortfall(maps, self.prior_bar, self.prior_share)
+        if maps and self.gate.asks and not self.head.training:
+            outputs["logits"] = outputs["logits"] - self.gate.shortfall(maps)
         return outputs
+
+    def set_gate(self, gate: ConsensusGate) -> None:
+        """Take another gate; its noise floor holds for the maps that the network reads, too."""
+        self.gate = gate
+        if self.pyramid is not None:
+            self.pyramid.noise_floor = gate.noise_floor
 
     def without_sam(self, frame: Tensor) -> dict[str, Tensor]:
         """[`forward`] of normalised frames `(B, 1, H, W)` with zeros in place of all that comes from SAM. With
@@ -271,17 +274,6 @@ class MaskLevel(nn.Module):
         else:
             residual = F.pixel_shuffle(HEAD_SCALE * self.head(decoded), 2)
         return residual[:, :, :height, :width]
-
-
-def _shortfall(maps: list[Tensor], bar: float, share: float) -> Tensor:
-    """`(B, 1, H, W)`, the logits that a place loses because no operator answers nearby, or far less than elsewhere."""
-    agreed = consensus(maps)
-    strongest = agreed.amax((-2, -1), keepdim=True)
-    asked = torch.log1p(share * (strongest.exp() - 1)).clamp(min=bar)  # (B, 1, 1, 1); ONNX has no expm1
-    reach = 2 * PRIOR_REACH + 1
-    columns = F.max_pool2d(agreed, (reach, 1), 1, (PRIOR_REACH, 0))
-    nearby = F.max_pool2d(columns, (1, reach), 1, (0, PRIOR_REACH))
-    return PRIOR_SLOPE * F.relu(asked - nearby)
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .configuration_experts import NOISE_FLOOR, OPERATOR_SCALES, ExpertsConfig
+from .configuration_experts import OPERATOR_SCALES, ExpertsConfig
+from .consensus_gate import NOISE_FLOOR, consensus
 from .operators import OPERATORS, WhiteBoxOperator
 from .unet import pad_to_multiple
 
@@ -69,11 +70,6 @@ class PriorPyramid(nn.Module):
     def describe(self) -> dict[str, object]:
         """The operators' learned parameters in their own units."""
         return {name: cast(WhiteBoxOperator, operator).describe() for name, operator in self.operators.items()}
-
-
-def consensus(maps: list[Tensor]) -> Tensor:
-    """What the operators agree on: each one's strongest scale, averaged. `(B, S, H, W)` each → `(B, 1, H, W)`."""
-    return torch.stack([expert.amax(1, keepdim=True) for expert in maps]).mean(0)
 
 
 @torch.no_grad()

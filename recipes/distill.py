@@ -59,10 +59,10 @@ from scalpel_hf.training.distillation import (
     start_from,
 )
 from scalpel_hf.training.frames import labelled_sample
+from scalpel_hf.training.gate_fitting import fit_consensus_gate
 from scalpel_hf.training.guard import LEAST_FRAMES, Probabilities, compare_with_small_network, verdict
 from scalpel_hf.training.loop import hash_weights, make_accelerator, train
 from scalpel_hf.training.lora_baseline import lora_of_equal_size
-from scalpel_hf.training.prior_bar import fit_prior_bar
 from scalpel_hf.training.run_record import closing, write_metrics
 from scalpel_hf.training.sampling import prior_shift
 from scalpel_hf.training.validation import train_val_split
@@ -102,7 +102,7 @@ class DistillArguments(LoopArguments):
         "Compare the teacher with a small network of the same labels first, cross-validated on labelled frames.",
         any_on_resume=True,
     )
-    fit_prior_bar: bool = option(True, "Fit the gate where the operators see nothing, after training; off: no gate.")
+    fit_consensus_gate: bool = option(True, "Fit the gate on the operators' consensus, after training; off: no gate.")
     background_frames: Annotated[int, Between(0, 10_000_000)] = option(
         0, "Unlabelled frames to train on as background, except where operators respond."
     )
@@ -182,13 +182,13 @@ def train_teacher(
     )
 
     def evaluate(_: nn.Module) -> dict[str, float]:
-        if args.fit_prior_bar:
-            fit_prior_bar(teacher, samples)
+        if args.fit_consensus_gate:
+            fit_consensus_gate(teacher, samples)
         return evaluate_probabilities(teacher.probabilities, held_out or ())
 
     outcome = train(accelerator, model, dataset, loss, args, evaluate if held_out else None, made_of=made_of)
-    if args.fit_prior_bar:
-        accelerator.print(f"prior bar {fit_prior_bar(teacher, samples):.2f}")
+    if args.fit_consensus_gate:
+        accelerator.print(f"consensus gate at {fit_consensus_gate(teacher, samples).threshold:.2f}")
     return teacher, outcome
 
 

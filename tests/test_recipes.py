@@ -21,7 +21,7 @@ from scalpel_hf.cli import label as pseudo_label
 from scalpel_hf.evaluation.evaluator import evaluate_probabilities
 from scalpel_hf.evaluation.unseen import TrainedOn
 from scalpel_hf.recipes import distill, transfer
-from scripts.experiments import fit_prior_bar
+from scripts.experiments import fit_consensus_gate
 from tests.small_models import small_mobile_sam
 
 ROOT = Path(__file__).parents[1]
@@ -207,9 +207,9 @@ def test_fewer_levels(work: SimpleNamespace, tmp_path: Path, levels: list[str]) 
 def test_the_operators_bar_is_fitted_after_training(
     work: SimpleNamespace, runs: SimpleNamespace, tmp_path: Path
 ) -> None:
-    assert json.loads((runs.root / "teacher" / "adapter_config.json").read_text())["prior_bar"] > 0
-    distill.main(flags(**work.teacher, output_dir=tmp_path, eval_split="", fit_prior_bar=False))
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["prior_bar"] == 0
+    assert json.loads((runs.root / "teacher" / "adapter_config.json").read_text())["consensus_gate"]["threshold"] > 0
+    distill.main(flags(**work.teacher, output_dir=tmp_path, eval_split="", fit_consensus_gate=False))
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["consensus_gate"]["threshold"] == 0
     for name, value in load_file(tmp_path / "adapter_model.safetensors").items():  # no weight depends on it
         assert torch.equal(value, load_file(runs.root / "teacher" / "adapter_model.safetensors")[name])
 
@@ -408,7 +408,7 @@ def test_what_a_model_was_trained_on_goes_with_it(
             ["--dataset", str(work.root / "full"), "--split", "train", "--model", str(runs.root / "student")]
         )
 
-    # A bar fitted to other frames, and a student that begins where another ended, have seen those frames too.
+    # A gate fitted to other frames, and a student that begins where another ended, have seen those frames too.
     test = splits_of(work)["test"]
     splits_of(work, train=test).save_to_disk(str(tmp_path / "other"))
     fit = [
@@ -417,10 +417,10 @@ def test_what_a_model_was_trained_on_goes_with_it(
         "--teacher",
         str(runs.root / "teacher"),
         "--out",
-        str(tmp_path / "bar"),
+        str(tmp_path / "gated"),
     ]
-    fit_prior_bar.main(fit)
-    assert {frame.name for frame in TrainedOn.load(tmp_path / "bar").frames} == names | set(test["name"])
+    fit_consensus_gate.main(fit)
+    assert {frame.name for frame in TrainedOn.load(tmp_path / "gated").frames} == names | set(test["name"])
     values = {**work.common, "dataset": tmp_path / "other", "student": runs.root / "student", "eval_split": ""}
     transfer.main(flags(**values, output_dir=tmp_path / "student"))
     assert {f.name for f in TrainedOn.load(tmp_path / "student").frames} == {*train["name"], *test["name"]}

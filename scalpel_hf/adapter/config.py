@@ -7,7 +7,7 @@ from peft import PeftConfig
 from torch import nn
 
 from scalpel_hf.hub.repo_names import lasting_name
-from scalpel_hf.modeling.configuration_experts import MASK_GRIDS, ExpertsConfig, check_temperature, is_whole
+from scalpel_hf.modeling.configuration_experts import MASK_GRIDS, ExpertsConfig, is_whole
 
 MOST_REPEATS = 4  # of a regular expression over names of some 100 characters
 
@@ -24,8 +24,8 @@ class ScalpelMoeConfig(PeftConfig, ExpertsConfig):
     Configuration of the hierarchical mixture-of-experts adapter for Segment Anything models.
 
     Args:
-        scales, levels, bottleneck, channels, top_k, routers, sam_features, noise_floor, prior_bar, prior_share: of the
-            experts, see [`ExpertsConfig`].
+        scales, levels, bottleneck, channels, top_k, routers, sam_features, consensus_gate: of the experts, see
+            [`ExpertsConfig`].
         full_resolution_channels: of the mask level's convolutions on the frame's own grid. 8 by default, and 0 where a
             configuration is loaded that was saved before there were any.
         blocks: the encoder blocks that get a token adapter: a number n for the last n, a list of names of blocks or of
@@ -35,7 +35,7 @@ class ScalpelMoeConfig(PeftConfig, ExpertsConfig):
             `base` on the base model's own grid, a quarter of its input.
         modules_to_save: modules of the base to train and save besides, for example `["neck"]`. The mask decoder and its
             direct children can't be among them while the mask level is around it.
-        temperature: 1, which files of before say.
+        temperature, prior_bar, prior_share, noise_floor: of files that were saved before; today's are in the gate.
     """
 
     full_resolution_channels: int | None = None  # 8
@@ -44,11 +44,16 @@ class ScalpelMoeConfig(PeftConfig, ExpertsConfig):
     target_modules: set[str] | list[str] | str | None = field(default=None)
     exclude_modules: list[str] | str | None = field(default=None)
     modules_to_save: list[str] | None = field(default=None)
-    temperature: InitVar[float] = 1.0
+    temperature: InitVar[Any] = None
+    prior_bar: InitVar[Any] = None
+    prior_share: InitVar[Any] = None
+    noise_floor: InitVar[Any] = None
 
-    def __post_init__(self, temperature: float) -> None:
+    def __post_init__(self, temperature: Any, prior_bar: Any, prior_share: Any, noise_floor: Any) -> None:
         super().__post_init__()
-        check_temperature(temperature)
+        gate = {"prior_bar": prior_bar, "prior_share": prior_share, "noise_floor": noise_floor}
+        before = {"temperature": temperature, **gate}
+        self.complete({name: value for name, value in before.items() if value is not None})
         saved = getattr(self, "peft_type", None) is not None  # a file names it, a fresh configuration doesn't
         if self.full_resolution_channels is None:
             self.full_resolution_channels = 0 if saved else 8
@@ -62,7 +67,6 @@ class ScalpelMoeConfig(PeftConfig, ExpertsConfig):
                 "with `sam_features` off, nothing of SAM reaches the mask level, so that the token level could never "
                 "learn: leave `token` out of `levels`"
             )
-        self.order_operators()
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as it is saved, the same for equal ones: sets have another order in every process."""

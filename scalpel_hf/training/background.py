@@ -7,17 +7,17 @@ from scipy import ndimage
 
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.transforms import Sample
+from scalpel_hf.modeling.consensus_gate import GATE_REACH
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
-from scalpel_hf.modeling.mask_level import PRIOR_REACH
 from scalpel_hf.modeling.moe import classical_prior
-from scalpel_hf.training.prior_bar import half_of_the_faintest, target_responses
+from scalpel_hf.training.gate_fitting import half_of_the_faintest, target_responses
 
 
 def background_samples(rows: datasets.Dataset, labelled: list[Sample], count: int, seed: int) -> list[Sample]:
     """
     Up to `count` unlabelled frames, drawn with `seed`, as samples without a target.
 
-    Pixels within `PRIOR_REACH` of one where the operators' consensus is at least half of what it is on the faintest
+    Pixels within `GATE_REACH` of one where the operators' consensus is at least half of what it is on the faintest
     labelled target get weight 0, that is no label: there may be a target. All others are background. On NUAA-SIRST that
     leaves out 2 % of the background.
 
@@ -46,5 +46,5 @@ def consensus(frame: np.ndarray) -> np.ndarray:
 
 
 def may_be_target(frame: np.ndarray, bar: float) -> np.ndarray:
-    """`(H, W)`, whether a pixel lies within `PRIOR_REACH` of one where the consensus reaches the bar."""
-    return ndimage.maximum_filter(consensus(frame) >= bar, 2 * PRIOR_REACH + 1)
+    """`(H, W)`, whether a pixel lies within `GATE_REACH` of one where the consensus reaches the bar."""
+    return ndimage.maximum_filter(consensus(frame) >= bar, 2 * GATE_REACH + 1)

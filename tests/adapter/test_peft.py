@@ -80,10 +80,10 @@ def test_configuration_and_weights_survive_with_fewer_levels(tmp_path: Path, lev
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("bar", [{"prior_bar": 5.0}, {"prior_share": 0.8}], ids=str)
-def test_a_prior_bar_lowers_masks_and_is_saved(bar: dict, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gate", [{"threshold": 5.0}, {"share": 0.8}], ids=str)
+def test_a_consensus_gate_lowers_masks_and_is_saved(gate: dict, tmp_path: Path) -> None:
     inputs = random_inputs()
-    without, model = adapted(small_sam()), adapted(small_sam(), **bar)
+    without, model = adapted(small_sam()), adapted(small_sam(), consensus_gate=gate)
     lost = masks(without, **inputs) - masks(model, **inputs)
     assert lost.min() >= 0 and lost.max() > 1 and not lost.isclose(lost.max()).all()
     model.save_pretrained(str(tmp_path))

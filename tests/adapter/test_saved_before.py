@@ -5,6 +5,7 @@ Folders that an earlier version saved still load, in every way, and give what th
 of it, a frame and the probabilities that they gave.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskGeneration
 
-from scalpel_hf import InfraredImageProcessor, MobileSamModel, ScalpelSamModel, Teacher
+from scalpel_hf import InfraredImageProcessor, MobileSamModel, ScalpelSamConfig, ScalpelSamModel, Teacher
 from scalpel_hf.modeling.whole_weights import current_name
 from scalpel_hf.predictors.pretrained import load_adapter, load_adapter_config
 
@@ -84,6 +85,25 @@ def test_what_it_gives(way: str) -> None:
     expected = np.load(SAVED / "frame.npz")["probability"]
     assert expected.std() > 0.1
     np.testing.assert_allclose(probabilities(WAYS[way]()), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["peft", "stand-alone"])
+def test_the_gate_has_the_values_that_lay_loose(way: str, tmp_path: Path) -> None:
+    gate = {"threshold": 0.7, "share": 0.2, "noise_floor": 0.01}
+    model = WAYS[way]()
+    config = model.peft_config["default"] if way == "peft" else model.config
+    assert config.consensus_gate == gate and not hasattr(ScalpelSamConfig(), "prior_bar")
+    model.save_pretrained(tmp_path)
+    saved = json.loads(next(tmp_path.glob("*config.json")).read_text())
+    assert saved["consensus_gate"] == gate and not {"prior_bar", "prior_share", "noise_floor"} & saved.keys()
+
+
+@pytest.mark.parametrize("value", [-1.0, "low"])
+def test_a_wrong_value_by_a_name_of_before_is_an_error(value: object, tmp_path: Path) -> None:
+    config = json.loads((ADAPTER / "adapter_config.json").read_text()) | {"prior_bar": value}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"`consensus_gate\['threshold'\]` must be a number of at least 0"):
+        load_adapter_config(tmp_path)
 
 
 def test_a_teacher(tmp_path: Path) -> None:

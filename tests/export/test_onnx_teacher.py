@@ -30,10 +30,10 @@ def frame(shape: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(shape[0]).integers(9000, 9900, shape).astype(np.uint16)
 
 
-@pytest.fixture(scope="module", params=["mobile", "sam-prior-bar"])
+@pytest.fixture(scope="module", params=["mobile", "sam-gate"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Teacher, Path]:
-    bars = {"prior_bar": 1.0, "prior_share": 0.5}
-    teacher = small_teacher(small_mobile_sam()) if request.param == "mobile" else small_teacher(small_sam(), **bars)
+    gate = {"consensus_gate": {"threshold": 1.0, "share": 0.5}}
+    teacher = small_teacher(small_mobile_sam()) if request.param == "mobile" else small_teacher(small_sam(), **gate)
     folder = tmp_path_factory.mktemp("teacher")
     export_teacher(teacher, folder)
     return teacher, folder

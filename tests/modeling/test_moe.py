@@ -9,6 +9,7 @@ from scipy.ndimage import maximum_filter
 from torch import Tensor, nn
 
 from scalpel_hf.modeling.configuration_experts import ExpertsConfig
+from scalpel_hf.modeling.consensus_gate import ConsensusGate
 from scalpel_hf.modeling.mask_level import MaskLevel
 from scalpel_hf.modeling.moe import (
     ImageRouter,
@@ -165,21 +166,22 @@ def test_a_place_where_no_operator_answers_loses_logits() -> None:
     maps = [expert.numpy() for expert in level.pyramid(frame)[0]]
     agreed = np.mean([expert.max(1) for expert in maps], 0)
     nearby = np.stack([maximum_filter(one, 13, mode="constant", cval=-np.inf) for one in agreed])
-    level.prior_bar = float(np.median(nearby))
+    threshold = float(np.median(nearby))
+    level.set_gate(ConsensusGate(threshold))
     lost = (without - level(*inputs)["logits"]).numpy()
-    expected = 4 * np.maximum(level.prior_bar - nearby, 0)[:, None]
+    expected = 4 * np.maximum(threshold - nearby, 0)[:, None]
     np.testing.assert_allclose(lost, np.broadcast_to(expected, lost.shape), atol=1e-4)
     assert 0.4 < (expected > 0.01).mean() < 0.6 and not expected[0, 0, 14:27, 24:37].any()
-    level.prior_share = 0.3  # of the target in the one frame, and of noise in the other
+    level.set_gate(ConsensusGate(threshold, share=0.3))  # of the target in the one frame, and of noise in the other
     lost = (without - level(*inputs)["logits"]).numpy()
     asked = np.log1p(0.3 * np.expm1(agreed.max((1, 2), keepdims=True)))
-    assert asked[0].item() > level.prior_bar
-    expected = 4 * np.maximum(np.maximum(level.prior_bar, asked) - nearby, 0)[:, None]
+    assert asked[0].item() > threshold
+    expected = 4 * np.maximum(np.maximum(threshold, asked) - nearby, 0)[:, None]
     np.testing.assert_allclose(lost, np.broadcast_to(expected, lost.shape), atol=1e-4)
     assert not expected[0, 0, 14:27, 24:37].any() and (expected[0] > 0).mean() > 0.8
     level.train()
     trained = level(*inputs)["logits"]
-    level.prior_bar = level.prior_share = 0.0
+    level.set_gate(ConsensusGate())
     assert torch.allclose(trained, level(*inputs)["logits"])
 
 

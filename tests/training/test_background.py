@@ -13,12 +13,12 @@ from scipy import ndimage
 from scalpel_hf import InfraredImageProcessor, SyntheticInfrared, apply_label_budget
 from scalpel_hf.data import load_irst_dataset
 from scalpel_hf.data.transforms import Sample
+from scalpel_hf.modeling.consensus_gate import GATE_REACH
 from scalpel_hf.modeling.image_processing_infrared import read_frame
-from scalpel_hf.modeling.mask_level import PRIOR_REACH
 from scalpel_hf.training.background import background_samples, consensus, may_be_target
 from scalpel_hf.training.distillation import TeacherSamples
 from scalpel_hf.training.frames import labelled_sample
-from scalpel_hf.training.prior_bar import half_of_the_faintest, target_responses
+from scalpel_hf.training.gate_fitting import half_of_the_faintest, target_responses
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +89,7 @@ def test_half_of_a_response_and_not_of_its_logarithm() -> None:
     assert np.expm1(bar) == pytest.approx(np.expm1(consensus(frame)[20, 30]) / 2, rel=1e-5)
     left_out = may_be_target(frame, bar)
     assert (
-        left_out[20 - PRIOR_REACH : 21 + PRIOR_REACH, 30 - PRIOR_REACH : 31 + PRIOR_REACH].all()
-        and left_out.mean() < 0.3
+        left_out[20 - GATE_REACH : 21 + GATE_REACH, 30 - GATE_REACH : 31 + GATE_REACH].all() and left_out.mean() < 0.3
     )
 
 

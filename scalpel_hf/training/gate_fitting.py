@@ -1,7 +1,8 @@
-"""How much the operators must see for a place to be more than background, from labelled targets."""
+"""Fitting the gate on the operators' consensus: how much they must see for a target, from labelled ones."""
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -10,8 +11,8 @@ from scipy import ndimage
 from scalpel_hf.adapter.layer import mask_level_layer
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.data.transforms import Sample
+from scalpel_hf.modeling.consensus_gate import ConsensusGate, consensus
 from scalpel_hf.modeling.image_processing_infrared import normalize_frame
-from scalpel_hf.modeling.moe import consensus
 from scalpel_hf.predictors.teacher import Teacher
 
 
@@ -40,26 +41,24 @@ def half_of_the_faintest(responses: np.ndarray) -> float | None:
 
 
 @torch.no_grad()
-def fit_prior_bar(teacher: Teacher, labelled: list[Sample], noise_floor: float | None = None) -> float:
+def fit_consensus_gate(teacher: Teacher, labelled: list[Sample], noise_floor: float | None = None) -> ConsensusGate:
     """
-    Set the active adapter's `prior_bar` and `prior_share` to half of what its own learned operators see of the faintest
-    labelled target: in the prior maps' units, and as a share of what they see at the strongest place of the target's
-    frame. Returns the bar.
+    Fit the active adapter's [`ConsensusGate`] to labelled targets, and return it.
 
-    0, which asks for nothing, where the adapter has no pixel level or its operators see none of the targets. With
-    labelled frames of another camera both can be fitted anew, without any training.
+    It asks for half of what the adapter's own learned operators see of the faintest target: in the prior maps' units
+    (`threshold`), and as a share of what they see at the strongest place of the target's frame (`share`). It asks for
+    nothing where the adapter has no pixel level or its operators see none of the targets. With labelled frames of
+    another camera it can be fitted anew, without any training.
 
     Args:
         labelled: frames with their targets, in sensor units.
-        noise_floor: the prior maps' from now on, see `ScalpelMoeConfig`; the adapter's own when left out.
+        noise_floor: of the gate from now on; the adapter's own when left out.
     """
     layer = mask_level_layer(teacher.model)
     if layer is None or layer.active_name is None or layer.active.pyramid is None:
-        return 0.0
+        return ConsensusGate()
     level, processor = layer.active, teacher.processor
-    config = teacher.model.peft_config[layer.active_name]
-    if noise_floor is not None:
-        config.noise_floor = level.pyramid.noise_floor = noise_floor
+    level.set_gate(ConsensusGate(noise_floor=level.gate.noise_floor if noise_floor is None else noise_floor))
 
     def consensus_of(frame: np.ndarray) -> np.ndarray:
         normalised = normalize_frame(torch.from_numpy(frame), processor.normalization, processor.percentiles)
@@ -67,7 +66,8 @@ def fit_prior_bar(teacher: Teacher, labelled: list[Sample], noise_floor: float |
         return consensus(maps)[0, 0].numpy(force=True)
 
     responses = target_responses(labelled, consensus_of)
-    level.prior_bar = half_of_the_faintest(responses) or 0.0
-    level.prior_share = float((responses[:, 0] / responses[:, 1]).min() / 2) if len(responses) else 0.0
-    config.prior_bar, config.prior_share = level.prior_bar, level.prior_share
-    return float(level.prior_bar)
+    if len(responses):
+        threshold, share = half_of_the_faintest(responses), float((responses[:, 0] / responses[:, 1]).min() / 2)
+        level.set_gate(replace(level.gate, threshold=threshold, share=share))
+    teacher.model.peft_config[layer.active_name].consensus_gate = asdict(level.gate)
+    return level.gate

@@ -1,17 +1,17 @@
-"""Fit a finished teacher's prior bar to labelled frames, without any training.
+"""Fit a finished teacher's consensus gate to labelled frames, without any training.
 
-    python scripts/experiments/fit_prior_bar.py --dataset data/nuaa-10pct --teacher runs/nuaa/teacher \\
-        --out runs/nuaa/teacher-bar
-    python scripts/experiments/fit_prior_bar.py --dataset data/another-camera --teacher org/teacher \\
+    python scripts/experiments/fit_consensus_gate.py --dataset data/nuaa-10pct --teacher runs/nuaa/teacher \\
+        --out runs/nuaa/teacher-gated
+    python scripts/experiments/fit_consensus_gate.py --dataset data/another-camera --teacher org/teacher \\
         --out runs/teacher-here
-    python scripts/experiments/fit_prior_bar.py --dataset data/nudt-10pct --teacher runs/nudt/teacher \\
+    python scripts/experiments/fit_consensus_gate.py --dataset data/nudt-10pct --teacher runs/nudt/teacher \\
         --noise-floor 0.0156 \\
         --out runs/nudt/teacher-for-even-frames
 
 Where the operators see less than half of what they see of the faintest labelled target, a teacher's logits are lowered
-(docs/explanation/adapter.md). recipes/distill.py fits the bar to the frames it trains on; here it is fitted to others,
-such as a few of another camera, or for a teacher that has none. Writes the adapter with its new bar to OUT and prints
-the bar.
+(docs/explanation/adapter.md). recipes/distill.py fits the gate to the frames it trains on; here it is fitted to others,
+such as a few of another camera, or for a teacher that has none. Writes the adapter with its new gate to OUT and prints
+the gate's threshold.
 
 Frames that are evener than those trained on show a teacher what it takes for faint targets: `--noise-floor` makes it
 deafer to them. It needs no label of theirs.
@@ -27,7 +27,7 @@ from scalpel_hf.data import human_labelled, load_split
 from scalpel_hf.evaluation.unseen import TrainedOn
 from scalpel_hf.predictors.load import on_default_device
 from scalpel_hf.training.frames import labelled_sample
-from scalpel_hf.training.prior_bar import fit_prior_bar
+from scalpel_hf.training.gate_fitting import fit_consensus_gate
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,18 +48,19 @@ def main(argv: list[str] | None = None) -> None:
     teacher = on_default_device(Teacher.from_pretrained(args.teacher, args.base_model))
     samples = [labelled_sample(row) for row in labelled]
     teachers = [member for member in teacher.members if isinstance(member, Teacher)]
-    bars = [bar for member in teachers if (bar := fit_prior_bar(member, samples, args.noise_floor))]
-    if not bars:
+    gates = [fit_consensus_gate(member, samples, args.noise_floor) for member in teachers]
+    thresholds = [gate.threshold for gate in gates if gate.asks]
+    if not thresholds:
         raise ValueError(
-            f"no bar can be fitted: {args.teacher!r} has no pixel level, or its operators see none of the targets of "
+            f"no gate can be fitted: {args.teacher!r} has no pixel level, or its operators see none of the targets of "
             f"{args.dataset!r}"
         )
     known = TrainedOn.load(args.teacher)
     if known is not None:
         (known + TrainedOn.of(labelled)).save(args.out)
     teacher.save_pretrained(args.out)
-    fitted = ", ".join(f"{bar:.2f}" for bar in bars)
-    print(f"prior bar {fitted} from {len(labelled)} labelled frames, written to {args.out}")
+    fitted = ", ".join(f"{threshold:.2f}" for threshold in thresholds)
+    print(f"consensus gate at {fitted} from {len(labelled)} labelled frames, written to {args.out}")
 
 
 if __name__ == "__main__":

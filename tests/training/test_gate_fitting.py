@@ -1,6 +1,7 @@
-"""The bar that labelled targets set for what the operators must see, and what it does to real frames."""
+"""The gate that labelled targets set for what the operators must see, and what it does to real frames."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import datasets
@@ -13,10 +14,11 @@ from scipy import ndimage
 from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, SyntheticInfrared, Teacher, apply_label_budget
 from scalpel_hf.data import human_labelled, load_irst_dataset
 from scalpel_hf.data.transforms import Sample
+from scalpel_hf.modeling.consensus_gate import ConsensusGate
 from scalpel_hf.predictors.committee import Committee
 from scalpel_hf.training.frames import labelled_sample
-from scalpel_hf.training.prior_bar import fit_prior_bar
-from scripts.experiments import fit_prior_bar as program
+from scalpel_hf.training.gate_fitting import fit_consensus_gate
+from scripts.experiments import fit_consensus_gate as program
 from tests.small_models import SIZE, perturb, small_mobile_sam
 
 
@@ -26,16 +28,16 @@ def small_teacher(**kwargs: object) -> Teacher:
 
 
 def penalty(teacher: Teacher, frame: np.ndarray) -> np.ndarray:
-    """Logits `(H, W)` that a frame's places lose by the teacher's bar and share."""
+    """Logits `(H, W)` that a frame's places lose by the teacher's gate."""
     level = teacher.model.get_base_model().mask_decoder.active
-    fitted = level.prior_bar, level.prior_share
+    fitted = level.gate
 
-    def logits(bar: float, share: float) -> np.ndarray:
-        level.prior_bar, level.prior_share = bar, share
+    def logits(gate: ConsensusGate) -> np.ndarray:
+        level.set_gate(gate)
         probability = teacher.probabilities(frame).astype(np.float64)
         return np.log(probability / (1 - probability))
 
-    return logits(0.0, 0.0) - logits(*fitted)
+    return logits(ConsensusGate(noise_floor=fitted.noise_floor)) - logits(fitted)
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +46,12 @@ def samples() -> list[Sample]:
     return [labelled_sample(row | {"label_source": "human"}) for row in camera.to_dataset(6)]
 
 
-def test_a_labelled_targets_peak_loses_nothing_and_the_faintest_is_at_twice_the_bar(samples: list[Sample]) -> None:
+def test_a_labelled_targets_peak_loses_nothing_and_the_faintest_is_at_twice_the_threshold(
+    samples: list[Sample],
+) -> None:
     teacher = small_teacher()
-    bar = fit_prior_bar(teacher, samples)
-    assert bar > 1 and teacher.model.peft_config["default"].prior_bar == bar
+    gate = fit_consensus_gate(teacher, samples)
+    assert gate.threshold > 1 and teacher.model.peft_config["default"].consensus_gate == asdict(gate)
     level, peaks, shares = teacher.model.get_base_model().mask_decoder.active, [], []
     for sample in samples:
         frame = torch.from_numpy(8 * (sample.frame - sample.frame.mean()) / np.ptp(sample.frame))[None, None]
@@ -58,46 +62,48 @@ def test_a_labelled_targets_peak_loses_nothing_and_the_faintest_is_at_twice_the_
         shares += [np.expm1(peak) / np.expm1(agreed.max()) for peak in peaks[-n:]]
         lost = penalty(teacher, sample.frame)
         assert lost.max() > 2 and abs(lost[sample.target > 0.5]).max() < 1e-2
-    assert np.expm1(bar) == pytest.approx(np.expm1(min(peaks)) / 2, rel=1e-3)
-    share = teacher.model.peft_config["default"].prior_share
-    assert share == level.prior_share == pytest.approx(min(shares) / 2, rel=1e-3) and min(shares) < 0.99
+    assert np.expm1(gate.threshold) == pytest.approx(np.expm1(min(peaks)) / 2, rel=1e-3)
+    assert level.gate == gate and gate.share == pytest.approx(min(shares) / 2, rel=1e-3) and min(shares) < 0.99
 
 
 def test_the_learned_operators_count(samples: list[Sample]) -> None:
     teacher = small_teacher()
-    before = fit_prior_bar(teacher, samples)
+    before = fit_consensus_gate(teacher, samples).threshold
     perturb(teacher.model.get_base_model().mask_decoder.active.pyramid)
-    assert fit_prior_bar(teacher, samples) != pytest.approx(before, rel=1e-3)
+    assert fit_consensus_gate(teacher, samples).threshold != pytest.approx(before, rel=1e-3)
 
 
-def test_a_higher_noise_floor_is_kept_and_lowers_the_bar(samples: list[Sample], tmp_path: Path) -> None:
+def test_a_higher_noise_floor_is_kept_and_lowers_the_threshold(samples: list[Sample], tmp_path: Path) -> None:
     teacher = small_teacher()
-    before = fit_prior_bar(teacher, samples)
-    after = fit_prior_bar(teacher, samples, noise_floor=1 / 16)
-    assert after < before - 0.1
+    before = fit_consensus_gate(teacher, samples)
+    after = fit_consensus_gate(teacher, samples, noise_floor=1 / 16)
+    assert after.threshold < before.threshold - 0.1
     assert teacher.model.get_base_model().mask_decoder.active.pyramid.noise_floor == 1 / 16
     teacher.save_pretrained(tmp_path / "teacher")
     config = ScalpelMoeConfig.from_pretrained(str(tmp_path / "teacher"))
-    assert (config.noise_floor, config.prior_bar) == (1 / 16, after)
+    assert config.consensus_gate == asdict(after) and after.noise_floor == 1 / 16
+    assert fit_consensus_gate(teacher, samples) == after  # a floor that was set stays
 
 
 @pytest.mark.parametrize("kwargs", [{"levels": ["mask"]}, {"levels": ["token"]}], ids=str)
-def test_without_the_operators_on_the_frame_there_is_no_bar(samples: list[Sample], kwargs: dict) -> None:
+def test_without_the_operators_on_the_frame_the_gate_asks_for_nothing(samples: list[Sample], kwargs: dict) -> None:
     teacher = small_teacher(**kwargs)
-    assert fit_prior_bar(teacher, samples) == 0 == teacher.model.peft_config["default"].prior_bar
+    assert fit_consensus_gate(teacher, samples) == ConsensusGate()
+    assert teacher.model.peft_config["default"].consensus_gate == asdict(ConsensusGate())
 
 
-def test_targets_that_no_operator_sees_set_no_bar() -> None:
+def test_targets_that_no_operator_sees_open_the_gate() -> None:
     constant = Sample(np.full((40, 40), 9.0, np.float32), np.eye(40, dtype=np.float32), np.ones((40, 40), np.float32))
-    assert fit_prior_bar(small_teacher(), [constant]) == 0
+    assert not fit_consensus_gate(teacher := small_teacher(consensus_gate={"threshold": 2.0}), [constant]).asks
+    assert teacher.model.peft_config["default"].consensus_gate == asdict(ConsensusGate())
 
 
 def test_on_real_frames(shared_dir: Path) -> None:
-    """NUAA-SIRST, bar from a tenth of the labels: hardly a target of the others loses logits, most of the rest does."""
+    """NUAA-SIRST, gate from a tenth of the labels: few targets of the others lose logits, most of the rest does."""
     full = load_irst_dataset("nuaa-sirst", shared_dir / "data" / "NUAA-SIRST", split="train")
     tenth = apply_label_budget(full, 0.1, seed=0)
     teacher = small_teacher()
-    fit_prior_bar(teacher, [labelled_sample(row) for row in human_labelled(tenth, "NUAA-SIRST")])
+    fit_consensus_gate(teacher, [labelled_sample(row) for row in human_labelled(tenth, "NUAA-SIRST")])
     hidden = [index for index, source in enumerate(tenth["label_source"]) if source == "none"]
     lost, background = [], []
     for row in full.select(hidden[:40]):
@@ -126,12 +132,14 @@ def test_the_program_fits_a_saved_teacher(tmp_path: Path, capsys: pytest.Capture
     ]
     program.main([*options, "--teacher", str(tmp_path / "teacher")])
     written = tmp_path / "out" / "adapter_config.json"
-    bar = json.loads(written.read_text())["prior_bar"]
-    assert bar > 1 and f"prior bar {bar:.2f} from 3 labelled frames" in capsys.readouterr().out
-    assert json.loads((tmp_path / "teacher" / "adapter_config.json").read_text())["prior_bar"] == 0
+    gate = json.loads(written.read_text())["consensus_gate"]
+    threshold = gate["threshold"]
+    assert threshold > 1 and f"consensus gate at {threshold:.2f} from 3 labelled frames" in capsys.readouterr().out
+    teachers_own = json.loads((tmp_path / "teacher" / "adapter_config.json").read_text())
+    assert teachers_own["consensus_gate"] == asdict(ConsensusGate())
     program.main([*options, "--teacher", str(tmp_path / "teacher"), "--noise-floor", "0.0625"])
-    deafer = json.loads(written.read_text())
-    assert deafer["noise_floor"] == 0.0625 and deafer["prior_bar"] < bar and 0 < deafer["prior_share"] <= 0.5
+    deafer = json.loads(written.read_text())["consensus_gate"]
+    assert deafer["noise_floor"] == 0.0625 and deafer["threshold"] < threshold and 0 < deafer["share"] <= 0.5
     with pytest.raises(SystemExit):
         program.main([*options, "--teacher", str(tmp_path / "teacher"), "--noise-floor", "16"])
     assert "argument --noise-floor: must be a number from 0 to 1" in capsys.readouterr().err
@@ -139,6 +147,6 @@ def test_the_program_fits_a_saved_teacher(tmp_path: Path, capsys: pytest.Capture
         program.main([*options, "--teacher", str(tmp_path / "plain")])
     Committee([small_teacher(), small_teacher(levels=["mask"]), small_teacher()]).save_pretrained(tmp_path / "three")
     program.main([*options, "--teacher", str(tmp_path / "three")])
-    assert f"prior bar {bar:.2f}, {bar:.2f} from 3" in capsys.readouterr().out
+    assert f"consensus gate at {threshold:.2f}, {threshold:.2f} from 3" in capsys.readouterr().out
     third = json.loads((tmp_path / "out" / "committee-2" / "adapter_config.json").read_text())
-    assert third["prior_bar"] == bar == json.loads(written.read_text())["prior_bar"]
+    assert third["consensus_gate"] == gate == json.loads(written.read_text())["consensus_gate"]

@@ -281,19 +281,3 @@ def _let_the_frame_lead(stem: nn.Conv2d, channels: int) -> None:
     """Give a first layer's weights of the frame, its first `channels`, the size that they have without maps."""
     stem.weight *= (stem.in_channels / channels) ** 0.5
     stem.weight[:, channels:] *= PRIOR_SCALE
-
-
-def predict_without_prompts(
-    level: MaskLevel,
-    region: FrameRegion,
-    masks: Tensor,
-    upscaled: Tensor,
-    embeddings: Tensor,
-    fine: Sequence[Tensor] = (),
-) -> dict[str, Tensor]:
-    """What a mask level makes of SAM's masks `(B, P, M, h, w)`, in its own precision; `logits` are `(B, PM, H, W)`."""
-    dtype = level.head.weight.dtype
-    frames, boxes = region.frames.to(dtype), region.boxes.to(dtype)
-    logits = region.sample(masks.to(dtype)).flatten(1, 2)
-    upscaled, embeddings, *fine = (x.to(dtype) for x in (upscaled, embeddings, *fine))
-    return level(frames, boxes, logits, upscaled, embeddings, region.input_size, fine)

@@ -1,9 +1,9 @@
 """The stand-alone teacher: a Segment Anything model with the hierarchical mixture of experts inside it.
 
 The modules, the weights and the predictions are those of the adapter on its base. Where the adapter hooks into
-`SamModel`, the data flows in the open here: the encoder's last MLPs have their token adapters beside them, the mask
-decoder gives its up-scaled embedding out, and `forward` takes that and the frames to the mask level. Nothing but torch
-and transformers is needed, so the model travels as custom code.
+`SamModel`, the data flows in the open here: the encoder's last MLPs have their token adapters beside them, and
+`forward` takes the frames to the mask level behind the mask decoder. Nothing but torch and transformers is needed, so
+the model travels as custom code.
 """
 
 import copy
@@ -27,7 +27,8 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .configuration_experts import ExpertsConfig
 from .configuration_scalpel_sam import ScalpelSamConfig
 from .custom_code import CustomCodeMixin
-from .mask_level import FrameRegion, MaskLevel, predict_without_prompts
+from .mask_decoder import decode_masks, give_upscaled_out
+from .mask_level import FrameRegion, MaskLevel
 from .modeling_mobile_sam import MobileSamVisionEncoder
 from .moe import ImageRouter, PositionRouter, TokenAdapter
 from .operators import WhiteBoxOperator
@@ -46,50 +47,6 @@ class ScalpelSamMlp(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         result = self.mlp(hidden_states)
         return result + self.adapter(hidden_states.to(self.adapter.up.weight.dtype)).to(result.dtype)
-
-
-class ScalpelSamMaskDecoder(SamMaskDecoder):
-    """SAM's mask decoder, which gives its up-scaled embedding out as well."""
-
-    def forward(
-        self,
-        image_embeddings: Tensor,
-        image_positional_embeddings: Tensor,
-        sparse_prompt_embeddings: Tensor | None,
-        dense_prompt_embeddings: Tensor,
-        multimask_output: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """
-        Args:
-            image_embeddings, dense_prompt_embeddings: `(B, C, h, w)`. image_positional_embeddings: `(1, C, h, w)`.
-            sparse_prompt_embeddings: `(B, P, N, C)`, N tokens of each of P prompts; `None` for no prompt, P = 1.
-
-        Returns logits `(B, P, M, 4h, 4w)`, IoU scores `(B, P, M)` and the embedding `(B · P, C / 8, 4h, 4w)`.
-        """
-        own_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # (1 + K, C)
-        if sparse_prompt_embeddings is None:
-            sparse_prompt_embeddings = own_tokens.new_zeros(image_embeddings.shape[0], 1, 0, self.hidden_size)
-        batch_size, prompts = sparse_prompt_embeddings.shape[:2]
-        tokens = torch.cat([own_tokens.expand(batch_size, prompts, -1, -1), sparse_prompt_embeddings], 2)
-        image = (image_embeddings + dense_prompt_embeddings).repeat_interleave(prompts, 0)  # (B · P, C, h, w)
-        tokens, image = self.transformer(
-            point_embeddings=tokens.to(own_tokens.dtype),
-            image_embeddings=image,
-            image_positional_embeddings=image_positional_embeddings.expand_as(image),
-            attention_similarity=None,
-        )
-        iou_token, mask_tokens = tokens[:, :, 0], tokens[:, :, 1 : 1 + self.num_mask_tokens]
-
-        height, width = image_embeddings.shape[-2:]
-        image = image.transpose(2, 3).reshape(batch_size * prompts, -1, height, width)
-        upscaled = self.activation(self.upscale_layer_norm(self.upscale_conv1(image)))
-        upscaled = self.activation(self.upscale_conv2(upscaled))  # (B · P, C / 8, 4h, 4w)
-        mlps = enumerate(self.output_hypernetworks_mlps)
-        weights = torch.stack([mlp(mask_tokens[:, :, k]) for k, mlp in mlps], 2)  # (B, P, K, C / 8)
-        masks = weights @ upscaled.flatten(2).unflatten(0, (batch_size, prompts))
-        masks = masks.unflatten(-1, tuple(upscaled.shape[-2:]))  # (B, P, K, 4h, 4w)
-        chosen = slice(1, None) if multimask_output else slice(0, 1)
-        return masks[:, :, chosen], self.iou_prediction_head(iou_token)[:, :, chosen], upscaled
 
 
 def keep_frozen_statistics(model: nn.Module) -> None:
@@ -233,8 +190,10 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
         self.prompt_encoder = SamPromptEncoder(config.base_config)
         # As in SamModel: the mask decoder reads its attention implementation from its own config.
         config.mask_decoder_config._attn_implementation = config._attn_implementation
-        self.mask_decoder = ScalpelSamMaskDecoder(config.mask_decoder_config)
+        self.mask_decoder = SamMaskDecoder(config.mask_decoder_config)
         self.mask_level = build_mask_level(config)
+        if self.mask_level is not None:
+            give_upscaled_out(self.mask_decoder)
         self.post_init()
         self._train_experts_alone()
 
@@ -340,20 +299,24 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
         sparse, dense = self.prompt_encoder(
             input_points=input_points, input_labels=input_labels, input_boxes=input_boxes, input_masks=input_masks
         )
-        masks, iou_scores, upscaled = self.mask_decoder(
-            image_embeddings, self.get_image_wide_positional_embeddings(), sparse, dense, multimask_output
-        )
+        positions = self.get_image_wide_positional_embeddings().repeat(image_embeddings.shape[0], 1, 1, 1)
+        asked = (image_embeddings, positions, sparse, dense, multimask_output)
         seen: dict[str, Tensor] = {}
         region = None
         if self.mask_level is not None or labels is not None:
             region = self._region(pixel_values, frames, frame_boxes)
-        if self.mask_level is not None and region is not None:
-            region = region.on_base_grid(masks.shape[-2:]) if self.config.mask_grid == "base" else region
-            if sparse is None:
-                seen = predict_without_prompts(self.mask_level, region, masks, upscaled, image_embeddings)
-                masks = seen.pop("logits").unflatten(1, masks.shape[1:3]).to(masks.dtype)
-            else:  # SAM's own prediction, on the frames' grid
-                masks = region.sample(masks)
+        if self.mask_level is None or region is None:
+            masks, iou_scores = self.mask_decoder(*asked)
+        else:
+            (masks, iou_scores), seen = decode_masks(
+                self.mask_decoder,
+                self.mask_level,
+                region,
+                *asked,
+                prompted=sparse is not None,
+                base_grid=self.config.mask_grid == "base",
+            )
+        seen.pop("logits", None)
         return ScalpelSamOutput(
             loss=None if labels is None else loss_of_labels(masks, labels, region, seen),
             pred_masks=masks,

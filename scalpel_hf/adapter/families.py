@@ -243,12 +243,6 @@ def _resize_pyramid(config: Any, size: int) -> None:
         vision.backbone_config.image_size = size
 
 
-def upscaled_embedding(decoder: Any, last: Tensor, fine: State) -> Tensor:
-    """SAM's up-scaled embedding `(B, C / 8, 4h, 4w)` of what its decoder's last transposed convolution gives, to which
-    the finest of the maps that come with the embedding is added."""
-    return decoder.activation(last + fine[0] if fine else last)
-
-
 FINE = (8, 4)
 HALF = (127.5, 127.5, 127.5)
 

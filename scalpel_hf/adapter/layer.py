@@ -7,16 +7,16 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from scalpel_hf.modeling.mask_level import MaskLevel, predict_without_prompts, sample_region
+from scalpel_hf.modeling.mask_decoder import decode_masks, give_upscaled_out
+from scalpel_hf.modeling.mask_level import MaskLevel, sample_region
 from scalpel_hf.modeling.moe import TokenAdapter
 
 from .call import current_call, linked_frames
 from .config import ScalpelMoeConfig
-from .families import Family, base_of, family_of, upscaled_embedding
+from .families import Family, base_of, family_of
 
-# Both are per thread (and per task), so that two threads may share one model.
+# Per thread (and per task), so that two threads may share one model.
 _ROUTER_SINK: ContextVar[list[dict[str, Tensor]] | None] = ContextVar("router_sink", default=None)
-_UPSCALED_SINK: ContextVar[list[Tensor] | None] = ContextVar("upscaled_sink", default=None)
 
 
 @contextmanager
@@ -39,11 +39,6 @@ def record_router() -> Iterator[list[dict[str, Tensor]]]:
         yield records
     finally:
         _ROUTER_SINK.reset(token)
-
-
-def _keep_upscaled(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-    if (sink := _UPSCALED_SINK.get()) is not None:
-        sink.append(output)
 
 
 class ScalpelMoeLayer(nn.Module, BaseTunerLayer):
@@ -137,7 +132,7 @@ class MaskLevelLayer(ScalpelMoeLayer):
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: ScalpelMoeConfig, family: Family):
         self.grids: dict[str, str] = {}
         super().__init__(base_layer, adapter_name, config, family)
-        self.upscaled_hook = self.get_base_layer().upscale_conv2.register_forward_hook(_keep_upscaled)
+        self.upscaled_hook = give_upscaled_out(self.get_base_layer())
 
     def update_layer(self, adapter_name: str, config: ScalpelMoeConfig) -> None:
         self.grids[adapter_name] = config.mask_grid
@@ -163,25 +158,22 @@ class MaskLevelLayer(ScalpelMoeLayer):
         name = self.active_name
         if name is None:
             return self.base_layer(image_embeddings, *args, **kwargs)
-        last: list[Tensor] = []
-        token = _UPSCALED_SINK.set(last)
-        try:
-            masks, *others = self.base_layer(image_embeddings, *args, **kwargs)
-        finally:
-            _UPSCALED_SINK.reset(token)
         call = current_call()
         assert call.region is not None
-        region = call.region.on_base_grid(masks.shape[-2:]) if self.grids[name] == "base" else call.region
-        if call.prompted:  # SAM's own prediction on the frame's grid
-            return region.sample(masks), *others
-        fine = tuple(kwargs.get("high_resolution_features", ()))
-        upscaled = upscaled_embedding(self.get_base_layer(), last[0], fine)
-        level = self._adapters[name]
-        outputs = predict_without_prompts(level, region, masks, upscaled, image_embeddings, fine)
-        call.seen.update(outputs)
-        if (sink := _ROUTER_SINK.get()) is not None:
-            sink.append(outputs)
-        return outputs["logits"].unflatten(1, masks.shape[1:3]).to(masks.dtype), *others
+        outputs, seen = decode_masks(
+            self.base_layer,
+            self._adapters[name],
+            call.region,
+            image_embeddings,
+            *args,
+            prompted=call.prompted,
+            base_grid=self.grids[name] == "base",
+            **kwargs,
+        )
+        call.seen.update(seen)
+        if seen and (sink := _ROUTER_SINK.get()) is not None:
+            sink.append(seen)
+        return outputs
 
 
 def mask_level_layer(model: nn.Module) -> MaskLevelLayer | None:

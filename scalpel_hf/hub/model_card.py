@@ -1,15 +1,31 @@
-"""Cards of models that are published on the Hub."""
+"""Cards of models that are published on the Hub; their text is in model_card.md. Metrics come from the run's record."""
 
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import ModelCard
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from scalpel_hf.predictors.pretrained import ADAPTER_CONFIG
 from scalpel_hf.utils.files import read_json
 
-from .card_parts import as_card, closing_text, figures_text, metadata, picture_text, training_text
+from .card_parts import PROJECT_TAGS, render
 from .provenance import NOTHING_KNOWN, Provenance, base_on_hub, read_record
+from .repo_names import is_hub_id, shown_name
 
-FRAME = "frame = np.random.default_rng(0).normal(1000, 20, (96, 128))  # or a path, or a PIL image"
+# Of segmentation, then of detection: name, factor and unit by the record's key.
+METRICS = {
+    "iou": ("IoU", 100, "%"),
+    "niou": ("nIoU", 100, "%"),
+    "pd": ("Pd", 100, "%"),
+    "fa": ("Fa", 1, "1e-6"),
+    "ap50": ("AP50", 100, "%"),
+    "ap50_95": ("AP50–95", 100, "%"),
+    "precision": ("Precision", 100, "%"),
+    "recall": ("Recall", 100, "%"),
+    "f1": ("F1", 100, "%"),
+}
+# `cache_dir` is what `feature_cache_dir` was called.
+HIDDEN = {"output_dir", "feature_cache_dir", "cache_dir", "push_to_hub", "base_model_id", "resume", "num_workers"}
 
 
 def teacher_card(
@@ -24,208 +40,131 @@ def teacher_card(
 
     Raises `ValueError` for a base that was loaded from a folder, without the Hub's id for it.
     """
-    folder, record = Path(folder), read_record(folder)
-    config = read_json(folder / "adapter_config.json")
+    record, config = read_record(folder), read_json(Path(folder) / ADAPTER_CONFIG)
     base = base_on_hub(config["base_model_name_or_path"], provenance.base_model)
-    size = read_json(folder / "preprocessor_config.json")["sam_size"]
-    name = repo_id.split("/")[-1]
     data = metadata(
         record,
         provenance,
-        name,
+        repo_id,
         library_name="peft",
         base_model=base,
         base_model_relation="adapter",
         tags=["base_model:adapter:" + base, "scalpel-moe", "segment-anything"],
     )
-    text = f"""# {name}
-
-A teacher that finds small targets in infrared frames: an adapter of the PEFT type `SCALPEL_MOE` on the Segment Anything
-model [{base}](https://huggingface.co/{base}), whose own weights are frozen and not in this repository. It needs no
-prompt, and takes {size} x {size} pixels. Its main use is to label frames that no human has labelled.
-{picture_text(picture, record)}
-## How to load it
-
-```python
-import numpy as np
-from scalpel_hf import Teacher
-
-teacher = Teacher.from_pretrained("{repo_id}")
-{FRAME}
-probabilities = teacher.probabilities(frame)  # (height, width), from 0 to 1
-```
-
-{_pipeline_text(repo_id)}
-With PEFT, around a base that you load yourself:
-
-```python
-from peft import PeftModel
-from scalpel_hf import load_sam
-
-model = PeftModel.from_pretrained(load_sam("{base}", image_size={size}), "{repo_id}")
-```
-{_auto_model_text(repo_id, size, provenance, "MobileSam" in str(config.get("auto_mapping")))}
-{training_text(record, provenance, "distill")}
-{figures_text(record)}
-{closing_text(record, f"The adapter: Apache-2.0. The base: see [{base}](https://huggingface.co/{base}).")}"""
-    return as_card(data, text)
+    own = {
+        "kind": "teacher",
+        "base": base,
+        "size": read_json(Path(folder) / "preprocessor_config.json")["sam_size"],
+        "base_size": provenance.base_size,
+        "mobile": "MobileSam" in str(config.get("auto_mapping")),
+    }
+    return render(ModelCard, "model_card.md", data, picture, **own, **training(record, provenance, repo_id))
 
 
 def standalone_card(
     folder: str | Path, repo_id: str, provenance: Provenance = NOTHING_KNOWN, picture: bool = False
 ) -> ModelCard:
     """Card of a stand-alone teacher, a [`ScalpelSamModel`], in a folder with its run's metrics.json."""
-    record, name = read_record(folder), repo_id.split("/")[-1]
+    record = read_record(folder)
     base = base_on_hub(record["arguments"].get("base_model"), provenance.base_model)
-    size = read_json(Path(folder) / "processor_config.json")["image_processor"]["sam_size"]
     data = metadata(
         record,
         provenance,
-        name,
+        repo_id,
         library_name="transformers",
         base_model=base,
         base_model_relation="finetune",
         tags=["scalpel_sam", "segment-anything", "custom_code"],
     )
-    text = f"""# {name}
-
-A teacher that finds small targets in infrared frames: the Segment Anything model
-[{base}](https://huggingface.co/{base}) with a hierarchical mixture of experts inside it, all weights in this
-repository. It needs no prompt, and takes {size} x {size} pixels; with points or boxes it is still Segment Anything.
-{picture_text(picture, record)}
-## How to load it
-
-```python
-import numpy as np
-import torch
-import scalpel_hf  # makes the model type known
-from transformers import AutoModel, AutoProcessor
-
-model = AutoModel.from_pretrained("{repo_id}").eval()
-processor = AutoProcessor.from_pretrained("{repo_id}")
-{FRAME}
-inputs = processor(frame)
-with torch.no_grad():
-    outputs = model(**inputs)
-mask = processor.post_process_semantic_segmentation(outputs, inputs["original_sizes"])[0]  # (height, width), 0 and 1
-targets = processor.post_process_object_detection(outputs, 0.5, inputs["original_sizes"])[0]  # scores and boxes
-probabilities = processor.post_process_probabilities(outputs, inputs["original_sizes"])[0]
-```
-
-Without scalpel-hf, leave its import out and pass `trust_remote_code=True` to both `from_pretrained`: that runs the code
-in this repository, which needs torch and transformers alone. Read it first.
-
-{_pipeline_text(repo_id)}
-With a prompt, in pixels of the frame:
-
-```python
-inputs = processor(frame, input_points=[[[40, 30]]])  # x, y
-with torch.no_grad():
-    outputs = model(**inputs, multimask_output=True)
-masks = processor.post_process_masks(outputs.pred_masks, inputs["original_sizes"])[0]  # (prompts, 3, height, width)
-```
-
-What the experts saw, and which of them was asked where, is in `model(**inputs, output_router=True)`.
-
-{training_text(record, provenance, "distill")}
-{figures_text(record)}
-{closing_text(record, f"The weights: Apache-2.0, and what the base asks for: [{base}](https://huggingface.co/{base}).")}"""
-    return as_card(data, text)
+    size = read_json(Path(folder) / "processor_config.json")["image_processor"]["sam_size"]
+    own = {"kind": "stand-alone", "base": base, "size": size}
+    return render(ModelCard, "model_card.md", data, picture, **own, **training(record, provenance, repo_id))
 
 
 def student_card(
     folder: str | Path, repo_id: str, provenance: Provenance = NOTHING_KNOWN, picture: bool = False
 ) -> ModelCard:
     """Card of a student in a folder that `scalpel-hf transfer` wrote."""
-    record, name = read_record(folder), repo_id.split("/")[-1]
-    model_type = read_json(Path(folder) / "config.json")["model_type"]
-    own, detector = model_type.startswith("scalpel_student"), record["arguments"].get("task") == "detection"
+    record, model_type = read_record(folder), read_json(Path(folder) / "config.json")["model_type"]
+    detects = record["arguments"].get("task") == "detection"
     data = metadata(
         record,
         provenance,
-        name,
+        repo_id,
         library_name="transformers",
-        pipeline_tag="object-detection" if detector else "image-segmentation",
+        pipeline_tag="object-detection" if detects else "image-segmentation",
         tags=[model_type, "custom_code"],
     )
-    labels = "human masks and a teacher's pseudo labels" if record["arguments"].get("pseudo_labels") else "human masks"
-    network = "A small convolutional network" if own else f"A model of transformers' type `{model_type}`"
-    given = "boxes with scores" if detector else "a probability for each pixel"
-    auto_class = f"AutoModelFor{'ObjectDetection' if detector else 'SemanticSegmentation'}"
-    result = (
-        'targets = processor.post_process_object_detection(outputs, 0.5, inputs["original_sizes"])[0]'
-        if detector
-        else 'probabilities = processor.post_process_probabilities(outputs, inputs["original_sizes"])[0]'
+    own = {
+        "kind": "student",
+        "detects": detects,
+        "model_type": model_type,
+        "own": model_type.startswith("scalpel_student"),
+    }
+    return render(ModelCard, "model_card.md", data, picture, **own, **training(record, provenance, repo_id))
+
+
+def training(record: dict[str, Any], provenance: Provenance, repo_id: str) -> dict[str, Any]:
+    """The variables of the template that every model has: how it was trained, and how well it does."""
+    arguments, metrics = record["arguments"], record["metrics"]
+    packages = record["machine"]["packages"].items()
+    present = {k: v for k, v in METRICS.items() if any(values.get(k) is not None for values in metrics.values())}
+    return {
+        "name": repo_id.split("/")[-1],
+        "repo_id": repo_id,
+        "provenance": provenance,
+        "arguments": arguments,
+        "dataset": shown_name(arguments["dataset"]),
+        "pseudo_labels": arguments.get("pseudo_labels") and shown_name(arguments["pseudo_labels"]),
+        "training": record["training"],
+        "shown": {k: shown_name(v) if isinstance(v, str) else v for k, v in arguments.items() if k not in HIDDEN},
+        "command": record["command"],
+        "packages": ", ".join(f"{name} {version}" for name, version in packages),
+        "metrics": metrics,
+        "columns": present,
+    }
+
+
+def metadata(record: dict[str, Any], provenance: Provenance, repo_id: str, **kwargs: Any) -> ModelCardData:
+    """The front matter of a model's card."""
+    arguments = record["arguments"]
+    names = [n for n in (arguments.get("dataset"), arguments.get("pseudo_labels")) if is_hub_id(n)]
+    known = {
+        "base_model_revision": provenance.base_revision,
+        "dataset_revision": provenance.dataset_revision,
+        "label_budget": provenance.budget,
+    }
+    kwargs |= {key: value for key, value in known.items() if value}
+    return ModelCardData(
+        license="apache-2.0",
+        datasets=[str(n) for n in names] or None,
+        pipeline_tag=kwargs.pop("pipeline_tag", "image-segmentation"),
+        tags=[*PROJECT_TAGS, *kwargs.pop("tags")],
+        model_name=repo_id.split("/")[-1],
+        eval_results=eval_results(record, provenance),
+        train_split=arguments.get("train_split", "train"),
+        **kwargs,
     )
-    text = f"""# {name}
-
-{network} that finds small targets in infrared frames, trained on {labels}. It gives {given}, at the frame's own size.
-{picture_text(picture, record)}
-## How to load it
-
-```python
-import numpy as np
-import torch
-import scalpel_hf  # makes the model type and its image processor known
-from transformers import AutoImageProcessor, {auto_class}
-
-model = {auto_class}.from_pretrained("{repo_id}").eval()
-processor = AutoImageProcessor.from_pretrained("{repo_id}")
-{FRAME}
-inputs = processor(frame, return_tensors="pt")
-with torch.no_grad():
-    outputs = model(pixel_values=inputs["pixel_values"])
-{result}
-```
-
-Without scalpel-hf, leave its import out and pass `trust_remote_code=True` to both `from_pretrained`: that runs the code
-in this repository, which needs torch and transformers alone. Read it first.
-
-{_pipeline_text(repo_id, detector)}
-{training_text(record, provenance, "transfer")}
-{figures_text(record)}
-{closing_text(record, "The weights: Apache-2.0.")}"""
-    return as_card(data, text)
 
 
-def _pipeline_text(repo_id: str, detector: bool = False) -> str:
-    if detector:
-        return f"""As a pipeline of transformers, which takes 8-bit images:
-
-```python
-from scalpel_hf.pipelines import to_8_bits
-from transformers import pipeline
-
-find = pipeline("object-detection", model="{repo_id}")
-found = find(to_8_bits(frame), threshold=0.5)  # a list of targets: score, label and box
-```
-"""
-    return f"""As a pipeline, for frames of 8 or 16 bits, one or many:
-
-```python
-import scalpel_hf  # makes the pipeline known
-from transformers import pipeline
-
-find = pipeline("infrared-small-target-detection", model="{repo_id}")
-found = find(frame, threshold=0.5)  # a list of targets: score, label, box and mask
-```
-"""
-
-
-def _auto_model_text(repo_id: str, size: int, provenance: Provenance, mobile: bool) -> str:
-    """How transformers loads adapter and base at once; it can't where a `SamModel`'s position tables are resized."""
-    if not mobile and provenance.base_size not in (None, size):
-        return f"""
-`AutoModel.from_pretrained("{repo_id}")` gives the base its own input size, {provenance.base_size} pixels, which is not
-what this adapter was trained at.
-"""
-    return f"""
-With transformers, which loads the base too:
-
-```python
-import scalpel_hf  # makes the adapter's type known
-from transformers import AutoModel
-
-model = AutoModel.from_pretrained("{repo_id}"{f", image_size={size}" if mobile else ""})
-```
-"""
+def eval_results(record: dict[str, Any], provenance: Provenance) -> list[EvalResult] | None:
+    """The metrics as the Hub shows them beside a model."""
+    name = shown_name(record["arguments"]["dataset"])
+    results = [
+        EvalResult(
+            task_type="object-detection" if "ap50" in metrics else "image-segmentation",
+            task_name="Infrared small target detection",
+            dataset_type=name,
+            dataset_name=name,
+            dataset_split=split,
+            dataset_revision=provenance.dataset_revision,
+            metric_type=key,
+            metric_name=title,
+            metric_value=metrics[key],
+            metric_config=f"threshold {metrics['threshold']:g}, matching radius {metrics['distance']:g} px",
+        )
+        for split, metrics in record["metrics"].items()
+        for key, (title, _, _) in METRICS.items()
+        if metrics.get(key) is not None
+    ]
+    return results or None

@@ -28,7 +28,7 @@ from scalpel_hf.data import load_split, split_by_source
 from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.label_sources import HUMAN, NONE
 from scalpel_hf.evaluation.detection_metrics import coco_classes
-from scalpel_hf.evaluation.evaluator import evaluate_student
+from scalpel_hf.evaluation.evaluator import evaluate_predictor
 from scalpel_hf.evaluation.unseen import TrainedOn, rows_to_measure
 from scalpel_hf.hub.upload import push_run
 from scalpel_hf.modeling import ScalpelStudentForObjectDetection, ScalpelStudentForSemanticSegmentation
@@ -112,7 +112,7 @@ def train_student(
     accelerator.print(f"{len(dataset.indices)} frames to train on, {len(dataset.human)} labelled by people")
 
     # Train
-    evaluate = (lambda _: evaluate_student(student, held_out)) if len(held_out) else None
+    evaluate = (lambda _: evaluate_predictor(student, held_out)) if len(held_out) else None
     outcome = train(accelerator, model, dataset, loss, args, evaluate, best_metric, collate, made_of)
     model.eval()
     return student, outcome
@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
         student.save_pretrained(args.output_dir)
         metrics = {}
         if test_rows is not None:
-            metrics[args.eval_split] = evaluate_student(student, test_rows)
+            metrics[args.eval_split] = evaluate_predictor(student, test_rows)
         write_metrics(args, outcome, metrics)
         next_command = f"scalpel-hf export {args.output_dir} --dataset {args.dataset} --int8"
         accelerator.print(closing(args.output_dir, metrics, next_command))

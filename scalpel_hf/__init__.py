@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .modeling.modeling_scalpel_student_detection import ScalpelStudentForObjectDetection
     from .modeling.processing_scalpel_sam import ScalpelSamProcessor
     from .predictors.feature_cache import FeatureCache, FrozenFeatures
+    from .predictors.load import load_predictor
     from .predictors.sam import load_sam
     from .predictors.student import DetectionStudent, SegmentationStudent, load_student
     from .predictors.teacher import Teacher
@@ -53,6 +54,7 @@ _HOME = {
     "FeatureCache": "predictors.feature_cache",
     "add_pseudo_labels": "pseudo_labels",
     "training_mask": "pseudo_labels",
+    "load_predictor": "predictors.load",
     "load_sam": "predictors.sam",
     "DetectionStudent": "predictors.student",
     "SegmentationStudent": "predictors.student",
@@ -86,6 +88,7 @@ __all__ = [
     "apply_label_budget",
     "link_frames",
     "load_irst_dataset",
+    "load_predictor",
     "load_sam",
     "load_student",
     "record_router",

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy import ndimage
-from transformers import AutoConfig, AutoModel, AutoModelForSemanticSegmentation
+from transformers import AutoModel, AutoModelForSemanticSegmentation
 from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import KeyDataset
-from transformers.utils import find_adapter_config_file
 
 from .evaluation.irstd_metrics import EIGHT_CONNECTED
 from .modeling.image_processing_infrared import InfraredImageProcessor
@@ -72,7 +71,6 @@ class Target(Mapping[str, Any]):
 
 
 TASK = "infrared-small-target-detection"
-HUB_ARGUMENTS = ("revision", "subfolder", "cache_dir", "token", "local_files_only")
 
 
 class InfraredModel:
@@ -82,14 +80,16 @@ class InfraredModel:
     def from_pretrained(cls, name_or_path: str, dtype: Any = None, **kwargs: Any) -> torch.nn.Module:
         """A teacher's adapter with its base, a stand-alone teacher or a segmentation student; see `from_pretrained` of
         transformers for the arguments."""
-        from .predictors.committee import other_members  # which need peft
+        from .predictors.committee import other_members
+        from .predictors.kinds import HUB_ARGUMENTS, ModelKind, kind_of
         from .predictors.teacher import load_adapted
 
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         if "revision" in hub:  # `pipeline` hands on one that carries the commit of an adapter's base
             hub["revision"] = str(hub["revision"])
         model: Any
-        if find_adapter_config_file(name_or_path, **hub) is not None:
+        kind = kind_of(name_or_path, **hub)
+        if kind is ModelKind.TEACHER:
             model, processor = load_adapted(name_or_path, **hub)
             if others := other_members(name_or_path, **hub):
                 warnings.warn(
@@ -98,10 +98,8 @@ class InfraredModel:
                     stacklevel=2,
                 )
         else:
+            auto_class = AutoModelForSemanticSegmentation if kind is ModelKind.SEGMENTATION else AutoModel
             with loading(name_or_path, "config.json"):
-                config = AutoConfig.from_pretrained(name_or_path, **hub)
-                segments = type(config) in AutoModelForSemanticSegmentation._model_mapping
-                auto_class = AutoModelForSemanticSegmentation if segments else AutoModel
                 model = load_whole(auto_class.from_pretrained, name_or_path, **hub)
             processor = load_image_processor(name_or_path, **hub)
         model.image_processor = processor

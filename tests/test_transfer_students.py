@@ -21,7 +21,7 @@ from scalpel_hf import (
     apply_label_budget,
     load_student,
 )
-from scalpel_hf.evaluation.evaluator import evaluate_detections, evaluate_student
+from scalpel_hf.evaluation.evaluator import evaluate_detections, evaluate_predictor
 from tests.small_students import DETECTORS, SEGMENTERS
 from tests.test_recipes import flags, transfer
 
@@ -62,7 +62,7 @@ def assert_trained(folder: Path, work: SimpleNamespace, kind: type) -> dict:
     student = load_student(folder)
     assert type(student) is kind
     record = json.loads((folder / "metrics.json").read_text())
-    again = evaluate_student(student, work.test)
+    again = evaluate_predictor(student, work.test)
     assert {k: v for k, v in record["metrics"]["test"].items() if v is not None} == pytest.approx(
         {k: v for k, v in again.items() if v is not None}, abs=1e-3
     )

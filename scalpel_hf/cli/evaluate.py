@@ -8,35 +8,19 @@ Examples:
     scalpel-hf evaluate --dataset data/nuaa --split train --pseudo-labels runs/nuaa/pseudo
 
 Prints IoU, nIoU, Pd, Fa and F1 at the frames' own size (of a detector AP, precision, recall and F1) as JSON, with the
-threshold and the matching radius. The kind of model is told by its files: an adapter is a teacher, a file that ends in
-.onnx an exported student, with its runtime.json beside it, anything else a student.
+threshold and the matching radius. The kind of model is told by its files. An exported student may be named by its ONNX
+file, with its runtime.json beside it.
 """
 
 import json
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import file_exists
-
-from scalpel_hf import Teacher, load_student
 from scalpel_hf.cli.numbers import PROBABILITY
 from scalpel_hf.cli.program import verb_parser
 from scalpel_hf.data import load_split
-from scalpel_hf.evaluation.evaluator import evaluate_probabilities, evaluate_pseudo_labels, evaluate_student
+from scalpel_hf.evaluation.evaluator import evaluate_predictor, evaluate_pseudo_labels
 from scalpel_hf.evaluation.unseen import rows_to_measure, trained_on, unseen_rows
-from scalpel_hf.predictors.load import holds_teacher, on_default_device
-
-
-def is_adapter(name: str) -> bool:
-    """Whether a model is a teacher; `ValueError` where there is none at all."""
-    if Path(name).is_dir():
-        return holds_teacher(Path(name))
-    if Path(name).is_absolute() or name.count("/") != 1:
-        raise ValueError(f"there is no folder {name!r}, and a repository on the Hub is called org/name")
-    try:
-        return file_exists(name, "adapter_config.json")
-    except Exception as error:  # what the client's HTTP library raises has no class in common with OSError
-        raise ValueError(f"{name!r} is neither a folder nor a model that the Hub gives: {error}") from error
+from scalpel_hf.predictors.load import default_device, load_predictor
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -56,7 +40,6 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
 
-    metrics: dict[str, Any]
     remedy = "name another by `--split`"
     if args.pseudo_labels:
         rows, labelled = load_split(args.dataset, args.split, remedy), load_split(args.pseudo_labels, args.split)
@@ -64,21 +47,10 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"{args.pseudo_labels!r} holds no pseudo labels: make them with `scalpel-hf label`")
         pseudo = labelled.filter(lambda s: s == "pseudo", input_columns="label_source", keep_in_memory=True)
         pseudo = unseen_rows(pseudo, trained_on([args.pseudo_labels]), repr(args.pseudo_labels))
-        metrics = evaluate_pseudo_labels(pseudo, rows)
-        print(json.dumps(metrics, indent=2))
+        print(json.dumps(evaluate_pseudo_labels(pseudo, rows), indent=2))
         return
     rows = rows_to_measure(args.dataset, args.split, trained_on([args.model]), remedy)
-    if args.model.endswith(".onnx"):
-        from scalpel_hf.export import evaluate_exported  # needs the extra `onnx`
-        from scalpel_hf.runtime import load_exported
-
-        student = load_exported(Path(args.model).parent, Path(args.model).name)
-        metrics = evaluate_exported(student, rows, args.threshold)
-    elif is_adapter(args.model):
-        teacher = Teacher.from_pretrained(
-            args.model, args.base_model, feature_cache_dir=args.feature_cache_dir, flips=args.flips
-        )
-        metrics = evaluate_probabilities(on_default_device(teacher).probabilities, rows, args.threshold)
-    else:
-        metrics = evaluate_student(on_default_device(load_student(args.model)), rows, args.threshold)
-    print(json.dumps(metrics, indent=2))
+    model = load_predictor(
+        args.model, args.base_model, default_device(), feature_cache_dir=args.feature_cache_dir, flips=args.flips
+    )
+    print(json.dumps(evaluate_predictor(model, rows, args.threshold), indent=2))

@@ -20,20 +20,18 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from huggingface_hub import file_exists
 
 from scalpel_hf import DetectionStudent, SegmentationStudent, SyntheticInfrared, Teacher, load_student
 from scalpel_hf.cli.numbers import COUNT, PROBABILITY, between
 from scalpel_hf.cli.program import verb_parser
 from scalpel_hf.data import load_split
 from scalpel_hf.data.image_cells import undecoded
-from scalpel_hf.evaluation.evaluator import evaluate_student
+from scalpel_hf.evaluation.evaluator import evaluate_predictor
 from scalpel_hf.evaluation.unseen import rows_to_measure, trained_on
 from scalpel_hf.export import (
     check_detector,
     check_student,
     check_teacher,
-    evaluate_exported,
     export_detector,
     export_student,
     export_teacher,
@@ -41,6 +39,7 @@ from scalpel_hf.export import (
 )
 from scalpel_hf.export.onnx_files import whole_or_not_at_all
 from scalpel_hf.modeling.normalization import read_frame
+from scalpel_hf.predictors.kinds import ModelKind, kind_of
 from scalpel_hf.runtime.onnx_models import OnnxDetector, OnnxStudent, load_exported
 from scalpel_hf.runtime.session import ERRORS_ONLY
 from scalpel_hf.runtime.settings import CONFIG_FILE, FOLDER, INT8_FILE, TEACHER_FILE
@@ -90,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = load_split(args.dataset, args.split) if args.dataset else None
     measured = rows_to_measure(args.dataset, args.split, trained_on([args.model])) if args.evaluate else None
     frames = spread(rows, FRAMES) if rows is not None else generated_frames()
-    if is_adapter(args.model):
+    if kind_of(args.model) is ModelKind.TEACHER:
         teacher = Teacher.from_pretrained(args.model, args.base_model)
         with whole_or_not_at_all(out, TEACHER_FILE) as work:
             export_teacher(teacher, work, args.threshold)
@@ -127,12 +126,6 @@ def export_checked(
     return check_detector(model, export_detector(model, folder, normalize, args.threshold), frames)
 
 
-def is_adapter(name: str) -> bool:
-    if Path(name).is_dir():
-        return (Path(name) / "adapter_config.json").exists()
-    return file_exists(name, "adapter_config.json")
-
-
 def spread(rows: Any, count: int) -> list[np.ndarray]:
     """Frames of so many rows, at equal distances."""
     indices = np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))
@@ -154,9 +147,6 @@ def print_table(
     print("\n| | " + " | ".join(columns) + " |")
     print("|---" * (1 + len(columns)) + "|")
     for name, model in models.items():
-        if isinstance(model, SegmentationStudent | DetectionStudent):
-            metrics = evaluate_student(model, rows, threshold)
-        else:
-            metrics = evaluate_exported(model, rows, threshold)
+        metrics = evaluate_predictor(model, rows, threshold)
         cells = [f"{metrics[key] * (100 if '%' in title else 1):.1f}" for title, key in columns.items()]
         print(f"| {name} | " + " | ".join(cells) + " |")

@@ -13,7 +13,6 @@ from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.masks import IGNORED, TARGET, read_mask, read_row_mask, read_target
 from scalpel_hf.evaluation import DetectionMetrics, IRSTDMetrics
 from scalpel_hf.evaluation.box_metrics import as_detector, count_boxes, detect_all, judged_by_boxes, metrics_by_boxes
-from scalpel_hf.predictors.student import DetectionStudent, SegmentationStudent
 
 Predicted = TypeVar("Predicted")
 
@@ -48,13 +47,16 @@ def _where_judged(predicted: Any, mask: np.ndarray, name: str | None) -> Any:
     return np.where(ignored, 0, predicted) if ignored.any() else predicted
 
 
-def evaluate_student(
-    student: SegmentationStudent | DetectionStudent, rows: Iterable[dict[str, Any]], threshold: float = 0.5
-) -> dict[str, Any]:
-    """Figures of a student of either kind, see [`evaluate_probabilities`] and [`evaluate_detections`]."""
-    if isinstance(student, DetectionStudent):
-        return evaluate_detections(student.detect, rows, threshold)
-    return evaluate_probabilities(student.probabilities, rows, threshold)
+def evaluate_predictor(predictor: Any, rows: Iterable[dict[str, Any]], threshold: float = 0.5) -> dict[str, Any]:
+    """Metrics of whatever `load_predictor` gives, see [`evaluate_probabilities`] and [`evaluate_detections`]."""
+    if hasattr(predictor, "probabilities"):
+        return evaluate_probabilities(predictor.probabilities, rows, threshold)
+
+    def detect(frame: Any) -> tuple[np.ndarray, np.ndarray]:
+        found = predictor.detect(frame, threshold=0.0)
+        return found if isinstance(found, tuple) else (found.scores, found.boxes)  # an exported detector's
+
+    return evaluate_detections(detect, rows, threshold)
 
 
 def evaluate_probabilities(

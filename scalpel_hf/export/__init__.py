@@ -3,8 +3,6 @@
 What runs an exported student, [`scalpel_hf.runtime`], needs the ONNX file and the runtime.json beside it.
 """
 
-from scalpel_hf.evaluation.exported import evaluate_exported
-
 from .int8 import quantize_student, rank_convolutions
 from .onnx_detector import DetectorGraph, check_detector, export_detector
 from .onnx_student import StudentGraph, check_student, export_student
@@ -18,7 +16,6 @@ __all__ = [
     "check_detector",
     "check_student",
     "check_teacher",
-    "evaluate_exported",
     "export_detector",
     "export_student",
     "export_teacher",

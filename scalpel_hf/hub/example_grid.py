@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from scalpel_hf.data import load_split, objects_from_mask
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.masks import read_target
 from scalpel_hf.modeling.image_processing_infrared import read_frame
-from scalpel_hf.utils.files import read_json
+from scalpel_hf.predictors.load import load_predictor
 from scalpel_hf.utils.visualization import GREEN, RED, gray, outline
 
 from .provenance import Provenance, read_record
@@ -40,30 +39,10 @@ def example_pictures(folder: str | Path, provenance: Provenance) -> bytes | None
 
 def finder(folder: str | Path, base: str | Path | None = None) -> Callable[[Any], np.ndarray]:
     """What marks the targets that the model in a folder finds: from a frame to a mask `(H, W)`, bool."""
-    from scalpel_hf.modeling.modeling_scalpel_sam import ScalpelSamModel
-    from scalpel_hf.modeling.processing_scalpel_sam import ScalpelSamProcessor
-    from scalpel_hf.predictors.student import DetectionStudent, load_student
-    from scalpel_hf.predictors.teacher import Teacher
-
-    if (Path(folder) / "adapter_config.json").exists():
-        teacher = Teacher.from_pretrained(folder, base)
-        return lambda frame: teacher.probabilities(frame) > 0.5
-    if read_json(Path(folder) / "config.json")["model_type"] == "scalpel_sam":
-        model, processor = ScalpelSamModel.from_pretrained(folder), ScalpelSamProcessor.from_pretrained(folder)
-
-        @torch.no_grad()
-        def segment(frame: Any) -> np.ndarray:
-            inputs = processor(frame)
-            return (
-                processor.post_process_semantic_segmentation(model(**inputs), inputs["original_sizes"])[0].numpy() > 0
-            )
-
-        return segment
-    student = load_student(folder)
-    if isinstance(student, DetectionStudent):
-        detector = student
-        return lambda frame: _boxes_filled(detector.detect(frame, 0.5)[1], read_frame(frame).shape)
-    return lambda frame: student.probabilities(frame) > 0.5
+    model: Any = load_predictor(folder, base)
+    if hasattr(model, "probabilities"):
+        return lambda frame: model.probabilities(frame) > 0.5
+    return lambda frame: _boxes_filled(model.detect(frame, 0.5)[1], read_frame(frame).shape)
 
 
 def _with_targets(rows: Any) -> list[dict[str, Any]]:

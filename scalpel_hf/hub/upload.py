@@ -15,7 +15,8 @@ from scalpel_hf.data import LabelBudget
 from scalpel_hf.data.parquet import write_parquet_file
 from scalpel_hf.evaluation.unseen import TRAINED_ON_FILE
 from scalpel_hf.modeling.custom_code import IMAGE_PROCESSOR_FILE, code_files, published_configs
-from scalpel_hf.predictors.pretrained import COMMITTEE_FILE, MEMBER_FOLDERS
+from scalpel_hf.predictors.kinds import ModelKind, kind_of
+from scalpel_hf.predictors.pretrained import ADAPTER_CONFIG, COMMITTEE_FILE, MEMBER_FOLDERS
 from scalpel_hf.pseudo_labels.output import read_grid, read_run
 from scalpel_hf.runtime.settings import FOLDER as ONNX
 from scalpel_hf.runtime.settings import belonging_files
@@ -72,11 +73,12 @@ def push_run(
     """
     api, base, make_card = HfApi(), None, student_card
     record = read_record(folder, for_others=False)
-    if (Path(folder) / "adapter_config.json").exists():
+    kind = kind_of(folder)
+    if kind is ModelKind.TEACHER:
         make_card = teacher_card
-        config = read_json(Path(folder) / "adapter_config.json")
+        config = read_json(Path(folder) / ADAPTER_CONFIG)
         base = base_on_hub(config["base_model_name_or_path"], base_model_id or None)
-    elif (Path(folder) / "processor_config.json").exists():
+    elif kind is ModelKind.STAND_ALONE:
         make_card = standalone_card
         base = base_on_hub(record["arguments"].get("base_model"), base_model_id or None)
     provenance = trace(api, folder, base)
@@ -122,8 +124,8 @@ def push_folder(
     """
     folder, api = Path(folder), HfApi()
     contents: dict[str, str | bytes] = {path: str(folder / path) for path in _files(folder, repo_type)}
-    if "adapter_config.json" in contents:
-        for path in [path for path in contents if path.endswith("adapter_config.json")]:
+    if ADAPTER_CONFIG in contents:
+        for path in [path for path in contents if path.endswith(ADAPTER_CONFIG)]:
             contents[path] = _published_adapter(api, folder / path, card)
     elif repo_type == "model":
         contents = _with_code(folder, contents)
@@ -265,7 +267,7 @@ def _with_code(folder: Path, contents: dict[str, str | bytes]) -> dict[str, str 
 
 
 def _check_one_kind(repo_id: str, contents: dict[str, str | bytes], there: list[str]) -> None:
-    for own, other in (("adapter_config.json", "config.json"), ("config.json", "adapter_config.json")):
+    for own, other in ((ADAPTER_CONFIG, "config.json"), ("config.json", ADAPTER_CONFIG)):
         if own in contents and other in there:
             kind = "a whole model" if other == "config.json" else "an adapter"
             raise ValueError(

@@ -1,17 +1,23 @@
-"""What the recipes leave in folders: which kind of model, loaded and on its device, which folders are seeds of one."""
+"""Loading whatever finds targets, from a folder or the Hub, whichever kind of model it is."""
 
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import torch
 from accelerate.utils import parse_flag_from_env
 
-from .student import DetectionStudent, SegmentationStudent
+from .kinds import ModelKind, kind_of
+from .student import STUDENTS, DetectionStudent, SegmentationStudent, StandAloneTeacher
 from .teacher import Teacher
 
-Loaded = TypeVar("Loaded", bound=Teacher | SegmentationStudent | DetectionStudent)
+if TYPE_CHECKING:
+    from scalpel_hf.runtime import OnnxDetector, OnnxStudent
+
+Loaded = TypeVar("Loaded", bound=Teacher | StandAloneTeacher | SegmentationStudent | DetectionStudent)
+Segmenter: TypeAlias = "Teacher | StandAloneTeacher | SegmentationStudent | OnnxStudent"
+Predictor: TypeAlias = "Segmenter | DetectionStudent | OnnxDetector"
 
 
 def default_device() -> str:
@@ -25,24 +31,43 @@ def on_default_device(loaded: Loaded) -> Loaded:
     return loaded
 
 
-def holds_teacher(folder: Path) -> bool:
-    """Whether a folder's model is a teacher and no student; `ValueError` where there is none."""
-    for name in ("adapter_config.json", "config.json"):
-        if (folder / name).exists():
-            return name == "adapter_config.json"
-    raise ValueError(
-        f"{folder} holds no model (no adapter_config.json or config.json): name the output_dir of a finished "
-        "`scalpel-hf distill` or `scalpel-hf transfer`"
-    )
+def load_predictor(
+    name_or_path: str | Path, base: str | Path | None = None, device: str = "cpu", **of_teacher: Any
+) -> Predictor:
+    """
+    What finds targets in frames: a teacher or a committee, a stand-alone teacher, a student of either task, also one of
+    transformers' models, or an exported student.
+
+    Detectors have `detect`, all others `probabilities`.
+
+    Args:
+        name_or_path: a folder, a repository on the Hub, or an ONNX file with its runtime.json beside it.
+        base: a teacher's base model, if it isn't where the adapter says.
+        device: where to put it; exported ones stay on the CPU.
+        of_teacher: arguments of [`Teacher`], which others do without.
+
+    Raises `ValueError` where there is no model.
+
+    Example:
+        >>> predictor = load_predictor("runs/nuaa/student")
+        >>> predictor.probabilities("frame.png").shape  # (H, W)
+    """
+    kind, path = kind_of(name_or_path), Path(name_or_path)
+    if kind is ModelKind.EXPORTED:
+        from scalpel_hf.runtime import load_exported  # needs the extra `onnx`
+
+        return load_exported(path.parent, path.name) if path.suffix == ".onnx" else load_exported(name_or_path)
+    if kind is ModelKind.TEACHER:
+        return Teacher.from_pretrained(name_or_path, base, **of_teacher).to(device)
+    return STUDENTS[kind].from_pretrained(name_or_path).to(device)
 
 
-def load_trained(
-    folder: Path, base_model: str | None = None, feature_cache_dir: Path | None = None
-) -> Teacher | SegmentationStudent:
-    """The teacher or the student in a folder, on the [`default_device`]."""
-    if holds_teacher(folder):
-        return on_default_device(Teacher.from_pretrained(folder, base_model, feature_cache_dir=feature_cache_dir))
-    return on_default_device(SegmentationStudent.from_pretrained(folder))
+def load_trained(folder: Path, base_model: str | None = None, feature_cache_dir: Path | None = None) -> Segmenter:
+    """[`load_predictor`] on the [`default_device`], of what has `probabilities`; `ValueError` for a detector."""
+    found = load_predictor(folder, base_model, default_device(), feature_cache_dir=feature_cache_dir)
+    if not hasattr(found, "probabilities"):
+        raise ValueError(f"{folder} holds a detector: here a model is needed that gives masks")
+    return cast("Segmenter", found)
 
 
 def seeds_of_models(folders: Iterable[Path]) -> dict[str, list[Path]]:
@@ -53,7 +78,7 @@ def seeds_of_models(folders: Iterable[Path]) -> dict[str, list[Path]]:
     """
     models = defaultdict(list)
     for folder in folders:
-        holds_teacher(folder)
+        kind_of(folder)
         name, _, seed = folder.name.rpartition("-")
         models[name if name and seed.isdecimal() else folder.name].append(folder)
     return dict(models)

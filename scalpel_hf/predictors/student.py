@@ -1,13 +1,14 @@
-"""A trained student as an object that finds targets in frames, and a fresh one to train."""
+"""A trained student as an object that finds targets in frames, a stand-alone teacher likewise, and a fresh student."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from transformers import (
     AutoConfig,
+    AutoModelForMaskGeneration,
     AutoModelForObjectDetection,
     AutoModelForSemanticSegmentation,
     PreTrainedConfig,
@@ -18,9 +19,11 @@ from scalpel_hf.modeling.configuration_scalpel_student import ScalpelStudentConf
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.modeling_scalpel_student import ScalpelStudentBackbone, ScalpelStudentForSemanticSegmentation
 from scalpel_hf.modeling.modeling_scalpel_student_detection import ScalpelStudentForObjectDetection
+from scalpel_hf.modeling.processing_scalpel_sam import ScalpelSamProcessor
 from scalpel_hf.modeling.whole_weights import check_numbers, check_weights, keys_that_differ, load_whole
 from scalpel_hf.utils.files import as_umask_says
 
+from .kinds import HUB_ARGUMENTS, ModelKind, kind_of
 from .prediction import Prediction, fingerprint_of
 from .pretrained import load_image_processor, loading
 
@@ -36,7 +39,7 @@ class _Saved:
 
     auto_class: Any
 
-    def __init__(self, model: PreTrainedModel, processor: InfraredImageProcessor):
+    def __init__(self, model: PreTrainedModel, processor: Any):
         self.model, self.processor = model, processor
 
     @classmethod
@@ -101,15 +104,35 @@ class DetectionStudent(_Saved):
         return found["scores"].cpu().numpy(), found["boxes"].cpu().numpy()
 
 
+class StandAloneTeacher(_Saved):
+    """A teacher that is one model with its base, [`ScalpelSamModel`], and its processor."""
+
+    auto_class = AutoModelForMaskGeneration
+
+    def __init__(self, model: PreTrainedModel, processor: InfraredImageProcessor):
+        super().__init__(model, ScalpelSamProcessor(processor))
+
+    @torch.no_grad()
+    def probabilities(self, frame: Any) -> np.ndarray:
+        """Target probability of each pixel, `(H, W)` float32, at the frame's own size."""
+        inputs = self.processor(frame, return_tensors="pt").to(self.model.device)
+        maps = self.processor.post_process_probabilities(self.model(**inputs), inputs["original_sizes"])
+        return maps[0].float().cpu().numpy()
+
+
+STUDENTS: dict[ModelKind, type[SegmentationStudent | DetectionStudent | StandAloneTeacher]] = {
+    ModelKind.STAND_ALONE: StandAloneTeacher,
+    ModelKind.SEGMENTATION: SegmentationStudent,
+    ModelKind.DETECTION: DetectionStudent,
+}
+
+
 def load_student(name_or_path: str | Path, **kwargs: Any) -> SegmentationStudent | DetectionStudent:
-    """The student in a folder or repository, of the kind that its configuration says."""
-    with loading(name_or_path, "config.json"):
-        config = AutoConfig.from_pretrained(str(name_or_path), **kwargs)
-    architectures = config.architectures or [""]
-    if not isinstance(architectures, list) or not isinstance(architectures[0], str):
-        raise ValueError(f"{name_or_path}: `architectures` of config.json must be names, and is {architectures!r}")
-    is_detector = architectures[0].endswith("ForObjectDetection")
-    return (DetectionStudent if is_detector else SegmentationStudent).from_pretrained(name_or_path, **kwargs)
+    """The student in a folder or repository, of the kind that its configuration says; `ValueError` where it is none."""
+    kind = kind_of(name_or_path, **{name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs})
+    if kind not in (ModelKind.SEGMENTATION, ModelKind.DETECTION):
+        raise ValueError(f"{name_or_path} holds {kind.value} and no student that torch runs")
+    return cast(SegmentationStudent | DetectionStudent, STUDENTS[kind].from_pretrained(name_or_path, **kwargs))
 
 
 def new_student(

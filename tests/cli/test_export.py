@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("onnxscript")
 from scalpel_hf import SyntheticInfrared
 from scalpel_hf.cli import evaluate, export
-from scalpel_hf.evaluation.evaluator import evaluate_student
+from scalpel_hf.evaluation.evaluator import evaluate_predictor
 from scalpel_hf.predictors.student import load_student
 from scalpel_hf.runtime import OnnxDetector, OnnxStudent, load_exported
 from scalpel_hf.runtime.__main__ import main as run
@@ -44,7 +44,7 @@ def test_from_the_trained_student_to_the_table(
     assert sorted(file.name for file in (folder / "onnx").iterdir()) == [
         *("model.onnx", "model_int8.onnx", "runtime.json")
     ]
-    expected = evaluate_student(load_student(folder), work.test, 0.4)
+    expected = evaluate_predictor(load_student(folder), work.test, 0.4)
     for file, row in (("model.onnx", table[2]), ("model_int8.onnx", table[3])):
         assert isinstance(load_exported(folder, file), exported_as)
         model = str(folder / "onnx" / file)

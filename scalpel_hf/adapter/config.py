@@ -23,9 +23,9 @@ class ScalpelMoeConfig(PeftConfig, ExpertsConfig):
     r"""
     Configuration of the hierarchical mixture-of-experts adapter for Segment Anything models.
 
+    It has the fields of [`ExpertsConfig`], and these.
+
     Args:
-        scales, levels, bottleneck, channels, top_k, routers, sam_features, consensus_gate: of the experts, see
-            [`ExpertsConfig`].
         full_resolution_channels: of the mask level's convolutions on the frame's own grid. 8 by default, and 0 where a
             configuration is loaded that was saved before there were any.
         blocks: the encoder blocks that get a token adapter: a number n for the last n, a list of names of blocks or of

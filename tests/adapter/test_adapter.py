@@ -161,7 +161,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(base: nn.Module, reentr
         return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
     expected = gradients()
-    model.get_base_model().gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model.get_base_model().activation_checkpointing_enable({"use_reentrant": reentrant})
     model.enable_input_require_grads()
     model.train()
     for module in model.modules():

@@ -266,7 +266,7 @@ def test_gradient_reaches_every_encoder_parameter(model: MobileSamModel, pixel_v
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_gradient_checkpointing_is_exact(pixel_values: Tensor, use_reentrant: bool) -> None:
     plain, saving = tiny_model().train(), tiny_model().train()
-    saving.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    saving.activation_checkpointing_enable({"use_reentrant": use_reentrant})
     blocks = [block for layer in saving.vision_encoder.layers for block in layer.blocks]
     assert all(block.gradient_checkpointing for block in blocks)
     runs = []

@@ -54,7 +54,7 @@ def evaluate_predictor(predictor: Any, rows: Iterable[dict[str, Any]], threshold
 
     def detect(frame: Any) -> tuple[np.ndarray, np.ndarray]:
         found = predictor.detect(frame, threshold=0.0)
-        return found if isinstance(found, tuple) else (found.scores, found.boxes)  # an exported detector's
+        return (found.scores, found.boxes) if hasattr(found, "scores") else found  # an exported detector's, or torch's
 
     return evaluate_detections(detect, rows, threshold)
 

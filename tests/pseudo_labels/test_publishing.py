@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 from huggingface_hub import DatasetCard, HfApi
 
@@ -19,6 +20,7 @@ from tests.pseudo_labels.helpers import FakeTeacher, budgeted, camera, raw, with
 REPO = "org/labels"
 ELSEWHERE = f"""
 import json
+import numpy as np
 from datasets import load_dataset
 
 plain = load_dataset("{REPO}", split="train")
@@ -26,7 +28,7 @@ stream = load_dataset("{REPO}", split="train", streaming=True)
 assert plain.features == stream.features
 columns = ["name", "label_source", "pseudo_objects", "pseudo_score", "teacher"]
 assert list(plain.select_columns(columns)) == list(stream.select_columns(columns))
-masks = [[row[c] and list(row[c].getdata()) for c in ("mask", "pseudo_mask", "pseudo_confidence")] for row in stream]
+masks = [[row[c] and np.ravel(row[c]).tolist() for c in ("mask", "pseudo_mask", "pseudo_confidence")] for row in stream]
 plain.save_to_disk("../plain")
 json.dump(masks, open("../masks.json", "w"))
 
@@ -69,7 +71,7 @@ def test_a_run_is_published_with_all_it_says_of_itself(hub: HubServer, client: H
     for column in labelled.column_names:
         assert raw(again, column) == raw(labelled, column), column
     pixels = [
-        [row[c] and list(row[c].getdata()) for c in ("mask", "pseudo_mask", "pseudo_confidence")] for row in labelled
+        [row[c] and np.ravel(row[c]).tolist() for c in ("mask", "pseudo_mask", "pseudo_confidence")] for row in labelled
     ]
     assert json.loads((tmp_path / "masks.json").read_text()) == pixels
 

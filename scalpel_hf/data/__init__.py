@@ -4,10 +4,11 @@ from scalpel_hf.modeling.normalization import read_frame
 
 from .budget import LabelBudget, apply_label_budget
 from .layouts import LAYOUTS, Layout
-from .loading import FEATURES, BrokenPairsError, as_irst_dataset, load_irst_dataset
+from .loading import as_irst_dataset, load_irst_dataset
 from .masks import IGNORED, MaskValues, MaskValuesError, read_mask, read_row_mask, read_target
 from .objects import objects_from_mask
 from .prepared import human_labelled, labelled_by_people, load_prepared, load_split, split_by_source
+from .rows import FEATURES, BrokenPairsError
 from .synthetic import SyntheticInfrared
 
 __all__ = [

@@ -20,9 +20,9 @@ from scalpel_hf.utils.files import read_text
 from scalpel_hf.utils.image_files import frame_name, visible_files
 
 from .image_cells import stored_cell
-from .loading import FEATURES
 from .names import few
 from .objects import encode_png
+from .rows import FEATURES
 
 RECORDING_SUFFIXES = (
     *(".3gp", ".avi", ".dv", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m4v", ".mj2", ".mjpeg", ".mkv", ".mov"),

@@ -1,56 +1,21 @@
 """From folders of frames and masks, or a data set on the Hub, to a `DatasetDict` with one set of features."""
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
-from datasets import (
-    ClassLabel,
-    Dataset,
-    DatasetDict,
-    Features,
-    Image,
-    List,
-    NamedSplit,
-    Value,
-    concatenate_datasets,
-)
+from datasets import Dataset, DatasetDict, Image, concatenate_datasets
 
-from scalpel_hf.modeling.frame_io import file_orientation, turn
 from scalpel_hf.modeling.normalization import read_frame
 
-from .image_cells import cell_content, stored_cell
 from .label_sources import BOX, HUMAN, POINT, as_objects, inside_frame
 from .layouts import LAYOUTS, Layout, Pair, SplitFiles, find_pairs
-from .masks import TARGET, MaskValues, decide_mask_values, read_mask
+from .masks import MaskValues, decide_mask_values
 from .names import check_names
-from .objects import encode_png, objects_from_mask
+from .rows import FEATURES, BrokenPairsError, Row, make_row, read_rows, rows_to_dataset, without_broken
 from .stored import as_splits, load_stored
-
-FEATURES = Features(
-    {
-        "name": Value("string"),
-        "image": Image(),
-        "mask": Image(mode="L"),
-        "objects": {
-            "bbox": List(List(Value("float32"))),
-            "area": List(Value("int64")),
-            "category": List(ClassLabel(names=["target"])),
-        },
-        "width": Value("int32"),
-        "height": Value("int32"),
-    }
-)
-
-Row = dict[str, Any]
-
-
-class BrokenPairsError(ValueError):
-    """Frames or masks that are missing, unreadable or don't fit each other; the message names each and its reason."""
 
 
 @overload
@@ -145,10 +110,8 @@ def load_irst_dataset(
     wanted_pairs = [(key, pair) for key in pairs for pair in pairs[key] if split in (None, key)]
     masks = [(f"{pair.name} ({key})", partial(_mask_file, pair)) for key, pair in wanted_pairs]
     values = decide_mask_values(masks, mask_values or layout.mask_values, say=say)
-    rows = _read_rows(lambda pair: _row_of_pair(pair, mask_grid, values), [pair for _, pair in wanted_pairs])
-    kept = _without_broken(
-        rows, [f"{pair.name} ({key})" for key, pair in wanted_pairs], skip_broken, where=f"in {root}"
-    )
+    rows = read_rows(lambda pair: _row_of_pair(pair, mask_grid, values), [pair for _, pair in wanted_pairs])
+    kept = without_broken(rows, [f"{pair.name} ({key})" for key, pair in wanted_pairs], skip_broken, where=f"in {root}")
     by_split: dict[str, list[Row]] = {key: [] for key, _ in wanted_pairs}
     for index in kept:
         by_split[wanted_pairs[index][0]].append(rows[index])  # type: ignore[arg-type]
@@ -226,15 +189,15 @@ def _as_irst_dataset(
             raise ValueError("the mask is empty, and no column `label_source` says that it should be")
         if cells["image"] is None:
             raise ValueError("the image is empty")
-        made = _row(names[index], cells["image"], cells["mask"], mask_grid, values)
+        made = make_row(names[index], cells["image"], cells["mask"], mask_grid, values)
         return made | {"objects": _weak_objects(cells, made)} if sources[index] in (BOX, POINT) else made
 
     if all(dataset.features.get(column) == feature for column, feature in FEATURES.items()):
-        checks = _read_rows(lambda index: {"same": _is_same(raw[index], row(index))}, range(len(dataset)))
+        checks = read_rows(lambda index: {"same": _is_same(raw[index], row(index))}, range(len(dataset)))
         if all(not isinstance(check, str) and check["same"] for check in checks):
             return dataset
-    rows = _read_rows(row, range(len(dataset)))
-    kept = _without_broken(rows, names, skip_broken, where=f"in {where}")
+    rows = read_rows(row, range(len(dataset)))
+    kept = without_broken(rows, names, skip_broken, where=f"in {where}")
     if not kept:
         raise BrokenPairsError(f"no usable pair is left in {where}")
     rest = dataset.remove_columns([column for column in dataset.column_names if column in FEATURES])
@@ -293,68 +256,4 @@ def _row_of_pair(pair: Pair, mask_grid: str | None, values: MaskValues) -> Row:
     if pair.problem or pair.image is None or pair.mask is None:
         raise ValueError(pair.problem)
     image, mask = ({"bytes": None, "path": str(path)} for path in (pair.image, pair.mask))
-    return _row(pair.name, image, mask, mask_grid, values)
-
-
-def _row(name: str, image: Row, mask: Row | None, mask_grid: str | None, values: MaskValues) -> Row:
-    frame = read_frame(image)
-    height, width = frame.shape
-    row = {"name": name, "image": stored_cell(image), "mask": None, "objects": None, "width": width, "height": height}
-    if mask is None:
-        return row
-    target = _on_shown_grid(read_mask(mask, values), mask, frame.shape, image, mask_grid)
-    if target.shape != frame.shape:
-        mask_height, mask_width = target.shape
-        raise ValueError(f"the image has {width} × {height} pixels, its mask {mask_width} × {mask_height}")
-    return row | {
-        "mask": {"bytes": encode_png(target), "path": f"{name}.png"},
-        "objects": objects_from_mask(target == TARGET),
-    }
-
-
-def _on_shown_grid(
-    target: np.ndarray, mask: Row, shown: tuple[int, ...], image: Row, mask_grid: str | None
-) -> np.ndarray:
-    """A mask turned as its frame is, where it was drawn on the frame as its file stores it."""
-    orientation = file_orientation(cell_content(image))
-    if orientation == 1 or file_orientation(cell_content(mask)) != 1:  # the mask's own was followed already
-        return target
-    if mask_grid is None and orientation in (5, 6, 7, 8) and shown[0] != shown[1]:
-        mask_grid = "shown" if target.shape == shown else "stored"  # no other fits
-    if mask_grid is None:
-        raise ValueError(
-            f"its file asks to be turned (orientation {orientation}), and its mask may be drawn on it as shown or as "
-            "stored: say which, mask_grid='shown' or 'stored', or --mask-grid"
-        )
-    return turn(target, orientation) if mask_grid == "stored" else target
-
-
-def _read_rows(read: Callable[[Any], Row], items: Iterable[Any]) -> list[Row | str]:
-    """A row for each item, or what is wrong with it."""
-
-    def attempt(item: Any) -> Row | str:
-        try:
-            return read(item)
-        except (OSError, ValueError) as error:
-            return str(error)
-
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(attempt, items))
-
-
-def _without_broken(rows: list[Row | str], names: list[str], skip_broken: bool, where: str) -> list[int]:
-    """Indices of the rows that are whole; the others are an error, or a warning with `skip_broken`."""
-    broken = [f"  {name}: {row}" for name, row in zip(names, rows, strict=True) if isinstance(row, str)]
-    if broken:
-        listing = "\n".join(broken[:20] + ([f"  and {len(broken) - 20} more"] if len(broken) > 20 else []))
-        count = f"{len(broken)} broken pair{'s' if len(broken) > 1 else ''} {where}"
-        if not skip_broken:
-            raise BrokenPairsError(f"{count}:\n{listing}\nTo go on without: skip_broken=True, or --skip-broken")
-        warnings.warn(f"skipped {count}:\n{listing}", stacklevel=3)
-    return [index for index, row in enumerate(rows) if not isinstance(row, str)]
-
-
-def rows_to_dataset(rows: list[Row], split: str | NamedSplit | None = None) -> Dataset:
-    """A data set of rows that hold each of [`FEATURES`]."""
-    columns = {column: [row[column] for row in rows] for column in FEATURES}
-    return Dataset.from_dict(columns, features=FEATURES, split=NamedSplit(str(split)) if split else None)
+    return make_row(pair.name, image, mask, mask_grid, values)

@@ -6,8 +6,8 @@ import numpy as np
 from datasets import Dataset
 from scipy import ndimage
 
-from .loading import rows_to_dataset
 from .objects import encode_png, objects_from_mask
+from .rows import rows_to_dataset
 from .scenes import SCENES
 
 OVERSAMPLING = 5

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from scalpel_hf.data import as_irst_dataset, load_irst_dataset, load_prepared
-from scalpel_hf.data.loading import FEATURES
 from scalpel_hf.data.objects import encode_png
+from scalpel_hf.data.rows import FEATURES
 from scalpel_hf.data.stored import load_stored, stream_stored
 from scalpel_hf.formats import write_imagefolder
 from scalpel_hf.utils.files import safe_name

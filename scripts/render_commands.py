@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import importlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ VERB_TEXTS = {  # where a verb's help is, if not in the file of its name
     "transfer": "recipes/transfer.py",
     "predict": "scalpel_hf/runtime/__main__.py",
 }
+SHOWN = 3  # commands of a verb
 FIELDS = {
     "Both trainings": ("scalpel_hf.training.arguments", "LoopArguments"),
     "Fields of distill": ("scalpel_hf.recipes.distill", "DistillArguments"),
@@ -30,8 +32,8 @@ FIELDS = {
 }
 HEAD = """# Commands
 
-Written by `python scripts/render_commands.py`. `scalpel-hf VERB --help` lists all flags of a verb; `--debug` shows
-where an error arose.
+Written by `python scripts/render_commands.py`. `scalpel-hf VERB --help` shows all flags and more examples; `--debug`
+shows where an error arose.
 """
 YAML_HEAD = """## Fields of the recipes' YAML files
 
@@ -53,10 +55,11 @@ def page(root: Path = ROOT) -> str:
 
 
 def examples(path: Path) -> str:
-    """The indented commands of a module's docstring."""
+    """The first of the indented commands in a module's docstring; `--help` shows all."""
     text = ast.get_docstring(ast.parse(read_text(path)), clean=False) or ""
     (block,) = [part for part in text.split("\n\n") if part.startswith("    scalpel-hf ")]
-    return block
+    commands = re.split(r"\n(?=    \S)", block)
+    return "\n".join(commands[:SHOWN])
 
 
 def fields(module: str, name: str) -> Iterable[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ from scalpel_hf import SyntheticInfrared
 from tests.small_models import small_mobile_sam
 
 ROOT = Path(__file__).parents[1]
+DATA = {".css", ".html", ".js", ".md"}
 
 
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -75,7 +76,8 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: Path) -> None:
     assert {"scalpel_hf/py.typed", "scalpel_hf/modeling/py.typed"} <= names
     recipes = {f"scalpel_hf/{f.relative_to(ROOT).as_posix()}" for f in (ROOT / "recipes").rglob("*.yaml")}
     assert recipes and recipes == {n for n in names if n.endswith(".yaml")}
-    assert "scalpel_hf/cli/run_report.html" in names
+    data = {f.relative_to(ROOT).as_posix() for f in (ROOT / "scalpel_hf").rglob("*.*") if f.suffix in DATA}
+    assert {"scalpel_hf/cli/run_report.html", "scalpel_hf/hub/model_card.md"} <= data <= names
     assert any(n.endswith("LICENSE") for n in metadata)
 
 

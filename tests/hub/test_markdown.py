@@ -1,6 +1,8 @@
 """What data says is shown as it is, by a reader of CommonMark with GitHub's tables, and does nothing else."""
 
+import json
 import re
+import shlex
 from pathlib import Path
 
 import datasets
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 from scalpel_hf import apply_label_budget
 from scalpel_hf.hub.dataset_card import dataset_card
 from scalpel_hf.hub.markdown import code, escape
+from scalpel_hf.hub.model_card import student_card
+from scalpel_hf.hub.provenance import Provenance
 from scalpel_hf.pseudo_labels import label_in_shards
 from scalpel_hf.pseudo_labels.report import write_report
 from tests.pseudo_labels.helpers import FakeTeacher, camera, with_image
@@ -104,3 +108,21 @@ def test_names_in_reports_and_cards_are_words(tmp_path: Path) -> None:
     found = [name for name, source in zip(names, labelled["label_source"], strict=True) if source != "human"]
     words = shown(report)[0]
     assert found and all(" ".join(name.split()) in words for name in found)
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "{{ name }} {% if %}", "{# x #}"])
+def test_what_a_run_says_are_words_in_a_models_card(name: str, tmp_path: Path) -> None:
+    metrics = {"iou": 0.5, "niou": 0.4, "pd": 0.9, "fa": 3.0, "f1": None, "threshold": 0.5, "distance": 3.0}
+    record = {
+        "arguments": {"dataset": name, "train_split": name, "pseudo_labels": name, "seed": 0},
+        "training": {"steps": 3, "seconds": 1.0},
+        "machine": {"packages": {name: name}},
+        "command": shlex.join(["scalpel-hf", "transfer", name]),
+        "metrics": {name: metrics},
+    }
+    (tmp_path / "metrics.json").write_text(json.dumps(record))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "scalpel_student"}))
+    card = student_card(tmp_path, "org/student", Provenance(dataset_revision=name))
+    words, kinds = shown(card.text)
+    assert not kinds & {"html_inline", "html_block", "link_open", "s_open", "em_open", "strong_open"}
+    assert card.text.count("\n# ") == 1 and "50.00" in words and words.count(" ".join(name.split())) >= 5

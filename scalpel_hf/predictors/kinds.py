@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers.utils import cached_file
 
-from scalpel_hf.runtime.settings import CONFIG_FILE
+from scalpel_hf.runtime.settings import CONFIG_FILE, FOLDER
 from scalpel_hf.utils.files import read_json
 
 from .pretrained import ADAPTER_CONFIG
@@ -45,7 +45,7 @@ def kind_of(name_or_path: str | Path, **hub: Any) -> ModelKind:
     config = _file(name, "config.json", hub)
     if config is not None:
         return _kind_of_config(name, read_json(config))
-    if _file(name, CONFIG_FILE, hub):
+    if any(_file(name, place, hub) for place in (CONFIG_FILE, f"{FOLDER}/{CONFIG_FILE}")):
         return ModelKind.EXPORTED
     raise ValueError(
         f"{name} holds no model (no {ADAPTER_CONFIG}, config.json or {CONFIG_FILE}): name the output_dir of a finished "

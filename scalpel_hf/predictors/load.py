@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 import torch
 from accelerate.utils import parse_flag_from_env
 
-from .kinds import ModelKind, kind_of
+from .kinds import HUB_ARGUMENTS, ModelKind, kind_of
 from .student import STUDENTS, DetectionStudent, SegmentationStudent, StandAloneTeacher
 from .teacher import Teacher
 
@@ -32,7 +32,7 @@ def on_default_device(loaded: Loaded) -> Loaded:
 
 
 def load_predictor(
-    name_or_path: str | Path, base: str | Path | None = None, device: str = "cpu", **of_teacher: Any
+    name_or_path: str | Path, base: str | Path | None = None, device: str = "cpu", **kwargs: Any
 ) -> Predictor:
     """
     What finds targets in frames: a teacher or a committee, a stand-alone teacher, a student of either task, also one of
@@ -44,7 +44,8 @@ def load_predictor(
         name_or_path: a folder, a repository on the Hub, or an ONNX file with its runtime.json beside it.
         base: a teacher's base model, if it isn't where the adapter says.
         device: where to put it; exported ones stay on the CPU.
-        of_teacher: arguments of [`Teacher`], which others do without.
+        kwargs: of a repository `revision`, `token`, `cache_dir` and `local_files_only`; the others are arguments of
+            [`Teacher`], which other kinds do without.
 
     Raises `ValueError` where there is no model.
 
@@ -52,14 +53,17 @@ def load_predictor(
         >>> predictor = load_predictor("runs/nuaa/student")
         >>> predictor.probabilities("frame.png").shape  # (H, W)
     """
-    kind, path = kind_of(name_or_path), Path(name_or_path)
+    hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
+    kind, path = kind_of(name_or_path, **hub), Path(name_or_path)
     if kind is ModelKind.EXPORTED:
         from scalpel_hf.runtime import load_exported  # needs the extra `onnx`
 
-        return load_exported(path.parent, path.name) if path.suffix == ".onnx" else load_exported(name_or_path)
+        if path.suffix == ".onnx":
+            return load_exported(path.parent, path.name)
+        return load_exported(name_or_path, revision=hub.get("revision"))
     if kind is ModelKind.TEACHER:
-        return Teacher.from_pretrained(name_or_path, base, **of_teacher).to(device)
-    return STUDENTS[kind].from_pretrained(name_or_path).to(device)
+        return Teacher.from_pretrained(name_or_path, base, **hub, **kwargs).to(device)
+    return STUDENTS[kind].from_pretrained(name_or_path, **hub).to(device)
 
 
 def load_trained(folder: Path, base_model: str | None = None, feature_cache_dir: Path | None = None) -> Segmenter:

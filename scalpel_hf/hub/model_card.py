@@ -23,6 +23,7 @@ METRICS = {
     "precision": ("Precision", 100, "%"),
     "recall": ("Recall", 100, "%"),
     "f1": ("F1", 100, "%"),
+    "false_alarms_per_frame": ("False alarms a frame", 1, "number"),
 }
 # `cache_dir` is what `feature_cache_dir` was called.
 HIDDEN = {"output_dir", "feature_cache_dir", "cache_dir", "push_to_hub", "base_model_id", "resume", "num_workers"}
@@ -122,6 +123,7 @@ def training(record: dict[str, Any], provenance: Provenance, repo_id: str) -> di
         "packages": ", ".join(f"{name} {version}" for name, version in packages),
         "metrics": metrics,
         "columns": present,
+        "by_boxes": "false_alarms_per_frame" in present,
     }
 
 
@@ -161,10 +163,16 @@ def eval_results(record: dict[str, Any], provenance: Provenance) -> list[EvalRes
             metric_type=key,
             metric_name=title,
             metric_value=metrics[key],
-            metric_config=f"threshold {metrics['threshold']:g}, matching radius {metrics['distance']:g} px",
+            metric_config=f"threshold {metrics['threshold']:g}, {_matching(metrics)}",
         )
         for split, metrics in record["metrics"].items()
         for key, (title, _, _) in METRICS.items()
         if metrics.get(key) is not None
     ]
     return results or None
+
+
+def _matching(metrics: dict[str, Any]) -> str:
+    if "false_alarms_per_frame" in metrics:
+        return "centres of detections in boxes"
+    return f"matching radius {metrics['distance']:g} px"

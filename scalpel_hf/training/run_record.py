@@ -76,6 +76,8 @@ def _shown_metrics(found: dict[str, Any]) -> str:
         shares.append(f"{hits} of {targets} targets found ({100 * low:.0f} to {100 * high:.0f} %, 95 % interval)")
     if "fa" in found:
         shares.append(f"Fa {found['fa']:.1f} in 1e-6")
+    if "false_alarms_per_frame" in found:
+        shares.append(f"{found['false_alarms_per_frame']:.2f} false alarms a frame")
     return f"{found['n_images']} frames, {', '.join(shares)}"
 
 

@@ -33,8 +33,8 @@ from scalpel_hf.evaluation.box_metrics import (
     metrics_by_boxes,
 )
 from scalpel_hf.evaluation.detection_metrics import DetectionMetrics
-from scalpel_hf.predictors.load import load_trained, on_default_device
-from scalpel_hf.predictors.student import DetectionStudent, load_student
+from scalpel_hf.predictors.load import default_device, load_predictor
+from scalpel_hf.predictors.student import DetectionStudent
 from scalpel_hf.training.run_record import METRICS_FILE
 from scalpel_hf.utils.files import read_json, write_json, write_text
 
@@ -98,10 +98,8 @@ def train(args: argparse.Namespace, seed: int) -> dict[str, Path]:
 
 def measure(model: Path, test: Any) -> tuple[np.ndarray, dict[str, Any]]:
     """Counts on each clip, and metrics."""
-    is_student = (model / "config.json").exists()
-    student = on_default_device(load_student(model)) if is_student else load_trained(model)
-    is_detector = isinstance(student, DetectionStudent)
-    detect = student.detect if is_detector else as_detector(student.probabilities)
+    found = load_predictor(model, device=default_device())
+    detect = found.detect if isinstance(found, DetectionStudent) else as_detector(found.probabilities)
     frames, precision = detect_all(detect, test), DetectionMetrics()
     for frame in frames:
         precision.update(*frame)

@@ -351,6 +351,12 @@ def test_figures_of_detectors_and_of_nothing(client: HfApi, tmp_path: Path) -> N
     results = {r.metric_type: r.metric_value for r in card.data.eval_results}
     assert results["ap50"] == record["metrics"]["test"]["ap50"] and "recall" in results and "iou" not in results
     assert card.data.pipeline_tag == "object-detection" and "AP50" in card.text and "COCO" in card.text
+    by_boxes = {"f1": 0.5, "pd": 0.75, "false_alarms_per_frame": 0.25, "ap50": 0.4, "threshold": 0.5}
+    (tmp_path / "detector/metrics.json").write_text(json.dumps({**record, "metrics": {"test": by_boxes}}))
+    card = student_card(tmp_path / "detector", DETECTOR)
+    results = {r.metric_type: r.metric_config for r in card.data.eval_results}
+    assert results["pd"] == "threshold 0.5, centres of detections in boxes" and "false_alarms_per_frame" in results
+    assert "| 75.00 |" in card.text and "| in boxes |" in card.text and "By boxes that people drew" in card.text
     (tmp_path / "detector/metrics.json").write_text(json.dumps({**record, "metrics": {}}))
     card = student_card(tmp_path / "detector", DETECTOR)
     assert card.data.eval_results is None and "Not measured" in card.text

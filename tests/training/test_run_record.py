@@ -92,11 +92,14 @@ def test_what_a_training_ends_with() -> None:
     segments = {"iou": 0.5, "niou": 0.25, "fa": 12.34, "n_images": 3, "n_targets": 10, "n_detected": 8}
     boxes = {"ap50": 0.7, "ap50_95": None, "precision": 1.0, "n_images": 2, "n_targets": 4, "n_matched": 4}
     empty = {"iou": 0.0, "niou": 0.0, "fa": 0.0, "n_images": 1, "n_targets": 0, "n_detected": 0}
-    lines = closing("runs/x", {"test": segments, "clips": boxes, "sky": empty}, "scalpel-hf label").splitlines()
+    drawn = {"false_alarms_per_frame": 0.256, "pd": 0.5, "n_images": 4, "n_targets": 8, "n_detected": 4}
+    metrics = {"test": segments, "clips": boxes, "sky": empty, "drawn": drawn}
+    lines = closing("runs/x", metrics, "scalpel-hf label").splitlines()
     assert lines == [
         "test: 3 frames, IoU 50.0 %, nIoU 25.0 %, 8 of 10 targets found (49 to 94 %, 95 % interval), Fa 12.3 in 1e-6",
         "clips: 2 frames, AP50 70.0 %, precision 100.0 %, 4 of 4 targets found (51 to 100 %, 95 % interval)",
         "sky: 1 frames, IoU 0.0 %, nIoU 0.0 %, Fa 0.0 in 1e-6",
+        "drawn: 4 frames, 4 of 8 targets found (22 to 78 %, 95 % interval), 0.26 false alarms a frame",
         "written to runs/x",
         "next: scalpel-hf label",
     ]

@@ -98,7 +98,7 @@ def train(args: argparse.Namespace, seed: int) -> dict[str, Path]:
 
 def measure(model: Path, test: Any) -> tuple[np.ndarray, dict[str, Any]]:
     """Counts on each clip, and metrics."""
-    found = load_predictor(model, device=default_device())
+    found: Any = load_predictor(model, device=default_device())
     detect = found.detect if isinstance(found, DetectionStudent) else as_detector(found.probabilities)
     frames, precision = detect_all(detect, test), DetectionMetrics()
     for frame in frames:

@@ -75,17 +75,15 @@ def frames_to_measure(args: argparse.Namespace, rows: datasets.Dataset, work: Pa
 
 def hold_out(rows: datasets.Dataset, seed: int) -> datasets.DatasetDict:
     """
-    `train`, and `test` of a quarter of the frames with a mask; where these are few, of all labelled frames, which are
-    then measured by boxes; where those are few too, or of one recording, `train` alone.
+    `train`, and `test` of a quarter of the frames that are measured on, see [`kinds_to_measure`]; where few are
+    labelled, or all of one recording, `train` alone.
     """
-    sources = Counter(rows["label_source"][:])
-    masks, labels = sources[HUMAN], sum(sources[kind] for kind in BY_PEOPLE)
+    labels = sum(source in BY_PEOPLE for source in rows["label_source"][:])
     if labels < LEAST_LABELS:
         print(f"none of {labels} labelled frames is held out to measure on: from {LEAST_LABELS} on a quarter is")
         return datasets.DatasetDict({"train": rows})
-    kinds = (HUMAN,) if masks >= LEAST_LABELS else BY_PEOPLE
     try:
-        splits, unused = split_by_recording(rows, {"test": TEST_SHARE}, seed, kinds)
+        splits, unused = split_by_recording(rows, {"test": TEST_SHARE}, seed)
     except ValueError as error:
         print(f"no frame is held out to measure on: {error}")
         return datasets.DatasetDict({"train": rows})
@@ -96,14 +94,11 @@ def hold_out(rows: datasets.Dataset, seed: int) -> datasets.DatasetDict:
 
 def folds(rows: datasets.Dataset, seed: int) -> list[datasets.DatasetDict]:
     """
-    The frames with a mask in up to `FOLDS` ways, each of which is measured once, as `test`, and else trained on; of all
-    labelled frames, where masks are the lesser part of them.
+    The labelled frames in up to `FOLDS` ways, each of which is measured once, as `test`, and else trained on.
 
     No recording is in both splits; none where all are of one.
     """
-    sources = Counter(rows["label_source"][:])
-    labels = sum(sources[kind] for kind in BY_PEOPLE)
-    rows, _ = split_by_source(rows, (HUMAN,) if 2 * sources[HUMAN] >= labels else BY_PEOPLE)
+    rows, _ = split_by_source(rows, BY_PEOPLE)
     groups = np.array(recordings_of(rows))
     order = np.random.default_rng(seed).permutation(np.unique(groups))
     if len(order) < 2:

@@ -1,21 +1,32 @@
 """Splits of a person's own frames: whole recordings are held out, for frames of one recording are near each other."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from .label_sources import BOX, HUMAN, POINT
+from .label_sources import BOX, BY_PEOPLE, HUMAN, POINT
 
 TRAIN = "train"
+LEAST_MASKS = 12  # fewer say little of IoU
 
 
-def split_by_recording(
-    rows: Dataset, shares: Mapping[str, float], seed: int = 0, kinds: Collection[str] | None = None
-) -> tuple[DatasetDict, int]:
+def kinds_to_measure(rows: Dataset) -> tuple[str, ...]:
     """
-    Hold shares of the labelled frames out, as `validation` and `test`: of those with a person's mask or, where there is
-    none, with boxes and points.
+    Values of `label_source` whose frames are held out to measure on: masks, or, where fewer than `LEAST_MASKS` show a
+    target and people drew boxes or points besides, all that people labelled, which are then measured by boxes.
+    """
+    if "label_source" not in rows.column_names:
+        return (HUMAN,)
+    sources = rows["label_source"][:]
+    objects = rows["objects"][:] if "objects" in rows.column_names else [{"bbox": [True]}] * len(rows)
+    masks = sum(source == HUMAN and bool(found["bbox"]) for source, found in zip(sources, objects, strict=True))
+    return (HUMAN,) if masks >= LEAST_MASKS or {BOX, POINT}.isdisjoint(sources) else BY_PEOPLE
+
+
+def split_by_recording(rows: Dataset, shares: Mapping[str, float], seed: int = 0) -> tuple[DatasetDict, int]:
+    """
+    Hold shares of the frames of [`kinds_to_measure`] out, as `validation` and `test`.
 
     A recording, as the column `recording` names it, is in one split alone; a frame that is of none counts as one of its
     own. The other splits hold labelled frames only, since nothing is measured on others; those of their recordings that
@@ -25,7 +36,6 @@ def split_by_recording(
         rows: with `recording`, if their frames are of recordings, and `label_source`, if not all are labelled.
         shares: of the labelled frames, by split; what is left is `train`. Splits of share 0 are not made.
         seed: of the draw.
-        kinds: of labels to hold out, values of `label_source`, in place of that choice.
 
     Returns the splits, and how many frames are in none.
 
@@ -36,7 +46,7 @@ def split_by_recording(
         raise ValueError(f"shares of {', '.join(f'{s:g}' for s in wanted.values())} leave nothing to train on")
     groups = recordings_of(rows)
     sources = rows["label_source"][:] if "label_source" in rows.column_names else [HUMAN] * len(rows)
-    kinds = kinds or ((HUMAN,) if HUMAN in sources else (BOX, POINT))
+    kinds = kinds_to_measure(rows)
     labelled = [source in kinds for source in sources]
     if wanted and not any(labelled):
         raise ValueError("no frame has a person's label to measure by: hold out none")

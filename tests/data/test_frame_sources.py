@@ -125,21 +125,26 @@ def test_too_few_recordings_to_hold_one_out() -> None:
     assert [len(rows) for rows in splits.values()] == [1, 1, 1]
 
 
-def test_boxes_and_points_are_held_out_where_there_is_no_mask_or_they_are_asked_for() -> None:
+def test_boxes_and_points_are_held_out_where_few_masks_show_a_target() -> None:
     rows = Dataset.from_dict({"label_source": ["box"] * 4 + ["none"] * 4 + ["point"] * 4})
     splits, _ = split_by_recording(rows, {"test": 0.5})
     assert len(splits["test"]) == 4 and "none" not in splits["test"]["label_source"][:]
-    rows = Dataset.from_dict({"label_source": ["box"] * 8 + ["human"] * 2})
-    assert len(split_by_recording(rows, {"test": 0.5}, kinds=("box", "human"))[0]["test"]) == 5
+    # A person who says that a frame has no target has drawn an empty mask: it tells nothing of IoU.
+    objects = [{"bbox": [[0.0, 0.0, 2.0, 2.0]]}] * 8 + [{"bbox": []}] * 20
+    rows = Dataset.from_dict({"label_source": ["box"] * 8 + ["human"] * 20, "objects": objects})
+    splits, _ = split_by_recording(rows, {"test": 0.5})
+    assert len(splits["test"]) == 14 and "box" in splits["test"]["label_source"][:]
 
 
-def test_boxes_and_points_stay_in_training() -> None:
-    rows = Dataset.from_dict({"label_source": ["box"] * 4 + ["human"] * 4 + ["point"] * 4})
+def test_boxes_and_points_stay_in_training_where_there_are_masks() -> None:
+    rows = Dataset.from_dict({"label_source": ["box"] * 4 + ["human"] * 12 + ["point"] * 4})
     splits, unused = split_by_recording(rows, {"test": 0.5})
-    assert splits["test"]["label_source"][:] == ["human"] * 2 and unused == 0
-    rows = Dataset.from_dict({"recording": ["a", "a", "b", "b"], "label_source": ["human", "box"] * 2})
-    splits, unused = split_by_recording(rows, {"test": 0.5})
-    assert splits["test"]["label_source"][:] == ["human"] and unused == 1  # a held-out recording teaches nothing
+    assert splits["test"]["label_source"][:] == ["human"] * 6 and unused == 0
+    kinds, recordings = ["human"] * 6 + ["box"], ["a"] * 7 + ["b"] * 7
+    splits, unused = split_by_recording(
+        Dataset.from_dict({"recording": recordings, "label_source": kinds * 2}), {"test": 0.5}
+    )
+    assert splits["test"]["label_source"][:] == ["human"] * 6 and unused == 1  # a held-out recording teaches nothing
     with pytest.raises(ValueError, match="no frame has a person's label to measure by: hold out none"):
         split_by_recording(Dataset.from_dict({"label_source": ["none"] * 3}), {"test": 0.5})
     assert len(split_by_recording(rows.select([1, 3]), {"test": 0.0})[0]["train"]) == 2

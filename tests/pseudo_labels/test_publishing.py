@@ -88,14 +88,14 @@ def test_a_run_is_published_with_all_it_says_of_itself(hub: HubServer, client: H
     for words in (
         "`org/teacher` at revision `abc`",
         f"IoU {100 * quality['iou']:.1f} %",
-        f"Of {quality['objects']} labelled objects\n{quality['true_objects']} are targets",
+        f"Of {quality['objects']} labelled objects {quality['true_objects']} are targets",
         "1 could not be labelled",
         "| `pseudo_confidence` |",
-        "take\nthese pixels for neither target nor background",
+        "take these pixels for neither target nor background",
         "](examples.png)",
         "Images and human masks: `mit`",
     ):
-        assert words in card.text, words
+        assert words in " ".join(card.text.split()), words
 
 
 def test_without_a_run_the_card_tells_less(hub: HubServer, client: HfApi, tmp_path: Path) -> None:

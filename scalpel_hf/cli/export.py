@@ -26,6 +26,7 @@ from scalpel_hf.cli.numbers import COUNT, PROBABILITY, between
 from scalpel_hf.cli.program import verb_parser
 from scalpel_hf.data import load_split
 from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.evaluation.box_metrics import judged_by_boxes
 from scalpel_hf.evaluation.evaluator import evaluate_predictor
 from scalpel_hf.evaluation.unseen import rows_to_measure, trained_on
 from scalpel_hf.export import (
@@ -138,15 +139,19 @@ def generated_frames() -> list[np.ndarray]:
 
 SEGMENTATION = {"IoU %": "iou", "nIoU %": "niou", "Pd %": "pd", "Fa 1e-6": "fa"}
 DETECTION = {"AP50 %": "ap50", "AP50-95 %": "ap50_95", "precision %": "precision", "recall %": "recall", "F1 %": "f1"}
+BY_BOXES = {"F1 %": "f1", "Pd %": "pd", "false alarms a frame": "false_alarms_per_frame"}
 
 
 def print_table(
     models: dict[str, SegmentationStudent | DetectionStudent | OnnxStudent | OnnxDetector], rows: Any, threshold: float
 ) -> None:
     columns = SEGMENTATION if isinstance(models["torch"], SegmentationStudent) else DETECTION
+    columns = BY_BOXES if judged_by_boxes(rows) else columns
     print("\n| | " + " | ".join(columns) + " |")
     print("|---" * (1 + len(columns)) + "|")
     for name, model in models.items():
         metrics = evaluate_predictor(model, rows, threshold)
-        cells = [f"{metrics[key] * (100 if '%' in title else 1):.1f}" for title, key in columns.items()]
+        cells = [
+            f"{metrics[key] * 100:.1f}" if "%" in title else f"{metrics[key]:.2f}" for title, key in columns.items()
+        ]
         print(f"| {name} | " + " | ".join(cells) + " |")

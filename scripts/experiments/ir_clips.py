@@ -153,7 +153,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def write(args: argparse.Namespace, arm: str, seed: int, model: Path, counts: np.ndarray, metrics: Any) -> None:
     trained = read_json(model / METRICS_FILE)
-    kept = {key: trained[key] for key in ("commit", "machine")} | {"seconds": trained["training"]["seconds"]}
+    kept = {key: trained[key] for key in ("commit", "machine")}
+    kept |= {key: trained["training"][key] for key in ("seconds", "steps")}
     counted = {"columns": [*COUNTS], "recordings": counts.tolist()}
     file = args.out / f"{arm}-{seed}.json"
     write_json(file, {"arm": arm, "dataset": "ir-clips", "seed": seed, "metrics": metrics, "counts": counted, **kept})

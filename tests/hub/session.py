@@ -32,7 +32,7 @@ scalpel-hf push models/mobile-sam org/mobile-sam
 """
 TEACHER = """
 scalpel-hf distill --dataset org/tiny-infrared --base-model org/mobile-sam --image-size {size}
-    {train} --output-dir runs/teacher --push-to-hub org/tiny-teacher
+    {train} {gate}--output-dir runs/teacher --push-to-hub org/tiny-teacher
 scalpel-hf push runs/teacher org/tiny-teacher-alone --standalone
 """
 STUDENT = """
@@ -179,8 +179,9 @@ def run_session(folder: Path, pictures: Path, weights: Path | None, frames: int,
         else:
             os.symlink(weights.resolve(), folder / "work" / "mobile_sam.pt")
             made["base_commands"] = session.shell(BASE)
-        made["teacher"] = session.shell(TEACHER.format(size=size, train=train))
-        label = "" if weights else "--threshold 0.000001 --no-calibration "  # random weights find nothing
+        # On random weights and few steps a teacher is sure of nothing, least of all behind a gate.
+        gate, label = ("", "") if weights else ("--fit-consensus-gate false ", "--threshold 0.000001 --no-calibration ")
+        made["teacher"] = session.shell(TEACHER.format(size=size, train=train, gate=gate))
         made["student"] = session.shell(STUDENT.format(train=train, label=label))
         hub.home = folder / "elsewhere_home"  # nothing is cached there
         (folder / "elsewhere" / "predict.py").write_text(PREDICT)

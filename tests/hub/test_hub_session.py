@@ -35,7 +35,7 @@ def test_the_document_shows_the_commands_that_are_run() -> None:
 @pytest.mark.slow
 def test_the_session_runs(tmp_path: Path) -> None:
     (tmp_path / "session").mkdir()
-    text = run_session(tmp_path / "session", tmp_path / "pictures", None, frames=12, size=64, steps=2)
+    text = run_session(tmp_path / "session", tmp_path / "pictures", None, frames=12, size=64, steps=40)
     assert len(list((tmp_path / "pictures").iterdir())) == 2
     for line in ("ScalpelSamModel finds", "ScalpelStudentForSemanticSegmentation finds", "MobileSamModel"):
         assert line in text

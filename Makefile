@@ -30,11 +30,13 @@ docs: $(DOCS_READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # torch first and alone: with none present, other packages would pull in its largest build. The test oracle
-# pyirstdmetrics pins an old numpy that it doesn't need, hence --no-deps.
+# pyirstdmetrics pins an old numpy that it doesn't need, hence --no-deps. Gradio asks for a Pillow older than the tested
+# one, though it runs on that: it comes before it; where it can't be had, the tests of its page skip and say so.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) "setuptools>=77"
+	-$(BIN)/pip install --quiet gradio==6.31.0
 	$(PIP) --no-build-isolation --editable ".[dev]"
 	$(BIN)/pip install --quiet --no-deps pyirstdmetrics==1.0.2
 	touch $(READY)

@@ -1,1 +1,4 @@
-"""Pages in the browser. `scalpel-hf review RUN`: accept, reject or mend pseudo labels."""
+"""Pages in the browser.
+
+`scalpel-hf review RUN`: accept, reject or mend pseudo labels. `scalpel-hf app MODEL`: look at a model's answers.
+"""

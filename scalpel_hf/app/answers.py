@@ -1,9 +1,9 @@
 """What a model says about a frame, kept so that the page shows it at another threshold without asking again."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,9 +125,9 @@ def count_frames(path: str) -> tuple[int, str]:
     Raises `OSError` or `ValueError` for a file without a frame that can be read.
     """
     damage = Damage()
-    with closing(read_stream(path, damage)) as frames:  # type: ignore[type-var]
-        count = sum(1 for _ in islice(frames, MOST_FRAMES))
-        more = next(frames, None) is not None
+    frames = read_stream(path, damage)
+    count = sum(1 for _ in islice(frames, MOST_FRAMES))
+    more = next(frames, None) is not None
     notes = [str(damage)] if damage else []
     notes += [f"the first {MOST_FRAMES} frames are here; `scalpel-hf predict` takes all"] if more else []
     return count, "; ".join(notes)
@@ -135,5 +135,5 @@ def count_frames(path: str) -> tuple[int, str]:
 
 def read_one(path: str, number: int) -> tuple[str, np.ndarray]:
     """Name and pixels of a file's frame, by its number among those that can be read."""
-    with closing(read_stream(path, Damage())) as frames:  # type: ignore[type-var]
-        return next(islice(frames, number, None))
+    name, frame = next(islice(read_stream(path, Damage()), number, None))
+    return (f"{Path(path).name}{name}" if name.startswith("#") else name), frame  # of recordings it is the number alone

@@ -26,6 +26,7 @@ VERBS = {
     "push": "Push a model or a data set to the Hub, with a card.",
     "plan": "Say which frames to label next.",
     "review": "Look through pseudo labels in the browser.",
+    "app": "Look at a model's answers in the browser.",
     "demo": "The whole job on synthetic frames, without data or network.",
     "env": "Versions, device and what is missing, for bug reports.",
 }

@@ -8,9 +8,11 @@ Examples:
     scalpel-hf push runs/nuaa/student org/scalpel-student
     scalpel-hf push data/nuaa-10pct org/nuaa-10pct --license mit
     scalpel-hf push metric org/irstd
+    scalpel-hf push org/scalpel-student org/look --space --teacher org/scalpel-sam
 
 `--standalone` pushes the teacher's base and adapter as one model, which loads without scalpel-hf. A teacher's base has
-to be on the Hub. The last line pushes the metric, for `evaluate.load("org/irstd")`.
+to be on the Hub. The last line but one pushes the metric, for `evaluate.load("org/irstd")`, and the last one the
+page of `scalpel-hf app` as a Space, of models that are on the Hub already.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from huggingface_hub import ModelCard
 
 from scalpel_hf.cli.program import verb_parser
 from scalpel_hf.data import LabelBudget, load_prepared
+from scalpel_hf.hub.space import push_space
 from scalpel_hf.hub.upload import push_dataset, push_folder, push_metric, push_run, save_standalone
 from scalpel_hf.pseudo_labels.output import KEY_FILE as RUN_FILE
 
@@ -29,6 +32,8 @@ from scalpel_hf.pseudo_labels.output import KEY_FILE as RUN_FILE
 def push(args: argparse.Namespace) -> str:
     """Push by what is in the folder; returns the commit's URL."""
     folder, private = Path(args.folder), args.private or None
+    if args.space:
+        return push_space(args.folder, args.repo, args.teacher, private)
     if args.folder == "metric":
         return push_metric(args.repo, private)
     if any(any(folder.glob(name)) for name in ("dataset_dict.json", "state.json", "data/*.parquet")):
@@ -59,12 +64,17 @@ def own_card(folder: Path, repo: str) -> ModelCard:
 
 def main(argv: list[str] | None = None) -> None:
     parser = verb_parser("push", __doc__)
-    parser.add_argument("folder", help="what to push, or `metric`")
+    parser.add_argument("folder", help="what to push, or `metric`; with --space a model's id on the Hub")
     parser.add_argument("repo", help="repository, `org/name`; made if it isn't there")
     parser.add_argument("--base-model-id", help="Hub id of a teacher's base, where it was loaded from a folder")
     parser.add_argument("--standalone", action="store_true", help="push a teacher as one model with its base")
     parser.add_argument("--base-model", help="with --standalone, the base's folder, if it isn't where the adapter says")
     parser.add_argument("--license", default="other", help="of a data set's images and human masks")
     parser.add_argument("--no-pictures", action="store_true", help="show no test frames in a model's card")
+    parser.add_argument("--space", action="store_true", help="push the page that shows a model, as a Space")
+    parser.add_argument("--teacher", help="with --space, a second model's id, for the page's switch")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
-    print(push(parser.parse_args(argv)))
+    args = parser.parse_args(argv)
+    if args.teacher and not args.space:
+        parser.error("--teacher goes with --space")
+    print(push(args))

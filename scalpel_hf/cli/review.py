@@ -13,9 +13,8 @@ import getpass
 from pathlib import Path
 
 from scalpel_hf.app.review_page import review
-from scalpel_hf.app.server import LOOPBACK
 
-from .numbers import between
+from .page_options import add_page_options
 from .program import verb_parser
 
 
@@ -23,8 +22,6 @@ def main(argv: list[str] | None = None) -> None:
     parser = verb_parser("review", __doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="folder that `scalpel-hf label` made")
     parser.add_argument("--reviewer", default=None, help="who decides (default: your user's name)")
-    parser.add_argument("--host", default=LOOPBACK, help="address to listen at (default: this machine's own)")
-    parser.add_argument("--port", type=between(int, 0, 65535), default=0, help="to listen at (default: any free one)")
-    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    add_page_options(parser)
     args = parser.parse_args(argv)
     review(args.run, args.reviewer or getpass.getuser(), args.host, args.port, not args.no_browser)

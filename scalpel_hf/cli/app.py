@@ -1,0 +1,37 @@
+"""Look at a model in the browser: drop a frame or a recording, see what it finds and what its operators see.
+
+Examples:
+
+    scalpel-hf app runs/nuaa/student
+    scalpel-hf app runs/nuaa/student --teacher runs/nuaa/teacher
+    scalpel-hf app org/scalpel-student
+
+The threshold is moved without asking the model again. With --teacher a switch shows the one or the other's answer; a
+teacher's page shows what its routers choose, too. MODEL is a student, a teacher, a committee or an exported
+student, a folder or a repository on the Hub. The page is on this machine alone, and nothing leaves it. End it with
+Ctrl-C.
+"""
+
+from scalpel_hf.app.model_page import import_gradio
+from scalpel_hf.app.model_server import look
+from scalpel_hf.predictors.load import default_device, load_predictor
+
+from .numbers import between
+from .page_options import add_page_options
+from .program import verb_parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = verb_parser("app", __doc__)
+    parser.add_argument("model", metavar="MODEL", help="a folder or a repository on the Hub")
+    parser.add_argument("--teacher", help="a second model, for the switch")
+    parser.add_argument("--base-model", help="where a teacher's base is, if not where its adapter says")
+    parser.add_argument(
+        "--threshold", type=between(float, 0.01, 0.99), default=0.5, help="at first (default: %(default)s)"
+    )
+    add_page_options(parser)
+    args = parser.parse_args(argv)
+    import_gradio()
+    named = {"student": args.model, "teacher": args.teacher} if args.teacher else {"model": args.model}
+    models = {who: load_predictor(name, args.base_model, default_device()) for who, name in named.items()}
+    look(models, args.model, args.threshold, args.host, args.port, not args.no_browser)

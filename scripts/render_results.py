@@ -123,7 +123,8 @@ def _table(asked: str, root: Path) -> str:
         seeds = rows[0].index("seeds")
         rows = [[*row[:seeds], *row[seeds + 1 : -1]] for row in rows]
     lines = [_row(rows[0]), _row(["---"] * len(rows[0])), *map(_row, rows[1:])]
-    return "\n".join([*lines, "", _note(kind, [run for arms in runs for seeds in arms.values() for run in seeds])])
+    measured = [run for arms in runs for seeds in arms.values() for run in seeds]
+    return "\n".join([*lines, "", _note(kind, measured, only_comparisons)])
 
 
 def _proposals(folder: Path) -> str:
@@ -225,9 +226,10 @@ def _rows_of_comparisons(
         yield [f"{escape(one)} {'less' if sign == '-' else 'over'} {escape(other)}", "", *cells, *rest]
 
 
-def _note(kind: Kind, runs: list[dict[str, Any]]) -> str:
+def _note(kind: Kind, runs: list[dict[str, Any]], only_comparisons: bool) -> str:
+    what = "On" if only_comparisons else "Mean ± standard deviation over seeds, on"
     return (
-        f"Mean ± standard deviation over seeds, on {_listed(_numbers(runs))} {kind.units}; in brackets what 95 % of\n"
+        f"{what} {_listed(_numbers(runs))} {kind.units}; in brackets what 95 % of\n"
         f"{DRAWS:,} draws of {kind.units} and seeds give.\n{_measured(runs)}"
     )
 

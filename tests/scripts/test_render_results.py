@@ -201,5 +201,6 @@ def test_comparisons_can_stand_alone(tmp_path: Path) -> None:
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 4 and "seeds" not in lines[0] and "training" not in lines[0]
     assert len({line.count("|") for line in lines}) == 1
+    assert "On 20 frames" in text and "±" not in text
     known = cells(whole, "sky | teacher less student")
     assert cells(text, "sky") == [*known[:2], *known[3:-1]]

@@ -44,6 +44,7 @@ from scalpel_hf.training.arguments import (
     option,
     parse_arguments,
 )
+from scalpel_hf.training.branches import add_branches, merge_branches
 from scalpel_hf.training.knowledge_transfer import DetectionSamples, StudentSamples, detection_loss, transfer_loss
 from scalpel_hf.training.loop import hash_weights, make_accelerator, train
 from scalpel_hf.training.run_record import closing, write_metrics
@@ -70,6 +71,7 @@ class TransferArguments(LoopArguments):
     normalization: Annotated[str, OneOf(NORMALIZATIONS)] = option(
         "zscore", "How frames are normalised: `zscore`, `percentile` or `range`."
     )
+    branches: bool = option(False, "Whether 3 x 3 convolutions train as several branches, merged afterwards.")
     crop_size: CropSize = option(256, "Side of the training crops in pixels.")
     human_share: Share = option(0.5, "Least share of the crops that come from frames that people labelled.")
     pseudo_weight: Weight = option(1.0, "Weight of pseudo-labelled pixels beside human ones.")
@@ -91,6 +93,8 @@ def train_student(
     if args.student:
         made_of["first weights"] = hash_weights(model)
     accelerator.print(f"student of {model.num_parameters():,} parameters")
+    if args.branches:
+        add_branches(model)
 
     # Samples and loss
     warmup_steps = round(args.pseudo_warmup_ratio * args.max_steps)
@@ -114,7 +118,7 @@ def train_student(
     # Train
     evaluate = (lambda _: evaluate_predictor(student, held_out)) if len(held_out) else None
     outcome = train(accelerator, model, dataset, loss, args, evaluate, best_metric, collate, made_of)
-    model.eval()
+    merge_branches(model.eval())
     return student, outcome
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
 from transformers import pipeline
 
 from scalpel_hf import (
@@ -182,3 +183,32 @@ def test_evaluation_measures_boxes_at_the_frames_own_size() -> None:
     assert evaluate_detections(detect, rows)["ap50_95"] == pytest.approx(1)
     shifted = evaluate_detections(lambda frame: detect(frame, 1), rows)
     assert shifted["ap50_95"] < 0.9 and shifted["recall"] == 1
+
+
+def test_branches_are_in_the_checkpoint_and_not_in_what_is_saved(work: SimpleNamespace, tmp_path: Path) -> None:
+    """Broken off and gone on with, it ends as an unbroken run; what is saved is fine-tuned with new branches."""
+    common = {**work.common, "branches": True, "checkpoint_steps": 2}
+    transfer.main(flags(**common, output_dir=tmp_path / "unbroken"))
+    loss = transfer.transfer_loss
+
+    def failing(*args: object) -> object:
+        whole = loss(*args)
+        return lambda model, batch, step: whole(model, batch, step) if step < 2 else 1 / 0
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(transfer, "transfer_loss", failing)
+        AcceleratorState._reset_state(True)
+        transfer.main(flags(**common, output_dir=tmp_path / "resumed"))
+    kept = load_file(tmp_path / "resumed" / "checkpoint-2" / "weights.safetensors")
+    assert any("parametrizations" in name for name in kept)
+    AcceleratorState._reset_state(True)
+    transfer.main(flags(**common, output_dir=tmp_path / "resumed"))
+    unbroken, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("unbroken", "resumed"))
+    assert not any("parametrizations" in name for name in unbroken) and unbroken.keys() == resumed.keys()
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in unbroken.items())
+    assert_trained(tmp_path / "resumed", work, SegmentationStudent)
+    AcceleratorState._reset_state(True)
+    again = {**common, "student": tmp_path / "resumed", "output_dir": tmp_path / "again"}
+    del again["size"]
+    transfer.main(flags(**again))
+    assert_trained(tmp_path / "again", work, SegmentationStudent)

@@ -2,6 +2,7 @@
 
     python scripts/benchmarks/benchmark_students.py --out students.md
     python scripts/benchmarks/benchmark_students.py --models small unet --sizes 256x256 --backends eager ONNX
+    python scripts/benchmarks/benchmark_students.py --backends ONNX --sizes 256x256 --threads 1 --picture frontier.svg
 
 Weights are random: what is measured does not depend on them. Every model takes normalised frames (1, 1, H, W) and gives
 logits at full size. Models and backends take turns, so that a busy machine disturbs all alike. A cell is the median in
@@ -29,21 +30,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
-from benchmark_models import MODELS, build
+from benchmark_models import MODELS, build, runner, write_files
+from frontier import draw
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from scalpel_hf.cli.numbers import COUNT, THREADS
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.export.int8 import quantize
-from scalpel_hf.export.onnx_student import to_proto
 from scalpel_hf.utils.files import write_text
 
 BACKENDS = ["eager", "compiled", "ONNX", "INT8"]
 WARM_UP = 3
+PICTURED = ("ONNX", 256, 256, 1)  # backend, width, height and threads
+FRONTIER = Path(__file__).parents[2] / "results" / "frontier"
 NOTES = """\
 Weights are random, frames normalised, logits at the frame's size. A cell is the median in milliseconds, the 10th to
 90th percentile, and the least; models take turns. With one thread the clock is that thread's CPU time, with more the
@@ -54,38 +54,8 @@ has the white-box front end, whose arithmetic other than matrix products isn't c
 """
 
 
-def torch_runner(model: Callable[[torch.Tensor], Any]) -> Callable[[np.ndarray], Any]:
-    return lambda frames: model(torch.from_numpy(frames))
-
-
-def onnx_runner(path: Path, threads: int) -> Callable[[np.ndarray], Any]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Its threads would wait for work by spinning, at the cost of whoever's turn is next.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda frames: session.run(None, {"frames": frames})
-
-
-def runner(backend: str, model: nn.Module, files: dict[str, Path], threads: int) -> Callable[[np.ndarray], Any]:
-    if backend == "eager":
-        return torch_runner(model)
-    if backend == "compiled":
-        return torch_runner(torch.compile(model, dynamic=False))
-    return onnx_runner(files[backend], threads)
-
-
-def write_files(model: nn.Module, folder: Path, name: str) -> dict[str, Path]:
-    files = {"ONNX": folder / f"{name}.onnx", "INT8": folder / f"{name}-int8.onnx"}
-    onnx.save(to_proto(model, ["logits"]), files["ONNX"])
-    rng = np.random.default_rng(0)
-    feeds = [{"frames": rng.standard_normal((1, 1, 128, 128)).astype(np.float32)} for _ in range(4)]
-    quantize(files["ONNX"], files["INT8"], feeds)
-    return files
-
-
-def milliseconds(runs: dict[Any, Callable[[], Any]], threads: int, repeats: int) -> dict[Any, str]:
-    """Every run in turn, after a warm-up of each."""
+def milliseconds(runs: dict[Any, Callable[[], Any]], threads: int, repeats: int) -> dict[Any, list[float]]:
+    """Of every run in turn, after a warm-up of each."""
     clock = time.thread_time if threads == 1 else time.perf_counter
     times: dict[Any, list[float]] = {key: [] for key in runs}
     for _ in range(WARM_UP + repeats):
@@ -93,11 +63,12 @@ def milliseconds(runs: dict[Any, Callable[[], Any]], threads: int, repeats: int)
             start = clock()
             run()
             times[key].append(1e3 * (clock() - start))
-    cells = {}
-    for key, values in times.items():
-        low, median, high = np.percentile(values[WARM_UP:], [10, 50, 90])
-        cells[key] = f"{median:.1f} ({low:.1f}–{high:.1f}), {min(values[WARM_UP:]):.1f}"
-    return cells
+    return {key: values[WARM_UP:] for key, values in times.items()}
+
+
+def cell(values: list[float]) -> str:
+    low, median, high = np.percentile(values, [10, 50, 90])
+    return f"{median:.1f} ({low:.1f}–{high:.1f}), {min(values):.1f}"
 
 
 def flops(model: nn.Module, side: int = 256) -> int:
@@ -130,6 +101,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", nargs="+", type=THREADS, default=[1, 2])
     parser.add_argument("--repeats", type=COUNT, default=50, help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, help="Markdown file to write (default: standard output)")
+    parser.add_argument(
+        "--picture", type=Path, help="SVG file to write: IoU over milliseconds (ONNX, 256x256, 1 thread)"
+    )
     args = parser.parse_args(argv)
     if "compiled" in args.backends and not shutil.which("g++"):
         raise ValueError("torch.compile needs a C++ compiler on a CPU: install g++, or name other `--backends`")
@@ -137,6 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     models = {name: build(name) for name in args.models}
     rows = list(product(args.models, args.backends))
     cells: dict[tuple[str, str], list[str]] = {row: [] for row in rows}
+    medians: dict[str, float] = {}  # of what the picture shows
     with tempfile.TemporaryDirectory() as work, torch.no_grad():
         files: dict[str, dict[str, Path]] = {name: {} for name in models}
         if {"ONNX", "INT8"} & set(args.backends):
@@ -146,14 +121,15 @@ def main(argv: list[str] | None = None) -> None:
         for (width, height), threads in product(args.sizes, args.threads):
             torch.set_num_threads(threads)
             frames = np.random.default_rng(0).standard_normal((1, 1, height, width)).astype(np.float32)
-            runs: dict[Any, Callable[[], Any]] = {}
-            for name, backend in rows:
-                run = runner(backend, models[name], files[name], threads)
-                runs[name, backend] = partial(run, frames)
-            for row, cell in milliseconds(runs, threads, args.repeats).items():
-                cells[row].append(cell)
+            runs = {(n, b): partial(runner(b, models[n], files[n], threads), frames) for n, b in rows}
+            for row, values in milliseconds(runs, threads, args.repeats).items():
+                cells[row].append(cell(values))
+                if (row[1], width, height, threads) == PICTURED:
+                    medians[row[0]] = float(np.median(values))
             print(f"{width} x {height}, {threads} threads: done", file=sys.stderr)
 
+    if args.picture:
+        write_text(args.picture, draw(FRONTIER, medians))
     lines = table({name: facts(name, model) for name, model in models.items()}, cells, args)
     text = "\n".join([*heading(sys.argv[1:] if argv is None else argv, args.repeats), *lines, ""])
     if args.out is None:

@@ -1,6 +1,8 @@
+import json
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -57,6 +59,23 @@ def test_models_take_turns_and_the_warm_up_does_not_count(benchmark: ModuleType,
 
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: clock[0])
     runs = {"a": lambda: run("a", 0.001), "b": lambda: run("b", 0.004)}
-    cells = benchmark.milliseconds(runs, threads=2, repeats=5)
-    assert cells == {"a": "1.0 (1.0–1.0), 1.0", "b": "4.0 (4.0–4.0), 4.0"}
+    times = benchmark.milliseconds(runs, threads=2, repeats=5)
+    assert times == {"a": [pytest.approx(1.0)] * 5, "b": [pytest.approx(4.0)] * 5}
+    assert benchmark.cell([1.0, 2.0, 3.0, 4.0, 5.0]) == "3.0 (1.4–4.6), 1.0"
     assert calls == ["a", "b"] * (benchmark.WARM_UP + 5)
+
+
+def test_the_picture_has_the_models_whose_figures_exist(benchmark: ModuleType, tmp_path: Path) -> None:
+    models = [("small", 74.1, 85, None), ("other", 81.0, 85, 198), ("seen", 69.5, 41, 12.4), ("base", 80.0, 85, None)]
+    for name, iou, frames, ms in models:
+        record = {"model": name, "iou": iou, "frames": frames} | ({"ms": ms} if ms else {})
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    svg = ElementTree.fromstring(benchmark.draw(tmp_path, {"small": 10.0, "nano": 4.0}))
+    labels = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"small", "other", "seen, 41 of 85 frames"} <= set(labels) and not {"base", "nano"} & set(labels)
+    circles = [*svg.iter("{http://www.w3.org/2000/svg}circle")]
+    assert [circle.get("fill") for circle in circles] == ["white", "white", "#1f77b4"]  # other, seen, small
+    other, seen, small = ((float(circle.get("cx", 0)), float(circle.get("cy", 0))) for circle in circles)
+    assert small[0] < seen[0] < other[0] and other[1] < small[1] < seen[1]
+    with pytest.raises(ValueError, match="nothing to draw"):
+        benchmark.draw(tmp_path / "none", {"small": 10.0})

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, RepoCard
 
+import scalpel_hf
 from scalpel_hf.cli import push
 from scalpel_hf.hub.space import space_files
 from tests.hub.models import make_student
@@ -40,6 +41,15 @@ def test_names_of_models_are_data_in_the_code() -> None:
     code = ast.parse(space_files("org/a", "org/look", "org/b")["app.py"])
     (models,) = [node.value for node in code.body if isinstance(node, ast.Assign)]
     assert ast.literal_eval(models) == {"student": "org/a", "teacher": "org/b"}
+
+
+def test_the_code_makes_the_page_of_both_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradio = pytest.importorskip("gradio")
+    loaded, launched = [], []
+    monkeypatch.setattr(scalpel_hf, "load_predictor", loaded.append)
+    monkeypatch.setattr(gradio.Blocks, "launch", lambda blocks: launched.append(blocks))
+    exec(space_files("org/a", "org/look", "org/b")["app.py"], {})
+    assert loaded == ["org/a", "org/b"] and [blocks.title for blocks in launched] == ["look"]
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,17 @@ def test_save_and_load_bitwise(tmp_path: Path) -> None:
     assert set(stored) == set(model.state_dict())
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name]) and torch.equal(value, stored[name]), name
+    with torch.no_grad():
+        assert torch.equal(model(frame).logits, loaded(frame).logits)
+
+
+def test_a_student_saved_before_there_was_full_resolution(tmp_path: Path) -> None:
+    model, frame = student("small"), torch.randn(1, 1, 33, 46)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["full_resolution_channels"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = ScalpelStudentForSemanticSegmentation.from_pretrained(tmp_path)
     with torch.no_grad():
         assert torch.equal(model(frame).logits, loaded(frame).logits)
 

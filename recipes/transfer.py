@@ -71,7 +71,9 @@ class TransferArguments(LoopArguments):
     normalization: Annotated[str, OneOf(NORMALIZATIONS)] = option(
         "zscore", "How frames are normalised: `zscore`, `percentile` or `range`."
     )
-    branches: bool = option(False, "Whether 3 x 3 convolutions train as several branches, merged afterwards.")
+    branches: bool = option(
+        False, "Whether 3 x 3 convolutions train as several branches, merged afterwards.", in_help=False
+    )
     crop_size: CropSize = option(256, "Side of the training crops in pixels.")
     human_share: Share = option(0.5, "Least share of the crops that come from frames that people labelled.")
     pseudo_weight: Weight = option(1.0, "Weight of pseudo-labelled pixels beside human ones.")

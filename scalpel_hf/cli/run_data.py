@@ -10,8 +10,8 @@ import numpy as np
 from scalpel_hf.data import load_prepared, split_by_source
 from scalpel_hf.data.frame_sources import LeftOut
 from scalpel_hf.data.image_cells import undecoded
-from scalpel_hf.data.label_sources import BY_PEOPLE, HUMAN
-from scalpel_hf.data.splits import recordings_of, split_by_recording
+from scalpel_hf.data.label_sources import BY_PEOPLE
+from scalpel_hf.data.splits import kinds_to_measure, recordings_of, split_by_recording
 from scalpel_hf.evaluation.unseen import TrainedOn, unseen_rows
 from scalpel_hf.formats.own_frames import load_own_frames
 from scalpel_hf.modeling.image_processing_infrared import read_frame
@@ -64,10 +64,9 @@ def read(args: argparse.Namespace, frames: Path, labels: Path, work: Path) -> da
 
 
 def frames_to_measure(args: argparse.Namespace, rows: datasets.Dataset, work: Path) -> datasets.Dataset:
-    """Those of `--test` with a mask, or else with boxes or points, that are not among the job's frames."""
-    read_rows = read(args, args.test, args.test_labels, work)
-    masks, others = split_by_source(read_rows, (HUMAN,))
-    test = masks if len(masks) else split_by_source(others, BY_PEOPLE)[0]
+    """Those of `--test` that are measured on, see [`kinds_to_measure`], and are not among the job's frames."""
+    given = read(args, args.test, args.test_labels, work)
+    test, _ = split_by_source(given, kinds_to_measure(given))
     if not len(test):
         raise ValueError(f"no frame of {args.test} has a label in {args.test_labels}: there is nothing to measure on")
     return unseen_rows(test, TrainedOn.of(rows), str(args.test))

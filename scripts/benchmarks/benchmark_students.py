@@ -121,7 +121,9 @@ def main(argv: list[str] | None = None) -> None:
         for (width, height), threads in product(args.sizes, args.threads):
             torch.set_num_threads(threads)
             frames = np.random.default_rng(0).standard_normal((1, 1, height, width)).astype(np.float32)
-            runs = {(n, b): partial(runner(b, models[n], files[n], threads), frames) for n, b in rows}
+            runs: dict[Any, Callable[[], Any]] = {
+                (n, b): partial(runner(b, models[n], files[n], threads), frames) for n, b in rows
+            }
             for row, values in milliseconds(runs, threads, args.repeats).items():
                 cells[row].append(cell(values))
                 if (row[1], width, height, threads) == PICTURED:

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -30,9 +29,8 @@ from tests.hub.models import make_student, make_teacher
 from tests.pseudo_labels.helpers import FakeTeacher
 from tests.small_models import small_mobile_sam
 
-from .browser import headless_chromium
+from .browser import headless_chromium, start
 
-ROOT = Path(__file__).parents[2]
 pytest.importorskip("gradio", reason='Gradio is not installed: pip install "scalpel-hf[app]"')
 
 
@@ -183,14 +181,7 @@ def test_nothing_goes_elsewhere_and_nothing_stays(chromium: Chrome, frames: Path
 def test_the_verb(chromium: Chrome, frames: Path, tmp_path: Path) -> None:
     make_student(tmp_path / "student")
     program = [sys.executable, "-m", "scalpel_hf", "app", str(tmp_path / "student"), "--no-browser"]
-    process = subprocess.Popen(
-        program,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = start(program)
     assert process.stdout is not None
     address = process.stdout.readline().strip()
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address), process.communicate()

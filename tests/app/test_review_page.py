@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -24,10 +23,8 @@ from scalpel_hf.data import load_split, read_mask
 from scalpel_hf.pseudo_labels.reviews import read_decisions
 from scalpel_hf.pseudo_labels.rules import Rules
 
-from .browser import headless_chromium
+from .browser import headless_chromium, start
 from .runs import make_run
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -195,15 +192,7 @@ def test_without_the_token_the_page_shows_nothing(chromium: Chrome, run: Path) -
 def test_the_program_killed_and_started_again(chromium: Chrome, run: Path) -> None:
     program = [sys.executable, "-m", "scalpel_hf", "review", str(run), "--reviewer", "ada", "--no-browser"]
     for decided, end in ((0, signal.SIGKILL), (1, signal.SIGINT)):
-        process = subprocess.Popen(
-            program,
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            # A shell's background jobs ignore it, and so would what they start.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        process = start(program)
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(3)]
         assert f" {decided} of them decided; you are ada" in lines[1]

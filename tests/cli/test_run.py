@@ -94,6 +94,19 @@ def test_frames_of_ones_own_to_measure_on(tmp_path: Path, caplog: pytest.LogCapt
         arguments(tmp_path, *others[:2])
 
 
+def test_boxes_of_ones_own_to_measure_on(tmp_path: Path) -> None:
+    frames_and_masks(tmp_path, 6, 6)
+    boxes = {f"f{i:02d}": [] if i == 5 else [[4, 4, 6, 6]] for i in (3, 4, 5)}
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    (tmp_path / "others").mkdir()
+    for name in boxes:
+        (tmp_path / "frames" / f"{name}.png").rename(tmp_path / "others" / f"{name}.png")
+        (tmp_path / "masks" / f"{name}.png").unlink()
+    run.prepare(arguments(tmp_path, "--test", tmp_path / "others", "--test-labels", tmp_path / "boxes.json"))
+    test = datasets.load_from_disk(str(tmp_path / "out" / "data"))["test"]
+    assert test["label_source"][:] == ["box", "box", "human"]  # a frame without a target is measured on, too
+
+
 def test_frames_of_one_recording_are_not_split(capsys: pytest.CaptureFixture) -> None:
     rows = datasets.Dataset.from_dict({"label_source": ["human"] * 13, "recording": ["clip.mkv"] * 13})
     assert list(run_data.hold_out(rows, 0)) == ["train"]
@@ -210,20 +223,24 @@ def test_stages_that_are_done_are_not_done_again(tmp_path: Path, capfd: pytest.C
     assert set(json.loads((tmp_path / "times.json").read_text())) == {"two", "three"}
 
 
-def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "a <run>"
-    out.mkdir()
-    shutil.move(make_run(tmp_path / "made"), out / "pseudo")
-    splits = {"train": CAMERA.to_dataset(4), "test": CAMERA.to_dataset(5, start=4)}
-    for split, rows in splits.items():
-        splits[split] = rows.add_column("label_source", ["human"] * len(rows))
+def finished_job(out: Path, splits: dict[str, datasets.Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job's folder as if all stages were done."""
     datasets.DatasetDict(splits).save_to_disk(str(out / "data"))
+    shutil.move(make_run(out.parent / "made"), out / "pseudo")
     for name in ("teacher", "student", "student-labels-alone"):
         small_student().save_pretrained(out / name)
     machine = {"cpus": 2, "cpu_capability": "AVX2", "accelerator": None, "python": "3.1", "packages": {"torch": "1.2"}}
     (out / "teacher" / "metrics.json").write_text(json.dumps({"machine": machine}))
-    (out / "times.json").write_text(json.dumps({"student": 12.3}))
     monkeypatch.setattr(run_figures, "_in_8_bits", lambda folder: small_student())  # as if it were exported
+
+
+def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "a <run>"
+    splits = {"train": CAMERA.to_dataset(4), "test": CAMERA.to_dataset(5, start=4)}
+    for split, rows in splits.items():
+        splits[split] = rows.add_column("label_source", ["human"] * len(rows))
+    finished_job(out, splits, monkeypatch)
+    (out / "times.json").write_text(json.dumps({"student": 12.3}))
     page = write_report(
         out, [Stage("student", out / "student", ["transfer", "--eval-split", "", "--x", "<y>"])], measure(out)
     ).read_text()
@@ -252,20 +269,13 @@ def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_report_by_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
-    out.mkdir()
-    shutil.move(make_run(tmp_path / "made"), out / "pseudo")
     splits = {"train": CAMERA.to_dataset(4), "test": CAMERA.to_dataset(6, start=4)}
     for split, rows in splits.items():
         splits[split] = rows.add_column("label_source", ["box"] * len(rows)).add_column(
             "recording", ["a", "a", "b", "b", "c", "c"][: len(rows)]
         )
     splits["test"] = splits["test"].map(lambda row: {"mask": None})  # nobody drew them
-    datasets.DatasetDict(splits).save_to_disk(str(out / "data"))
-    for name in ("teacher", "student", "student-labels-alone"):
-        small_student().save_pretrained(out / name)
-    machine = {"cpus": 2, "cpu_capability": "AVX2", "accelerator": None, "python": "3.1", "packages": {"torch": "1.2"}}
-    (out / "teacher" / "metrics.json").write_text(json.dumps({"machine": machine}))
-    monkeypatch.setattr(run_figures, "_in_8_bits", lambda folder: small_student())
+    finished_job(out, splits, monkeypatch)
     figures = measure(out)
     assert figures is not None and figures.frames == 6 and figures.titles[0] == "F1 %"
     assert figures.targets == sum(len(objects["bbox"]) for objects in splits["test"]["objects"])

@@ -226,7 +226,7 @@ def test_labels_without_a_target_give_no_scores(tmp_path: Path) -> None:
     """Of those alone every object is taken for a false alarm, wherever it is."""
     rows = SyntheticInfrared(size=(32, 40), n_targets=(0, 0), extent=(1, 4), seed=3).to_dataset(4)
     rows = rows.add_column("label_source", ["human"] * 2 + ["none"] * 2)
-    with pytest.raises(ValueError, match=r"in the 2 frames that people labelled is a target, .*: run without calib"):
+    with pytest.raises(ValueError, match=r"in the 2 frames that people labelled is a target, .*: train it"):
         label_in_shards(rows, FakeTeacher(), tmp_path / "out", calibration="labelled", **SILENT)
     label_in_shards(rows, FakeTeacher(), tmp_path / "out", **SILENT)
 

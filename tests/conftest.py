@@ -18,7 +18,9 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 # What `make test-fast` leaves out: tests whose file says one of these words, or that ask for one of these fixtures.
-NOT_FAST = re.compile(r"subprocess|multiprocessing|tests\.hub\b|\.browser|\bonnx|import demo|torch\.export|benchmark_")
+NOT_FAST = re.compile(
+    r"subprocess|scripts.experiments|multiprocessing|tests\.hub\b|\.browser|\bonnx|import demo|torch\.export|benchmark_"
+)
 NOT_FAST_FIXTURES = {"hub", "client", "shared_dir"}
 
 

@@ -185,7 +185,7 @@ def test_the_table_of_keys_is_held_back_only_where_an_error_says_it(
 def test_adapter_configurations_of_a_wrong_shape(
     models: Path, tmp_path: Path, content: str | dict, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     folder = damaged(models, tmp_path, "teacher", lambda path: None)
     path = folder / "adapter_config.json"
     if isinstance(content, dict):

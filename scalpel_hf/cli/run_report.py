@@ -19,7 +19,7 @@ from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.predictors.load import load_trained
 from scalpel_hf.training.run_record import METRICS_FILE
 from scalpel_hf.utils.files import read_json, write_text
-from scalpel_hf.utils.visualization import GREEN, RED, gray, level, operator_maps, outline
+from scalpel_hf.utils.visualization import GREEN, RED, fill_boxes, gray, level, operator_maps, outline
 
 from .run_data import LEAST_LABELS, describe
 from .run_figures import Figures, criterion_of
@@ -79,10 +79,7 @@ def _truth(row: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
     """A person's mask, or the boxes that a person drew, filled."""
     if row["mask"] is not None:
         return read_target(row["mask"])
-    truth = np.zeros(shape, bool)
-    for x0, y0, x1, y1 in truth_of(row).round().astype(int).clip(0):
-        truth[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = True
-    return truth
+    return fill_boxes(truth_of(row), shape)
 
 
 def _kind(targets: int, detected: int, false: int) -> str | None:

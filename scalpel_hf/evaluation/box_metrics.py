@@ -36,6 +36,13 @@ def as_detector(probabilities: Callable[[Any], np.ndarray], threshold: float = 0
     return detect
 
 
+def as_corners(boxes: Any) -> np.ndarray:
+    """Boxes `[x, y, width, height]`, any number of them, as `(M, 4)`, (x0, y0, x1, y1)."""
+    corners = np.array(boxes, dtype=float).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    return corners
+
+
 def truth_of(row: dict[str, Any]) -> np.ndarray:
     """`(M, 4)`, (x0, y0, x1, y1) in pixels: the boxes of a row, with its points grown by `RADIUS`.
 
@@ -43,8 +50,7 @@ def truth_of(row: dict[str, Any]) -> np.ndarray:
     """
     if row["label_source"] not in BY_PEOPLE:
         raise ValueError(f"{row['name']} has no label to measure against: name a split that people labelled")
-    corners = np.array(row["objects"]["bbox"], dtype=float).reshape(-1, 4)
-    corners[:, 2:] += corners[:, :2]
+    corners = as_corners(row["objects"]["bbox"])
     points = (corners[:, 2:] == corners[:, :2]).all(1)
     return corners + np.where(points[:, None], RADIUS * np.array([-1.0, -1.0, 1.0, 1.0]), 0.0)
 

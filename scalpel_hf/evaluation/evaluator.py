@@ -12,7 +12,14 @@ from scalpel_hf.data import objects_from_mask
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.masks import IGNORED, TARGET, read_mask, read_row_mask, read_target
 from scalpel_hf.evaluation import DetectionMetrics, IRSTDMetrics
-from scalpel_hf.evaluation.box_metrics import as_detector, count_boxes, detect_all, judged_by_boxes, metrics_by_boxes
+from scalpel_hf.evaluation.box_metrics import (
+    as_corners,
+    as_detector,
+    count_boxes,
+    detect_all,
+    judged_by_boxes,
+    metrics_by_boxes,
+)
 
 Predicted = TypeVar("Predicted")
 
@@ -123,8 +130,7 @@ def evaluate_detections(
             metrics.update(*frame)
         return metrics.compute() | metrics_by_boxes(count_boxes(frames, threshold), threshold)
     for detected, mask in predictions_and_masks(detect, rows):
-        truth = np.array(objects_from_mask(mask)["bbox"]).reshape(-1, 4)
-        metrics.update(*detected, np.concatenate([truth[:, :2], truth[:, :2] + truth[:, 2:]], axis=1))
+        metrics.update(*detected, as_corners(objects_from_mask(mask)["bbox"]))
     return metrics.compute()
 
 

@@ -13,7 +13,7 @@ from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.masks import read_target
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.predictors.load import load_predictor
-from scalpel_hf.utils.visualization import GREEN, RED, gray, outline
+from scalpel_hf.utils.visualization import GREEN, RED, fill_boxes, gray, outline
 
 from .provenance import Provenance, read_record
 
@@ -42,7 +42,7 @@ def finder(folder: str | Path, base: str | Path | None = None) -> Callable[[Any]
     model: Any = load_predictor(folder, base)
     if hasattr(model, "probabilities"):
         return lambda frame: model.probabilities(frame) > 0.5
-    return lambda frame: _boxes_filled(model.detect(frame, 0.5)[1], read_frame(frame).shape)
+    return lambda frame: fill_boxes(model.detect(frame, 0.5)[1], read_frame(frame).shape)
 
 
 def _with_targets(rows: Any) -> list[dict[str, Any]]:
@@ -75,13 +75,6 @@ def _cell(image: Image.Image) -> np.ndarray:
     cell = Image.new("RGB", (CELL + 4, CELL + 4), "white")
     cell.paste(resized, (2, 2))
     return np.asarray(cell)
-
-
-def _boxes_filled(boxes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    mask = np.zeros(shape, bool)
-    for x0, y0, x1, y1 in np.rint(boxes).astype(int):
-        mask[y0:y1, x0:x1] = True
-    return mask
 
 
 def _png(values: np.ndarray) -> bytes:

@@ -31,6 +31,14 @@ def outline(frame: np.ndarray, mask: np.ndarray, color: Color, width: int = 1) -
     return Image.fromarray(image)
 
 
+def fill_boxes(boxes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """`(H, W)`, bool: the pixels in boxes (N, 4), (x0, y0, x1, y1), each of which holds at least one."""
+    mask = np.zeros(shape, bool)
+    for x0, y0, x1, y1 in np.rint(boxes).astype(int).clip(0):
+        mask[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = True
+    return mask
+
+
 def level(probability: np.ndarray) -> Image.Image:
     """A map `(H, W)` of probabilities, black at 0 and white at 1."""
     return Image.fromarray(np.rint(255 * probability).astype(np.uint8)).convert("RGB")

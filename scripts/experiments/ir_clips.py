@@ -7,14 +7,13 @@ teacher, pseudo labels and students of them; `scalpel-hf transfer` detectors, an
 Each is measured on every fifth frame of the 8 test clips, threshold 0.5, by boxes: a target is found where a
 detection's centre lies in its box. The student of pseudo labels is then run on the whole test clips by `scalpel-hf
 predict`, with targets of fewer than `--min-frames` frames left out and not. Writes one JSON a model, with its counts on
-every clip. Run again after a kill, it resumes. `--quick` runs everything in minutes: its metrics mean nothing.
+every clip. Run again after a kill, it resumes.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation.box_metrics import (
     COUNTS,
+    as_corners,
     as_detector,
     by_recording,
     count_boxes,
@@ -40,18 +40,12 @@ from scalpel_hf.utils.files import read_json, write_json, write_text
 
 EVERY = 5
 SHARE = 0.05
-# By arm: the folder of `scalpel-hf run` or one beside it, and what it is trained on, if `run` doesn't do that.
 TASKS = ("segmentation", "detection")
 LABELS = ("few-boxes", "pseudo-labels", "all-boxes")
 
 
 def run(verb: str, *options: object) -> None:
     subprocess.run([sys.executable, "-m", "scalpel_hf", verb, *map(str, options)], check=True)
-
-
-def corners(boxes: Iterable[Iterable[float]]) -> np.ndarray:
-    found = np.array([*boxes], dtype=float).reshape(-1, 4)
-    return np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1)
 
 
 def write_inputs(args: argparse.Namespace, clips: dict[str, Any]) -> None:
@@ -118,7 +112,7 @@ def predict(args: argparse.Namespace, student: Path, clips: dict[str, Any], min_
         if len(lines) != len(truths):
             raise ValueError(f"{recording}: {len(lines)} frames have a prediction, and {len(truths)} have labels")
         each = [
-            count_found(np.array(line["boxes"], float), corners(truth))
+            count_found(np.array(line["boxes"], float), as_corners(truth))
             for line, truth in zip(lines, truths, strict=True)
         ]
         counts.append(np.sum(each, axis=0))

@@ -22,6 +22,7 @@ from scalpel_hf.runtime.__main__ import main
 from scalpel_hf.runtime.lines import JsonLines
 from scalpel_hf.runtime.results import Result
 from scalpel_hf.utils.files import DiskFullError
+from tests.interrupts import hear_interrupts
 from tests.runtime.made_by_hand import (
     TARGETS,
     frame_with_targets,
@@ -65,11 +66,6 @@ def start(*arguments: object) -> subprocess.Popen[str]:
         text=True,
         preexec_fn=hear_interrupts,
     )
-
-
-def hear_interrupts() -> None:
-    """A shell's background jobs ignore Ctrl-C, and so would what they start."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(condition: Callable[[], object]) -> None:

@@ -73,7 +73,7 @@ def page(models: dict[str, Any], title: str = "scalpel-hf", threshold: float = 0
                 file = gr.File(label="a frame or a recording", elem_id="file")
                 number = gr.Slider(0, 1, 0, step=1, label="frame", visible=False, elem_id="number")
                 who = gr.Radio(names, value=names[0], label="who answers", visible=len(names) > 1, elem_id="who")
-                level = gr.Slider(0.01, 0.99, threshold, step=0.01, label="threshold", elem_id="threshold")
+                level = gr.Slider(0, 1, threshold, step=0.01, label="threshold", elem_id="threshold")
                 problem = gr.HTML(elem_id="problem")
                 table = gr.Markdown(elem_id="table")
             with gr.Column(scale=3):
@@ -141,7 +141,10 @@ def page(models: dict[str, Any], title: str = "scalpel-hf", threshold: float = 0
         file.change(on_open, [file, who, level], everything, **asking)
         for event in (number.release, who.change):
             event(on_ask, [looked, number, who, level], everything, **asking)
+        # What is typed comes key by key, and one key's error takes the keys after it along: hence 0 is a threshold too,
+        # and the end of typing is an event of its own.
         level.change(on_move, [looked, level], shown, trigger_mode="always_last", **quiet)
+        level.release(on_move, [looked, level], shown, **quiet)
     return blocks
 
 

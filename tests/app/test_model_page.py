@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ from tests.small_models import small_mobile_sam
 
 from .browser import headless_chromium, start
 
-pytest.importorskip("gradio", reason='Gradio is not installed: pip install "scalpel-hf[app]"')
+gradio = pytest.importorskip("gradio", reason='Gradio is not installed: pip install "scalpel-hf[app]"')
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,29 @@ def test_a_frame_of_16_bits_and_its_threshold(chromium: Chrome, frames: Path) ->
         assert model.calls == 1, "moving the threshold asks nothing"
         assert captions(chromium, "operators") == [name.replace("_", " ") for name in OPERATOR_SCALES]
         assert "No routers" in chromium.find_element(By.ID, "routers-help").text
+
+
+def test_a_threshold_typed_while_the_page_is_busy(
+    chromium: Chrome, frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is typed comes key by key: the 0 of 0.9 must be a threshold too, as an error would take 0.9 with it."""
+    take = gradio.Slider.preprocess
+
+    def slow(self: Any, payload: float) -> float:
+        time.sleep(0.5)
+        return take(self, payload)
+
+    with open_page(chromium, {"model": Counting()}):
+        drop(chromium, frames / "one.png")
+        wait_for_text(chromium, "table", "above 0.5 in one.png#0")
+        monkeypatch.setattr(gradio.Slider, "preprocess", slow)
+        field = chromium.find_element(By.CSS_SELECTOR, "#threshold input[type=number]")
+        for key in (Keys.CONTROL + "a" + Keys.NULL, *"0.9"):
+            field.send_keys(key)
+            time.sleep(0.1)
+        wait_for_text(chromium, "table", "above 0.9 in one.png#0")
+        field.send_keys(Keys.CONTROL + "a" + Keys.NULL, ".3", Keys.TAB)
+        wait_for_text(chromium, "table", "above 0.3 in one.png#0")
 
 
 def test_teacher_and_student_and_frames_of_one_file(chromium: Chrome, frames: Path, tmp_path: Path) -> None:

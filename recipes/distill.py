@@ -14,6 +14,7 @@ adapter and its image processor to `output_dir`, with metrics.json: how the run 
 
 import math
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Annotated, Any, cast
 
 import datasets
@@ -52,6 +53,7 @@ from scalpel_hf.training.arguments import (
     parse_arguments,
 )
 from scalpel_hf.training.background import background_samples
+from scalpel_hf.training.contact_sheet import contact_sheet
 from scalpel_hf.training.distillation import (
     TeacherSamples,
     distillation_loss,
@@ -186,7 +188,8 @@ def train_teacher(
             fit_consensus_gate(teacher, samples)
         return evaluate_probabilities(teacher.probabilities, held_out or ())
 
-    outcome = train(accelerator, model, dataset, loss, args, evaluate if held_out else None, made_of=made_of)
+    show = partial(contact_sheet, teacher, held_out) if held_out else None
+    outcome = train(accelerator, model, dataset, loss, args, evaluate if held_out else None, made_of=made_of, show=show)
     if args.fit_consensus_gate:
         accelerator.print(f"consensus gate at {fit_consensus_gate(teacher, samples).threshold:.2f}")
     return teacher, outcome

@@ -15,6 +15,7 @@ task.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import datasets
@@ -45,6 +46,7 @@ from scalpel_hf.training.arguments import (
     parse_arguments,
 )
 from scalpel_hf.training.branches import add_branches, merge_branches
+from scalpel_hf.training.contact_sheet import contact_sheet
 from scalpel_hf.training.knowledge_transfer import DetectionSamples, StudentSamples, detection_loss, transfer_loss
 from scalpel_hf.training.loop import hash_weights, make_accelerator, train
 from scalpel_hf.training.run_record import closing, write_metrics
@@ -119,7 +121,8 @@ def train_student(
 
     # Train
     evaluate = (lambda _: evaluate_predictor(student, held_out)) if len(held_out) else None
-    outcome = train(accelerator, model, dataset, loss, args, evaluate, best_metric, collate, made_of)
+    show = partial(contact_sheet, student, held_out)
+    outcome = train(accelerator, model, dataset, loss, args, evaluate, best_metric, collate, made_of, show)
     merge_branches(model.eval())
     return student, outcome
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
@@ -21,6 +22,7 @@ from scalpel_hf.cli import label as pseudo_label
 from scalpel_hf.evaluation.evaluator import evaluate_probabilities
 from scalpel_hf.evaluation.unseen import TrainedOn
 from scalpel_hf.recipes import distill, transfer
+from scalpel_hf.training.contact_sheet import SHEET_FILE
 from scripts.experiments import fit_consensus_gate
 from tests.small_models import small_mobile_sam
 
@@ -222,7 +224,9 @@ def test_unlabelled_frames_are_background(work: SimpleNamespace, tmp_path: Path)
         distill.main(flags(**{**work.teacher, "dataset": work.root / "full"}, output_dir=tmp_path, background_frames=3))
 
 
-def test_held_out_frames_choose_the_best_step(work: SimpleNamespace, tmp_path: Path) -> None:
+def test_held_out_frames_choose_the_best_step_and_are_shown(
+    work: SimpleNamespace, runs: SimpleNamespace, tmp_path: Path
+) -> None:
     held_out = {"validation_fraction": 0.25, "eval_steps": 2}
     distill.main(flags(**work.teacher, **held_out, output_dir=tmp_path / "teacher"))
     AcceleratorState._reset_state(True)
@@ -231,6 +235,7 @@ def test_held_out_frames_choose_the_best_step(work: SimpleNamespace, tmp_path: P
         best = json.loads((tmp_path / name / "metrics.json").read_text())["training"]["best"]
         assert best["step"] in (2, 4) and best["metrics"]["n_images"] == 1
         assert (tmp_path / name / f"best-{best['step']}.safetensors").exists()
+        assert Image.open(tmp_path / name / SHEET_FILE).width > 400 and not (runs.root / name / SHEET_FILE).exists()
 
 
 def test_a_student_of_all_masks_needs_no_budget(work: SimpleNamespace, tmp_path: Path) -> None:

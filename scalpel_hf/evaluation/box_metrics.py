@@ -69,10 +69,15 @@ def count_found(boxes: np.ndarray, truth: np.ndarray) -> tuple[int, int, int, in
         >>> count_found(np.array([[4, 2, 6, 4], [20, 20, 22, 22]]), np.array([[2, 0, 9, 8]]))
         (1, 1, 1, 1)
     """
+    inside = centres_inside(boxes, truth)
+    return inside.shape[1], int(inside.any(0).sum()), int((~inside.any(1)).sum()), 1
+
+
+def centres_inside(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """`(N, M)`, bool: whether the centre of each of N boxes lies in each of M, both as [`count_found`] has them."""
     x, y = (boxes.reshape(-1, 4)[:, :2] / 2 + boxes.reshape(-1, 4)[:, 2:] / 2).T[..., None]
     x0, y0, x1, y1 = truth.reshape(-1, 4).T
-    inside = (x0 <= x) & (x <= x1) & (y0 <= y) & (y <= y1)  # (N, M)
-    return len(x0), int(inside.any(0).sum()), int((~inside.any(1)).sum()), 1
+    return (x0 <= x) & (x <= x1) & (y0 <= y) & (y <= y1)
 
 
 def detect_all(detect: Detect, rows: Iterable[dict[str, Any]]) -> list[Frame]:

@@ -83,9 +83,9 @@ class IRSTDMetrics:
     def _update_frame(self, predicted: np.ndarray, mask: np.ndarray) -> None:
         intersection = int(np.count_nonzero(predicted & mask))
         union = int(np.count_nonzero(predicted | mask))
-        target_centroids, _ = _components(mask)
-        centroids, areas = _components(predicted)
-        matched = _match(target_centroids, centroids, self.distance)
+        target_centroids, _ = components(mask)
+        centroids, areas = components(predicted)
+        matched = np.isin(np.arange(len(areas)), match(target_centroids, centroids, self.distance))
         false_areas = areas[~matched]
         if self.legacy_fa:
             false_areas = false_areas[~np.isin(false_areas, areas[matched])]
@@ -182,7 +182,7 @@ def _check_frame(prob: Any, mask: Any, index: int) -> tuple[np.ndarray, np.ndarr
     return prob, mask if mask.dtype == bool else mask > middle
 
 
-def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Centroids (N, 2) as (row, column) and areas (N,) of the 8-connected components, in label order."""
     labels, count = ndimage.label(mask, structure=EIGHT_CONNECTED)
     rows, columns = np.nonzero(labels)
@@ -192,10 +192,11 @@ def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return sums / areas[:, None], areas
 
 
-def _match(targets: np.ndarray, predictions: np.ndarray, distance: float) -> np.ndarray:
-    """Which predictions (P,) are taken when each target (T, 2), in order, takes the first free one (P, 2) in reach."""
-    taken = np.zeros(len(predictions), dtype=bool)
+def match(targets: np.ndarray, predictions: np.ndarray, distance: float) -> np.ndarray:
+    """Number (T,) of the prediction that each target (T, 2) takes, in order: the first free one (P, 2) in reach; −1
+    where there is none."""
+    taken: list[int] = []
     for target in targets:
-        free = np.flatnonzero((np.linalg.norm(predictions - target, axis=1) < distance) & ~taken)
-        taken[free[:1]] = True
-    return taken
+        in_reach = np.flatnonzero(np.linalg.norm(predictions - target, axis=1) < distance)
+        taken.append(next((int(index) for index in in_reach if index not in taken), -1))
+    return np.array(taken, dtype=int)

@@ -65,7 +65,8 @@ class LoopArguments:
 
     output_dir: str = option(
         "runs/out",
-        "Folder for checkpoints, the trained model, metrics.json, the curves in history.json and history.svg.",
+        "Folder for checkpoints, the trained model, metrics.json, the curves in history.json and history.svg and, with "
+        "frames held out, contact_sheet.png of some of them.",
         any_on_resume=True,
     )
     seed: Annotated[int, Between(0, 2**32 - 1)] = option(
@@ -96,7 +97,8 @@ class LoopArguments:
     logging_steps: Steps = option(20, "Steps between entries in the log and the tracker.", any_on_resume=True)
     report_to: Annotated[str, OneOf(("none", *TRACKERS))] = option(
         "none",
-        f"Tracker: `none`, or one of {', '.join(TRACKERS)}; what it keeps here is in output_dir/logs.",
+        f"Tracker: `none`, or one of {', '.join(TRACKERS)}; what it keeps here is in output_dir/logs. Pictures of "
+        "frames go to tensorboard and trackio alone.",
         any_on_resume=True,
     )
     resume: bool = option(True, "Resume from the newest checkpoint in output_dir, if there is one.", any_on_resume=True)

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list, set_seed
+from PIL import Image
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -36,6 +37,7 @@ from scalpel_hf.version import __version__
 
 from .arguments import LoopArguments, decide_the_result
 from .checkpoints import NEW_RUN, Checkpoints, Ema
+from .contact_sheet import keep_sheet
 from .history import write_history
 from .run_record import METRICS_FILE
 
@@ -44,6 +46,7 @@ logger = logging.getLogger(__name__)
 Batch = dict[str, Any]
 LossFunction = Callable[[nn.Module, Batch, int], tuple[Tensor, dict[str, float]]]
 Evaluate = Callable[[nn.Module], dict[str, float]]
+Show = Callable[[int], Image.Image]
 
 
 class RangeSampler(Sampler[int]):
@@ -93,6 +96,7 @@ def train(
     best_metric: str = "iou",
     collate: Callable[[list[Any]], Batch] | None = None,
     made_of: dict[str, str] | None = None,
+    show: Show | None = None,
 ) -> dict[str, Any]:
     """
     Train a model's trainable weights and leave their running mean in it, in evaluation mode.
@@ -104,6 +108,7 @@ def train(
             the main process alone.
         collate: batch of a list of samples, where they are more than dicts of tensors of one shape.
         made_of: what the result depends on beside the arguments, each with a hash of its content: rows, first weights.
+        show: what held-out frames look like to the model, a picture by the step; drawn after each evaluation.
 
     Returns steps, seconds, samples and the last losses; with `evaluate` the best metrics and their step.
 
@@ -181,7 +186,7 @@ def train(
             history.append({"step": step, **logs})
         if evaluate is not None and (step % args.eval_steps == 0 or step == args.max_steps):
             if accelerator.is_main_process:
-                best = _evaluate(accelerator, model, ema, evaluate, best, best_metric, step, checkpoints, history)
+                best = _evaluate(accelerator, model, ema, evaluate, show, best, best_metric, step, checkpoints, history)
                 write_history(args.output_dir, history)
                 _train_mode(wrapped)
             best = broadcast_object_list([best])[0]
@@ -268,13 +273,15 @@ def _evaluate(
     model: nn.Module,
     ema: Ema,
     evaluate: Evaluate,
+    show: Show | None,
     best: dict[str, Any] | None,
     best_metric: str,
     step: int,
     checkpoints: Checkpoints,
     history: list[dict[str, Any]],
 ) -> dict[str, Any] | None:
-    """Measure the running mean of the weights and keep them where they are the best so far; the best step's record."""
+    """Measure and show the running mean of the weights, and keep them where they are the best so far; the best step's
+    record."""
     model.eval()
     ema.swap()
     metrics = evaluate(model)
@@ -283,5 +290,7 @@ def _evaluate(
     if best is None or metrics[best_metric] > best["metrics"][best_metric]:
         best = {"step": step, "metrics": metrics}
         checkpoints.save_best(step)
+    if show is not None:
+        keep_sheet(accelerator, checkpoints.folder, show(step), step)
     ema.swap()
     return best

@@ -13,7 +13,7 @@ from scalpel_hf.modeling.moe import PriorPyramid
 
 Color = tuple[int, int, int]
 
-GREEN, RED = (60, 220, 90), (255, 70, 60)
+GREEN, RED, YELLOW, BLUE = (60, 220, 90), (255, 70, 60), (250, 210, 40), (90, 170, 255)
 
 
 def gray(values: np.ndarray) -> Image.Image:
@@ -26,9 +26,14 @@ def gray(values: np.ndarray) -> Image.Image:
 def outline(frame: np.ndarray, mask: np.ndarray, color: Color, width: int = 1) -> Image.Image:
     """A frame with a line just outside each component of a mask, so that the smallest target stays visible."""
     image = np.array(gray(frame))
-    near, far = (ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=i) for i in (1, 1 + width))
-    image[far & ~near] = color
+    draw_outline(image, mask, color, width=width)
     return Image.fromarray(image)
+
+
+def draw_outline(image: np.ndarray, mask: np.ndarray, color: Color, distance: int = 1, width: int = 1) -> None:
+    """Draw a line into an image `(H, W, 3)`, so many pixels outside each component of a mask."""
+    near, far = (ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=i) for i in (distance, distance + width))
+    image[far & ~near] = color
 
 
 def fill_boxes(boxes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

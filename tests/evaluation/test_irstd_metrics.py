@@ -16,7 +16,7 @@ from scipy import ndimage
 
 import scalpel_hf.evaluation
 from scalpel_hf.evaluation import IRSTDMetrics
-from scalpel_hf.evaluation.irstd_metrics import _components
+from scalpel_hf.evaluation.irstd_metrics import components
 
 SIZES = st.tuples(st.integers(1, 14), st.integers(1, 14))
 
@@ -194,7 +194,7 @@ def test_brute_force_on_arbitrary_masks(data: st.DataObject) -> None:
 @given(hnp.arrays(bool, SIZES))
 def test_label_order_is_the_first_pixels(frame: np.ndarray) -> None:
     for array in (frame, np.asfortranarray(frame), frame[::-1, ::-1]):
-        centroids, areas = _components(array)
+        centroids, areas = components(array)
         expected = flood_fill(array)
         assert areas.tolist() == [len(component) for component in expected]
         np.testing.assert_allclose(centroids, np.array([np.mean(c, axis=0) for c in expected]).reshape(-1, 2))

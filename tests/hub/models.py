@@ -27,6 +27,7 @@ from scalpel_hf import (
 from scalpel_hf.data import LabelBudget
 from scalpel_hf.evaluation.evaluator import evaluate_detections, evaluate_probabilities
 from scalpel_hf.training.arguments import LoopArguments
+from scalpel_hf.training.contact_sheet import SHEET_FILE
 from scalpel_hf.training.run_record import write_metrics
 from tests.small_models import SIZE, perturb, settle
 
@@ -56,7 +57,8 @@ def finish(folder: Path, metrics: dict, **arguments: str) -> None:
     ):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"not to be pushed")
-    (folder / "best.safetensors").write_bytes(b"not to be pushed")
+    for name in ("best.safetensors", SHEET_FILE, "history.svg", "history.json"):
+        (folder / name).write_bytes(b"not to be pushed")
 
 
 def make_teacher(folder: Path, base: torch.nn.Module, **arguments: str) -> Teacher:

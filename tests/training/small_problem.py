@@ -66,6 +66,7 @@ def run(
     width: int = 4,
     plain: bool = False,
     made_of: Any = None,
+    show: Any = None,
     **changes: Any,
 ) -> Any:
     """Train in `folder`; the model and what `train` returns."""
@@ -73,7 +74,7 @@ def run(
     args = LoopArguments(output_dir=str(folder), **{**settings, **changes})
     accelerator = make_accelerator(args)
     model = PlainNet() if plain else Net(width)
-    return model, train(accelerator, model, Blobs(), loss, args, evaluate, made_of=made_of)
+    return model, train(accelerator, model, Blobs(), loss, args, evaluate, made_of=made_of, show=show)
 
 
 def die(*_: object, **__: object) -> None:

@@ -1,0 +1,150 @@
+"""A picture of held-out frames, their labels and a model's answers, for people to watch a training by."""
+
+from collections.abc import Iterator
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+from accelerate import Accelerator
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from scalpel_hf.data import objects_from_mask
+from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.data.objects import EIGHT_CONNECTED
+from scalpel_hf.evaluation.box_metrics import (
+    RADIUS,
+    as_corners,
+    as_detector,
+    centres_inside,
+    judged_by_boxes,
+    truth_of,
+)
+from scalpel_hf.evaluation.evaluator import predictions_and_masks
+from scalpel_hf.evaluation.irstd_metrics import components, match
+from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.utils.files import write_bytes
+from scalpel_hf.utils.visualization import BLUE, GREEN, RED, YELLOW, draw_outline, fill_boxes, gray
+
+SHEET_FILE = "contact_sheet.png"
+FRAMES, COLUMNS, SIDE, TEXT, GAP = 12, 3, 224, 13, 6  # most frames; pixels of a picture, a line and between them
+THRESHOLD = 0.5  # as evaluations during a training have it
+LEGEND = (("label, found", GREEN), ("label, missed", YELLOW), ("answer", BLUE), ("false alarm", RED))
+
+
+class Judged(NamedTuple):
+    """Masks `(H, W)` of the labels that were found and missed and of the answers that are right and false; how many
+    labels were found and missed, and how many answers are false."""
+
+    masks: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+    found: int
+    missed: int
+    false: int
+
+
+def contact_sheet(model: Any, rows: datasets.Dataset, step: int) -> Image.Image:
+    """
+    Up to `FRAMES` labelled rows, evenly spread: each frame, and beside it the same with outlines of its labels and of
+    what the model finds, in the colours of `LEGEND`.
+
+    An answer is right as in the evaluations: of a segmenter, against masks, its centroid lies within 3 pixels of the
+    target's; else its box has its centre in the target's.
+
+    Args:
+        model: with `probabilities`, or a detector with `detect`.
+        rows: with `image` and a human's `mask`, or `objects` and `label_source`.
+        step: for the heading.
+    """
+    chosen = rows.select(np.linspace(0, len(rows) - 1, min(FRAMES, len(rows))).round().astype(int))
+    judgements = judge_by_boxes(model, chosen) if judged_by_boxes(rows) else judge_by_masks(model, chosen)
+    cells = [_cell(row, judged) for row, judged in zip(undecoded(chosen), judgements, strict=True)]
+    lines = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
+    width, height = max(len(line) for line in lines) * (cells[0].width + GAP), TEXT + 2 * GAP
+    sheet = Image.new("RGB", (max(width, 480), height + len(lines) * (cells[0].height + GAP)), "white")
+    _head(ImageDraw.Draw(sheet), step)
+    for y, line in enumerate(lines):
+        for x, cell in enumerate(line):
+            sheet.paste(cell, (x * (cell.width + GAP), height + y * (cell.height + GAP)))
+    return sheet
+
+
+def keep_sheet(accelerator: Accelerator, folder: str | Path, sheet: Image.Image, step: int) -> None:
+    """Write a sheet into a run's folder in place of the last one, and give it to the trackers that keep what they get
+    on this machine, TensorBoard and Trackio."""
+    buffer = BytesIO()
+    sheet.save(buffer, "PNG", compress_level=1)
+    write_bytes(Path(folder) / SHEET_FILE, buffer.getvalue())
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard":
+            tracker.log_images({"held out": np.asarray(sheet)[None]}, step=step, dataformats="NHWC")
+        elif tracker.name == "trackio":
+            import trackio
+
+            tracker.log({"held out": trackio.Image(sheet)}, step=step)
+
+
+def judge_by_masks(model: Any, rows: datasets.Dataset) -> Iterator[Judged]:
+    by_pixels = hasattr(model, "probabilities")
+    ask = model.probabilities if by_pixels else partial(model.detect, threshold=THRESHOLD)
+    for answer, mask in predictions_and_masks(ask, rows):
+        if by_pixels:
+            yield _by_pixels(answer > THRESHOLD, mask)
+        else:
+            yield _by_boxes(answer[1], as_corners(objects_from_mask(mask)["bbox"]), mask.shape)
+
+
+def judge_by_boxes(model: Any, rows: datasets.Dataset) -> Iterator[Judged]:
+    by_pixels = hasattr(model, "probabilities")
+    ask = as_detector(model.probabilities, THRESHOLD) if by_pixels else partial(model.detect, threshold=THRESHOLD)
+    for row in undecoded(rows):
+        yield _by_boxes(ask(row["image"])[1], truth_of(row), read_frame(row["image"]).shape)
+
+
+def _by_pixels(answer: np.ndarray, mask: np.ndarray) -> Judged:
+    taken = match(components(mask)[0], components(answer)[0], RADIUS)
+    labels, answers = (ndimage.label(of, structure=EIGHT_CONNECTED)[0] for of in (mask, answer))
+    found, right = np.isin(labels, 1 + np.flatnonzero(taken >= 0)), np.isin(answers, 1 + taken[taken >= 0])
+    masks = (found, mask & ~found, right, answer & ~right)
+    return Judged(masks, int((taken >= 0).sum()), int((taken < 0).sum()), answers.max() - len(taken[taken >= 0]))
+
+
+def _by_boxes(boxes: np.ndarray, truth: np.ndarray, shape: tuple[int, ...]) -> Judged:
+    inside = centres_inside(boxes, truth)
+    found, right = inside.any(0), inside.any(1)
+    parts = (truth[found], truth[~found], boxes[right], boxes[~right])
+    filled = [fill_boxes(part, shape) for part in parts]
+    return Judged((filled[0], filled[1], filled[2], filled[3]), len(parts[0]), len(parts[1]), len(parts[3]))
+
+
+def _cell(row: dict[str, Any], judged: Judged) -> Image.Image:
+    """A frame and the same with outlines, fitted into squares, above its name and what was found."""
+    plain = gray(read_frame(row["image"]).astype(np.float32))
+    scale = SIDE / max(plain.size)
+    size = (max(1, round(plain.width * scale)), max(1, round(plain.height * scale)))
+    plain = plain.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
+    outlined = np.array(plain)
+    for distance, mask, (_, color) in zip((3, 3, 1, 1), judged.masks, LEGEND, strict=True):
+        # Outlines are drawn at the picture's size, in which a line of one pixel stays one.
+        shown = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX)) > 0
+        draw_outline(outlined, shown, color, distance)
+    cell = Image.new("RGB", (2 * SIDE, SIDE + TEXT + GAP), "white")
+    cell.paste(plain, (0, 0))
+    cell.paste(Image.fromarray(outlined), (SIDE, 0))
+    targets = judged.found + judged.missed
+    found = f"{judged.found} of {targets} found" if targets else "no target"
+    text = f"{found}, {judged.false} false: {row['name']}"
+    ImageDraw.Draw(cell).text((0, SIDE + 1), text, "black", ImageFont.load_default(TEXT))
+    return cell
+
+
+def _head(pen: ImageDraw.ImageDraw, step: int) -> None:
+    font, x = ImageFont.load_default(TEXT), 0.0
+    for text, color in ((f"step {step}", (0, 0, 0)), *LEGEND):
+        if x:
+            pen.rectangle((x, GAP, x + TEXT, GAP + TEXT), fill=color)
+            x += TEXT + GAP
+        pen.text((x, GAP), text, "black", font)
+        x += pen.textlength(text, font) + 4 * GAP

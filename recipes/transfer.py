@@ -16,7 +16,7 @@ task.
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import datasets
 import torch
@@ -108,6 +108,11 @@ def train_student(
         weigh_pixels = isinstance(model, ScalpelStudentForObjectDetection)
         loss = detection_loss(args.pseudo_weight, warmup_steps, weigh_pixels)
         best_metric, collate = "ap50", DetectionSamples.collate
+        if margin := cast(DetectionSamples, dataset).margin:
+            accelerator.print(
+                f"boxes of masks, pseudo labels and pasted targets are grown by {margin:g} pixels: people's boxes here "
+                "have that margin"
+            )
         coco_classes()  # if they are missing, say so now and not after the training
     else:
         shift = 0.0

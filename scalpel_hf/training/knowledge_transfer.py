@@ -28,8 +28,11 @@ from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.losses import BCE_WEIGHT, soft_iou_loss, weighted_bce
 from scalpel_hf.modeling.segmentation_maps import as_foreground
 from scalpel_hf.training.box_loss import box_projection_loss
+from scalpel_hf.training.box_margin import margin_of_boxes
 from scalpel_hf.training.frames import LabelledFrame, LabelledFrames
 from scalpel_hf.training.sampling import shuffled
+
+MEASURED = 200  # frames, or up to twice as many, that tell the margin of people's boxes
 
 
 class StudentSamples(Dataset):
@@ -86,13 +89,18 @@ class StudentSamples(Dataset):
         return self.frames[self._index(i)].labelled()
 
     def __getitem__(self, i: int) -> dict[str, Any]:
+        return self._crop(i)[0]
+
+    def _crop(self, i: int) -> tuple[dict[str, Any], float]:
+        """Sample i, and the factor by which it is zoomed."""
         index = self._index(i)
         frame, is_human = self.frames[index], index in self.human_set
         rng = np.random.default_rng([self.seed, 1, i])
         turn = int(rng.integers(8))
         factor = float(np.exp(rng.uniform(np.log(0.7), np.log(1.4)))) if rng.random() < 0.5 else 1.0
         turned, pixels = dihedral(frame.sample, turn), dihedral_points(frame.pixels, frame.target.shape, turn)
-        patches = self._patches(frame, turned.target, factor, rng) if rng.random() < 0.5 else []
+        taken = turned.target if turned.boxes is None else turned.target | (turned.boxes > 0)
+        patches = self._patches(frame, taken, factor, rng) if rng.random() < 0.5 else []
         shown, _ = zoomed_crop(turned, self.crop_size, factor, rng, pixels=pixels, patches=patches, full_weight=255)
         whole = with_patches(turned.frame, patches, zoomed_shape(turned.frame.shape, factor)) if patches else None
         spread = frame.spread if whole is None else Spread.of(whole)
@@ -106,17 +114,15 @@ class StudentSamples(Dataset):
         }
         if self.has_boxes:
             result["boxes"] = torch.from_numpy(shown.numbered_boxes())
-        return result
+        return result, factor
 
-    def _patches(
-        self, frame: LabelledFrame, target: np.ndarray, factor: float, rng: np.random.Generator
-    ) -> list[Patch]:
-        """One to three targets of another frame, placed anywhere in the zoomed one."""
+    def _patches(self, frame: LabelledFrame, taken: np.ndarray, factor: float, rng: np.random.Generator) -> list[Patch]:
+        """One to three targets of another frame, placed anywhere in the zoomed one where no pixel is taken."""
         donor = self.frames[self.donors[int(rng.integers(len(self.donors)))]]
         if not (frame.has_spread and donor.has_spread):
             return []
         unit, count = frame.spread.deviation / donor.spread.deviation, int(rng.integers(1, 4))
-        return place_cutouts(donor.cutouts, target, zoomed_shape(target.shape, factor), rng, count, unit)
+        return place_cutouts(donor.cutouts, taken, zoomed_shape(taken.shape, factor), rng, count, unit)
 
     def _pixel_values(self, crop: np.ndarray) -> Tensor:
         """A crop as the model takes it, (C, S, S)."""
@@ -128,14 +134,26 @@ class DetectionSamples(StudentSamples):
     [`StudentSamples`] with the boxes of their targets in place of the mask, in transformers' format: `labels` with
     `class_labels` (N,), all 0, and `boxes` (N, 4), (centre x, centre y, width, height) as shares of the crop.
 
-    A box that a person drew is taken as it is, cut off at the crop's edge, and its pixels weigh 1.
+    A box that a person drew is taken as it is, cut off at the crop's edge, and its pixels weigh 1. Other targets, of
+    masks, pseudo labels or pasted, get boxes of the same kind: their own, with the `margin` that people's have.
+
+    Args:
+        margin: in pixels of the frame, width and height alike, see [`margin_of_boxes`]; 0 where people drew no boxes.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        sources = self.frames.dataset["label_source"][:]
+        drawn = [i for i in self.human if sources[i] in (BOX, POINT)]
+        step = max(1, len(drawn) // MEASURED)
+        self.margin = margin_of_boxes(self.frames[i].sample for i in drawn[::step])
+
     def __getitem__(self, i: int) -> dict[str, Any]:
-        sample = super().__getitem__(i)
+        sample, zoom = self._crop(i)
         target = sample["labels"].numpy()
         numbers = sample.pop("boxes").numpy() if self.has_boxes else np.zeros(target.shape, np.int32)
-        found = np.concatenate([_drawn_boxes(numbers), boxes_of_target(np.where(numbers == 0, target, 0))])
+        others = boxes_of_target(_away_from_boxes(target, numbers))
+        found = np.concatenate([_drawn_boxes(numbers), _grown(others, self.margin * zoom, self.crop_size)])
         sample["weights"][torch.from_numpy(numbers > 0)] = 1
         boxes = torch.from_numpy(found) / self.crop_size
         sample["labels"] = {"class_labels": torch.zeros(len(boxes), dtype=torch.long), "boxes": boxes}
@@ -166,6 +184,19 @@ def _drawn_boxes(numbers: np.ndarray) -> np.ndarray:
     corners = [(c.start, r.start, c.stop, r.stop) for r, c in windows]
     x0, y0, x1, y1 = np.array(corners, dtype=np.float32).reshape(-1, 4).T
     return np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], axis=1)
+
+
+def _away_from_boxes(target: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """A target map without what lies in drawn boxes, or reaches out of one."""
+    regions, _ = ndimage.label((target > 0) | (numbers > 0), structure=EIGHT_CONNECTED)
+    return np.where(np.isin(regions, regions[numbers > 0]), 0, target)
+
+
+def _grown(boxes: np.ndarray, by: float, size: int) -> np.ndarray:
+    """Boxes (N, 4), (centre x, centre y, width, height), so much wider and higher, and cut off at a crop's edge."""
+    low = np.maximum(boxes[:, :2] - (boxes[:, 2:] + by) / 2, 0)
+    high = np.minimum(boxes[:, :2] + (boxes[:, 2:] + by) / 2, size)
+    return np.concatenate([(low + high) / 2, high - low], axis=1).astype(np.float32)
 
 
 LossFunction = Callable[[nn.Module, dict[str, Any], int], tuple[Tensor, dict[str, float]]]

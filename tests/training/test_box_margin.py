@@ -1,0 +1,142 @@
+"""The margin of boxes that people draw, and that a detector is asked for the same of all targets."""
+
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from scalpel_hf import InfraredImageProcessor, add_pseudo_labels
+from scalpel_hf.data.label_sources import as_objects
+from scalpel_hf.data.rows import FEATURES
+from scalpel_hf.data.transforms import Sample
+from scalpel_hf.training import knowledge_transfer
+from scalpel_hf.training.box_margin import margin_of_boxes
+from scalpel_hf.training.frames import labelled_sample
+from scalpel_hf.training.knowledge_transfer import DetectionSamples, _away_from_boxes
+
+SIDES = {0: (4, 4), 1: (7, 3), 2: (3, 6), 3: (9, 5)}  # of the target in each frame, width and height
+CORNER = (30, 26)
+
+
+def row(index: int, source: str, margin: int) -> dict[str, Any]:
+    """A frame with one target in it, and around it a box so much wider and higher."""
+    (x, y), (width, height) = CORNER, SIDES[index % 4]
+    frame = np.random.default_rng(index).normal(100, 2, (64, 72))
+    frame[y : y + height, x : x + width] += 80
+    mask = np.zeros(frame.shape, np.uint8)
+    mask[y : y + height, x : x + width] = 255
+    box = [x - margin / 2, y - margin / 2, width + margin, height + margin]
+    return {
+        "name": f"f{index}",
+        "image": Image.fromarray(frame.astype(np.uint8)),
+        "mask": Image.fromarray(mask) if source == "human" else None,
+        "objects": None if source == "none" else as_objects([box]),
+        "width": 72,
+        "height": 64,
+        "label_source": source,
+    }
+
+
+def rows_of(sources: list[str], margin: int) -> datasets.Dataset:
+    features = datasets.Features({**FEATURES, "label_source": datasets.Value("string")})
+    return datasets.Dataset.from_list([row(i, s, margin) for i, s in enumerate(sources)], features=features)
+
+
+class Seeing:
+    """A teacher that finds the very pixels of targets."""
+
+    def probabilities(self, frame: np.ndarray) -> np.ndarray:
+        return np.where(frame > 140, 1.0, 0.0)
+
+    def fingerprint(self) -> str:
+        return "seeing"
+
+
+@pytest.mark.parametrize("margin", [0, 2, 4, 6, 10])
+def test_the_margin_is_that_of_the_boxes(margin: int) -> None:
+    assert margin_of_boxes(map(labelled_sample, rows_of(["box"] * 4, margin))) == margin
+
+
+def test_a_few_boxes_of_another_margin_don_t_count() -> None:
+    samples = [labelled_sample(row(i, "box", 12 if i == 3 else 4)) for i in range(8)]
+    assert margin_of_boxes(samples) == 4
+
+
+def test_nothing_is_measured_without_boxes_or_targets_in_them() -> None:
+    assert margin_of_boxes([]) == 0
+    assert margin_of_boxes(map(labelled_sample, rows_of(["human"] * 3, 6))) == 0
+    numbers = np.zeros((20, 20), np.int32)
+    numbers[4:9, 4:9] = 1
+    empty = np.zeros((20, 20), np.float32)
+    assert margin_of_boxes([Sample(empty, empty, empty, numbers)]) == 0
+
+
+def sizes(samples: DetectionSamples, human: bool) -> set[tuple[int, int]]:
+    """Of the boxes in crops that aren't zoomed, shorter side first; those cut off at the crop's edge are left out."""
+    found = set()
+    for i in range(60):
+        item, zoom = samples[i], samples._crop(i)[1]
+        boxes = item["labels"]["boxes"].numpy() * samples.crop_size
+        inside = ((boxes[:, :2] - boxes[:, 2:] / 2 > 0) & (boxes[:, :2] + boxes[:, 2:] / 2 < samples.crop_size)).all(1)
+        if bool(item["human"]) == human and zoom == 1:
+            found |= {tuple(sorted(map(round, box[2:]))) for box in boxes[inside]}
+    return found
+
+
+@pytest.mark.parametrize("margin", [0, 4])
+def test_boxes_of_pseudo_labels_and_of_pasted_targets_have_it(margin: int) -> None:
+    rows = add_pseudo_labels(rows_of(["box", "box", "none", "none"], margin), Seeing(), keep_in_memory=True)
+    samples = DetectionSamples(rows, InfraredImageProcessor(), crop_size=48, seed=0)
+    assert samples.margin == margin
+    drawn, labelled = ({tuple(sorted(s + margin for s in SIDES[i])) for i in pair} for pair in ((0, 1), (2, 3)))
+    assert sizes(samples, human=True) == drawn  # what is pasted there is cut out of boxes
+    assert labelled <= sizes(samples, human=False) <= drawn | labelled
+
+
+def test_boxes_of_masks_alone_are_the_masks_own() -> None:
+    rows = add_pseudo_labels(rows_of(["human", "human", "none", "none"], 6), Seeing(), keep_in_memory=True)
+    samples = DetectionSamples(rows, InfraredImageProcessor(), crop_size=48, seed=0)
+    assert samples.margin == 0
+    assert sizes(samples, human=True) | sizes(samples, human=False) == {tuple(sorted(s)) for s in SIDES.values()}
+
+
+def test_the_margin_is_zoomed_with_the_frame() -> None:
+    rows = add_pseudo_labels(rows_of(["box", "none", "none", "none"], 8), Seeing(), keep_in_memory=True)
+    grown, own = (DetectionSamples(rows, InfraredImageProcessor(), crop_size=64, seed=0) for _ in range(2))
+    own.margin = 0
+    zooms = set()
+    for i in range(40):
+        item, zoom = grown[i], grown._crop(i)[1]
+        boxes, tight = (labels["boxes"].numpy() * 64 for labels in (item["labels"], own[i]["labels"]))
+        if item["human"]:
+            continue
+        low, high = tight[:, :2] - tight[:, 2:] / 2 - 4 * zoom, tight[:, :2] + tight[:, 2:] / 2 + 4 * zoom
+        low, high = low.clip(0, 64), high.clip(0, 64)  # cut off at the crop's edge
+        np.testing.assert_allclose(boxes, np.concatenate([(low + high) / 2, high - low], 1), atol=1e-3)
+        zooms.add(round(zoom, 1))
+    assert len(zooms) > 4
+
+
+def test_what_reaches_out_of_a_drawn_box_gets_none_of_its_own() -> None:
+    """A target that is a pixel larger than its box has that box, and no slivers beside it."""
+    sample = labelled_sample(row(1, "box", -2))
+    assert sample.boxes is not None and (sample.target[sample.boxes == 0] > 0).any()
+    sample.target[50:53, 60:62] = 1  # another one, away from it
+    left = _away_from_boxes(sample.target, sample.boxes)
+    assert left.sum() == 6 and left[50:53, 60:62].all()
+
+
+def test_nothing_is_pasted_into_a_drawn_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    place = knowledge_transfer.place_cutouts
+    monkeypatch.setattr(
+        knowledge_transfer,
+        "place_cutouts",
+        lambda cutouts, taken, *args: seen.append(taken) or place(cutouts, taken, *args),
+    )
+    samples = DetectionSamples(rows_of(["box"], 8), InfraredImageProcessor(), crop_size=64, seed=0)
+    for i in range(10):
+        samples[i]
+    assert seen and all(taken.sum() == 12 * 12 for taken in seen)

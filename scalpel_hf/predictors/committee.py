@@ -46,6 +46,7 @@ class Committee(Teacher):
         if not members:
             raise ValueError("a committee has at least one member")
         vars(self).update(vars(members[0]))
+        self.folder = None
         self._members = list(members)
 
     @property

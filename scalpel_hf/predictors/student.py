@@ -26,6 +26,7 @@ from scalpel_hf.utils.files import as_umask_says
 from .kinds import HUB_ARGUMENTS, ModelKind, kind_of
 from .prediction import Prediction, fingerprint_of
 from .pretrained import load_image_processor, loading
+from .pushing import FromFolder
 
 INCIDENTAL = ("_name_or_path", "transformers_version", "auto_map", "dtype")  # of where and when it was saved
 SIZE_DIVISOR = 32  # the coarsest stride of other models
@@ -34,7 +35,7 @@ LABELS = {"segmentation": ["background", "target"], "detection": ["target"]}
 S = TypeVar("S", bound="_Saved")
 
 
-class _Saved:
+class _Saved(FromFolder):
     """A model and its image processor, in one folder."""
 
     auto_class: Any
@@ -51,7 +52,9 @@ class _Saved:
         """
         with loading(name_or_path, "config.json"):
             model = load_whole(cls.auto_class.from_pretrained, str(name_or_path), **kwargs)
-        return cls(model.eval(), load_image_processor(name_or_path, **kwargs))
+        loaded = cls(model.eval(), load_image_processor(name_or_path, **kwargs))
+        loaded.remember(name_or_path)
+        return loaded
 
     def save_pretrained(self, folder: str | Path) -> None:
         self.model.save_pretrained(str(folder))

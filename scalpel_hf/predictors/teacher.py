@@ -22,6 +22,7 @@ from scalpel_hf.utils.files import as_umask_says, read_json, write_json
 from .feature_cache import FeatureCache, FrozenFeatures
 from .prediction import Prediction, fingerprint_of
 from .pretrained import ADAPTER_CONFIG, COMMITTEE_FILE, load_adapter, load_adapter_config, load_image_processor
+from .pushing import FromFolder
 from .sam import load_sam
 from .student import SegmentationStudent
 from .tiling import blend_tiles
@@ -33,7 +34,7 @@ MIRRORED: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))  # axes along w
 PROMPTS = 32  # boxes that Segment Anything is prompted with at a time
 
 
-class Teacher:
+class Teacher(FromFolder):
     """
     An adapted Segment Anything model and its image processor.
 
@@ -123,6 +124,8 @@ class Teacher:
                     members.append(cls._one(name, base, {**hub, "subfolder": folder}, dtype, kwargs))
         first = members[0]
         teacher = first if len(members) == 1 and isinstance(first, Teacher) else Committee(members)
+        if len(names) == 1:
+            teacher.remember(names[0])
         if device_map == "auto":
             device_map = "cuda" if torch.cuda.is_available() else "cpu"
         return teacher if device_map is None else teacher.to(device_map)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import DatasetCard, HfApi, ModelCard
+from peft import get_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -23,6 +24,8 @@ from scalpel_hf.hub.model_card import student_card, teacher_card
 from scalpel_hf.hub.provenance import Provenance
 from scalpel_hf.hub.upload import push_dataset, push_folder, push_metric, push_run, save_standalone
 from scalpel_hf.predictors.committee import Committee
+from scalpel_hf.predictors.load import load_predictor
+from scalpel_hf.predictors.teacher import Teacher
 from scalpel_hf.runtime.settings import hash_tensors
 from tests.hub.models import (
     FRAME,
@@ -388,6 +391,61 @@ np.save("probability.npy", committee.probabilities(np.load("frame.npy")))
     teacher.save_pretrained(tmp_path / "teacher")  # in its place one alone
     push_run(tmp_path / "teacher", TEACHER, BASE, pictures=False)
     assert not any("committee" in name for name in client.list_repo_files(TEACHER))
+
+
+def repository(client: HfApi, name: str, folder: Path) -> dict[str, bytes]:
+    files = client.list_repo_files(name)
+    return {file: download(client, name, file, folder).read_bytes().replace(name.encode(), b"") for file in files}
+
+
+@pytest.mark.parametrize("kind", ["teacher", "committee", "alone", "student", "detector"])
+def test_what_was_loaded_is_pushed_as_its_folder_is(client: HfApi, tmp_path: Path, kind: str) -> None:
+    folder, base_id = tmp_path / ("teacher" if kind == "committee" else kind), BASE
+    if kind in ("student", "detector"):
+        (make_student if kind == "student" else make_detector)(folder)
+        base_id = None
+    else:
+        teacher = make_teacher(tmp_path, small_sam())
+        push_base(client, tmp_path, BASE)
+        if kind == "committee":
+            Committee([teacher, make_student(tmp_path / "other")]).save_pretrained(folder)
+        elif kind == "alone":
+            save_standalone(tmp_path / "teacher", folder)
+    loaded = load_predictor(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    push_run(folder, "org/of-the-folder", base_id, pictures=False)
+    url = loaded.push_to_hub("org/of-the-object", base_id, pictures=False)
+    assert url.endswith(client.list_repo_commits("org/of-the-object")[0].commit_id)
+    of_folder, of_object = (repository(client, f"org/of-the-{what}", tmp_path) for what in ("folder", "object"))
+    assert of_object.keys() == of_folder.keys() and any("committee" in file for file in of_object) == (
+        kind == "committee"
+    )
+    for file in of_object.keys() - {"README.md"}:
+        assert of_object[file] == of_folder[file], file
+    assert of_object["README.md"].replace(b"of-the-object", b"of-the-folder") == of_folder["README.md"]
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_of_no_folder_or_has_changed_is_not_pushed(client: HfApi, tmp_path: Path) -> None:
+    made = make_student(tmp_path / "student")
+    teacher = make_teacher(tmp_path, small_sam())
+    again = Teacher.from_pretrained(tmp_path / "teacher")
+    both = Teacher.from_pretrained([tmp_path / "teacher", tmp_path / "teacher"])
+    for of_no_folder in (made, teacher, both, Committee([again])):
+        with pytest.raises(ValueError, match=r"only what was loaded from the folder of a run.*`scalpel-hf push`"):
+            of_no_folder.push_to_hub(STUDENT)
+    student = load_predictor(tmp_path / "student")
+    with torch.no_grad():
+        next(student.model.parameters()).add_(1e-3)
+        next(v for v in get_peft_model_state_dict(again.model).values() if v.is_floating_point()).add_(1e-3)
+    with pytest.raises(ValueError, match=r"student any more \(model\.safetensors differs\)"):
+        student.push_to_hub(STUDENT)
+    with pytest.raises(ValueError, match=r"teacher any more \(adapter_model\.safetensors differs\)"):
+        again.push_to_hub(STUDENT, BASE)
+    (tmp_path / "student" / "metrics.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"metrics\.json is missing"):
+        load_predictor(tmp_path / "student").push_to_hub(STUDENT)
+    assert not client.repo_exists(STUDENT)
 
 
 def test_a_resized_base_is_not_loaded_by_the_auto_class(client: HfApi, tmp_path: Path) -> None:

@@ -134,10 +134,10 @@ def _proposals(folder: Path) -> str:
     lines = [_row(["", "", *sizes]), _row(["---"] * (2 + len(sizes)))]
     for file in files:
         figures = iou_by_size(np.array(file["objects"], dtype=float))
-        cells = [f"{mean:.2f} ({low:.2f} to {high:.2f}), {n}" if n else "–" for n, mean, low, high in figures]
-        lines.append(_row([escape(file["labels"]), escape(file["way"]), *cells]))
-    note = "Mean IoU of boxes and points, in brackets what 95 % of draws of them give, and how many there are; by the\n"
-    return "\n".join([*lines, "", f"{note}target's pixels, and of boxes around several. {_measured(files)}"])
+        cells = [f"{mean:.2f} ({low:.2f} to {high:.2f})" if n else "–" for n, mean, low, high in figures]
+        lines.append(_row([f"{escape(file['labels'])} ({figures[0][0]})", escape(file["way"]), *cells]))
+    note = "Mean IoU, in brackets what 95 % of draws give; by the target's pixels, and of boxes around several."
+    return "\n".join([*lines, "", note, _measured(files)])
 
 
 def read_runs(folder: Path) -> Runs:
@@ -227,11 +227,10 @@ def _rows_of_comparisons(
 
 
 def _note(kind: Kind, runs: list[dict[str, Any]], only_comparisons: bool) -> str:
-    what = "On" if only_comparisons else "Mean ± standard deviation over seeds, on"
-    return (
-        f"{what} {_listed(_numbers(runs))} {kind.units}; in brackets what 95 % of\n"
-        f"{DRAWS:,} draws of {kind.units} and seeds give.\n{_measured(runs)}"
-    )
+    several = not only_comparisons and len({run["seed"] for run in runs}) > 1
+    spread = " ± is the standard deviation over seeds." if several else ""
+    draws = f"In brackets: 95 % of {DRAWS:,} draws of {kind.units} and seeds."
+    return fill(f"On {_listed(_numbers(runs))} {kind.units}.{spread} {draws}", 110) + f"\n{_measured(runs)}"
 
 
 def _measured(runs: list[dict[str, Any]]) -> str:

@@ -97,8 +97,7 @@ class LoopArguments:
     logging_steps: Steps = option(20, "Steps between entries in the log and the tracker.", any_on_resume=True)
     report_to: Annotated[str, OneOf(("none", *TRACKERS))] = option(
         "none",
-        f"Tracker: `none`, or one of {', '.join(TRACKERS)}; what it keeps here is in output_dir/logs. Pictures of "
-        "frames go to tensorboard and trackio alone.",
+        f"Tracker: `none`, or one of {', '.join(TRACKERS)}. Pictures of frames go to tensorboard and trackio alone.",
         any_on_resume=True,
     )
     resume: bool = option(True, "Resume from the newest checkpoint in output_dir, if there is one.", any_on_resume=True)

@@ -62,7 +62,7 @@ def test_a_row_has_the_mean_and_the_spread_of_its_seeds(tmp_path: Path) -> None:
         row[2:6], np.mean(metrics, 0), np.std(metrics, 0, ddof=1), (100, 100, 100, 1), strict=True
     ):
         assert cell == f"{unit * mean:.1f} ± {unit * deviation:.1f}"
-    assert "on 20 frames" in text and "0123456789ab\non 2 CPU cores with AVX2" in text
+    assert "On 20 frames." in text and "0123456789ab\non 2 CPU cores with AVX2" in text
     assert text.endswith("<!-- end of table -->\n\nText.\n")
 
 
@@ -104,7 +104,7 @@ def test_a_folder_of_data_sets_gives_the_rows_of_each(tmp_path: Path) -> None:
     write_run(tmp_path / "results/x/sky", "teacher", 0, frames=7)
     text = render(marked("results/x"), tmp_path)
     assert cells(text, "sea")[1] == cells(text, "sky")[1] == "teacher"
-    assert "on 7 and 20 frames" in text
+    assert "On 7 and 20 frames." in text
 
 
 def test_rendering_again_changes_nothing(tmp_path: Path) -> None:
@@ -165,9 +165,8 @@ def test_proposals_are_a_table_by_size(tmp_path: Path) -> None:
     text = render(marked("results/proposals"), tmp_path)
     row = next(line for line in text.splitlines() if line.startswith("| drawn"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[:2] == ["drawn", "operators"]
+    assert cells[:2] == ["drawn (5)", "operators"]
     assert [cell.split()[0] for cell in cells[2:]] == ["0.50", "0.75", "0.25", "–", "0.75", "0.00"]
-    assert [cell.rpartition(", ")[2] for cell in cells[2:]] == ["5", "2", "1", "–", "1", "1"]
     assert "2 CPU cores with AVX2" in text
 
 
@@ -186,7 +185,7 @@ def test_runs_measured_by_boxes_have_columns_of_their_own(tmp_path: Path) -> Non
     assert cells(text, "few")[2:7] == ["52.6", "50.0", "40.0", "25.0", "100"]
     assert cells(text, "every |")[2:6] == ["96.6", "93.3", "0.0", ""]
     assert cells(text, "every less few")[3].startswith("+43.3 (+40.0 to +50.0)")
-    assert "on 2 recordings; in brackets" in text
+    assert "On 2 recordings. In brackets: 95 % of" in text
     write_run(folder, "masks", 0)
     with pytest.raises(ValueError, match="some of its runs were measured by masks and some by boxes"):
         render(marked("results/clips"), tmp_path)
@@ -201,6 +200,6 @@ def test_comparisons_can_stand_alone(tmp_path: Path) -> None:
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 4 and "seeds" not in lines[0] and "training" not in lines[0]
     assert len({line.count("|") for line in lines}) == 1
-    assert "On 20 frames" in text and "±" not in text
+    assert "On 20 frames." in text and "±" not in text
     known = cells(whole, "sky | teacher less student")
     assert cells(text, "sky") == [*known[:2], *known[3:-1]]

@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--budget", type=between(float, 1e-4, 1.0), nargs="+", default=[0.1], help="shares of the masks"
     )
-    parser.add_argument("--seeds", type=SEED, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=SEED, nargs="*", default=[0, 1, 2], help="none: prepare the data, no more")
     parser.add_argument("--work", type=Path, required=True, help="folder for prepared data, models and labels")
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files")
     parser.add_argument(

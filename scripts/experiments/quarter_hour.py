@@ -1,0 +1,215 @@
+"""A quarter of an hour of one GPU, used whole: the claim's arms and seeds side by side, and the next quarter goes on.
+
+    python -m scripts.experiments.quarter_hour pack --datasets nuaa-sirst=data/NUAA-SIRST \\
+        nudt-sirst=data/NUDT-SIRST --base-model models/mobile-sam --out pack
+    python -m scripts.experiments.quarter_hour run --packs pack --minutes 9 --state state --out results/claim
+
+`pack` writes archives of at most `--megabytes` each, for a machine that only little can be sent to: grey frames as
+lossless WebP, the base's weights in half precision. `run` unpacks them and runs `reproduce.py` for each data set and
+seed, `--jobs` at once. After `--minutes` it stops what still runs and writes what a fresh machine needs to go on to
+archives in `--state`, and the JSON files of the finished arms to `--out`: with that folder in its place, the same
+command goes on there. `--quick` runs everything with a few steps, to see that it works.
+"""
+
+import argparse
+import io
+import math
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import load, save
+
+from scalpel_hf.cli.numbers import COUNT, SEED, between
+from scalpel_hf.cli.program import run_program
+from scalpel_hf.training.run_record import METRICS_FILE
+from scalpel_hf.utils.files import whole_folder
+
+REPRODUCE = Path(__file__).with_name("reproduce.py")
+DATASETS = ("nuaa-sirst", "nudt-sirst", "irstd-1k")  # that it knows
+WEBP, HALF = ".webp", ".half"  # added to the name of a file that is packed otherwise than it is
+
+
+def packed(name: str, path: Path) -> tuple[str, bytes]:
+    """A file's name and bytes in the archive."""
+    if path.suffix == ".safetensors":
+        weights = load(path.read_bytes())
+        return name + HALF, save({key: w.half() if w.dtype == torch.float32 else w for key, w in weights.items()})
+    if path.suffix == ".png":
+        with Image.open(path) as image:
+            bands = [band.tobytes() for band in image.split()] if image.mode in ("L", "RGB") else []
+            if bands and all(band == bands[0] for band in bands):
+                buffer = io.BytesIO()
+                image.getchannel(0).save(buffer, "WEBP", lossless=True)
+                return name + WEBP, buffer.getvalue()
+    return name, path.read_bytes()
+
+
+def unpacked(name: str, content: bytes) -> tuple[str, bytes]:
+    """A file's name and bytes from those in the archive; weights are in single precision again."""
+    if name.endswith(HALF):
+        weights = load(content)
+        single = {key: w.float() if w.dtype == torch.float16 else w for key, w in weights.items()}
+        return name.removesuffix(HALF), save(single, {"format": "pt"})
+    if name.endswith(WEBP):
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(content)).convert("L").save(buffer, "PNG", compress_level=1)
+        return name.removesuffix(WEBP), buffer.getvalue()
+    return name, content
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def write_archives(entries: Iterable[tuple[str, bytes]], folder: Path, megabytes: float) -> None:
+    """Archives of at most so many megabytes, or of one file, in place of the folder that was there."""
+    with whole_folder(folder, replace=True) as written, ExitStack() as archives:
+        count, size = 0, math.inf
+        for name, content in entries:
+            taken = 1024 + len(content)  # a header, and what fills the last block
+            if size + taken > 1e6 * megabytes:
+                archives.close()
+                archive = archives.enter_context(tarfile.open(written / f"part-{count}.tar", "w"))
+                count, size = count + 1, 10_240  # the end of an archive
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+            size += taken
+    print(f"{count} archives in {folder}", flush=True)
+
+
+def read_archives(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for path in files_below(folder):
+        with tarfile.open(path) as archive:
+            for entry in archive:
+                content = archive.extractfile(entry)
+                if content is not None:
+                    yield entry.name, content.read()
+
+
+def write_below(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    for name, content in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def pack(args: argparse.Namespace) -> None:
+    folders = {"base": args.base_model, **dict(args.datasets)}
+    named = (
+        (f"{name}/{path.relative_to(folder)}", path) for name, folder in folders.items() for path in files_below(folder)
+    )
+    write_archives((packed(name, path) for name, path in named), args.out, args.megabytes)
+
+
+def goes_on(path: Path, work: Path, out: Path) -> bool:
+    """Whether the next machine needs a file of `work`: of unfinished runs all, of finished teachers what answers."""
+    folder, run, *rest = (*path.relative_to(work).parts, "", "")
+    if folder == "data" or run.startswith("labels-") or "features" in rest:
+        return False  # made again in seconds
+    if run.startswith("teacher-"):
+        finished = (work / folder / run / METRICS_FILE).exists()
+        return not (finished and any(part.startswith("checkpoint-") for part in rest))
+    return not any(out.glob(f"{folder}*/{run}.json"))
+
+
+def keep_state(args: argparse.Namespace) -> None:
+    work = [path for path in files_below(args.work) if goes_on(path, args.work, args.out)]
+    results = list(files_below(args.out)) if args.out.is_dir() else []
+    entries = [(f"work/{path.relative_to(args.work)}", path) for path in work]
+    entries += [(f"out/{path.relative_to(args.out)}", path) for path in results]
+    write_archives(((name, path.read_bytes()) for name, path in entries), args.state, args.megabytes)
+
+
+def command(args: argparse.Namespace, dataset: str, *seeds: int) -> list[str]:
+    where = ("--root", args.data / dataset, "--base-model", args.data / "base", "--work", args.work, "--out", args.out)
+    quick = ("--quick",) if args.quick else ()
+    options = ("--dataset", dataset, "--budget", *args.budget, "--seeds", *seeds, *where, *quick)
+    return [sys.executable, str(REPRODUCE), *map(str, options)]
+
+
+def side_by_side(args: argparse.Namespace, jobs: list[tuple[str, int]], end: float) -> tuple[int, list[str]]:
+    """Run jobs, so many at once, until they are done or it is `end`; how many are unfinished, and which failed."""
+    threads = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
+    todo, failed = [*jobs], []
+    running: dict[tuple[str, int], subprocess.Popen[bytes]] = {}
+    while (todo or running) and time.monotonic() < end:
+        while todo and len(running) < args.jobs:
+            dataset, seed = todo.pop(0)
+            with open(args.work / f"{dataset}-{seed}.log", "ab") as log:
+                program = command(args, dataset, seed)
+                running[dataset, seed] = subprocess.Popen(program, stdout=log, stderr=log, env=threads)
+        time.sleep(0.2)
+        for job in [job for job, process in running.items() if process.poll() is not None]:
+            failed += [f"{job[0]}-{job[1]}.log"] if running.pop(job).returncode else []
+    for process in running.values():
+        process.terminate()
+    for process in running.values():
+        process.wait()
+    return len(todo) + len(running), failed
+
+
+def run(args: argparse.Namespace) -> None:
+    end = time.monotonic() + 60 * args.minutes
+    write_below(args.data, (unpacked(name, content) for name, content in read_archives(args.packs)))
+    if args.state.exists():
+        for name, content in read_archives(args.state):
+            kind, _, rest = name.partition("/")
+            write_below({"work": args.work, "out": args.out}[kind], [(rest, content)])
+    datasets = [name for name in DATASETS if (args.data / name).is_dir()]
+    for dataset in datasets:  # once, before several want them
+        subprocess.run(command(args, dataset), check=True)
+    args.work.mkdir(parents=True, exist_ok=True)
+    jobs = [(dataset, seed) for seed in args.seeds for dataset in datasets]
+    unfinished, failed = side_by_side(args, jobs, end)
+    keep_state(args)
+    if failed:
+        raise RuntimeError(f"failed: see {', '.join(failed)} in {args.work}, and in {args.state}")
+    rest = f"{unfinished} unfinished: the same command with {args.state} resumes"
+    print(f"{len(jobs)} jobs, {rest if unfinished else 'all done'}")
+
+
+def named_folder(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not equals or name not in DATASETS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FOLDER, the name one of {', '.join(DATASETS)}")
+    return name, Path(folder)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True)
+    packing = verbs.add_parser("pack")
+    packing.set_defaults(act=pack)
+    packing.add_argument("--datasets", type=named_folder, nargs="+", required=True, help="NAME=FOLDER as published")
+    packing.add_argument("--base-model", type=Path, required=True, help="Segment Anything model of the teachers")
+    packing.add_argument("--megabytes", type=between(float, 0.001, 1e6), default=60, help="of one archive at most")
+    packing.add_argument("--out", type=Path, required=True, help="folder for the archives")
+    running = verbs.add_parser("run")
+    running.set_defaults(act=run)
+    running.add_argument("--packs", type=Path, required=True, help="folder that `pack` wrote")
+    running.add_argument("--minutes", type=between(float, 0.01, 1e5), default=9.0, help="stop after so many")
+    running.add_argument("--jobs", type=COUNT, default=9, help="how many seeds and data sets run at once")
+    running.add_argument("--seeds", type=SEED, nargs="+", default=[0, 1, 2])
+    running.add_argument("--budget", type=between(float, 1e-4, 1.0), nargs="+", default=[0.1])
+    running.add_argument("--data", type=Path, default=Path("/tmp/quarter/data"), help="where archives are unpacked")
+    running.add_argument("--work", type=Path, default=Path("/tmp/quarter/work"), help="where models are made")
+    running.add_argument("--out", type=Path, required=True, help="folder for the JSON files")
+    running.add_argument("--state", type=Path, required=True, help="folder from which the next run goes on")
+    running.add_argument("--megabytes", type=between(float, 0.001, 1e6), default=15, help="of an archive at most")
+    running.add_argument("--quick", action="store_true", help="a few steps each, to see that it works")
+    args = parser.parse_args(argv)
+    args.act(args)
+
+
+if __name__ == "__main__":
+    run_program(main, resumes=True)

@@ -50,8 +50,7 @@ class Answer:
         if self.probability is not None:
             return find_detections(self.probability, threshold)
         assert self.boxes is not None
-        boxes, scores = self.boxes
-        return Detections(boxes[scores > threshold], scores[scores > threshold], None)
+        return _above(*self.boxes, threshold)
 
     def picture(self, threshold: float) -> Image.Image:
         """The frame with an outline around each target and its score; small frames are enlarged."""
@@ -88,6 +87,17 @@ def ask(model: Any, name: str, frame: np.ndarray) -> Answer:
     operators = list(_captioned(operator_maps(frame.astype(np.float32))))
     routers = list(_routers(model, records)) if isinstance(model, Teacher) else []
     return Answer(name, frame, probability, boxes, operators, routers, len(records))
+
+
+def find_targets(model: Any, frame: np.ndarray, threshold: float) -> Detections:
+    """What [`Answer.found`] gives, of a model that is asked for nothing else."""
+    if hasattr(model, "probabilities"):
+        return find_detections(model.probabilities(frame), threshold)
+    return _above(*_detected(model.detect(frame, 0.0)), threshold)
+
+
+def _above(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> Detections:
+    return Detections(boxes[scores > threshold], scores[scores > threshold], None)
 
 
 def _detected(found: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """The page on which a person looks at a model, made with Gradio."""
 
 import html
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from scalpel_hf.utils.error_lines import one_line
 
 from .answers import Answer, ask, count_frames, read_one
+from .clips import DRAWN_FRAMES, draw_clip
 
 if TYPE_CHECKING:
     import gradio
@@ -26,10 +28,11 @@ SHOWN_ROWS = 50  # of the table
 
 @dataclass
 class Looked:
-    """What a person is looking at: a file, the number of a frame in it, and each model's answer to that frame."""
+    """What a person is looking at: a file of so many frames, the number of one, and each model's answer to that."""
 
     path: str
     note: str
+    frames: int = 1
     number: int = 0
     answers: dict[str, Answer] = field(default_factory=dict)
     who: str = ""
@@ -74,6 +77,7 @@ def page(models: dict[str, Any], title: str = "scalpel-hf", threshold: float = 0
                 number = gr.Slider(0, 1, 0, step=1, label="frame", visible=False, elem_id="number")
                 who = gr.Radio(names, value=names[0], label="who answers", visible=len(names) > 1, elem_id="who")
                 level = gr.Slider(0, 1, threshold, step=0.01, label="threshold", elem_id="threshold")
+                draw = gr.Button(visible=False, elem_id="draw")
                 problem = gr.HTML(elem_id="problem")
                 table = gr.Markdown(elem_id="table")
             with gr.Column(scale=3):
@@ -84,6 +88,15 @@ def page(models: dict[str, Any], title: str = "scalpel-hf", threshold: float = 0
                     elem_id="picture",
                     buttons=["download", "fullscreen"],
                 )
+                clip = gr.Video(
+                    label="the clip",
+                    interactive=False,
+                    visible=False,
+                    autoplay=True,
+                    loop=True,
+                    elem_id="clip",
+                    buttons=["download"],
+                )
         gallery = {"columns": 4, "height": 330, "object_fit": "contain", "format": "png", "buttons": ["download"]}
         operators = gr.Gallery(label="what the operators see", elem_id="operators", **gallery)
         routers_help = gr.Markdown(elem_id="routers-help")
@@ -91,21 +104,23 @@ def page(models: dict[str, Any], title: str = "scalpel-hf", threshold: float = 0
         looked = gr.State()
         nothing: dict[Any, Any] = dict.fromkeys((looked, picture, operators, routers, table, routers_help))
 
-        def told(act: Callable[..., dict[Any, Any]]) -> Callable[..., dict[Any, Any]]:
+        def told(act: Callable[..., dict[Any, Any]], emptied: Any = nothing) -> Callable[..., dict[Any, Any]]:
             """The same, but what goes wrong is a line in the page, and no old answer stays beside it."""
 
             def safely(*args: Any) -> dict[Any, Any]:
                 try:
                     return {problem: "", **act(*args)}
                 except Exception as error:
-                    return {**nothing, problem: html.escape(named(one_line(error), args[0]))}
+                    return {**emptied, problem: html.escape(named(one_line(error), args[0]))}
 
             return safely
 
         def opened(path: str, who: str, threshold: float) -> dict[Any, Any]:
             count, note = count_frames(path)
             slider = gr.update(maximum=max(1, count - 1), value=0, visible=count > 1)
-            return {number: slider, **answered(Looked(path, note), 0, who, threshold)}
+            shown = {"value": None, "label": "the clip", "visible": count > 1}
+            of_clips = {draw: gr.update(value=offer(count), visible=count > 1), clip: gr.update(**shown)}
+            return {number: slider, **of_clips, **answered(Looked(path, note, count), 0, who, threshold)}
 
         def answered(now: Looked, at: int, who: str, threshold: float) -> dict[Any, Any]:
             answer = now.ask(models, at, who)
@@ -124,21 +139,36 @@ def page(models: dict[str, Any], title: str = "scalpel-hf", threshold: float = 0
             answer = now.answers[now.who]
             return {picture: answer.picture(threshold), table: listing(answer, threshold, now.note)}
 
+        def played(now: Looked, who: str, threshold: float, progress: Any) -> dict[Any, Any]:
+            name, total = Path(now.path).stem, min(now.frames, DRAWN_FRAMES)
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / f"{name}-drawn.mp4"
+                draw_clip(models[who], now.path, threshold, out, lambda count: progress((count, total), unit="frames"))
+                kept = clip.move_resource_to_block_cache(str(out))
+            return {clip: gr.update(value=kept, label=f"{name}, {total} frames: {who} above {threshold:g}")}
+
         def on_open(path: str | None, who: str, threshold: float) -> dict[Any, Any]:
-            emptied = {**nothing, number: gr.update(visible=False), problem: ""}
+            hidden = {draw: gr.update(visible=False), clip: gr.update(value=None, visible=False)}
+            emptied = {**nothing, **hidden, number: gr.update(visible=False), problem: ""}
             return emptied if path is None else {**emptied, **told(opened)(path, who, threshold)}
 
         def on_ask(now: Looked | None, at: int, who: str, threshold: float) -> dict[Any, Any]:
             return {} if now is None else told(answered)(now, at, who, threshold)
 
+        bar = gr.Progress()
+
+        def on_draw(now: Looked | None, who: str, threshold: float, progress: Any = bar) -> dict[Any, Any]:
+            return {} if now is None else told(played, {clip: None})(now, who, threshold, progress)
+
         def on_move(now: Looked | None, threshold: float) -> dict[Any, Any]:
-            return {} if now is None or not now.answers else told(drawn)(now, threshold)
+            return {} if now is None or not now.answers else told(drawn, {picture: None, table: None})(now, threshold)
 
         shown = [picture, table, problem]
         everything = [looked, number, operators, routers, routers_help, *shown]
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         asking = {"show_progress_on": [picture], "api_visibility": "private"}
-        file.change(on_open, [file, who, level], everything, **asking)
+        file.change(on_open, [file, who, level], [*everything, draw, clip], **asking)
+        draw.click(on_draw, [looked, who, level], [clip, problem], show_progress_on=[clip], api_visibility="private")
         for event in (number.release, who.change):
             event(on_ask, [looked, number, who, level], everything, **asking)
         # What is typed comes key by key, and one key's error takes the keys after it along: hence 0 is a threshold too,
@@ -146,6 +176,12 @@ def page(models: dict[str, Any], title: str = "scalpel-hf", threshold: float = 0
         level.change(on_move, [looked, level], shown, trigger_mode="always_last", **quiet)
         level.release(on_move, [looked, level], shown, **quiet)
     return blocks
+
+
+def offer(frames: int) -> str:
+    """What the button says that draws a file of so many frames."""
+    which = f"the first {DRAWN_FRAMES} frames" if frames > DRAWN_FRAMES else f"all {frames} frames"
+    return f"Play {which} with boxes drawn"
 
 
 def named(text: str, asked: Any) -> str:

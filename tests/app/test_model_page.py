@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from PIL import Image
 from selenium.webdriver import Chrome, Keys
@@ -28,6 +30,7 @@ from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from tests.hub.models import make_student, make_teacher
 from tests.pseudo_labels.helpers import FakeTeacher
+from tests.runtime.made_by_hand import write_video
 from tests.small_models import small_mobile_sam
 
 from .browser import headless_chromium, start
@@ -164,6 +167,68 @@ def test_teacher_and_student_and_frames_of_one_file(chromium: Chrome, frames: Pa
         assert student.calls == 1, "an answer is kept while its frame is shown"
         set_slider(chromium, "number", 1)
         wait_for_text(chromium, "table", "in two.tif#1")
+
+
+# The reddest pixel of what the player shows.
+REDNESS = """
+const video = document.querySelector('#clip video'), canvas = document.createElement('canvas');
+[canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+const context = canvas.getContext('2d');
+context.drawImage(video, 0, 0);
+const {data} = context.getImageData(0, 0, canvas.width, canvas.height);
+let most = 0;
+for (let i = 0; i < data.length; i += 4) most = Math.max(most, data[i] - data[i + 1]);
+return most;
+"""
+
+
+def test_a_clip_is_played_with_boxes_drawn(
+    chromium: Chrome, frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("clips", "model_page"):
+        monkeypatch.setattr(f"scalpel_hf.app.{module}.DRAWN_FRAMES", 12)
+    camera = SyntheticInfrared(size=(64, 80), n_targets=(2, 2), extent=(3, 5), snr=(9, 12), seed=4)
+    images = [np.asarray(camera.frame(index)["image"]) for index in range(15)]
+    recording = write_video(tmp_path / "flight.mkv", images, "ffv1", "gray")  # which no browser plays
+    chromium.get_log("browser")
+    with open_page(chromium, {"student": Counting(), "teacher": FakeTeacher(0.0)}):
+        drop(chromium, frames / "one.png")
+        wait_for_text(chromium, "table", "in one.png#0")
+        assert not chromium.find_elements(By.ID, "draw") and not chromium.find_elements(By.ID, "clip")
+        drop(chromium, recording)
+        wait_for_text(chromium, "draw", "Play the first 12 frames with boxes drawn")
+        for who, drawn in (("student", True), ("teacher", False)):
+            chromium.find_element(By.CSS_SELECTOR, f"#who input[value={who}]").click()
+            chromium.find_element(By.ID, "draw").click()
+            wait_for_text(chromium, "clip", f"flight, 12 frames: {who} above 0.5")
+            wait(chromium, "(document.querySelector('#clip video') || {}).readyState >= 2")
+            wait(chromium, "document.querySelector('#clip video').currentTime > 0.3")  # it plays by itself
+            video = "document.querySelector('#clip video')"
+            shown = chromium.execute_script(f"return [{video}.videoWidth, {video}.videoHeight, {video}.duration]")
+            assert shown == [80, 64, pytest.approx(1.2)]
+            assert (chromium.execute_script(REDNESS) > 60) == drawn
+        assert Path(os.environ["GRADIO_TEMP_DIR"]) and not list(Path(tempfile.gettempdir()).glob("*/flight-drawn.mp4"))
+        set_slider(chromium, "number", 3)  # a frame of it is looked at as before
+        wait_for_text(chromium, "table", "in flight.mkv#3")
+        drop(chromium, frames / "one.png")
+        wait_for_text(chromium, "table", "in one.png#0")
+        assert not chromium.find_elements(By.ID, "draw") and not chromium.find_elements(By.ID, "clip")
+        assert not [entry for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_what_is_wrong_with_a_clip_is_one_line_beside_its_frame(
+    chromium: Chrome, frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> int:
+        raise ImportError('an overlay needs PyAV: pip install "scalpel-hf[video]"')
+
+    monkeypatch.setattr("scalpel_hf.app.model_page.draw_clip", fails)
+    with open_page(chromium, {"model": Counting()}):
+        drop(chromium, frames / "two.tif")
+        wait_for_text(chromium, "draw", "Play all 2 frames with boxes drawn")
+        chromium.find_element(By.ID, "draw").click()
+        wait_for_text(chromium, "problem", "an overlay needs PyAV")
+        assert chromium.find_elements(By.CSS_SELECTOR, "#picture img")
 
 
 def test_what_is_wrong_is_one_line_and_the_page_goes_on(chromium: Chrome, frames: Path, tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ from scalpel_hf.evaluation.comparison import (
     metrics_of_counts,
 )
 from scalpel_hf.evaluation.evaluator import mean_and_deviation
-from scalpel_hf.hub.markdown import escape
 from scalpel_hf.utils.files import read_json, read_text, write_text
+from scalpel_hf.utils.markdown import escape
 
 ROOT = Path(__file__).parents[1]
 TABLE = re.compile(r"^<!-- table: (.*?) -->\n(.*?)^<!-- end of table -->$", re.DOTALL | re.MULTILINE)

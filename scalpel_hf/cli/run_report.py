@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import jinja2
 import numpy as np
 from PIL import Image
 
@@ -18,7 +17,8 @@ from scalpel_hf.evaluation.box_metrics import truth_of
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.predictors.load import load_trained
 from scalpel_hf.training.run_record import METRICS_FILE
-from scalpel_hf.utils.files import read_json, write_text
+from scalpel_hf.utils.files import read_json, read_text, write_text
+from scalpel_hf.utils.templates import html_template
 from scalpel_hf.utils.visualization import GREEN, RED, fill_boxes, gray, level, operator_maps, outline
 
 from .run_data import LEAST_LABELS, describe
@@ -33,10 +33,9 @@ def write_report(out: Path, stages: list[Stage], figures: Figures | None) -> Pat
     """Write `report.html` into a job's folder in which all stages are done, with what [`measure`] found."""
     data, pseudo = load_prepared(out / "data"), load_prepared(out / "pseudo")["train"]
     student = load_trained(out / "student")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     summary = read_json(out / "pseudo" / "summary.json")
     times = times_of(out)
-    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    text = html_template(read_text(TEMPLATE)).render(
         name=out.name,
         contents=describe(out / "data").splitlines(),
         figures=figures,

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from huggingface_hub import DatasetCard, ModelCard
 
-from .markdown import code, escape
+from scalpel_hf.utils.markdown import code, escape
 
 PROJECT_TAGS = ["scalpel-hf", "infrared", "infrared-small-target-detection"]
 PICTURE = "examples.png"

@@ -4,9 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from scalpel_hf.utils.files import write_json, write_text
+from scalpel_hf.utils.templates import html_template
 
 HISTORY_FILE = "history.json"  # losses every `logging_steps`, and metrics on frames held out to choose the step by
 PICTURE_FILE = "history.svg"
@@ -49,8 +48,7 @@ def draw(history: list[dict[str, Any]]) -> str:
                 (metrics if values else losses).setdefault(name, []).append((entry["step"], value))
     last = max(entry["step"] for entry in history)
     panels = [_panel(curves, last) for curves in (losses, metrics) if curves]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(TEMPLATE).render(panels=panels, width=WIDTH, height=HEIGHT, left=LEFT, last=last)
+    return html_template(TEMPLATE).render(panels=panels, width=WIDTH, height=HEIGHT, left=LEFT, last=last)
 
 
 def _panel(curves: dict[str, Points], last: int) -> dict[str, Any]:

@@ -5,7 +5,11 @@ import re
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
-def escape(text: object) -> str:
+class Markdown(str):
+    """Text that is Markdown already, which no template escapes again."""
+
+
+def escape(text: object) -> Markdown:
     """
     Words that Markdown and HTML show as they are, on one line: no heading, table cell, link, picture or tag of theirs.
 
@@ -13,15 +17,15 @@ def escape(text: object) -> str:
     """
     line = re.sub(r"[\\`*\[\]|~$@:]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", _one_line(text))
     line = re.sub(r"[&<>]", lambda found: ENTITIES[found[0]], line)
-    return re.sub(r"^([#+=-]|\d+(?=[.)]))", lambda found: _escaped_start(found[0]), line)
+    return Markdown(re.sub(r"^([#+=-]|\d+(?=[.)]))", lambda found: _escaped_start(found[0]), line))
 
 
-def code(text: object) -> str:
+def code(text: object) -> Markdown:
     """The same between backticks, as code."""
     line = _one_line(text) or " "
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     edge = " " if line[0] == "`" or line[-1] == "`" else ""
-    return f"{fence}{edge}{line}{edge}{fence}"
+    return Markdown(f"{fence}{edge}{line}{edge}{fence}")
 
 
 def _one_line(text: object) -> str:

@@ -6,17 +6,19 @@ import shlex
 from pathlib import Path
 
 import datasets
+import jinja2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scalpel_hf import apply_label_budget
 from scalpel_hf.hub.dataset_card import dataset_card
-from scalpel_hf.hub.markdown import code, escape
 from scalpel_hf.hub.model_card import student_card
 from scalpel_hf.hub.provenance import Provenance
 from scalpel_hf.pseudo_labels import label_in_shards
 from scalpel_hf.pseudo_labels.report import write_report
+from scalpel_hf.utils.markdown import code, escape
+from scalpel_hf.utils.templates import html_template, markdown_template
 from tests.pseudo_labels.helpers import FakeTeacher, camera, with_image
 
 markdown_it = pytest.importorskip("markdown_it")
@@ -126,3 +128,15 @@ def test_what_a_run_says_are_words_in_a_models_card(name: str, tmp_path: Path) -
     words, kinds = shown(card.text)
     assert not kinds & {"html_inline", "html_block", "link_open", "s_open", "em_open", "strong_open"}
     assert card.text.count("\n# ") == 1 and "50.00" in words and words.count(" ".join(name.split())) >= 5
+
+
+def test_a_template_escapes_text_and_leaves_numbers() -> None:
+    template = markdown_template(
+        "{{ name }} {{ name|code }} {{ share|number('+.1f') }} {{ 1.5 }}\n{% if name %}\nx\n{% endif %}\n"
+    )
+    text = template.render(name="<b>*x*", share=-0.25)
+    assert text == f"{escape('<b>*x*')} {code('<b>*x*')} -0.2 1.5\nx\n"
+    assert markdown_template("{{ once }}").render(once=escape("<i>")) == escape("<i>")
+    with pytest.raises(jinja2.UndefinedError):
+        template.render(share=1.0)
+    assert html_template("<p>{{ name }}</p>").render(name="<b>") == "<p>&lt;b&gt;</p>"

@@ -31,6 +31,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_three_arms_from_a_folder_to_a_table(published: Path, tmp_path: Path) -> None:
     argv = ["--dataset", "irstd-1k", "--root", str(published), "--base-model", str(published / "base"), "--quick"]
     argv += ["--budget", "0.5", "--seeds", "0", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "results")]

@@ -1,4 +1,7 @@
-"""Infrared frames as models want to see them: the linear maps that take a frame as it was read to a model's input."""
+"""Infrared frames as models want to see them: the linear maps that take a frame as it was read to a model's input.
+
+`scalpel_hf/runtime/preprocessing.py` has the same without torch.
+"""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,8 @@
-"""What a teacher is asked for: masks, prior guidance, and routers that use all of their experts."""
+"""What a teacher is asked for: masks, prior guidance, and routers that use all of their experts.
+
+`scalpel-hf distill` weighs these parts, and adds what boxes say, in `scalpel_hf/training/distillation.py`; a model that
+is called with `labels` adds them up in [`loss_of_labels`].
+"""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,7 @@
-"""The fields of a recipe's YAML file, each of which a flag of the same name overrides."""
+"""The fields of a recipe's YAML file that both stages share, and how they are read; each is a flag too.
+
+What one stage has besides stands in `recipes/distill.py` and `recipes/transfer.py`.
+"""
 
 import sys
 from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter

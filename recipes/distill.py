@@ -33,11 +33,13 @@ from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import labelled_by_people, load_split, split_by_source
 from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.label_sources import HUMAN
+from scalpel_hf.data.splits import train_val_split
 from scalpel_hf.evaluation.evaluator import evaluate_probabilities
 from scalpel_hf.evaluation.unseen import TrainedOn, rows_to_measure
 from scalpel_hf.hub.upload import base_on_hub, push_run
 from scalpel_hf.modeling.configuration_experts import LEVELS, OPERATOR_SCALES
 from scalpel_hf.modeling.normalization import NORMALIZATIONS
+from scalpel_hf.modeling.teacher_loss import BALANCE_WEIGHT, PRIOR_WEIGHT
 from scalpel_hf.predictors.committee import Committee, member_folder
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.predictors.student import SegmentationStudent
@@ -62,12 +64,11 @@ from scalpel_hf.training.distillation import (
 )
 from scalpel_hf.training.frames import labelled_sample
 from scalpel_hf.training.gate_fitting import fit_consensus_gate
-from scalpel_hf.training.guard import LEAST_FRAMES, Probabilities, compare_with_small_network, verdict
+from scalpel_hf.training.guard import LEAST_FRAMES, Probabilities, can_compare, compare_with_small_network, verdict
 from scalpel_hf.training.loop import hash_weights, make_accelerator, train
 from scalpel_hf.training.lora_baseline import lora_of_equal_size
 from scalpel_hf.training.run_record import closing, write_metrics
 from scalpel_hf.training.sampling import prior_shift
-from scalpel_hf.training.validation import train_val_split
 
 ADAPTERS = ("scalpel_moe", "lora")
 
@@ -118,8 +119,8 @@ class DistillArguments(LoopArguments):
         "float16", "Precision of the frozen features on disk: float16 or float32."
     )
     supervised_weight: Weight = option(1.0, "Weight of the supervised loss.")
-    prior_weight: Weight = option(0.3, "Weight of prior guidance.")
-    balance_weight: Weight = option(0.01, "Weight of the routers' load balance.")
+    prior_weight: Weight = option(PRIOR_WEIGHT, "Weight of prior guidance.")
+    balance_weight: Weight = option(BALANCE_WEIGHT, "Weight of the routers' load balance.")
     box_weight: Weight = option(1.0, "Weight of masks touching the sides of the boxes that people drew.")
 
     @property
@@ -274,10 +275,11 @@ def main(argv: list[str] | None = None) -> None:
     rows = datasets.concatenate_datasets([masks, others])
 
     # Train
-    guarded = args.guard and len(masks) >= LEAST_FRAMES and accelerator.num_processes == 1
+    guarded = args.guard and can_compare(masks) and accelerator.num_processes == 1
     if args.guard and not guarded:
         accelerator.print(
-            f"no comparison with a small network: it takes {LEAST_FRAMES} frames with a mask, one process"
+            f"no comparison with a small network: it takes {LEAST_FRAMES} frames with a mask, of two recordings or "
+            "more, and one process"
         )
     compared = guard(args, accelerator, rows) if guarded else None
     teacher, outcome = train_committee(args, accelerator, rows, held_out if len(held_out) else None)

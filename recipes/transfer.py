@@ -28,6 +28,7 @@ from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split, split_by_source
 from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.label_sources import HUMAN, NONE
+from scalpel_hf.data.splits import train_val_split
 from scalpel_hf.evaluation.detection_metrics import coco_classes
 from scalpel_hf.evaluation.evaluator import evaluate_predictor
 from scalpel_hf.evaluation.unseen import TrainedOn, rows_to_measure
@@ -51,7 +52,6 @@ from scalpel_hf.training.knowledge_transfer import DetectionSamples, StudentSamp
 from scalpel_hf.training.loop import hash_weights, make_accelerator, train
 from scalpel_hf.training.run_record import closing, write_metrics
 from scalpel_hf.training.sampling import prior_shift
-from scalpel_hf.training.validation import train_val_split
 
 
 @dataclass

@@ -11,7 +11,7 @@ from scalpel_hf.data import load_prepared, split_by_source
 from scalpel_hf.data.frame_sources import LeftOut
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.label_sources import BY_PEOPLE
-from scalpel_hf.data.splits import kinds_to_measure, recordings_of, split_by_recording
+from scalpel_hf.data.splits import folds_by_recording, kinds_to_measure, split_by_recording
 from scalpel_hf.evaluation.unseen import TrainedOn, unseen_rows
 from scalpel_hf.formats.own_frames import load_own_frames
 from scalpel_hf.modeling.image_processing_infrared import read_frame
@@ -98,17 +98,16 @@ def folds(rows: datasets.Dataset, seed: int) -> list[datasets.DatasetDict]:
     No recording is in both splits; none where all are of one.
     """
     rows, _ = split_by_source(rows, BY_PEOPLE)
-    groups = np.array(recordings_of(rows))
-    order = np.random.default_rng(seed).permutation(np.unique(groups))
-    if len(order) < 2:
-        print(f"no cross-validation either: it takes labels of two recordings or frames, here {len(order)}")
+    parts = folds_by_recording(rows, FOLDS, seed)
+    if len(parts) < 2:
+        print(f"no cross-validation either: it takes labels of two recordings or frames, here {len(parts)}")
         return []
-    found = []
-    for number in range(min(FOLDS, len(order))):
-        held = np.isin(groups, order[number::FOLDS])
-        parts = {"train": rows.select(np.flatnonzero(~held)), "test": rows.select(np.flatnonzero(held))}
-        found.append(datasets.DatasetDict(parts))
-    return found
+    return [
+        datasets.DatasetDict(
+            {"train": rows.select(np.setdiff1d(np.arange(len(rows)), part)), "test": rows.select(part)}
+        )
+        for part in parts
+    ]
 
 
 def labels_tell_scores(data: Path) -> bool:

@@ -60,10 +60,45 @@ def split_by_recording(rows: Dataset, shares: Mapping[str, float], seed: int = 0
     return splits, len(rows) - sum(map(len, parts.values()))
 
 
+def train_val_split(rows: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """
+    Split rows with a person's label into those to train on and those that choose the best step; 0 holds out none.
+
+    Whole recordings are held out, until they have that share of the frames. They, and frames that are of none, are
+    drawn by name, so that the share doesn't depend on the rows' order.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"`validation_fraction` must be at least 0 and below 1, got {fraction}")
+    if not fraction:
+        return rows, rows.select([])
+    names = [recording or name for recording, name in zip(_recordings(rows), rows["name"][:], strict=True)]
+    units = np.unique(names)
+    count, held = round(fraction * len(rows)), np.zeros(len(rows), dtype=bool)
+    for unit in units[np.random.default_rng(seed).permutation(len(units))]:
+        if held.sum() < count:
+            held |= np.array(names) == unit
+    if not 0 < held.sum() < len(rows):
+        of = f", of {len(units)} recordings," if len(units) < len(rows) else ""
+        raise ValueError(
+            f"{fraction} of {len(rows)} frames with a person's label{of} leaves none to train on or to validate with"
+        )
+    return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
+
+
+def folds_by_recording(rows: Dataset, count: int, seed: int) -> list[np.ndarray]:
+    """Row numbers in up to `count` parts of about the same number of recordings, none of which is in two parts."""
+    groups = np.array(recordings_of(rows))
+    order = np.random.default_rng(seed).permutation(np.unique(groups))
+    return [np.flatnonzero(np.isin(groups, order[fold::count])) for fold in range(min(count, len(order)))]
+
+
 def recordings_of(rows: Dataset) -> list[str]:
     """A group for each frame, which stays in one split: its recording's name, or one of its own."""
-    recordings = rows["recording"][:] if "recording" in rows.column_names else [""] * len(rows)
-    return [recording or f"\0{index}" for index, recording in enumerate(recordings)]
+    return [recording or f"\0{index}" for index, recording in enumerate(_recordings(rows))]
+
+
+def _recordings(rows: Dataset) -> list[str]:
+    return rows["recording"][:] if "recording" in rows.column_names else [""] * len(rows)
 
 
 def _draw(groups: list[str], labelled: list[bool], shares: Mapping[str, float], seed: int) -> dict[str, str]:

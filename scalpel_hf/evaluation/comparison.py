@@ -1,6 +1,6 @@
 """Two models side by side on the same frames: is their difference more than other frames and seeds would make?"""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +119,13 @@ def mean_metrics(counts: np.ndarray) -> np.ndarray:
 
 
 def bootstrap_differences(
-    first: np.ndarray, second: np.ndarray, metrics: MetricsOfCounts = metrics_of_counts
+    first: np.ndarray,
+    second: np.ndarray,
+    metrics: MetricsOfCounts = metrics_of_counts,
+    units: Sequence[str] | None = None,
 ) -> np.ndarray:
     """`(DRAWS, 4)`: metrics of the first model less those of the second, see [`bootstrap_pairs`]."""
-    drawn = bootstrap_pairs(first, second, metrics)
+    drawn = bootstrap_pairs(first, second, metrics, units)
     return drawn[0] - drawn[1]
 
 
@@ -133,7 +136,10 @@ def bootstrap_ratios(first: np.ndarray, second: np.ndarray, metrics: MetricsOfCo
 
 
 def bootstrap_pairs(
-    first: np.ndarray, second: np.ndarray, metrics: MetricsOfCounts = metrics_of_counts
+    first: np.ndarray,
+    second: np.ndarray,
+    metrics: MetricsOfCounts = metrics_of_counts,
+    units: Sequence[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     `(DRAWS, 4)` for each of two models: their metrics, had the frames and the seeds been others.
@@ -146,12 +152,14 @@ def bootstrap_pairs(
         first, second: `(seeds, frames, 6)` of [`count_frames`] on the same frames.
         metrics: of such counts, by how often each frame is drawn; [`metrics_of_box_counts`] where the counts are by
             boxes.
+        units: of each frame the recording that it is of; whole recordings are drawn then, since frames of one are
+            near each other.
 
     Source: Efron, Tibshirani: An Introduction to the Bootstrap, 1993.
     """
     generator = np.random.default_rng(0)  # the same models always give the same interval
-    frames = first.shape[1]
-    weights = generator.multinomial(frames, np.full(frames, 1 / frames), size=DRAWS)
+    names, of_frame = np.unique(np.arange(first.shape[1]) if units is None else units, return_inverse=True)
+    weights = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)[:, of_frame]
 
     def draw(counts: np.ndarray) -> np.ndarray:
         seeds = generator.integers(len(counts), size=(len(counts), DRAWS))

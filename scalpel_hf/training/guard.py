@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from scalpel_hf.data.splits import folds_by_recording, recordings_of
 from scalpel_hf.evaluation.comparison import bootstrap_differences, count_frames, mean_metrics
 from scalpel_hf.utils.files import read_json
 
@@ -24,19 +25,23 @@ Probabilities = Callable[[Any], np.ndarray]
 TrainArm = Callable[[str, int, datasets.Dataset], Probabilities]
 
 
+def can_compare(labelled: datasets.Dataset) -> bool:
+    """Whether halves of the labelled frames say anything: there are enough of them, and not all of one recording."""
+    return len(labelled) >= LEAST_FRAMES and len(set(recordings_of(labelled))) > 1
+
+
 def compare_with_small_network(train_arm: TrainArm, labelled: datasets.Dataset, seed: int) -> dict[str, Any]:
     """
-    Cross-validate both arms in two halves of the labelled frames.
+    Cross-validate both arms in two halves of the labelled frames; frames of one recording are in one half.
 
     Args:
         train_arm: from (arm, fold, rows to train on) to what gives a frame's probabilities `(H, W)`.
         labelled: rows with a human's mask.
 
     Returns each arm's metrics over all frames, each measured by what has not seen it, and by figure the teacher's lead
-    with the ends of its 95 % bootstrap interval over frames.
+    with the ends of its 95 % bootstrap interval over frames, or over recordings.
     """
-    order = np.random.default_rng(seed).permutation(len(labelled))
-    halves = [sorted(order[fold::2].tolist()) for fold in range(2)]
+    halves = folds_by_recording(labelled, 2, seed)
     counts = {}
     for arm in ARMS:
         seen = []
@@ -44,7 +49,8 @@ def compare_with_small_network(train_arm: TrainArm, labelled: datasets.Dataset, 
             probabilities = train_arm(arm, fold, labelled.select(halves[1 - fold]))
             seen.append(count_frames(probabilities, labelled.select(half))[0])
         counts[arm] = np.concatenate(seen)[None]  # (1, frames, 6)
-    draws = bootstrap_differences(counts[ARMS[0]], counts[ARMS[1]])
+    units = recordings_of(labelled.select(np.concatenate(halves)))
+    draws = bootstrap_differences(counts[ARMS[0]], counts[ARMS[1]], units=units)
     low, high = np.percentile(draws, [2.5, 97.5], axis=0)
     metrics = {arm: mean_metrics(c) for arm, c in counts.items()}
     lead = metrics[ARMS[0]] - metrics[ARMS[1]]

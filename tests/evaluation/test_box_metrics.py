@@ -125,6 +125,8 @@ def test_intervals_hold_the_value_and_are_wider_by_recordings() -> None:
         assert low <= seen.mean() <= high
         widths.append(high - low)
     assert widths[1] > 3 * widths[0]
+    drawn = [counts[None], nothing[None], metrics_of_box_counts, rows["recording"][:]]
+    np.testing.assert_allclose(np.percentile(bootstrap_differences(*drawn)[:, 1], [2.5, 97.5]), [low, high])
 
 
 def test_which_rows_are_judged_by_boxes() -> None:

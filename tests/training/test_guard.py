@@ -11,7 +11,7 @@ import pytest
 from scalpel_hf.data import SyntheticInfrared, apply_label_budget, human_labelled
 from scalpel_hf.data.masks import TARGET, read_row_mask
 from scalpel_hf.modeling.frame_io import read_frame
-from scalpel_hf.training.guard import Probabilities, check_teacher, compare_with_small_network, verdict
+from scalpel_hf.training.guard import Probabilities, can_compare, check_teacher, compare_with_small_network, verdict
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,21 @@ def test_each_frame_is_measured_by_what_has_not_seen_it(labelled: datasets.Datas
     ]
     assert not seen[0][2] & seen[1][2] and seen[0][2] | seen[1][2] == set(labelled["name"])
     assert seen[0][2] == seen[2][2] and seen[1][2] == seen[3][2]
+
+
+def test_frames_of_one_recording_are_in_one_half(labelled: datasets.Dataset) -> None:
+    names = labelled["name"]
+    recordings = ["a"] * 4 + ["b"] * 3 + [""] * 3
+    rows = labelled.add_column("recording", recordings)
+    train_arm, seen = answers_from(labelled, blind="small network")
+    record = compare_with_small_network(train_arm, rows, seed=0)
+    halves = [names for arm, _, names in seen if arm == "teacher"]
+    for recording in (names[:4], names[4:7]):
+        assert sorted(len(half & set(recording)) for half in halves) == [0, len(recording)]
+    assert record["frames"] == 10 and record["lead"]["iou"] == [1, 1, 1]
+    assert can_compare(rows) and can_compare(labelled)
+    assert not can_compare(rows.select(range(7)))
+    assert not can_compare(labelled.add_column("recording", ["a"] * 10))
 
 
 @pytest.mark.parametrize(

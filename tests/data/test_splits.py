@@ -1,0 +1,50 @@
+"""Labelled frames held out to choose a training's best step, and folds: by recording, whatever the rows' order."""
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from scalpel_hf.data.splits import folds_by_recording, train_val_split
+
+
+def rows_of(recordings: str) -> Dataset:
+    """A frame a letter, of the recording of that letter; `-` is of none."""
+    columns = {"name": [f"f{i:02d}" for i in range(len(recordings))]}
+    return Dataset.from_dict(columns | {"recording": [letter.strip("-") for letter in recordings]})
+
+
+def held_out(rows: Dataset, fraction: float, seed: int = 0) -> set[str]:
+    train, held = train_val_split(rows, fraction, seed)
+    assert sorted(train["name"][:] + held["name"][:]) == sorted(rows["name"])
+    return set(held["name"])
+
+
+def test_whole_recordings_choose_the_best_step() -> None:
+    rows = rows_of("aaaabbbbccccdddd")
+    train, held = train_val_split(rows, 0.25, seed=0)
+    assert len(set(held["recording"])) == 1 and set(train["recording"]).isdisjoint(held["recording"])
+    assert len(held_out(rows, 0.3)) == 8, "as many recordings as have that share of the frames, or more"
+    with pytest.raises(ValueError, match=r"0\.25 of 4 frames with a person's label, of 1 recordings, leaves none"):
+        train_val_split(rows_of("aaaa"), 0.25, seed=0)
+
+
+def test_frames_of_no_recording_are_drawn_by_name() -> None:
+    rows = rows_of("-" * 20)
+    chosen = held_out(rows, 0.2)
+    assert len(chosen) == 4 and chosen != held_out(rows, 0.2, seed=1)
+    assert held_out(rows.select(range(19, -1, -1)), 0.2) == chosen
+    assert held_out(rows.remove_columns("recording"), 0.2) == chosen
+    assert held_out(rows, 0) == set()
+    with pytest.raises(ValueError, match=r"0\.01 of 20 frames with a person's label leaves none"):
+        train_val_split(rows, 0.01, seed=0)
+    with pytest.raises(ValueError, match="below 1, got 1"):
+        train_val_split(rows, 1, seed=0)
+
+
+def test_folds_share_no_recording() -> None:
+    rows = rows_of("aaaabbbb--ccdd")
+    folds = folds_by_recording(rows, 3, seed=0)
+    assert sorted(np.concatenate(folds).tolist()) == list(range(14))
+    letters = [set(rows.select(fold)["recording"]) - {""} for fold in folds]
+    assert sum(map(len, letters)) == len(set.union(*letters)) == 4
+    assert [len(folds_by_recording(rows_of(text), 3, seed=0)) for text in ("aaa", "ab", "")] == [1, 2, 0]

@@ -34,7 +34,8 @@ class Committee(Teacher):
     \overline{p_m}^2}\). Segment Anything's own estimate of an object is the first member's.
 
     Args:
-        members: of one base or of several, the first one a teacher.
+        members: of one base or of several, the first one a teacher. `flips` and `scales` are the teachers': a student
+            sees the frame as it is.
 
     Example:
 

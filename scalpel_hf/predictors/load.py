@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Loaded = TypeVar("Loaded", bound=Teacher | StandAloneTeacher | SegmentationStudent | DetectionStudent)
 Segmenter: TypeAlias = "Teacher | StandAloneTeacher | SegmentationStudent | OnnxStudent"
+VIEWS = ("flips", "scales", "tile_size")  # how a teacher looks at a frame, which changes what it finds
 Predictor: TypeAlias = "Segmenter | DetectionStudent | OnnxDetector"
 
 
@@ -45,9 +46,9 @@ def load_predictor(
         base: a teacher's base model, if it isn't where the adapter says.
         device: where to put it; exported ones stay on the CPU.
         kwargs: of a repository `revision`, `token`, `cache_dir` and `local_files_only`; the others are arguments of
-            [`Teacher`], which other kinds do without.
+            [`Teacher`]. Other kinds of models have no frozen features, and ignore where a teacher's are kept.
 
-    Raises `ValueError` where there is no model.
+    Raises `ValueError` where there is no model, and for `flips`, `scales` or `tile_size` of one that is no teacher.
 
     Example:
         >>> predictor = load_predictor("runs/nuaa/student")
@@ -55,6 +56,10 @@ def load_predictor(
     """
     hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
     kind, path = kind_of(name_or_path, **hub), Path(name_or_path)
+    if kind is not ModelKind.TEACHER and (views := [name for name in VIEWS if kwargs.get(name)]):
+        raise ValueError(
+            f"{name_or_path} holds {kind.value}: a teacher alone takes {', '.join(f'`{name}`' for name in views)}"
+        )
     if kind is ModelKind.EXPORTED:
         from scalpel_hf.runtime import load_exported  # needs the extra `onnx`
 

@@ -15,11 +15,13 @@ from scalpel_hf import (
     InfraredImageProcessor,
     ScalpelMoeConfig,
     SegmentationStudent,
+    SyntheticInfrared,
     Teacher,
     load_predictor,
     load_sam,
     load_student,
 )
+from scalpel_hf.cli import evaluate
 from scalpel_hf.evaluation.evaluator import evaluate_predictor
 from scalpel_hf.export import export_detector, export_student
 from scalpel_hf.hub.example_grid import finder
@@ -110,10 +112,24 @@ def test_an_exported_one_is_measured_as_the_one_that_torch_runs(models: Path) ->
         assert metrics == pytest.approx(expected, abs=1e-4)
 
 
-def test_arguments_of_a_teacher_reach_it_and_no_other(models: Path) -> None:
+def test_arguments_of_a_teacher_reach_it(models: Path) -> None:
     teacher = load_predictor(models / "teacher", models / "base", flips=True)
     assert isinstance(teacher, Teacher) and teacher.flips
-    assert isinstance(load_predictor(models / "student", models / "base", flips=True), SegmentationStudent)
+
+
+@pytest.mark.parametrize("name", [name for name, (kind, _) in KINDS.items() if kind is not ModelKind.TEACHER])
+def test_views_are_refused_by_what_has_none(models: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} holds an? [\w -]+: a teacher alone takes `flips`, `scales`$"):
+        load_predictor(models / name, models / "base", flips=True, scales=(1, 1.5))
+    # Where frozen features would be kept changes nothing, and one such folder may serve several models in a row.
+    load_predictor(models / name, models / "base", feature_cache_dir=models / "features", flips=False)
+
+
+def test_evaluate_says_that_a_student_takes_no_flips(models: Path, tmp_path: Path) -> None:
+    SyntheticInfrared(size=(40, 48), seed=1).to_dataset(2).save_to_disk(str(tmp_path / "data"))
+    arguments = ["--dataset", str(tmp_path / "data"), "--split", "train", "--model", str(models / "student")]
+    with pytest.raises(ValueError, match="student holds a segmentation student: a teacher alone takes `flips`"):
+        evaluate.main([*arguments, "--flips"])
 
 
 def empty(folder: Path) -> None:

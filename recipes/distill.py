@@ -55,6 +55,7 @@ from scalpel_hf.training.arguments import (
     parse_arguments,
 )
 from scalpel_hf.training.background import background_samples
+from scalpel_hf.training.box_margin import tell_margin
 from scalpel_hf.training.contact_sheet import contact_sheet
 from scalpel_hf.training.distillation import (
     TeacherSamples,
@@ -180,8 +181,16 @@ def train_teacher(
     shift = prior_shift(dataset)
     accelerator.print(f"target pixels are {math.exp(shift):.1f} times as likely in crops as in frames")
     start_from(model, shift)
+    if dataset.margin:
+        accelerator.print(tell_margin(dataset.margin))
     loss = distillation_loss(
-        teacher.frozen, args.supervised_weight, args.prior_weight, args.balance_weight, shift, args.box_weight
+        teacher.frozen,
+        args.supervised_weight,
+        args.prior_weight,
+        args.balance_weight,
+        shift,
+        args.box_weight,
+        dataset.margin,
     )
 
     def evaluate(_: nn.Module) -> dict[str, float]:

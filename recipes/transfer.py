@@ -16,7 +16,7 @@ task.
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import datasets
 import torch
@@ -46,6 +46,7 @@ from scalpel_hf.training.arguments import (
     option,
     parse_arguments,
 )
+from scalpel_hf.training.box_margin import tell_margin
 from scalpel_hf.training.branches import add_branches, merge_branches
 from scalpel_hf.training.contact_sheet import contact_sheet
 from scalpel_hf.training.knowledge_transfer import DetectionSamples, StudentSamples, detection_loss, transfer_loss
@@ -108,19 +109,22 @@ def train_student(
         weigh_pixels = isinstance(model, ScalpelStudentForObjectDetection)
         loss = detection_loss(args.pseudo_weight, warmup_steps, weigh_pixels)
         best_metric, collate = "ap50", DetectionSamples.collate
-        if margin := cast(DetectionSamples, dataset).margin:
+        if dataset.margin:
             accelerator.print(
-                f"boxes of masks, pseudo labels and pasted targets are grown by {margin:g} pixels: people's boxes here "
-                "have that margin"
+                f"boxes of masks, pseudo labels and pasted targets are grown by {dataset.margin:g} pixels: people's "
+                "boxes here have that margin"
             )
-        coco_classes()  # if they are missing, say so now and not after the training
+        if args.eval_split or len(held_out):
+            coco_classes()  # if they are missing, say so now and not after the training
     else:
         shift = 0.0
         if isinstance(model, ScalpelStudentForSemanticSegmentation):
             shift = prior_shift(dataset)
             model.add_to_logits(-shift)  # so that to the loss it is at first what it is without the shift
             accelerator.print(f"target pixels are {math.exp(shift):.1f} times as likely in crops as in frames")
-        loss = transfer_loss(args.pseudo_weight, warmup_steps, shift, args.box_weight)
+        loss = transfer_loss(args.pseudo_weight, warmup_steps, shift, args.box_weight, dataset.margin)
+        if dataset.margin:
+            accelerator.print(tell_margin(dataset.margin))
         best_metric, collate = "iou", None
     accelerator.print(f"{len(dataset.indices)} frames to train on, {len(dataset.human)} labelled by people")
 

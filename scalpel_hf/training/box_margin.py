@@ -8,6 +8,11 @@ from scipy import ndimage
 from scalpel_hf.data.transforms import Sample
 
 
+def tell_margin(margin: float) -> str:
+    """What a training of masks says of it."""
+    return f"masks may end {margin / 2:g} pixels from the sides of people's boxes: these have that margin here"
+
+
 def margin_of_boxes(samples: Iterable[Sample]) -> float:
     """
     By how many pixels the boxes that people drew are wider and higher than the targets proposed in them: the median

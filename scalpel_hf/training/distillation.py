@@ -17,6 +17,7 @@ from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.teacher_loss import teacher_losses, weighted_sum
 from scalpel_hf.predictors.feature_cache import FeatureCache, FrozenFeatures
 from scalpel_hf.training.box_loss import box_projection_loss
+from scalpel_hf.training.box_margin import margin_of_boxes
 from scalpel_hf.training.sampling import shuffled
 
 SYMMETRIES = 8  # of the square
@@ -36,6 +37,8 @@ class TeacherSamples(Dataset):
         cache: of the frozen features; `None` where the model looks at nothing of SAM's.
         crop_size: side of the crops in pixels.
         background: unlabelled frames, see [`background_samples`].
+
+    `margin` is that of people's boxes, see [`margin_of_boxes`].
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class TeacherSamples(Dataset):
         self.donors = [sample for sample in self.samples if sample.boxes is None] or self.samples  # of known extents
         self.cutouts = [cut_out(donor.frame, donor.target, donor.weight) for donor in self.donors]
         self.has_boxes = any(sample.boxes is not None for sample in self.samples)
+        self.margin = margin_of_boxes(self.samples)
         self.cache, self.crop_size, self.seed = cache, crop_size, seed
         self.channels = {"mean": processor.sam_mean, "std": processor.sam_std}
         self._entries: dict[tuple[int, int], tuple[str, Tensor]] = {}
@@ -133,13 +137,15 @@ def distillation_loss(
     balance: float,
     logit_shift: float = 0.0,
     box_projection: float = 1.0,
+    margin: float = 0.0,
 ) -> Callable[[nn.Module, dict[str, Tensor], int], tuple[Tensor, dict[str, float]]]:
     """
     The teacher's loss as a function of (model, batch, step).
 
     `supervised · (10 · BCE + soft IoU) + prior · prior guidance + balance · load balance`, and where people drew boxes
-    `box_projection ·` [`box_projection_loss`]. Prior guidance has two parts: the routed mixture of priors must explain
-    the labels (BCE on its logit), and a confident prediction where no prior fires is penalised.
+    `box_projection ·` [`box_projection_loss`], for boxes of that `margin`. Prior guidance has two parts: the routed
+    mixture of priors must explain the labels (BCE on its logit), and a confident prediction where no prior fires is
+    penalised.
 
     `logit_shift` is added to the logits in the loss, see `transfer_loss`: without it too much is taken for target.
     """
@@ -151,7 +157,7 @@ def distillation_loss(
         target, weight = batch["labels"][:, None], batch["weights"][:, None]
         losses = teacher_losses(outputs["logits"], target, weight, outputs, logit_shift)
         if "boxes" in batch:
-            losses["boxes"] = box_projection_loss(outputs["logits"] + logit_shift, batch["boxes"])
+            losses["boxes"] = box_projection_loss(outputs["logits"] + logit_shift, batch["boxes"], margin)
         return weighted_sum(losses, weights), {name: part.item() for name, part in losses.items()}
 
     return loss_function

@@ -48,6 +48,8 @@ class StudentSamples(Dataset):
         dataset: rows with `image` and people's masks, boxes or points, or pseudo labels; others are left out.
         crop_size: side of the crops in pixels.
         human_share: between 0 and 1.
+
+    `margin` is that of people's boxes, in pixels of the frame, see [`margin_of_boxes`]; 0 where they drew none.
     """
 
     def __init__(
@@ -68,11 +70,13 @@ class StudentSamples(Dataset):
         self.pseudo = [i for i, source in enumerate(sources) if source == PSEUDO]
         # A pasted target counts in full: it should be a true one, of a known extent.
         self.donors = [i for i in self.human if sources[i] == HUMAN] or self.human or self.pseudo
-        self.has_boxes = any(sources[i] in (BOX, POINT) for i in self.human)
+        drawn = [i for i in self.human if sources[i] in (BOX, POINT)]
+        self.has_boxes = bool(drawn)
         self.indices = self.human + self.pseudo
         if not self.indices:
             raise ValueError("no frame of the data set has a label: every `label_source` is 'none'")
         self.frames = LabelledFrames(dataset, processor)
+        self.margin = margin_of_boxes(self.frames[i].sample for i in drawn[:: max(1, len(drawn) // MEASURED)])
         self.processor, self.crop_size, self.seed = processor, crop_size, seed
         share = max(human_share, len(self.human) / len(self.indices)) if self.human else 0.0
         self.share = share if self.pseudo else 1.0
@@ -135,18 +139,8 @@ class DetectionSamples(StudentSamples):
     `class_labels` (N,), all 0, and `boxes` (N, 4), (centre x, centre y, width, height) as shares of the crop.
 
     A box that a person drew is taken as it is, cut off at the crop's edge, and its pixels weigh 1. Other targets, of
-    masks, pseudo labels or pasted, get boxes of the same kind: their own, with the `margin` that people's have.
-
-    Args:
-        margin: in pixels of the frame, width and height alike, see [`margin_of_boxes`]; 0 where people drew no boxes.
+    masks, pseudo labels or pasted, get boxes of the same kind: their own, with the margin that people's have.
     """
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        sources = self.frames.dataset["label_source"][:]
-        drawn = [i for i in self.human if sources[i] in (BOX, POINT)]
-        step = max(1, len(drawn) // MEASURED)
-        self.margin = margin_of_boxes(self.frames[i].sample for i in drawn[::step])
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         sample, zoom = self._crop(i)
@@ -203,7 +197,7 @@ LossFunction = Callable[[nn.Module, dict[str, Any], int], tuple[Tensor, dict[str
 
 
 def transfer_loss(
-    pseudo_weight: float, warmup_steps: int, logit_shift: float = 0.0, box_weight: float = 1.0
+    pseudo_weight: float, warmup_steps: int, logit_shift: float = 0.0, box_weight: float = 1.0, margin: float = 0.0
 ) -> LossFunction:
     """
     The student's loss as a function of (model, batch, step): `10 · BCE + soft IoU`, each pixel weighted.
@@ -214,7 +208,7 @@ def transfer_loss(
     `logit_shift` is added to the logits, so that by themselves they are calibrated to whole frames, where targets are
     rarer than in the crops: the logit adjustment of Menon et al. (arXiv 2007.07314) by what `prior_shift` measures.
 
-    Where people drew boxes, `box_weight` times [`box_projection_loss`] is added.
+    Where people drew boxes, `box_weight` times [`box_projection_loss`] is added, for boxes of that margin.
     """
 
     def loss_function(model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, float]]:
@@ -224,7 +218,7 @@ def transfer_loss(
         bce, iou = weighted_bce(logits, target, weight), soft_iou_loss(logits, target, weight)
         loss, metrics = BCE_WEIGHT * bce + iou, {"bce": bce.item(), "soft_iou": iou.item()}
         if "boxes" in batch:
-            projections = box_projection_loss(logits, batch["boxes"])
+            projections = box_projection_loss(logits, batch["boxes"], margin)
             loss, metrics = loss + box_weight * projections, metrics | {"boxes": projections.item()}
         return loss, metrics
 

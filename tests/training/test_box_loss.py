@@ -62,6 +62,13 @@ def test_a_mask_within_the_slack_of_a_side_touches_it() -> None:
     assert gradient(logits(*inner), boxes(BOX), slack=0)[0] > 0
 
 
+def test_boxes_with_a_margin_ask_for_a_target_that_much_further_inside() -> None:
+    inner = [(6, 5), (6, 7)]
+    assert gradient(logits(*inner), boxes(BOX))[0] > 0
+    assert gradient(logits(*inner), boxes(BOX), margin=2.0)[0] == 0
+    assert gradient(logits((4, 6)), boxes(BOX), margin=2.0)[0] > 0  # at one side alone
+
+
 def test_sides_at_a_crop_s_edge_ask_for_nothing() -> None:
     cut = (slice(0, 5), slice(12, 16))  # the crop's upper right corner
     assert gradient(logits((4, 12)), boxes(cut))[0] == 0
@@ -208,4 +215,8 @@ def test_the_student_s_loss_has_the_boxes_as_a_term_of_its_own() -> None:
     loss, figures = transfer_loss(1.0, 1, box_weight=2.0)(Model(), {**batch, "boxes": boxes(BOX)}, 0)
     expected = math.log(0.9) + math.log1p(math.exp(4))
     assert figures["boxes"] == pytest.approx(expected, rel=1e-5)
+    batch["pixel_values"][0, 0, 6, 6] = 4.0
+    for margin, asked in ((0.0, True), (4.0, False)):
+        _, figures = transfer_loss(1.0, 1, margin=margin)(Model(), {**batch, "boxes": boxes(BOX)}, 0)
+        assert (figures["boxes"] > 0.1) == asked
     assert float(loss - without) == pytest.approx(2 * expected, rel=1e-5)

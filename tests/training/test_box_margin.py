@@ -13,8 +13,9 @@ from scalpel_hf.data.rows import FEATURES
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.training import knowledge_transfer
 from scalpel_hf.training.box_margin import margin_of_boxes
+from scalpel_hf.training.distillation import TeacherSamples
 from scalpel_hf.training.frames import labelled_sample
-from scalpel_hf.training.knowledge_transfer import DetectionSamples, _away_from_boxes
+from scalpel_hf.training.knowledge_transfer import DetectionSamples, StudentSamples, _away_from_boxes
 
 SIDES = {0: (4, 4), 1: (7, 3), 2: (3, 6), 3: (9, 5)}  # of the target in each frame, width and height
 CORNER = (30, 26)
@@ -100,6 +101,12 @@ def test_boxes_of_masks_alone_are_the_masks_own() -> None:
     samples = DetectionSamples(rows, InfraredImageProcessor(), crop_size=48, seed=0)
     assert samples.margin == 0
     assert sizes(samples, human=True) | sizes(samples, human=False) == {tuple(sorted(s)) for s in SIDES.values()}
+
+
+def test_teachers_and_students_know_the_margin() -> None:
+    rows = rows_of(["box", "box", "human"], 6)
+    assert StudentSamples(rows, InfraredImageProcessor(), crop_size=48, seed=0).margin == 6
+    assert TeacherSamples([*map(labelled_sample, rows)], InfraredImageProcessor(), None, 48, 0).margin == 6
 
 
 def test_the_margin_is_zoomed_with_the_frame() -> None:

@@ -14,10 +14,10 @@ Run it again after Ctrl-C or a kill and it resumes.
 
 FRAMES are images in nested folders, recordings, files of several pages, or a text file that lists those; the labels a
 folder of masks called like their frames, or masks, boxes or points of COCO, YOLO, Pascal VOC, Label Studio or plain
-JSON. A mask without target says that there is none. Figures come from `--test`, or from a quarter of the labelled
-frames, or, of fewer than 12, from cross-validation of students of the labels alone: by masks, or by boxes where masks
-are few. The presets: `laptop` (two CPU cores), `gpu` (one GPU), `best` (whatever it takes), `demo` (minutes, on small
-frames).
+JSON. A mask without target says that there is none. Where all are boxes, so is what the student gives: it is a
+detector. Figures come from `--test`, or from a quarter of the labelled frames, or, of fewer than 12, from
+cross-validation of students of the labels alone: by masks, or by boxes where masks are few. The presets: `laptop` (two
+CPU cores), `gpu` (one GPU), `best` (whatever it takes), `demo` (minutes, on small frames).
 """
 
 import argparse
@@ -30,7 +30,7 @@ from scalpel_hf.utils.files import write_json
 
 from .numbers import COUNT, SEED
 from .program import verb_parser
-from .run_data import describe, fold_folder, labels_tell_scores, prepare
+from .run_data import STUDENTS, describe, fold_folder, labels_tell_scores, prepare, task_of
 from .run_estimate import Estimate, estimate, minutes, trial_stages
 from .small_sam import save_small_sam
 from .stages import Stage, claim, run_stages
@@ -74,6 +74,8 @@ def main(argv: list[str] | None = None) -> None:
     if not (out / "sam").exists() and args.base_model is None:
         save_small_sam(out / "sam")
         print("no Segment Anything model: the presets' teachers look at the frame alone (--base-model names one)")
+    if task_of(out / "data") == "detection":
+        print("the labels are boxes: so is what the student gives, a detector that learns from these alone")
     todo = stages(args)
     if not all(stage.done.exists() for stage in todo):
         print("\na few steps of each training, to say how long it will take")
@@ -122,6 +124,7 @@ def training(args: argparse.Namespace, verb: str, data: Path) -> list[str]:
     command = [verb, "--config", f"presets/{args.preset}/{verb}", "--dataset", str(data), "--eval-split", ""]
     command += ["--seed", str(args.seed)]
     command += [] if args.max_steps is None else ["--max-steps", str(args.max_steps)]
+    command += ["--task", task_of(args.out / "data")] if verb == "transfer" else []
     return command + (["--base-model", args.base_model or str(args.out / "sam")] if verb == "distill" else [])
 
 
@@ -131,25 +134,24 @@ def trainings(args: argparse.Namespace) -> dict[str, list[str]]:
 
 def stages(args: argparse.Namespace) -> list[Stage]:
     out, train = args.out, trainings(args)
-    data, teacher, pseudo, student, alone = (
-        out / name for name in ("data", "teacher", "pseudo", "student", "student-labels-alone")
-    )
+    data, teacher, pseudo = (out / name for name in ("data", "teacher", "pseudo"))
+    both, alone = (out / name for name in STUDENTS[task_of(data)])
     label = ["label", "--dataset", str(data), "--teacher", str(teacher), "--out", str(pseudo), "--any-teacher"]
     label += [] if labels_tell_scores(data) else ["--no-calibration"]
     pseudo_labels = ["--pseudo-labels", str(pseudo)]
-    export = ["export", str(student), "--dataset", str(data), "--split", "train", "--int8"]
+    export = ["export", str(out / "student"), "--dataset", str(data), "--split", "train", "--int8"]
     folds = [fold_folder(out, number) for number in range(len(list((out / "folds").glob("*"))))]
     return [
         trained("teacher", teacher, train["distill"]),
         Stage("pseudo labels", pseudo / "summary.json", label),
-        trained("student", student, [*train["transfer"], *pseudo_labels]),
+        trained("student of labels and pseudo labels", both, [*train["transfer"], *pseudo_labels]),
         trained("student of the labels alone", alone, train["transfer"]),
         *(
             trained(f"student {number} of {len(folds)} to cross-validate", fold / "student", command)
             for number, fold in enumerate(folds, 1)
             for command in [training(args, "transfer", fold / "data")]
         ),
-        Stage("ONNX", student / "onnx" / "model_int8.onnx", export),
+        Stage("ONNX", out / "student" / "onnx" / "model_int8.onnx", export),
     ]
 
 

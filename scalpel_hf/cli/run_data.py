@@ -10,8 +10,8 @@ import numpy as np
 from scalpel_hf.data import load_prepared, split_by_source
 from scalpel_hf.data.frame_sources import LeftOut
 from scalpel_hf.data.image_cells import undecoded
-from scalpel_hf.data.label_sources import BY_PEOPLE
-from scalpel_hf.data.splits import folds_by_recording, kinds_to_measure, split_by_recording
+from scalpel_hf.data.label_sources import BOX, BY_PEOPLE
+from scalpel_hf.data.splits import folds_by_recording, kinds_to_measure, recordings_of, split_by_recording
 from scalpel_hf.evaluation.unseen import TrainedOn, unseen_rows
 from scalpel_hf.formats.own_frames import load_own_frames
 from scalpel_hf.modeling.image_processing_infrared import read_frame
@@ -22,6 +22,12 @@ from .prepare import save
 TEST_SHARE = 0.25
 LEAST_LABELS = 12  # of fewer frames none is held out: what is left would teach too little, and two frames say nothing
 FOLDS = 3
+# By what the student gives, the folders of two: of labels and pseudo labels, and of the labels alone. `student` is the
+# one that is exported. For boxes it is the latter: no gain of pseudo labels was seen (docs/log.md).
+STUDENTS = {
+    "segmentation": ("student", "student-labels-alone"),
+    "detection": ("student-pseudo-labels", "student"),
+}
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -78,6 +84,12 @@ def hold_out(rows: datasets.Dataset, seed: int) -> datasets.DatasetDict:
     labelled, or all of one recording, `train` alone.
     """
     labels = sum(source in BY_PEOPLE for source in rows["label_source"][:])
+    if labels_of_one_recording(rows):
+        print(
+            f"no frame is held out to measure on, and none cross-validated: all {labels} labelled frames are of one "
+            "recording, whose frames are alike. Label some of another one too, or measure on it: --test, --test-labels"
+        )
+        return datasets.DatasetDict({"train": rows})
     if labels < LEAST_LABELS:
         print(f"none of {labels} labelled frames is held out to measure on: from {LEAST_LABELS} on a quarter is")
         return datasets.DatasetDict({"train": rows})
@@ -91,6 +103,13 @@ def hold_out(rows: datasets.Dataset, seed: int) -> datasets.DatasetDict:
     return splits
 
 
+def labels_of_one_recording(rows: datasets.Dataset) -> bool:
+    """Whether several frames are labelled, and all of them of one recording."""
+    of_people = [source in BY_PEOPLE for source in rows["label_source"][:]]
+    labelled = [name for name, is_labelled in zip(recordings_of(rows), of_people, strict=True) if is_labelled]
+    return len(labelled) > 1 == len({*labelled})
+
+
 def folds(rows: datasets.Dataset, seed: int) -> list[datasets.DatasetDict]:
     """
     The labelled frames in up to `FOLDS` ways, each of which is measured once, as `test`, and else trained on.
@@ -100,7 +119,8 @@ def folds(rows: datasets.Dataset, seed: int) -> list[datasets.DatasetDict]:
     rows, _ = split_by_source(rows, BY_PEOPLE)
     parts = folds_by_recording(rows, FOLDS, seed)
     if len(parts) < 2:
-        print(f"no cross-validation either: it takes labels of two recordings or frames, here {len(parts)}")
+        if len(rows) < 2:
+            print(f"no cross-validation either: it takes two labelled frames, here {len(rows)}")
         return []
     return [
         datasets.DatasetDict(
@@ -110,11 +130,22 @@ def folds(rows: datasets.Dataset, seed: int) -> list[datasets.DatasetDict]:
     ]
 
 
+def task_of(data: Path) -> str:
+    """What a student of a prepared folder's labels is to give: boxes, `detection`, where people drew these and nothing
+    else around targets; else masks, `segmentation`."""
+    return "detection" if _kinds_of_targets(data) == {BOX} else "segmentation"
+
+
 def labels_tell_scores(data: Path) -> bool:
     """Whether some of the frames that people labelled has a target; of others alone no scores can be learnt."""
+    return bool(_kinds_of_targets(data))
+
+
+def _kinds_of_targets(data: Path) -> set[str]:
+    """By what people labelled the targets of a prepared folder's training frames."""
     rows = load_prepared(data)["train"]
     pairs = zip(rows["label_source"][:], rows["objects"][:], strict=True)
-    return any(source in BY_PEOPLE and objects["bbox"] for source, objects in pairs)
+    return {source for source, objects in pairs if source in BY_PEOPLE and objects["bbox"]}
 
 
 def describe(data: Path) -> str:

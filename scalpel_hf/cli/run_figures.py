@@ -10,10 +10,10 @@ import numpy as np
 
 from scalpel_hf.data import load_prepared
 from scalpel_hf.evaluation.box_metrics import (
-    as_detector,
     by_recording,
     count_boxes,
     detect_all,
+    detector_of,
     judged_by_boxes,
     metrics_of_box_counts,
 )
@@ -24,21 +24,15 @@ from scalpel_hf.evaluation.comparison import (
     count_frames,
     metrics_of_counts,
 )
-from scalpel_hf.predictors.load import load_trained
-from scalpel_hf.runtime.onnx_models import OnnxStudent, load_exported
+from scalpel_hf.predictors.load import Predictor, default_device, load_predictor
+from scalpel_hf.runtime.onnx_models import load_exported
 from scalpel_hf.runtime.settings import FOLDER, INT8_FILE
 
-from .run_data import FOLDS, fold_folder
+from .run_data import FOLDS, STUDENTS, fold_folder, task_of
 
-MODELS = {
-    "teacher": "teacher",
-    "student": "student, labels and pseudo labels",
-    "student-labels-alone": "student, labels alone",
-}
 LEAST = 10  # frames or recordings on which two models are told apart: draws of fewer all look alike
 INTERVAL = (2.5, 97.5)  # percentiles
 
-Probabilities = Callable[[Any], np.ndarray]
 Counts = np.ndarray  # (1, frames or recordings, n)
 
 
@@ -49,7 +43,7 @@ class Criterion:
 
     Args:
         metrics: titles of the metrics, each with its unit and its decimals; models are compared by the first.
-        count: from a model's probabilities and rows to counts of each frame, `(frames, n)`.
+        count: from a model and rows to counts of each frame, `(frames, n)`.
         of_counts: metrics of such counts.
         columns: of the counts: targets, those found, false alarms.
         units: from the counts of frames to those of what an interval is of draws of, `drawn`.
@@ -57,20 +51,20 @@ class Criterion:
     """
 
     metrics: dict[str, tuple[float, int]]
-    count: Callable[[Probabilities, datasets.Dataset], np.ndarray]
+    count: Callable[[Any, datasets.Dataset], np.ndarray]
     of_counts: MetricsOfCounts
     columns: tuple[int, int, int]
     units: Callable[[np.ndarray, datasets.Dataset], np.ndarray]
     drawn: str
     explained: str
 
-    def count_units(self, probabilities: Probabilities, rows: datasets.Dataset) -> Counts:
-        return self.units(self.count(probabilities, rows), rows)[None]
+    def count_units(self, model: Any, rows: datasets.Dataset) -> Counts:
+        return self.units(self.count(model, rows), rows)[None]
 
 
 BY_MASKS = Criterion(
     metrics={"IoU %": (100, 1), "nIoU %": (100, 1), "Pd %": (100, 1), "Fa 1e-6": (1, 1)},
-    count=lambda probabilities, rows: count_frames(probabilities, rows)[0],
+    count=lambda model, rows: count_frames(model.probabilities, rows)[0],
     of_counts=metrics_of_counts,
     columns=(2, 3, 4),
     units=lambda counts, rows: counts,
@@ -82,7 +76,7 @@ BY_MASKS = Criterion(
 )
 BY_BOXES = Criterion(
     metrics={"F1 %": (100, 1), "Pd %": (100, 1), "false alarms a frame": (1, 2)},
-    count=lambda probabilities, rows: count_boxes(detect_all(as_detector(probabilities), rows)),
+    count=lambda model, rows: count_boxes(detect_all(detector_of(model), rows)),
     of_counts=metrics_of_box_counts,
     columns=(0, 1, 2),
     units=by_recording,
@@ -95,9 +89,9 @@ BY_BOXES = Criterion(
 )
 
 
-def criterion_of(splits: Iterable[datasets.Dataset]) -> Criterion:
-    """By boxes, where people drew boxes or points in some of the frames."""
-    return BY_BOXES if any(map(judged_by_boxes, splits)) else BY_MASKS
+def criterion_of(task: str, splits: Iterable[datasets.Dataset]) -> Criterion:
+    """By boxes, where people drew boxes or points in some of the frames, and of a student that gives boxes."""
+    return BY_BOXES if task == "detection" or any(map(judged_by_boxes, splits)) else BY_MASKS
 
 
 @dataclass(frozen=True)
@@ -134,26 +128,26 @@ def measure(out: Path) -> Figures | None:
     if "test" in data:
         return _held_out(out, data["test"])
     folds = [folder for folder in (fold_folder(out, number) for number in range(FOLDS)) if folder.exists()]
-    return _cross_validated(folds) if folds else None
+    return _cross_validated(folds, task_of(out / "data")) if folds else None
 
 
 def _held_out(out: Path, rows: datasets.Dataset) -> Figures:
-    criterion = criterion_of([rows])
-    counts = {folder: criterion.count_units(load_trained(out / folder).probabilities, rows) for folder in MODELS}
-    table = [(name, _cells(criterion, counts[folder])) for folder, name in MODELS.items()]
-    in_8_bits = criterion.count_units(_in_8_bits(out / "student").probabilities, rows)
-    table.insert(2, ("the same in 8 bits", _cells(criterion, in_8_bits)))
-    verdict = _verdict(criterion, counts["student"], counts["student-labels-alone"])
-    return _figures(criterion, table, len(rows), counts["student"], verdict=verdict)
+    task = task_of(out / "data")
+    criterion, (both, alone) = criterion_of(task, [rows]), STUDENTS[task]
+    models = {"teacher": "teacher", both: "student, labels and pseudo labels", alone: "student, labels alone"}
+    counts = {folder: criterion.count_units(load_model(out / folder), rows) for folder in models}
+    table = {name: _cells(criterion, counts[folder]) for folder, name in models.items()}
+    table[f"{models['student']}, 8 bits"] = _cells(criterion, criterion.count_units(_in_8_bits(out / "student"), rows))
+    verdict = _verdict(criterion, counts[both], counts[alone])
+    return _figures(criterion, [*table.items()], len(rows), counts["student"], verdict=verdict)
 
 
-def _cross_validated(folds: list[Path]) -> Figures:
+def _cross_validated(folds: list[Path], task: str) -> Figures:
     """Over all labelled frames, each measured by the student that has not seen it."""
     tests = [load_prepared(folder / "data")["test"] for folder in folds]
-    criterion = criterion_of(tests)
+    criterion = criterion_of(task, tests)
     seen = [
-        criterion.count_units(load_trained(folder / "student").probabilities, test)
-        for folder, test in zip(folds, tests, strict=True)
+        criterion.count_units(load_model(folder / "student"), test) for folder, test in zip(folds, tests, strict=True)
     ]
     counts = np.concatenate(seen, axis=1)
     table = [("student, labels alone, cross-validated", _cells(criterion, counts))]
@@ -174,10 +168,13 @@ def _figures(
     )
 
 
-def _in_8_bits(student: Path) -> OnnxStudent:
-    exported = load_exported(student / FOLDER, INT8_FILE)
-    assert isinstance(exported, OnnxStudent)  # what the job trains
-    return exported
+def load_model(folder: Path) -> Predictor:
+    """What a job trained, on the default device."""
+    return load_predictor(folder, device=default_device())
+
+
+def _in_8_bits(student: Path) -> Predictor:
+    return load_exported(student / FOLDER, INT8_FILE)
 
 
 def _cells(criterion: Criterion, counts: Counts) -> list[str]:

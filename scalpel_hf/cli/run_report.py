@@ -15,35 +15,37 @@ from scalpel_hf.data import load_prepared, read_target
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.evaluation.box_metrics import truth_of
 from scalpel_hf.modeling.image_processing_infrared import read_frame
-from scalpel_hf.predictors.load import load_trained
 from scalpel_hf.training.run_record import METRICS_FILE
 from scalpel_hf.utils.files import read_json, read_text, write_text
 from scalpel_hf.utils.templates import html_template
 from scalpel_hf.utils.visualization import GREEN, RED, fill_boxes, gray, level, operator_maps, outline
 
-from .run_data import LEAST_LABELS, describe
-from .run_figures import Figures, criterion_of
+from .run_data import LEAST_LABELS, STUDENTS, describe, labels_of_one_recording, task_of
+from .run_figures import Criterion, Figures, criterion_of, load_model
 from .stages import Stage, times_of
 
 TEMPLATE = Path(__file__).with_name("run_report.html")
 EXAMPLES, UNSURE = 3, 6
+THRESHOLD = 0.5
 
 
 def write_report(out: Path, stages: list[Stage], figures: Figures | None) -> Path:
     """Write `report.html` into a job's folder in which all stages are done, with what [`measure`] found."""
     data, pseudo = load_prepared(out / "data"), load_prepared(out / "pseudo")["train"]
-    student = load_trained(out / "student")
+    student, task = load_model(out / "student"), task_of(out / "data")
     summary = read_json(out / "pseudo" / "summary.json")
     times = times_of(out)
     text = html_template(read_text(TEMPLATE)).render(
         name=out.name,
         contents=describe(out / "data").splitlines(),
         figures=figures,
-        examples=_examples(student, data["test"]) if "test" in data else [],
+        examples=_examples(student, criterion_of(task, [data["test"]]), data["test"]) if "test" in data else [],
         summary=summary,
         unsure=_unsure(pseudo, out / "pseudo"),
         advice=_advice(out, summary, figures),
         student=out / "student",
+        task=task,
+        other=out / STUDENTS[task][0],
         machine=_machine(read_json(out / "teacher" / METRICS_FILE)),
         times=[(stage.name, f"{times.get(stage.name, 0):.0f}") for stage in stages],
         commands=["scalpel-hf " + shlex.join(stage.command) for stage in stages],
@@ -53,25 +55,30 @@ def write_report(out: Path, stages: list[Stage], figures: Figures | None) -> Pat
     return path
 
 
-def _examples(student: Any, rows: datasets.Dataset) -> list[dict[str, Any]]:
+def _examples(student: Any, criterion: Criterion, rows: datasets.Dataset) -> list[dict[str, Any]]:
     """A few frames of each kind: all targets found, a target missed, a false alarm."""
     kinds: dict[str, list[dict[str, Any]]] = {"found": [], "missed": [], "false alarm": []}
-    criterion = criterion_of([rows])
-    counts = criterion.count(student.probabilities, rows)[:, criterion.columns]
+    counts = criterion.count(student, rows)[:, criterion.columns]
     for row, (targets, detected, false) in zip(undecoded(rows), counts, strict=True):
         kind = _kind(targets, detected, false)
         if kind is None or len(kinds[kind]) == EXAMPLES:
             continue
         frame = read_frame(row["image"]).astype(np.float32)
-        probability = student.probabilities(row["image"])
         pictures = {
             "frame": gray(frame),
             "truth": outline(frame, _truth(row, frame.shape), GREEN),
-            "the student's answer": outline(frame, probability > 0.5, RED),
+            "the student's answer": outline(frame, _answer(student, row["image"], frame.shape), RED),
             **operator_maps(frame),
         }
         kinds[kind].append({"name": row["name"], "note": kind, "pictures": _embedded(pictures)})
     return [example for examples in kinds.values() for example in examples]
+
+
+def _answer(student: Any, image: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """The student's mask, or its boxes, filled."""
+    if hasattr(student, "probabilities"):
+        return student.probabilities(image) > THRESHOLD
+    return fill_boxes(student.detect(image, THRESHOLD)[1], shape)
 
 
 def _truth(row: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
@@ -119,7 +126,9 @@ def _advice(out: Path, summary: dict[str, Any], figures: Figures | None) -> list
             f"scalpel-hf review {out / 'pseudo'}",
         )
     ]
-    if figures is None or figures.folds:
+    if labels_of_one_recording(load_prepared(out / "data")["train"]) and figures is None:
+        advice.append(("Label frames of another recording: then some are held out, and the student has figures.", ""))
+    elif figures is None or figures.folds:
         text = f"Label more frames: from {LEAST_LABELS} on some are held out, and the student has figures of its own."
         advice.append((text, ""))
     elif figures.targets < 30:

@@ -109,8 +109,8 @@ def _draw(groups: list[str], labelled: list[bool], shares: Mapping[str, float], 
             counts[group] = counts.get(group, 0) + 1
     if shares and len(counts) <= len(shares):
         raise ValueError(
-            f"the {sum(labelled)} labelled frames come from {len(counts)} recordings, of which {len(shares)} splits "
-            "besides `train` can't be held out: label frames of further recordings, or hold out fewer splits"
+            f"the {sum(labelled)} labelled frames come from too few recordings, {len(counts)}, for {len(shares) + 1} "
+            "splits: label frames of further recordings, or hold out fewer splits"
         )
     order = list(counts)
     np.random.default_rng(seed).shuffle(order)

@@ -36,6 +36,19 @@ def as_detector(probabilities: Callable[[Any], np.ndarray], threshold: float = 0
     return detect
 
 
+def detector_of(model: Any, threshold: float = 0.5) -> Detect:
+    """What a model detects, whichever kind it is: of a detector, torch's or an exported one's, boxes of any score; of
+    one for segmentation see [`as_detector`]."""
+    if hasattr(model, "probabilities"):
+        return as_detector(model.probabilities, threshold)
+
+    def detect(frame: Any) -> tuple[np.ndarray, np.ndarray]:
+        found = model.detect(frame, threshold=0.0)
+        return (found.scores, found.boxes) if hasattr(found, "scores") else found
+
+    return detect
+
+
 def as_corners(boxes: Any) -> np.ndarray:
     """Boxes `[x, y, width, height]`, any number of them, as `(M, 4)`, (x0, y0, x1, y1)."""
     corners = np.array(boxes, dtype=float).reshape(-1, 4)

@@ -17,6 +17,7 @@ from scalpel_hf.evaluation.box_metrics import (
     as_detector,
     count_boxes,
     detect_all,
+    detector_of,
     judged_by_boxes,
     metrics_by_boxes,
 )
@@ -58,12 +59,7 @@ def evaluate_predictor(predictor: Any, rows: Iterable[dict[str, Any]], threshold
     """Metrics of whatever `load_predictor` gives, see [`evaluate_probabilities`] and [`evaluate_detections`]."""
     if hasattr(predictor, "probabilities"):
         return evaluate_probabilities(predictor.probabilities, rows, threshold)
-
-    def detect(frame: Any) -> tuple[np.ndarray, np.ndarray]:
-        found = predictor.detect(frame, threshold=0.0)
-        return (found.scores, found.boxes) if hasattr(found, "scores") else found  # an exported detector's, or torch's
-
-    return evaluate_detections(detect, rows, threshold)
+    return evaluate_detections(detector_of(predictor), rows, threshold)
 
 
 def evaluate_probabilities(

@@ -10,7 +10,7 @@ from scalpel_hf.data.transforms import Sample
 
 def tell_margin(margin: float) -> str:
     """What a training of masks says of it."""
-    return f"masks may end {margin / 2:g} pixels from the sides of people's boxes: these have that margin here"
+    return f"masks needn't touch the sides of people's boxes: here these are {margin:g} pixels larger than targets"
 
 
 def margin_of_boxes(samples: Iterable[Sample]) -> float:

@@ -3,11 +3,11 @@
     python scripts/experiments/ir_clips.py --root data/ir-clips --seeds 0 1 2 --work runs/clips --out results/clips
 
 Every fifth frame of the 16 training clips is taken, and a twentieth of these have their boxes. `scalpel-hf run` makes a
-teacher, pseudo labels and students of them; `scalpel-hf transfer` detectors, and students of all boxes to compare with.
-Each is measured on every fifth frame of the 8 test clips, threshold 0.5, by boxes: a target is found where a
-detection's centre lies in its box. The student of pseudo labels is then run on the whole test clips by `scalpel-hf
-predict`, with targets of fewer than `--min-frames` frames left out and not. Writes one JSON a model, with its counts on
-every clip. Run again after a kill, it resumes.
+teacher, pseudo labels and detectors of them; `scalpel-hf transfer` students that segment, and students of all boxes to
+compare with. Each is measured on every fifth frame of the 8 test clips, threshold 0.5, by boxes: a target is found
+where a detection's centre lies in its box. The student that `run` exports is then run on the whole test clips by
+`scalpel-hf predict`, with targets of fewer than `--min-frames` frames left out and not. Writes one JSON a model, with
+its counts on every clip. Run again after a kill, it resumes.
 """
 
 import argparse
@@ -21,20 +21,20 @@ import numpy as np
 
 from scalpel_hf.cli.numbers import COUNT, SEED, between
 from scalpel_hf.cli.program import run_program
+from scalpel_hf.cli.run_data import STUDENTS
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation.box_metrics import (
     COUNTS,
     as_corners,
-    as_detector,
     by_recording,
     count_boxes,
     count_found,
     detect_all,
+    detector_of,
     metrics_by_boxes,
 )
 from scalpel_hf.evaluation.detection_metrics import DetectionMetrics
 from scalpel_hf.predictors.load import default_device, load_predictor
-from scalpel_hf.predictors.student import DetectionStudent
 from scalpel_hf.training.run_record import METRICS_FILE
 from scalpel_hf.utils.files import read_json, write_json, write_text
 
@@ -76,13 +76,14 @@ def train(args: argparse.Namespace, seed: int) -> dict[str, Path]:
         taken = ("--root", work / "train.txt", "--every", EVERY, "--labels", work / "train.json")
         run("prepare", "--layout", "folder", *taken, "--out", everything)
     models = {"teacher": job / "teacher"}
+    both, alone = (job / name for name in STUDENTS["detection"])
+    of_run = {"few-boxes": alone, "pseudo-labels": both}
     labels = {"few-boxes": (job / "data", ""), "pseudo-labels": (job / "data", job / "pseudo")}
     labels["all-boxes"] = (everything, "")
     for task in TASKS:
         for arm, (data, pseudo) in labels.items():
             name = f"{task}-{arm}"
-            of_run = {"few-boxes": job / "student-labels-alone", "pseudo-labels": job / "student"}
-            models[name] = of_run[arm] if task == "segmentation" and arm in of_run else work / f"{name}-{seed}"
+            models[name] = of_run[arm] if task == "detection" and arm in of_run else work / f"{name}-{seed}"
             if not (models[name] / METRICS_FILE).exists():
                 where = ("--dataset", data, "--pseudo-labels", pseudo, "--output-dir", models[name])
                 how = ("--config", "presets/laptop/transfer", "--task", task, "--seed", seed, "--eval-split", "")
@@ -92,8 +93,7 @@ def train(args: argparse.Namespace, seed: int) -> dict[str, Path]:
 
 def measure(model: Path, test: Any) -> tuple[np.ndarray, dict[str, Any]]:
     """Counts on each clip, and metrics."""
-    found: Any = load_predictor(model, device=default_device())
-    detect = found.detect if isinstance(found, DetectionStudent) else as_detector(found.probabilities)
+    detect = detector_of(load_predictor(model, device=default_device()))
     frames, precision = detect_all(detect, test), DetectionMetrics()
     for frame in frames:
         precision.update(*frame)
@@ -139,10 +139,11 @@ def main(argv: list[str] | None = None) -> None:
         test = load_split(str(args.work / f"run-{seed}" / "data"), "test")
         for arm, model in models.items():
             write(args, arm, seed, model, *measure(model, test))
+        student = args.work / f"run-{seed}" / "student"
         tracked = {"all-frames": 1, f"tracked-{args.min_frames}": args.min_frames}
         for arm, min_frames in tracked.items():
-            counts = predict(args, models["segmentation-pseudo-labels"], clips, min_frames)
-            write(args, arm, seed, models["segmentation-pseudo-labels"], counts, metrics_by_boxes(counts, 0.5))
+            counts = predict(args, student, clips, min_frames)
+            write(args, arm, seed, student, counts, metrics_by_boxes(counts, 0.5))
 
 
 def write(args: argparse.Namespace, arm: str, seed: int, model: Path, counts: np.ndarray, metrics: Any) -> None:

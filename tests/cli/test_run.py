@@ -4,14 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
-from scalpel_hf import SyntheticInfrared
+from scalpel_hf import DetectionStudent, SegmentationStudent, SyntheticInfrared
 from scalpel_hf.cli import run, run_data, run_figures
 from scalpel_hf.cli.run_data import describe
 from scalpel_hf.cli.run_estimate import estimate, minutes, settings_of, trial_stages
@@ -19,12 +21,14 @@ from scalpel_hf.cli.run_figures import measure
 from scalpel_hf.cli.run_report import write_report
 from scalpel_hf.cli.small_sam import save_small_sam
 from scalpel_hf.cli.stages import Stage, claim, run_stages
+from scalpel_hf.data import objects_from_mask
 from scalpel_hf.recipes import distill, transfer
 from scalpel_hf.recipes.distill import DistillArguments
 from scalpel_hf.recipes.transfer import TransferArguments
+from scalpel_hf.runtime.onnx_models import OnnxDetector, load_exported
 from scalpel_hf.training.arguments import parse_arguments
 from tests.app.runs import make_run
-from tests.small_students import small_student
+from tests.small_students import small_detector, small_student
 
 CAMERA = SyntheticInfrared(size=(48, 64), n_targets=(1, 2), extent=(2, 5), seed=5)
 
@@ -107,12 +111,17 @@ def test_boxes_of_ones_own_to_measure_on(tmp_path: Path) -> None:
     assert test["label_source"][:] == ["box", "box", "human"]  # a frame without a target is measured on, too
 
 
-def test_frames_of_one_recording_are_not_split(capsys: pytest.CaptureFixture) -> None:
-    rows = datasets.Dataset.from_dict({"label_source": ["human"] * 13, "recording": ["clip.mkv"] * 13})
+@pytest.mark.parametrize(("labels", "kind"), [(13, "human"), (13, "box"), (3, "box")])
+def test_frames_of_one_recording_are_not_split(capsys: pytest.CaptureFixture, labels: int, kind: str) -> None:
+    sources, recordings = [kind] * labels + ["none"] * 2, ["clip.mkv"] * (labels + 1) + ["other.mkv"]
+    rows = datasets.Dataset.from_dict({"label_source": sources, "recording": recordings})
     assert list(run_data.hold_out(rows, 0)) == ["train"]
-    said = capsys.readouterr().out
-    assert "no frame is held out to measure on: the 13 labelled frames come from 1 recordings" in said
     assert run_data.folds(rows, 0) == []
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and f"all {labels} labelled frames are of one recording" in said and "--test" in said
+
+
+def test_frames_of_few_recordings_are_split() -> None:
     rows = datasets.Dataset.from_dict(
         {"label_source": ["human"] * 4 + ["none"], "recording": ["a", "a", "b", "c", "b"]}
     )
@@ -180,10 +189,11 @@ def test_what_it_will_take(tmp_path: Path) -> None:
     expected = estimate(tmp_path / "out", commands, names)
     assert list(expected.seconds) == names and len(names) == 5 + 3
     assert expected.seconds["teacher"] == pytest.approx(100 * 2.0 + 10)
-    assert expected.seconds["student"] == expected.seconds[names[-2]] == pytest.approx(100 * 0.5 + 4)
+    student = "student of labels and pseudo labels"
+    assert expected.seconds[student] == expected.seconds[names[-2]] == pytest.approx(100 * 0.5 + 4)
     assert 0.3 < expected.gigabytes < 0.4
     (tmp_path / "out" / "times.json").unlink()  # as a kill at a trial's end leaves it
-    assert estimate(tmp_path / "out", commands, names).seconds["student"] == pytest.approx(100 * 0.5 + 20)
+    assert estimate(tmp_path / "out", commands, names).seconds[student] == pytest.approx(100 * 0.5 + 20)
     assert [minutes(s) for s in (60, 600, 7200)] == ["60 seconds", "10 minutes", "2.0 hours"]
 
 
@@ -223,15 +233,21 @@ def test_stages_that_are_done_are_not_done_again(tmp_path: Path, capfd: pytest.C
     assert set(json.loads((tmp_path / "times.json").read_text())) == {"two", "three"}
 
 
-def finished_job(out: Path, splits: dict[str, datasets.Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
+def finished_job(
+    out: Path,
+    splits: dict[str, datasets.Dataset],
+    monkeypatch: pytest.MonkeyPatch,
+    student: Callable[[], SegmentationStudent | DetectionStudent] = small_student,
+) -> None:
     """A job's folder as if all stages were done."""
     datasets.DatasetDict(splits).save_to_disk(str(out / "data"))
     shutil.move(make_run(out.parent / "made"), out / "pseudo")
-    for name in ("teacher", "student", "student-labels-alone"):
-        small_student().save_pretrained(out / name)
+    small_student().save_pretrained(out / "teacher")
+    for name in run_data.STUDENTS[run_data.task_of(out / "data")]:
+        student().save_pretrained(out / name)
     machine = {"cpus": 2, "cpu_capability": "AVX2", "accelerator": None, "python": "3.1", "packages": {"torch": "1.2"}}
     (out / "teacher" / "metrics.json").write_text(json.dumps({"machine": machine}))
-    monkeypatch.setattr(run_figures, "_in_8_bits", lambda folder: small_student())  # as if it were exported
+    monkeypatch.setattr(run_figures, "_in_8_bits", lambda folder: student())  # as if it were exported
 
 
 def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +283,8 @@ def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "5 frames" in page and "not known" not in page
 
 
-def test_the_report_by_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("student", [small_student, small_detector])
+def test_the_report_by_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, student: Any) -> None:
     out = tmp_path / "out"
     splits = {"train": CAMERA.to_dataset(4), "test": CAMERA.to_dataset(6, start=4)}
     for split, rows in splits.items():
@@ -275,13 +292,50 @@ def test_the_report_by_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             "recording", ["a", "a", "b", "b", "c", "c"][: len(rows)]
         )
     splits["test"] = splits["test"].map(lambda row: {"mask": None})  # nobody drew them
-    finished_job(out, splits, monkeypatch)
+    finished_job(out, splits, monkeypatch, student)
     figures = measure(out)
     assert figures is not None and figures.frames == 6 and figures.titles[0] == "F1 %"
     assert figures.targets == sum(len(objects["bbox"]) for objects in splits["test"]["objects"])
     assert "not to be compared on 3 recordings" in figures.verdict
     page = write_report(out, [], figures).read_text()
     assert "false alarms a frame" in page and "of these recordings" in page and "nIoU" not in page
+    assert "boxes, scores, _ = student.detect" in page
+    assert [name for name, _ in figures.rows][
+        -1
+    ] == "student, labels alone, 8 bits" and "student-pseudo-labels." in page
+
+
+def test_a_student_of_boxes_is_measured_by_boxes_on_masks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = {"train": CAMERA.to_dataset(4), "test": CAMERA.to_dataset(3, start=4)}
+    splits["train"] = splits["train"].add_column("label_source", ["box"] * 4).map(lambda row: {"mask": None})
+    splits["test"] = splits["test"].add_column("label_source", ["human"] * 3)
+    finished_job(tmp_path / "out", splits, monkeypatch, small_detector)
+    figures = measure(tmp_path / "out")
+    assert figures is not None and figures.titles[0] == "F1 %" and figures.frames == 3
+    assert figures.targets == sum(len(objects["bbox"]) for objects in splits["test"]["objects"])
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets", "task"),
+    [
+        (["box", "box", "none"], [1, 2, 0], "detection"),
+        (["box", "human", "none"], [1, 0, 0], "detection"),  # a frame that has no target says nothing of their kind
+        (["box", "human", "none"], [1, 1, 0], "segmentation"),
+        (["box", "point", "none"], [1, 1, 0], "segmentation"),
+        (["human", "none", "none"], [0, 0, 0], "segmentation"),
+    ],
+)
+def test_labels_say_what_the_student_gives(tmp_path: Path, sources: list[str], targets: list[int], task: str) -> None:
+    rows = CAMERA.to_dataset(3).remove_columns("objects")
+    objects = [{"bbox": [[0.0, 0.0, 2.0, 2.0]] * n, "area": [4] * n} for n in targets]
+    rows = rows.add_column("label_source", sources).add_column("objects", objects)
+    datasets.DatasetDict(train=rows).save_to_disk(str(tmp_path / "out" / "data"))
+    assert run_data.task_of(tmp_path / "out" / "data") == task
+    args = arguments(tmp_path)
+    commands = [s.command for s in run.stages(args)] + [run.trainings(args)["transfer"]]
+    assert {c[c.index("--task") + 1] for c in commands if c[0] == "transfer"} == {task}
+    exported = next(s for s in run.stages(args) if s.done.parent == tmp_path / "out" / "student")
+    assert ("--pseudo-labels" in exported.command) == (task == "segmentation")
 
 
 @pytest.mark.parametrize("preset", run.PRESETS)
@@ -307,6 +361,29 @@ def test_the_larger_presets_train(tmp_path: Path, preset: str) -> None:
         train([*run.trainings(args)[verb][1:], "--output-dir", str(args.out / verb)])
     record = json.loads((args.out / "distill" / "metrics.json").read_text())
     assert record["guard"]["frames"] == 8 and len(record["training"]["other members"]) == (2 if preset == "gpu" else 5)
+
+
+@pytest.mark.slow
+def test_from_one_recording_with_boxes_to_a_detector(tmp_path: Path) -> None:
+    scenes = [CAMERA.frame(index) for index in range(16)]
+    first, *others = (Image.fromarray(scene["image"]) for scene in scenes)
+    first.save(tmp_path / "clip.tif", save_all=True, append_images=others)
+    boxes = {}
+    for index, scene in enumerate(scenes[:12]):
+        tight = objects_from_mask(np.asarray(scene["mask"]))["bbox"]
+        boxes[f"clip_{index:06d}"] = [[max(x - 2, 0), max(y - 2, 0), w + 4, h + 4] for x, y, w, h in tight]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    command = [sys.executable, "-m", "scalpel_hf", "run", "clip.tif", "--labels", "boxes.json", "--out", "out"]
+    short = ["--preset", "demo", "--max-steps", "100"]
+    done = subprocess.run([*command, *short], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "of one recording" in done.stdout and "the labels are boxes: so is what the student gives" in done.stdout
+    assert "people's boxes here have that margin" in done.stdout
+    for file in ("model.onnx", "model_int8.onnx"):
+        assert isinstance(load_exported(tmp_path / "out" / "student" / "onnx", file), OnnxDetector)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "how well it does is not known" in page and "Label frames of another recording" in page
+    assert "boxes, scores, _ = student.detect" in page
 
 
 @pytest.mark.slow

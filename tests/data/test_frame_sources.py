@@ -117,7 +117,7 @@ def test_frames_of_no_recording_are_drawn_one_by_one() -> None:
 
 
 def test_too_few_recordings_to_hold_one_out() -> None:
-    with pytest.raises(ValueError, match=r"the 3 labelled frames come from 1 recordings, of which 1 splits"):
+    with pytest.raises(ValueError, match=r"the 3 labelled frames come from too few recordings, 1, for 2 splits"):
         split_by_recording(rows_of("aaaab", "xxx.."), {"test": 0.3})
     with pytest.raises(ValueError, match="leave nothing to train on"):
         split_by_recording(rows_of("ab", "xx"), {"validation": 0.5, "test": 0.5})

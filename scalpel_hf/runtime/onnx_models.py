@@ -188,10 +188,14 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
 
 def _download(repo_id: str, file: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     patterns = [f"{folder}{name}" for folder in ("", f"{FOLDER}/") for name in (file, CONFIG_FILE)]
     try:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
     except (HFValidationError, RepositoryNotFoundError) as error:
         raise FileNotFoundError(f"{repo_id!r} is neither a folder nor a repository that the Hub gives") from error
+    except LocalEntryNotFoundError as error:
+        raise FileNotFoundError(
+            f"{repo_id!r} is no folder, and as a repository it is not in the cache, and the Hub can't be reached"
+        ) from error

@@ -9,7 +9,7 @@ from huggingface_hub import HfApi
 from PIL import Image
 
 pytest.importorskip("onnxruntime")
-from scalpel_hf.runtime import OnnxStudent
+from scalpel_hf.runtime import OnnxStudent, load_exported
 from scalpel_hf.runtime.__main__ import main
 from tests.hub.server import HubServer
 from tests.runtime.made_by_hand import TARGETS, frame_with_targets, write_student, write_video
@@ -101,7 +101,7 @@ def test_from_the_hub(hub: HubServer, tmp_path: Path) -> None:
     np.save(tmp_path / "frame.npy", frame_with_targets())
     code = """
     import numpy as np, pathlib, os
-    from scalpel_hf.runtime import OnnxStudent
+    from scalpel_hf.runtime import OnnxStudent, load_exported
     student = OnnxStudent.from_pretrained("org/student")
     print(student.detect(np.load("frame.npy")).boxes.tolist())
     print([p.name for p in pathlib.Path(os.environ["HF_HOME"]).rglob("*.safetensors")])
@@ -136,3 +136,11 @@ def test_command_on_a_video(tmp_path: Path) -> None:
     main([str(write_student(tmp_path)), str(video), "--out", str(tmp_path / "boxes.jsonl")])
     lines = [json.loads(line) for line in (tmp_path / "boxes.jsonl").read_text().splitlines()]
     assert [line["boxes"] for line in lines] == [TARGETS] * 3
+
+
+def test_a_name_that_is_nowhere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match="'no-such-model' is no folder, and as a repository it is not in the"):
+        load_exported("no-such-model")
+    with pytest.raises(FileNotFoundError, match=r"'\./nowhere' is neither a folder nor a repository"):
+        load_exported("./nowhere")

@@ -9,8 +9,8 @@ import datasets
 import numpy as np
 
 from scalpel_hf.data import load_prepared
+from scalpel_hf.data.splits import recordings_of
 from scalpel_hf.evaluation.box_metrics import (
-    by_recording,
     count_boxes,
     detect_all,
     detector_of,
@@ -33,7 +33,7 @@ from .run_data import FOLDS, STUDENTS, fold_folder, task_of
 LEAST = 10  # frames or recordings on which two models are told apart: draws of fewer all look alike
 INTERVAL = (2.5, 97.5)  # percentiles
 
-Counts = np.ndarray  # (1, frames or recordings, n)
+Counts = np.ndarray  # (1, frames, n)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,6 @@ class Criterion:
         count: from a model and rows to counts of each frame, `(frames, n)`.
         of_counts: metrics of such counts.
         columns: of the counts: targets, those found, false alarms.
-        units: from the counts of frames to those of what an interval is of draws of, `drawn`.
         explained: what the report says of it.
     """
 
@@ -54,12 +53,7 @@ class Criterion:
     count: Callable[[Any, datasets.Dataset], np.ndarray]
     of_counts: MetricsOfCounts
     columns: tuple[int, int, int]
-    units: Callable[[np.ndarray, datasets.Dataset], np.ndarray]
-    drawn: str
     explained: str
-
-    def count_units(self, model: Any, rows: datasets.Dataset) -> Counts:
-        return self.units(self.count(model, rows), rows)[None]
 
 
 BY_MASKS = Criterion(
@@ -67,8 +61,6 @@ BY_MASKS = Criterion(
     count=lambda model, rows: count_frames(model.probabilities, rows)[0],
     of_counts=metrics_of_counts,
     columns=(2, 3, 4),
-    units=lambda counts, rows: counts,
-    drawn="frames",
     explained=(
         "Targets are matched within 3 pixels. Pd is the share of targets found, Fa the share of pixels in false "
         "alarms, IoU is pooled over all pixels, nIoU averaged over frames."
@@ -79,8 +71,6 @@ BY_BOXES = Criterion(
     count=lambda model, rows: count_boxes(detect_all(detector_of(model), rows)),
     of_counts=metrics_of_box_counts,
     columns=(0, 1, 2),
-    units=by_recording,
-    drawn="recordings (or frames that are of none)",
     explained=(
         "A target is found where the centre of a detection lies in its box, or within 3 pixels of its point; a "
         "detection in no box is a false alarm, also of something that nobody drew. Pd is the share of targets found, "
@@ -101,7 +91,8 @@ class Figures:
         titles: of the metrics.
         rows: of each model its name and, by metric, the value with its interval.
         frames, targets: how many were measured on, and `found`, how many of the targets the student finds.
-        explained, drawn: of the [`Criterion`].
+        explained: of the [`Criterion`].
+        drawn: what the intervals are draws of, see [`drawn_of`].
         folds: of a cross-validation; 0 where frames were held out.
         verdict: whether pseudo labels helped; empty where that isn't measured.
     """
@@ -135,37 +126,40 @@ def _held_out(out: Path, rows: datasets.Dataset) -> Figures:
     task = task_of(out / "data")
     criterion, (both, alone) = criterion_of(task, [rows]), STUDENTS[task]
     models = {"teacher": "teacher", both: "student, labels and pseudo labels", alone: "student, labels alone"}
-    counts = {folder: criterion.count_units(load_model(out / folder), rows) for folder in models}
-    table = {name: _cells(criterion, counts[folder]) for folder, name in models.items()}
-    table[f"{models['student']}, 8 bits"] = _cells(criterion, criterion.count_units(_in_8_bits(out / "student"), rows))
-    verdict = _verdict(criterion, counts[both], counts[alone])
-    return _figures(criterion, [*table.items()], len(rows), counts["student"], verdict=verdict)
+    counts = {folder: criterion.count(load_model(out / folder), rows)[None] for folder in models}
+    in_8_bits, units = criterion.count(_in_8_bits(out / "student"), rows)[None], recordings_of(rows)
+    table = {name: _cells(criterion, counts[folder], units) for folder, name in models.items()}
+    table[f"{models['student']}, 8 bits"] = _cells(criterion, in_8_bits, units)
+    verdict = _verdict(criterion, counts[both], counts[alone], units)
+    return _figures(criterion, [*table.items()], counts["student"], units, verdict=verdict)
 
 
 def _cross_validated(folds: list[Path], task: str) -> Figures:
     """Over all labelled frames, each measured by the student that has not seen it."""
     tests = [load_prepared(folder / "data")["test"] for folder in folds]
     criterion = criterion_of(task, tests)
-    seen = [
-        criterion.count_units(load_model(folder / "student"), test) for folder, test in zip(folds, tests, strict=True)
-    ]
-    counts = np.concatenate(seen, axis=1)
-    table = [("student, labels alone, cross-validated", _cells(criterion, counts))]
-    return _figures(criterion, table, sum(map(len, tests)), counts, folds=len(folds))
+    seen = [criterion.count(load_model(folder / "student"), test) for folder, test in zip(folds, tests, strict=True)]
+    counts, units = np.concatenate(seen)[None], recordings_of(datasets.concatenate_datasets(tests))
+    table = [("student, labels alone, cross-validated", _cells(criterion, counts, units))]
+    return _figures(criterion, table, counts, units, folds=len(folds))
 
 
 def _figures(
     criterion: Criterion,
     rows: list[tuple[str, list[str]]],
-    frames: int,
     counts: Counts,
+    units: list[str],
     folds: int = 0,
     verdict: str = "",
 ) -> Figures:
     targets, found = (int(counts[..., column].sum()) for column in criterion.columns[:2])
-    return Figures(
-        [*criterion.metrics], rows, frames, targets, found, criterion.explained, criterion.drawn, folds, verdict
-    )
+    titles, explained = [*criterion.metrics], criterion.explained
+    return Figures(titles, rows, len(units), targets, found, explained, drawn_of(units), folds, verdict)
+
+
+def drawn_of(units: list[str]) -> str:
+    """What an interval is of draws of: frames, where none is of the same recording as another."""
+    return "frames" if len(set(units)) == len(units) else "recordings (or frames that are of none)"
 
 
 def load_model(folder: Path) -> Predictor:
@@ -177,20 +171,20 @@ def _in_8_bits(student: Path) -> Predictor:
     return load_exported(student / FOLDER, INT8_FILE)
 
 
-def _cells(criterion: Criterion, counts: Counts) -> list[str]:
+def _cells(criterion: Criterion, counts: Counts, units: list[str]) -> list[str]:
     values = criterion.of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0].mean(0)
-    drawn = np.percentile(bootstrap_pairs(counts, counts, criterion.of_counts)[0], INTERVAL, axis=0)
+    drawn = np.percentile(bootstrap_pairs(counts, counts, criterion.of_counts, units)[0], INTERVAL, axis=0)
     return [
         f"{unit * value:.{decimals}f} ({unit * low:.{decimals}f} to {unit * high:.{decimals}f})"
         for value, low, high, (unit, decimals) in zip(values, *drawn, criterion.metrics.values(), strict=True)
     ]
 
 
-def _verdict(criterion: Criterion, student: Counts, alone: Counts) -> str:
-    low, high = np.percentile(bootstrap_differences(student, alone, criterion.of_counts), INTERVAL, axis=0)
+def _verdict(criterion: Criterion, student: Counts, alone: Counts, units: list[str]) -> str:
+    low, high = np.percentile(bootstrap_differences(student, alone, criterion.of_counts, units), INTERVAL, axis=0)
     found = "ahead of" if low[0] > 0 else "behind" if high[0] < 0 else "not told apart from"
-    if student.shape[1] < LEAST:
-        found = f"not to be compared on {student.shape[1]} {criterion.drawn} with"
+    if len(set(units)) < LEAST:
+        found = f"not to be compared on {len(set(units))} {drawn_of(units)} with"
     return (
         f"With pseudo labels the student is {found} the one of the labels alone: a difference in "
         f"{next(iter(criterion.metrics)).removesuffix(' %')} of {100 * low[0]:.1f} to {100 * high[0]:.1f} points."

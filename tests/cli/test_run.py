@@ -283,6 +283,18 @@ def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "5 frames" in page and "not known" not in page
 
 
+def test_masks_of_recordings_have_intervals_over_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = {"train": CAMERA.to_dataset(4), "test": CAMERA.to_dataset(6, start=4)}
+    for split, rows in splits.items():
+        recordings = ["a", "a", "b", "b", "", ""][: len(rows)]
+        splits[split] = rows.add_column("label_source", ["human"] * len(rows)).add_column("recording", recordings)
+    finished_job(tmp_path / "out", splits, monkeypatch)
+    figures = measure(tmp_path / "out")
+    assert figures is not None and figures.titles[0] == "IoU %" and figures.frames == 6
+    assert figures.drawn == "recordings (or frames that are of none)"
+    assert "not to be compared on 4 recordings (or frames that are of none)" in figures.verdict
+
+
 @pytest.mark.parametrize("student", [small_student, small_detector])
 def test_the_report_by_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, student: Any) -> None:
     out = tmp_path / "out"

@@ -8,7 +8,8 @@
 lossless WebP, the base's weights in half precision. `run` unpacks them and runs `reproduce.py` for each data set and
 seed, `--jobs` at once. After `--minutes` it stops what still runs and writes what a fresh machine needs to go on to
 archives in `--state`, and the JSON files of the finished arms to `--out` and, as few files are easier to fetch, to the
-archives' `out/`. With `--state` in its place, the same command goes on there. `--quick` runs everything with a few steps, to see that it works.
+archives' `out/`. With `--state` in its place, the same command goes on there. `--quick` runs everything with a few
+steps, to see that it works.
 """
 
 import argparse

@@ -14,9 +14,9 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from .program import verb_parser
+from scalpel_hf.utils.extras import missing, remedy
 
-FOR_DEVELOPERS = {"dev", "docs"}
+from .program import verb_parser
 
 
 def environment() -> dict[str, Any]:
@@ -33,7 +33,7 @@ def environment() -> dict[str, Any]:
         "device": device(),
         "threads": torch.get_num_threads(),
         "cpu": f"{os.cpu_count()} CPUs, {torch.backends.cpu.get_cpu_capability()}",
-        "missing": missing(requirements),
+        "missing": missing(),
     }
 
 
@@ -43,17 +43,6 @@ def version_of(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def missing(requirements: list[Requirement]) -> dict[str, list[str]]:
-    """Of each extra of this package that is not for its developers, the distributions that aren't installed."""
-    extras = set(metadata.metadata("scalpel-hf").get_all("Provides-Extra") or []) - FOR_DEVELOPERS
-    lacking = {}
-    for extra in sorted(extras):
-        of_extra = [r.name for r in requirements if r.marker is not None and r.marker.evaluate({"extra": extra})]
-        if absent := [name for name in of_extra if version_of(name) is None]:
-            lacking[extra] = absent
-    return lacking
 
 
 def device() -> str:
@@ -70,7 +59,7 @@ def as_text(found: dict[str, Any]) -> str:
     lines = [f"{key}: {found[key]}" for key in ("scalpel-hf", "python", "platform", "device", "cpu", "threads")]
     lines += [f"{name}: {version or 'missing'}" for name, version in found["packages"].items()]
     for extra, names in found["missing"].items():
-        lines.append(f"without {', '.join(names)}: pip install 'scalpel-hf[{extra}]'")
+        lines.append(f"without {', '.join(names)}: {remedy(extra)}")
     return "\n".join(lines)
 
 

@@ -14,10 +14,11 @@ Run it again after Ctrl-C or a kill and it resumes.
 
 FRAMES are images in nested folders, recordings, files of several pages, or a text file that lists those; the labels a
 folder of masks called like their frames, or masks, boxes or points of COCO, YOLO, Pascal VOC, Label Studio or plain
-JSON. A mask without target says that there is none. Where all are boxes, so is what the student gives: it is a
-detector. Figures come from `--test`, or from a quarter of the labelled frames, or, of fewer than 12, from
-cross-validation of students of the labels alone: by masks, or by boxes where masks are few. The presets: `laptop` (two
-CPU cores), `gpu` (one GPU), `best` (whatever it takes), `demo` (minutes, on small frames).
+JSON. Frame 40 of flight.mp4 is called flight_000040. A mask without target says that there is none. Where all labels
+are boxes, so is what the student gives: it is a detector. Figures come from `--test`, or from a quarter of the labelled
+frames, or, of fewer than 12, from cross-validation of students of the labels alone: by masks, or by boxes where masks
+are few. The presets: `laptop` (two CPU cores), `gpu` (one GPU), `best` (whatever it takes), `demo` (minutes, on small
+frames).
 """
 
 import argparse
@@ -26,6 +27,7 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+from scalpel_hf.utils.extras import check_extra
 from scalpel_hf.utils.files import write_json
 
 from .numbers import COUNT, SEED
@@ -65,6 +67,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     out: Path = args.out
+    check_extra("onnx", "this job ends in ONNX files, and")
     claim(out, MARKER, settings(args))
     prepare(args)
     from .run_figures import measure  # here, so that it answers at once
@@ -72,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
 
     print("\n" + describe(out / "data"), flush=True)
     if not (out / "sam").exists() and args.base_model is None:
+        hide_loading_bars()
         save_small_sam(out / "sam")
         print("no Segment Anything model: the presets' teachers look at the frame alone (--base-model names one)")
     if task_of(out / "data") == "detection":
@@ -84,15 +88,20 @@ def main(argv: list[str] | None = None) -> None:
         check_room(out, expected)
         print(f"\nabout {minutes(expected.total)} on this machine, and {expected.gigabytes:.1f} GB in {out}")
         run_stages(out, todo, AGAIN, before=lambda stage: tell_rest(stage, todo, expected))
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # of weights that are read at once
+    hide_loading_bars()
     figures = measure(out)
     report = write_report(out, todo, figures)
     if figures is not None:
         write_json(out / "figures.json", asdict(figures))
         print(f"\n{figures.table()}\n{figures.verdict}")
     print(f"\nreport: {report.resolve()}\nnext: scalpel-hf review {out / 'pseudo'}")
+
+
+def hide_loading_bars() -> None:
+    """Those of transformers, of weights that are written and read at once."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def settings(args: argparse.Namespace) -> dict[str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 from scalpel_hf.data import load_prepared, split_by_source
 from scalpel_hf.data.frame_sources import LeftOut
 from scalpel_hf.data.image_cells import undecoded
-from scalpel_hf.data.label_sources import BOX, BY_PEOPLE
+from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, HUMAN, POINT
 from scalpel_hf.data.splits import folds_by_recording, kinds_to_measure, recordings_of, split_by_recording
 from scalpel_hf.evaluation.unseen import TrainedOn, unseen_rows
 from scalpel_hf.formats.own_frames import load_own_frames
@@ -152,12 +152,18 @@ def describe(data: Path) -> str:
     """What a prepared folder holds: frames by split, their sizes and depths, how many are labelled and how."""
     lines = []
     for split, rows in load_prepared(data).items():
-        kinds = Counter(source for source in rows["label_source"][:] if source != "none")
+        kinds = Counter(map(_label, rows["label_source"][:], rows["objects"][:]))
         sizes = Counter(zip(rows["width"][:], rows["height"][:], strict=True))
         shown = ", ".join(f"{width} × {height}" for (width, height), _ in sizes.most_common(3))
         bits = "16" if read_frame(undecoded(rows)[0]["image"]).dtype != np.uint8 else "8"
         many = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
-        names = {"human": "a mask", "box": "boxes", "point": "points"}
-        labelled = " and ".join(f"{count} have {names.get(kind, kind)}" for kind, count in kinds.items())
+        labelled = " and ".join(f"{count} with {kind}" for kind, count in kinds.items() if kind)
         lines.append(f"{split}: {len(rows)} frames of {shown}{many} pixels, {bits} bits; {labelled or 'no label'}")
     return "\n".join(lines)
+
+
+def _label(source: str, objects: dict | None) -> str:
+    """What a frame has for a label, in words; nothing where it has none."""
+    if source == HUMAN and not (objects and objects["bbox"]):
+        return "no target"
+    return {HUMAN: "a mask", BOX: "boxes", POINT: "points"}.get(source, "")

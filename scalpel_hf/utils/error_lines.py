@@ -1,5 +1,6 @@
 """An error as one line that a person reads, on a terminal or in a page."""
 
+from .extras import extra_of, remedy
 from .files import DiskFullError, is_disk_full
 
 LONGEST, REMEDY = 2000, 500  # characters of an error's line, and of its end, which is kept
@@ -14,6 +15,8 @@ def one_line(error: Exception) -> str:
         text = f"there is no room to write ({text}): make room, or choose another place"
     elif isinstance(error, MemoryError):
         text = f"there is not enough memory {text and f'({text})'}"
+    elif isinstance(error, ModuleNotFoundError) and (extra := extra_of(error.name)):
+        text = f"{text}: {remedy(extra)}"
     elif not isinstance(error, OF_USERS) or not text:
         text = f"{type(error).__name__}{text and f': {text}'} (`--debug` shows where)"
     return text if len(text) <= LONGEST else f"{text[: LONGEST - REMEDY]} … {text[-REMEDY:]}"

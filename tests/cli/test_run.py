@@ -63,7 +63,7 @@ def test_what_is_measured_on(
     assert ("is held out to measure on" in said) == (not held_out)
     assert ("no cross-validation either" in said) == (not held_out and not folds)
     assert (
-        f"train: 14 frames of 64 × 48 pixels, 8 bits; {masks} have a mask" == describe(tmp_path / "out" / "data")
+        f"train: 14 frames of 64 × 48 pixels, 8 bits; {masks} with a mask" == describe(tmp_path / "out" / "data")
         or held_out
     )
     made = [datasets.load_from_disk(str(folder / "data")) for folder in sorted((tmp_path / "out").glob("folds/*"))]
@@ -109,6 +109,8 @@ def test_boxes_of_ones_own_to_measure_on(tmp_path: Path) -> None:
     run.prepare(arguments(tmp_path, "--test", tmp_path / "others", "--test-labels", tmp_path / "boxes.json"))
     test = datasets.load_from_disk(str(tmp_path / "out" / "data"))["test"]
     assert test["label_source"][:] == ["box", "box", "human"]  # a frame without a target is measured on, too
+    said = describe(tmp_path / "out" / "data").splitlines()
+    assert said[0].endswith("; 3 with a mask") and said[1].endswith("; 2 with boxes and 1 with no target")
 
 
 @pytest.mark.parametrize(("labels", "kind"), [(13, "human"), (13, "box"), (3, "box")])

@@ -9,7 +9,6 @@ from typing import Any
 import datasets
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.label_sources import BY_PEOPLE
@@ -18,7 +17,7 @@ from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.utils.files import read_text, whole_folder, write_text
 from scalpel_hf.utils.markdown import Markdown
 from scalpel_hf.utils.templates import markdown_template
-from scalpel_hf.utils.visualization import GREEN, RED, gray
+from scalpel_hf.utils.visualization import GREEN, RED, YELLOW, draw_outline, gray
 
 from .calibration import MODELS, Calibration
 from .columns import is_above
@@ -29,7 +28,6 @@ TEMPLATE = Path(__file__).with_name("report.md")
 AREAS = (1, 2, 3, 5, 9, 17, 33, 65, 129, 257)  # first area of each bin, in pixels
 SCORES = tuple(i / 10 for i in range(10))
 AT_RANDOM = "At random"
-YELLOW = (250, 210, 40)
 BAR = 30  # longest bar of a histogram, in characters
 
 
@@ -145,9 +143,9 @@ def case_pictures(
         left_open = is_above(confidence, row["teacher"]["threshold"]) & ~taken
         outlined = np.array(gray(frame))
         if truth is not None and row["name"] in places:
-            _outline(outlined, read_target(truth[places[row["name"]]]["mask"]), GREEN, 1)
-        _outline(outlined, taken, RED, 2)
-        _outline(outlined, left_open, YELLOW, 2)
+            draw_outline(outlined, read_target(truth[places[row["name"]]]["mask"]), GREEN, 1)
+        draw_outline(outlined, taken, RED, 2)
+        draw_outline(outlined, left_open, YELLOW, 2)
         soft = np.repeat(confidence[..., None], 3, axis=2)
         gap = np.full((frame.shape[0], 4, 3), 255, np.uint8)
         yield row["name"], Image.fromarray(np.concatenate([np.array(gray(frame)), gap, soft, gap, outlined], axis=1))
@@ -169,8 +167,3 @@ def picture_grid(pictures: Sequence[Image.Image], gap: int = 4) -> Image.Image:
         grid.paste(picture, (0, y))
         y += picture.height + gap
     return grid
-
-
-def _outline(picture: np.ndarray, mask: np.ndarray, color: tuple[int, int, int], distance: int) -> None:
-    far, near = (ndimage.binary_dilation(mask, np.ones((3, 3)), iterations=d) for d in (distance + 1, distance))
-    picture[far & ~near] = color

@@ -40,6 +40,7 @@ def trial_stages(folder: Path, commands: dict[str, list[str]]) -> list[Stage]:
             trial_of(verb),
             folder / verb / "metrics.json",
             [*command, *short, *unguarded[verb], "--output-dir", str(folder / verb)],
+            silent=True,
         )
         for verb, command in commands.items()
     ]

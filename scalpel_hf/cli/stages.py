@@ -36,11 +36,13 @@ class Stage:
         name: what people call it.
         done: the file or folder that it leaves when it is done.
         command: the verb and its flags.
+        silent: whether what it prints is of no interest, such as the next command after a trial; errors are.
     """
 
     name: str
     done: Path
     command: list[str]
+    silent: bool = False
 
 
 def claim(out: Path, marker: str, settings: dict[str, Any]) -> None:
@@ -68,17 +70,22 @@ def claim(out: Path, marker: str, settings: dict[str, Any]) -> None:
         )
 
 
-def run_verb(command: list[str], again: str) -> None:
+def run_verb(command: list[str], again: str, silent: bool = False) -> None:
     """Run a verb of `scalpel-hf`; it ends when this program does, however that comes about.
 
     Args:
         again: what to run again to resume where it fails, for the message.
+        silent: see [`Stage`].
     """
     print("\n$ scalpel-hf " + shlex.join(command), flush=True)
     # In a session of its own, where Ctrl-C doesn't reach it: it is stopped here, without a traceback of its own.
     environment = {**os.environ, **QUIET}
     child = subprocess.Popen(
-        [sys.executable, "-c", TETHERED, *command], stdin=subprocess.PIPE, start_new_session=True, env=environment
+        [sys.executable, "-c", TETHERED, *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL if silent else None,
+        start_new_session=True,
+        env=environment,
     )
     try:
         status = child.wait()
@@ -104,7 +111,7 @@ def run_stages(
         before(stage)
         began = time.monotonic()
         try:
-            run_verb(stage.command, again)
+            run_verb(stage.command, again, stage.silent)
         finally:
             seconds[stage.name] = seconds.get(stage.name, 0.0) + time.monotonic() - began
             write_json(out / TIMES_FILE, seconds)

@@ -27,6 +27,7 @@ from scalpel_hf.recipes.distill import DistillArguments
 from scalpel_hf.recipes.transfer import TransferArguments
 from scalpel_hf.runtime.onnx_models import OnnxDetector, load_exported
 from scalpel_hf.training.arguments import parse_arguments
+from scalpel_hf.version import __version__
 from tests.app.runs import make_run
 from tests.small_students import small_detector, small_student
 
@@ -233,6 +234,12 @@ def test_stages_that_are_done_are_not_done_again(tmp_path: Path, capfd: pytest.C
     with pytest.raises(SystemExit, match="failed \\(status 2\\); mended that, run it again to resume"):
         run_stages(tmp_path, [Stage("three", tmp_path / "other", ["no-such-verb"])], "it")
     assert set(json.loads((tmp_path / "times.json").read_text())) == {"two", "three"}
+    assert __version__ in capfd.readouterr().out
+    run_stages(tmp_path, [Stage("a trial", tmp_path / "other", ["--version"], silent=True)], "it")
+    assert capfd.readouterr().out.strip() == "$ scalpel-hf --version"
+    with pytest.raises(SystemExit):
+        run_stages(tmp_path, [Stage("a trial", tmp_path / "other", ["no-such-verb"], silent=True)], "it")
+    assert "no-such-verb" in capfd.readouterr().err
 
 
 def finished_job(

@@ -109,10 +109,10 @@ def train_student(
         weigh_pixels = isinstance(model, ScalpelStudentForObjectDetection)
         loss = detection_loss(args.pseudo_weight, warmup_steps, weigh_pixels)
         best_metric, collate = "ap50", DetectionSamples.collate
-        if dataset.margin:
+        if isinstance(dataset, DetectionSamples) and dataset.margin:
             accelerator.print(
-                f"boxes of masks, pseudo labels and pasted targets are grown by {dataset.margin:g} pixels: people's "
-                "boxes here have that margin"
+                f"boxes of masks and pasted targets are grown by {dataset.margin:g} pixels, of pseudo labels by "
+                f"{dataset.pseudo_margin:g}: people's boxes here have that margin"
             )
         if args.eval_split or len(held_out):
             coco_classes()  # if they are missing, say so now and not after the training

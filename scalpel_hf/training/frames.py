@@ -1,6 +1,6 @@
 """Labelled frames as crops are cut of them: decoded once, and kept in memory as far as that reaches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import get_worker_info
 
 from scalpel_hf.data.image_cells import undecoded
-from scalpel_hf.data.label_sources import BOX, POINT
+from scalpel_hf.data.label_sources import BOX, POINT, PSEUDO
 from scalpel_hf.data.pasting import Cutout, cut_out, has_spread
 from scalpel_hf.data.proposals import row_weak_label
 from scalpel_hf.data.transforms import Curve, Sample, Spread
@@ -51,7 +51,7 @@ class LabelledFrame:
         frame: as it is stored.
         target: bool.
         weight: in steps of 1 / 255, uint8: a confidence has 8 bits.
-        boxes: the numbers of boxes, int32, if people drew any.
+        boxes: the numbers of boxes, int32, if people drew any, or as if they had.
         processor: by whose rule crops are normalised: as parts of the whole frame.
     """
 
@@ -125,7 +125,11 @@ class LabelledFrames(Sequence[LabelledFrame]):
     Args:
         dataset: with `image` and people's masks, boxes or points, or pseudo labels.
         memory: bytes that may be kept.
+
+    `pseudo_boxes`, where it is set, gives the numbers of boxes of a pseudo label's target.
     """
+
+    pseudo_boxes: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __init__(self, dataset: datasets.Dataset, processor: InfraredImageProcessor, memory: int = MEMORY):
         self.dataset, self.processor, self.memory = undecoded(dataset), processor, memory
@@ -138,7 +142,10 @@ class LabelledFrames(Sequence[LabelledFrame]):
     def __getitem__(self, index: int) -> LabelledFrame:  # type: ignore[override]
         if index in self.kept:
             return self.kept[index]
-        sample = _read(self.dataset[index])
+        row = self.dataset[index]
+        sample = _read(row)
+        if self.pseudo_boxes is not None and row["label_source"] == PSEUDO:
+            sample = replace(sample, boxes=self.pseudo_boxes(sample.target > 0))
         weight = np.rint(sample.weight * 255).astype(np.uint8)
         frame = LabelledFrame(sample.frame, sample.target > 0, weight, sample.boxes, self.processor)
         worker = get_worker_info()

@@ -1,6 +1,7 @@
 """Stage 2, deployment-oriented transfer: what a student is shown and what it is asked for."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import datasets
@@ -28,8 +29,8 @@ from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.losses import BCE_WEIGHT, soft_iou_loss, weighted_bce
 from scalpel_hf.modeling.segmentation_maps import as_foreground
 from scalpel_hf.training.box_loss import box_projection_loss
-from scalpel_hf.training.box_margin import margin_of_boxes
-from scalpel_hf.training.frames import LabelledFrame, LabelledFrames
+from scalpel_hf.training.box_margin import margin_of_boxes, margin_of_pseudo_labels, number_boxes
+from scalpel_hf.training.frames import LabelledFrame, LabelledFrames, labelled_sample
 from scalpel_hf.training.sampling import shuffled
 
 MEASURED = 200  # frames, or up to twice as many, that tell the margin of people's boxes
@@ -70,13 +71,13 @@ class StudentSamples(Dataset):
         self.pseudo = [i for i, source in enumerate(sources) if source == PSEUDO]
         # A pasted target counts in full: it should be a true one, of a known extent.
         self.donors = [i for i in self.human if sources[i] == HUMAN] or self.human or self.pseudo
-        drawn = [i for i in self.human if sources[i] in (BOX, POINT)]
-        self.has_boxes = bool(drawn)
+        self.drawn = [i for i in self.human if sources[i] in (BOX, POINT)]
+        self.has_boxes = bool(self.drawn)
         self.indices = self.human + self.pseudo
         if not self.indices:
             raise ValueError("no frame of the data set has a label: every `label_source` is 'none'")
         self.frames = LabelledFrames(dataset, processor)
-        self.margin = margin_of_boxes(self.frames[i].sample for i in drawn[:: max(1, len(drawn) // MEASURED)])
+        self.margin = margin_of_boxes(self.frames[i].sample for i in _some(self.drawn))
         self.processor, self.crop_size, self.seed = processor, crop_size, seed
         share = max(human_share, len(self.human) / len(self.indices)) if self.human else 0.0
         self.share = share if self.pseudo else 1.0
@@ -138,9 +139,20 @@ class DetectionSamples(StudentSamples):
     [`StudentSamples`] with the boxes of their targets in place of the mask, in transformers' format: `labels` with
     `class_labels` (N,), all 0, and `boxes` (N, 4), (centre x, centre y, width, height) as shares of the crop.
 
-    A box that a person drew is taken as it is, cut off at the crop's edge, and its pixels weigh 1. Other targets, of
-    masks, pseudo labels or pasted, get boxes of the same kind: their own, with the margin that people's have.
+    A box that a person drew is taken as it is, cut off at the crop's edge, and its pixels weigh 1. Where these have a
+    margin, other targets get boxes of the same kind: pasted ones and those of masks their own with that margin, those
+    of pseudo labels theirs with `pseudo_margin`, see [`margin_of_pseudo_labels`].
     """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.pseudo_margin = 0.0
+        if self.margin and self.pseudo:
+            drawn, pseudo = (
+                map(labelled_sample, self.frames.dataset.select(rows)) for rows in map(_some, (self.drawn, self.pseudo))
+            )
+            self.pseudo_margin = margin_of_pseudo_labels(drawn, pseudo, self.margin)
+            self.frames.pseudo_boxes = partial(number_boxes, reach=self.margin, margin=self.pseudo_margin)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         sample, zoom = self._crop(i)
@@ -148,7 +160,8 @@ class DetectionSamples(StudentSamples):
         numbers = sample.pop("boxes").numpy() if self.has_boxes else np.zeros(target.shape, np.int32)
         others = boxes_of_target(_away_from_boxes(target, numbers))
         found = np.concatenate([_drawn_boxes(numbers), _grown(others, self.margin * zoom, self.crop_size)])
-        sample["weights"][torch.from_numpy(numbers > 0)] = 1
+        if sample["human"]:
+            sample["weights"][torch.from_numpy(numbers > 0)] = 1
         boxes = torch.from_numpy(found) / self.crop_size
         sample["labels"] = {"class_labels": torch.zeros(len(boxes), dtype=torch.long), "boxes": boxes}
         return sample
@@ -157,6 +170,11 @@ class DetectionSamples(StudentSamples):
     def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         labels = [sample.pop("labels") for sample in samples]
         return {**default_collate(samples), "labels": labels}
+
+
+def _some(rows: list[int]) -> list[int]:
+    """`MEASURED` rows, or up to twice as many, at equal distances."""
+    return rows[:: max(1, len(rows) // MEASURED)]
 
 
 def boxes_of_target(target: np.ndarray) -> np.ndarray:

@@ -6,13 +6,14 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from scalpel_hf import InfraredImageProcessor, add_pseudo_labels
 from scalpel_hf.data.label_sources import as_objects
 from scalpel_hf.data.rows import FEATURES
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.training import knowledge_transfer
-from scalpel_hf.training.box_margin import margin_of_boxes
+from scalpel_hf.training.box_margin import margin_of_boxes, margin_of_pseudo_labels, number_boxes, target_boxes
 from scalpel_hf.training.distillation import TeacherSamples
 from scalpel_hf.training.frames import labelled_sample
 from scalpel_hf.training.knowledge_transfer import DetectionSamples, StudentSamples, _away_from_boxes
@@ -88,12 +89,54 @@ def sizes(samples: DetectionSamples, human: bool) -> set[tuple[int, int]]:
 
 @pytest.mark.parametrize("margin", [0, 4])
 def test_boxes_of_pseudo_labels_and_of_pasted_targets_have_it(margin: int) -> None:
-    rows = add_pseudo_labels(rows_of(["box", "box", "none", "none"], margin), Seeing(), keep_in_memory=True)
+    rows = add_pseudo_labels(rows_of(["box"] * 4 + ["none"] * 4, margin), Seeing(), keep_in_memory=True)
     samples = DetectionSamples(rows, InfraredImageProcessor(), crop_size=48, seed=0)
-    assert samples.margin == margin
-    drawn, labelled = ({tuple(sorted(s + margin for s in SIDES[i])) for i in pair} for pair in ((0, 1), (2, 3)))
-    assert sizes(samples, human=True) == drawn  # what is pasted there is cut out of boxes
-    assert labelled <= sizes(samples, human=False) <= drawn | labelled
+    assert samples.margin == samples.pseudo_margin == margin
+    expected = {tuple(sorted(s + margin for s in sides)) for sides in SIDES.values()}
+    assert sizes(samples, human=True) == expected  # what is pasted there is cut out of boxes
+    assert sizes(samples, human=False) == expected
+
+
+class Wide(Seeing):
+    """A teacher whose targets are two pixels wider and higher, and in two parts; it isn't sure of the rest."""
+
+    def probabilities(self, frame: np.ndarray) -> np.ndarray:
+        wide = ndimage.binary_dilation(frame > 140, np.ones((3, 3)))
+        wide[:, int(np.flatnonzero(wide.any(0)).mean())] = False
+        return np.where(wide, 1.0, 0.1)
+
+
+def test_a_teacher_s_targets_have_a_margin_of_their_own_and_parts_are_one_target() -> None:
+    rows = add_pseudo_labels(rows_of(["box"] * 4 + ["none"] * 4, 8), Wide(), keep_in_memory=True)
+    samples = DetectionSamples(rows, InfraredImageProcessor(), crop_size=64, seed=0)
+    assert samples.margin == 8 and samples.pseudo_margin == 6
+    assert sizes(samples, human=False) == {tuple(sorted(s + 8 for s in sides)) for sides in SIDES.values()}
+    frame = samples.frames[4]
+    assert (frame.boxes > 0).sum() == 12 * 12 and (frame.weight[frame.boxes > 0] < 255).any()
+    crops = [samples[i] for i in range(8)]
+    assert all((crop["weights"] < 1).any() for crop in crops if not crop["human"])  # also in their boxes
+
+
+def test_targets_are_one_where_a_centre_lies_within_reach() -> None:
+    target = np.zeros((30, 40), bool)
+    target[10:12, 10:12] = target[10:12, 14:16] = target[25, 30] = True
+    assert target_boxes(target, 0).tolist() == [[10, 10, 12, 12], [14, 10, 16, 12], [30, 25, 31, 26]]
+    assert target_boxes(target, 6).tolist() == [[10, 10, 16, 12], [30, 25, 31, 26]]
+    assert target_boxes(np.zeros((4, 5), bool), 6).shape == (0, 4)
+    numbers = number_boxes(target, 6, 4)
+    assert [tuple((s.start, s.stop) for s in w) for w in ndimage.find_objects(numbers)] == [
+        ((8, 14), (8, 18)),
+        ((23, 28), (28, 33)),
+    ]
+    target[0, 0] = True  # at the frame's edge
+    assert (number_boxes(target, 6, 4)[:3, :3] > 0).all()
+
+
+def test_pseudo_labels_without_a_target_tell_nothing() -> None:
+    drawn = [labelled_sample(row(0, "box", 4))]
+    empty = np.zeros((64, 72), np.float32)
+    assert margin_of_pseudo_labels(drawn, [Sample(empty, empty, empty)], 4) == 0
+    assert margin_of_pseudo_labels([], drawn, 4) == margin_of_pseudo_labels(drawn, [], 4) == 0
 
 
 def test_boxes_of_masks_alone_are_the_masks_own() -> None:
@@ -110,20 +153,19 @@ def test_teachers_and_students_know_the_margin() -> None:
 
 
 def test_the_margin_is_zoomed_with_the_frame() -> None:
-    rows = add_pseudo_labels(rows_of(["box", "none", "none", "none"], 8), Seeing(), keep_in_memory=True)
-    grown, own = (DetectionSamples(rows, InfraredImageProcessor(), crop_size=64, seed=0) for _ in range(2))
-    own.margin = 0
+    rows = add_pseudo_labels(rows_of(["box"] * 4 + ["none"] * 4, 8), Seeing(), keep_in_memory=True)
+    samples = DetectionSamples(rows, InfraredImageProcessor(), crop_size=64, seed=0)
+    own = np.array([*SIDES.values(), *(sides[::-1] for sides in SIDES.values())])
     zooms = set()
-    for i in range(40):
-        item, zoom = grown[i], grown._crop(i)[1]
-        boxes, tight = (labels["boxes"].numpy() * 64 for labels in (item["labels"], own[i]["labels"]))
-        if item["human"]:
-            continue
-        low, high = tight[:, :2] - tight[:, 2:] / 2 - 4 * zoom, tight[:, :2] + tight[:, 2:] / 2 + 4 * zoom
-        low, high = low.clip(0, 64), high.clip(0, 64)  # cut off at the crop's edge
-        np.testing.assert_allclose(boxes, np.concatenate([(low + high) / 2, high - low], 1), atol=1e-3)
-        zooms.add(round(zoom, 1))
-    assert len(zooms) > 4
+    for i in range(60):
+        item, zoom = samples[i], samples._crop(i)[1]
+        boxes = item["labels"]["boxes"].numpy() * 64
+        inside = ((boxes[:, :2] - boxes[:, 2:] / 2 > 0) & (boxes[:, :2] + boxes[:, 2:] / 2 < 64)).all(1)
+        expected = np.concatenate([(own + 8) * zoom, own + 8 * zoom])  # of a pasted target, the margin alone
+        for sides in boxes[inside, 2:]:
+            assert np.abs(sides - expected).max(1).min() < 2
+            zooms.add((round(zoom, 1), bool(item["human"])))
+    assert len(zooms) > 6
 
 
 def test_what_reaches_out_of_a_drawn_box_gets_none_of_its_own() -> None:

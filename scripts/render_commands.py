@@ -15,7 +15,8 @@ from pathlib import Path
 
 from scalpel_hf.cli.main import VERBS
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.utils.files import read_text, write_text
+from scalpel_hf.utils.files import write_text
+from scalpel_hf.utils.reading import read_text
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "commands.md"

@@ -40,8 +40,9 @@ from scalpel_hf.evaluation.comparison import (
     metrics_of_counts,
 )
 from scalpel_hf.evaluation.evaluator import mean_and_deviation
-from scalpel_hf.utils.files import read_json, read_text, write_text
+from scalpel_hf.utils.files import write_text
 from scalpel_hf.utils.markdown import escape
+from scalpel_hf.utils.reading import read_json, read_text
 
 ROOT = Path(__file__).parents[1]
 TABLE = re.compile(r"^<!-- table: (.*?) -->\n(.*?)^<!-- end of table -->$", re.DOTALL | re.MULTILINE)

@@ -11,7 +11,8 @@ from scalpel_hf.data.label_sources import BY_PEOPLE
 from scalpel_hf.data.masks import TARGET, read_row_mask
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.pseudo_labels.columns import is_above
-from scalpel_hf.utils.files import read_json, write_json
+from scalpel_hf.utils.files import write_json
+from scalpel_hf.utils.reading import read_json
 
 BORDER = 3  # pixels around an object that belong to it: its soft edge is no other candidate
 CERTAINTY_FILE = "certainty.json"

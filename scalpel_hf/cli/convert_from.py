@@ -19,7 +19,8 @@ from scalpel_hf.cli.mask_options import add_mask_options
 from scalpel_hf.cli.program import verb_parser
 from scalpel_hf.data import LabelBudget, MaskValues, load_prepared
 from scalpel_hf.data.label_sources import BY_PEOPLE
-from scalpel_hf.utils.files import read_text, whole_folder
+from scalpel_hf.utils.files import whole_folder
+from scalpel_hf.utils.reading import read_text
 
 BUDGET_FILE = "label_budget.json"  # as `scalpel-hf prepare` calls it
 

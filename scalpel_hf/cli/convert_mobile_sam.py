@@ -20,7 +20,8 @@ from scalpel_hf.cli.numbers import SIDE
 from scalpel_hf.cli.program import verb_parser
 from scalpel_hf.modeling.configuration_mobile_sam import MobileSamConfig
 from scalpel_hf.modeling.modeling_mobile_sam import MobileSamModel
-from scalpel_hf.utils.files import check_can_be_made, read_bytes, whole_folder, write_text
+from scalpel_hf.utils.files import check_can_be_made, whole_folder, write_text
+from scalpel_hf.utils.reading import read_bytes
 
 KNOWN_SHA256 = "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f"
 SOURCE_URL = "https://github.com/ChaoningZhang/MobileSAM"

@@ -44,7 +44,8 @@ from scalpel_hf.pseudo_labels.report import write_report
 from scalpel_hf.pseudo_labels.thresholds import ThresholdChoice, choose_threshold
 from scalpel_hf.training.guard import check_teacher
 from scalpel_hf.utils.error_lines import one_line
-from scalpel_hf.utils.files import read_json, write_json
+from scalpel_hf.utils.files import write_json
+from scalpel_hf.utils.reading import read_json
 
 
 def main(argv: list[str] | None = None) -> None:

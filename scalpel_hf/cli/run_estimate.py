@@ -7,7 +7,7 @@ from typing import Any
 
 import datasets
 
-from scalpel_hf.utils.files import read_json, read_yaml
+from scalpel_hf.utils.reading import read_json, read_yaml
 from scalpel_hf.utils.recipe_files import recipe_file
 
 from .stages import Stage, times_of

@@ -16,7 +16,8 @@ from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.evaluation.box_metrics import truth_of
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.training.run_record import METRICS_FILE
-from scalpel_hf.utils.files import read_json, read_text, write_text
+from scalpel_hf.utils.files import write_text
+from scalpel_hf.utils.reading import read_json, read_text
 from scalpel_hf.utils.templates import html_template
 from scalpel_hf.utils.visualization import GREEN, RED, fill_boxes, gray, level, operator_maps, outline
 

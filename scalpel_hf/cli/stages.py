@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalpel_hf.utils.files import read_json, write_json
+from scalpel_hf.utils.files import write_json
+from scalpel_hf.utils.reading import read_json
 
 TIMES_FILE = "times.json"
 QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # of work that takes no time

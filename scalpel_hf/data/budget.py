@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Dataset, Value
 
-from scalpel_hf.utils.files import read_json, write_json
+from scalpel_hf.utils.files import write_json
+from scalpel_hf.utils.reading import read_json
 
 from .label_sources import BOX, HUMAN, NONE, POINT
 

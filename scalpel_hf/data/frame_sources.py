@@ -16,8 +16,8 @@ from PIL import Image
 
 from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES, count_pages, read_frame, read_pages
 from scalpel_hf.runtime.recordings import Damage, read_recording
-from scalpel_hf.utils.files import read_text
 from scalpel_hf.utils.image_files import frame_name, visible_files
+from scalpel_hf.utils.reading import read_text
 
 from .image_cells import stored_cell
 from .names import few

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-from scalpel_hf.utils.files import read_text
 from scalpel_hf.utils.image_files import find_images, frame_name
+from scalpel_hf.utils.reading import read_text
 
 from .masks import ABOVE_HALF, MaskValues
 from .names import FrameNames, UnknownNameError, few

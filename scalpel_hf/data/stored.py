@@ -15,8 +15,9 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scalpel_hf.utils.files import check_is_file, read_json, safe_name
+from scalpel_hf.utils.files import safe_name
 from scalpel_hf.utils.image_files import visible_files
+from scalpel_hf.utils.reading import check_is_file, read_json
 
 FOLDER_OF_IMAGES = "imagefolder"  # `datasets`' name for what finds images in a folder
 

@@ -15,7 +15,8 @@ from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.label_sources import BY_PEOPLE
 from scalpel_hf.data.prepared import has_mask
 from scalpel_hf.evaluation.box_metrics import judged_by_boxes
-from scalpel_hf.utils.files import read_json, write_json
+from scalpel_hf.utils.files import write_json
+from scalpel_hf.utils.reading import read_json
 
 logger = logging.getLogger(__name__)
 

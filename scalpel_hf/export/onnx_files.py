@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from scalpel_hf.runtime.settings import check_files, hash_tensors
-from scalpel_hf.utils.files import read_json, work_folder
+from scalpel_hf.utils.files import work_folder
+from scalpel_hf.utils.reading import read_json
 
 OPSET = 18
 TOLERANCE = 1e-4

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from scalpel_hf.utils.files import read_json, read_text, read_yaml
+from scalpel_hf.utils.reading import read_json, read_text, read_yaml
 
 from .human_labels import HumanLabel, LabelFileError
 

@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from scalpel_hf.predictors.pretrained import ADAPTER_CONFIG
-from scalpel_hf.utils.files import read_json
+from scalpel_hf.utils.reading import read_json
 
 from .card_parts import PROJECT_TAGS, render
 from .provenance import NOTHING_KNOWN, Provenance, base_on_hub, read_record

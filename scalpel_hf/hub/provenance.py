@@ -9,7 +9,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
 from scalpel_hf.training.run_record import METRICS_FILE, without_local_paths
-from scalpel_hf.utils.files import read_json
+from scalpel_hf.utils.reading import read_json
 
 from .repo_names import is_hub_id
 

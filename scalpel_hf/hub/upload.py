@@ -21,7 +21,7 @@ from scalpel_hf.pseudo_labels.output import read_grid, read_run
 from scalpel_hf.runtime.settings import FOLDER as ONNX
 from scalpel_hf.runtime.settings import belonging_files
 from scalpel_hf.training.run_record import METRICS_FILE, shown_values, without_local_paths
-from scalpel_hf.utils.files import read_json
+from scalpel_hf.utils.reading import read_json
 
 from .card_parts import PICTURE
 from .dataset_card import dataset_card

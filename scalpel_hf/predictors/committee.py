@@ -12,7 +12,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from peft import PeftModel
 
 from scalpel_hf.modeling.image_processing_infrared import read_frame
-from scalpel_hf.utils.files import read_json, write_json
+from scalpel_hf.utils.files import write_json
+from scalpel_hf.utils.reading import read_json
 
 from .prediction import Prediction
 from .pretrained import COMMITTEE_FILE, MEMBER_FOLDERS, loading

@@ -7,7 +7,7 @@ from typing import Any
 from transformers.utils import cached_file
 
 from scalpel_hf.runtime.settings import CONFIG_FILE, FOLDER
-from scalpel_hf.utils.files import read_json
+from scalpel_hf.utils.reading import read_json
 
 from .pretrained import ADAPTER_CONFIG
 

@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, PreTrainedModel
 
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.whole_weights import check_numbers, check_weights, current_name, damaged
-from scalpel_hf.utils.files import read_json
+from scalpel_hf.utils.reading import read_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 # Beside a committee's first adapter: a file that names the folders of the others.

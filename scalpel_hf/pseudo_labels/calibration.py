@@ -10,7 +10,8 @@ import numpy as np
 from scipy import optimize
 from scipy.special import expit, logit
 
-from scalpel_hf.utils.files import read_json, write_json
+from scalpel_hf.utils.files import write_json
+from scalpel_hf.utils.reading import read_json
 
 from .evidence import EVIDENCE
 

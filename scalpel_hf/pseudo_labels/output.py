@@ -9,7 +9,8 @@ import datasets
 import numpy as np
 
 from scalpel_hf.data.label_sources import BY_PEOPLE, NONE, PSEUDO
-from scalpel_hf.utils.files import read_json, safe_name, write_json
+from scalpel_hf.utils.files import safe_name, write_json
+from scalpel_hf.utils.reading import read_json
 
 KEY_FILE = "pseudo_labels.json"  # in a finished folder: which settings it was made with
 REVIEW_FOLDER = "review"  # in a finished folder: what people decided about its frames

@@ -14,8 +14,9 @@ from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.label_sources import BY_PEOPLE
 from scalpel_hf.data.masks import read_target
 from scalpel_hf.modeling.image_processing_infrared import read_frame
-from scalpel_hf.utils.files import read_text, whole_folder, write_text
+from scalpel_hf.utils.files import whole_folder, write_text
 from scalpel_hf.utils.markdown import Markdown
+from scalpel_hf.utils.reading import read_text
 from scalpel_hf.utils.templates import markdown_template
 from scalpel_hf.utils.visualization import GREEN, RED, YELLOW, draw_outline, gray
 

@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 
 from scalpel_hf.formats.human_labels import HumanLabel, import_human_labels
-from scalpel_hf.utils.files import read_text
+from scalpel_hf.utils.reading import read_text
 
 from .output import REVIEW_FOLDER
 

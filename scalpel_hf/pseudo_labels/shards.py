@@ -15,7 +15,8 @@ from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.image_cells import stored_cells, undecoded
 from scalpel_hf.data.label_sources import BY_PEOPLE
 from scalpel_hf.data.stored import split_name
-from scalpel_hf.utils.files import DiskFullError, read_json, remove_leftovers, whole_folder, work_folder, write_json
+from scalpel_hf.utils.files import DiskFullError, remove_leftovers, whole_folder, work_folder, write_json
+from scalpel_hf.utils.reading import read_json
 
 from .calibration import Calibration, fit_calibration, match_prevalence
 from .columns import PSEUDO_FEATURES

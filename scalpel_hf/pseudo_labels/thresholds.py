@@ -9,7 +9,7 @@ import numpy as np
 
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.masks import IGNORED, TARGET
-from scalpel_hf.utils.files import read_json
+from scalpel_hf.utils.reading import read_json
 
 from .columns import is_above
 from .labelling import confidence_of, predict, read_pair

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scalpel_hf.utils.files import check_is_file, read_json, write_json
+from scalpel_hf.utils.files import write_json
+from scalpel_hf.utils.reading import check_is_file, read_json
 
 from .preprocessing import NORMALIZATIONS, check_percentiles
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from transformers import HfArgumentParser
 
-from scalpel_hf.utils.files import read_yaml
 from scalpel_hf.utils.flags import with_hyphens
+from scalpel_hf.utils.reading import read_yaml
 from scalpel_hf.utils.recipe_files import recipe_file
 
 

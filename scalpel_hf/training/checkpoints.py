@@ -17,15 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from scalpel_hf.utils.files import (
-    check_is_file,
-    read_json,
-    remove_folder,
-    remove_leftovers,
-    whole_file,
-    whole_folder,
-    write_json,
-)
+from scalpel_hf.utils.files import remove_folder, remove_leftovers, whole_file, whole_folder, write_json
+from scalpel_hf.utils.reading import check_is_file, read_json
 
 NEW_RUN: dict[str, Any] = {"step": 0, "seconds": 0.0, "best": None, "last": {}}
 

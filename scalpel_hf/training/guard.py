@@ -13,7 +13,7 @@ import numpy as np
 
 from scalpel_hf.data.splits import folds_by_recording, recordings_of
 from scalpel_hf.evaluation.comparison import bootstrap_differences, count_frames, mean_metrics
-from scalpel_hf.utils.files import read_json
+from scalpel_hf.utils.reading import read_json
 
 from .run_record import METRICS_FILE
 

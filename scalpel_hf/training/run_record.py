@@ -15,7 +15,8 @@ import torch
 from scipy.stats import binomtest
 
 from scalpel_hf.hub.repo_names import shown_name
-from scalpel_hf.utils.files import read_json, write_json
+from scalpel_hf.utils.files import write_json
+from scalpel_hf.utils.reading import read_json
 
 from .arguments import LoopArguments
 

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and JSON and YAML files that say what is wrong with them."""
+"""Files and folders that are written whole or not at all, and names that they may have."""
 
 import ctypes
 import errno
@@ -9,7 +9,6 @@ import shutil
 import threading
 import unicodedata
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +18,6 @@ from typing import Any
 FULL_IN_WORDS = re.compile(r"No space left|os error 28\b|Disk quota|File too large")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LONGEST_NAME = 200  # bytes: file systems allow 255, with the suffix and what hidden part files are called
-LARGEST_YAML = 2**20  # bytes: a configuration is smaller
-KINDS = {dict: "an object of names and values", list: "a list", str: "text", int: "a number", float: "a number"}
 
 
 def check_can_be_made(path: str | Path, option: str) -> None:
@@ -58,9 +55,6 @@ def safe_name(name: Any, what: str) -> str:
     if len(name.encode()) > LONGEST_NAME:
         raise ValueError(f"{what} {name[:40]!r}… can't be a file's name, being longer than {LONGEST_NAME} bytes")
     return name
-
-
-# Writing
 
 
 class DiskFullError(OSError):
@@ -275,102 +269,3 @@ def _room_for(path: Path, part: Path) -> Iterator[None]:
 
 def megabytes(size: float) -> str:
     return f"{size / 1e6:,.1f} MB"
-
-
-# Reading
-
-
-def check_is_file(path: str | Path) -> None:
-    """Raise `ValueError` for what is there and no file, such as a pipe, which would be waited for without end."""
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'a pipe or device'}, not a file")
-
-
-def read_bytes(path: str | Path) -> bytes:
-    """A file's content. Raises as [`check_is_file`] does, and `OSError` for what can't be read."""
-    check_is_file(path)
-    return Path(path).read_bytes()
-
-
-def read_text(path: str | Path) -> str:
-    """
-    A text file as UTF-8, with or without a byte order mark, or as UTF-16 with one.
-
-    Raises as [`read_bytes`] does, and `ValueError` for another encoding.
-    """
-    content = read_bytes(path)
-    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8: byte {error.start} is {content[error.start]:#04x}") from error
-
-
-def read_json(path: str | Path, kind: type | tuple[type, ...] = dict) -> Any:
-    """
-    What a JSON file holds.
-
-    Args:
-        kind: what that has to be: `dict`, `list` and so on, or several.
-
-    Raises `ValueError` naming the file for what is no JSON, is of another kind, has a name twice or is nested too
-    deeply, and as [`read_text`] does.
-    """
-    text = read_text(path)
-    try:
-        content = json.loads(text, object_pairs_hook=_without_doubles)
-    except RecursionError:
-        raise ValueError(f"{path} is nested too deeply") from None
-    except ValueError as error:
-        raise ValueError(f"{path} can't be read as JSON: {error}") from error
-    return _of_kind(content, kind, path)
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    twice = first_double([name for name, _ in pairs])
-    if twice is not None:
-        raise ValueError(f"{twice!r} is there twice in one object")
-    return dict(pairs)
-
-
-def first_double(names: list[str]) -> str | None:
-    if len(set(names)) == len(names):
-        return None
-    return next(name for name, count in Counter(names).items() if count > 1)
-
-
-def read_yaml(path: str | Path, kind: type | tuple[type, ...] = dict) -> Any:
-    """
-    What a YAML file holds; an empty one holds an empty `dict`.
-
-    Numbers are what they look like: `1e-3` is one, `010` (eight, by YAML 1.1), `1:30` (ninety) and dates are text.
-
-    Args:
-        kind: what that has to be: `dict`, `list` and so on, or several.
-
-    Raises `ValueError` naming the file for what is no YAML, is of another kind, has a name twice, is nested too deeply,
-    larger than a configuration is, or has aliases (`*name`), and as [`read_text`] does.
-    """
-    import yaml  # here, since the runtime reads JSON alone, and needs nothing but NumPy, Pillow and onnxruntime
-
-    from .plain_yaml import PlainLoader
-
-    text = read_text(path)
-    if len(text) > LARGEST_YAML:
-        raise ValueError(f"{path} is no configuration: it has more than {megabytes(LARGEST_YAML)}")
-    try:
-        content = yaml.load(text, PlainLoader)
-    except RecursionError:
-        raise ValueError(f"{path} is nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path} can't be read as YAML: {' '.join(str(error).split())}") from error
-    return _of_kind({} if content is None else content, kind, path)
-
-
-def _of_kind(content: Any, kind: type | tuple[type, ...], path: str | Path) -> Any:
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    if not isinstance(content, kinds) or (isinstance(content, bool) and bool not in kinds):
-        wanted = " or ".join(KINDS.get(k, k.__name__) for k in kinds)
-        raise ValueError(f"{path} must hold {wanted}, and holds {KINDS.get(type(content), repr(content))}")
-    return content

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from .files import first_double
+from .reading import first_double
 
 
 class PlainLoader(yaml.SafeLoader):

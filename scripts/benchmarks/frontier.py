@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from scalpel_hf.utils.files import read_json
+from scalpel_hf.utils.reading import read_json
 
 WIDTH, HEIGHT, MARGIN = 640, 360, 48
 TEMPLATE = """<svg xmlns="http://www.w3.org/2000/svg" width="{{ width }}" height="{{ height }}"

@@ -29,7 +29,8 @@ from scalpel_hf.evaluation.unseen import rows_to_measure, trained_on, with_masks
 from scalpel_hf.predictors.load import on_default_device
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.training.loop import hash_weights
-from scalpel_hf.utils.files import read_json, read_yaml, write_json, write_text
+from scalpel_hf.utils.files import write_json, write_text
+from scalpel_hf.utils.reading import read_json, read_yaml
 from scalpel_hf.version import __version__
 
 ROOT = Path(__file__).parents[2]

@@ -29,15 +29,8 @@ from scalpel_hf.predictors.load import default_device, on_default_device
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.predictors.teacher import Teacher
 from scalpel_hf.pseudo_labels.planner import candidates, describe_frames, plan_labels, teacher_uncertainty
-from scalpel_hf.utils.files import (
-    read_json,
-    remove_folder,
-    remove_leftovers,
-    whole_file,
-    whole_folder,
-    write_json,
-    write_text,
-)
+from scalpel_hf.utils.files import remove_folder, remove_leftovers, whole_file, whole_folder, write_json, write_text
+from scalpel_hf.utils.reading import read_json
 
 ROOT = Path(__file__).parents[2]
 PLANS = ("random", "coverage", "uncertainty")

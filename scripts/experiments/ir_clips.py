@@ -36,7 +36,8 @@ from scalpel_hf.evaluation.box_metrics import (
 from scalpel_hf.evaluation.detection_metrics import DetectionMetrics
 from scalpel_hf.predictors.load import default_device, load_predictor
 from scalpel_hf.training.run_record import METRICS_FILE
-from scalpel_hf.utils.files import read_json, write_json, write_text
+from scalpel_hf.utils.files import write_json, write_text
+from scalpel_hf.utils.reading import read_json
 
 EVERY = 5
 SHARE = 0.05

@@ -30,7 +30,8 @@ from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
 from scalpel_hf.formats import HumanLabel, import_human_labels, read_voc_boxes
 from scalpel_hf.predictors.load import load_trained
 from scalpel_hf.training.run_record import METRICS_FILE
-from scalpel_hf.utils.files import read_json, whole_folder, write_json
+from scalpel_hf.utils.files import whole_folder, write_json
+from scalpel_hf.utils.reading import read_json
 
 ROOT = Path(__file__).parents[2]
 # By arm: what the tenth has, and what the other training frames have.

@@ -23,7 +23,8 @@ from scalpel_hf.data import load_split
 from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
 from scalpel_hf.predictors.load import load_trained
 from scalpel_hf.training.run_record import METRICS_FILE
-from scalpel_hf.utils.files import read_json, write_json
+from scalpel_hf.utils.files import write_json
+from scalpel_hf.utils.reading import read_json
 
 # By data set: the recipes' folder, and whether the layout is to pass over broken pairs.
 DATASETS = {"nuaa-sirst": ("nuaa_sirst", True), "nudt-sirst": ("nudt_sirst", False), "irstd-1k": ("irstd_1k", False)}

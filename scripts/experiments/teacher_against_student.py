@@ -19,7 +19,8 @@ from scalpel_hf.cli.program import run_program
 from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
 from scalpel_hf.predictors.load import load_trained
 from scalpel_hf.training.run_record import METRICS_FILE
-from scalpel_hf.utils.files import read_json, write_json
+from scalpel_hf.utils.files import write_json
+from scalpel_hf.utils.reading import read_json
 
 ROOT = Path(__file__).parents[2]
 TEACHER, FRAME_ALONE = "recipes/distill.py", ("--levels", "mask")

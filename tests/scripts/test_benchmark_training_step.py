@@ -4,7 +4,7 @@ import datasets
 import pytest
 
 from scalpel_hf import SyntheticInfrared, apply_label_budget
-from scalpel_hf.utils.files import read_json
+from scalpel_hf.utils.reading import read_json
 from scripts.benchmarks import benchmark_training_step
 
 ROOT = Path(__file__).parents[2]

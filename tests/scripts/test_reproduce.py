@@ -8,7 +8,7 @@ from PIL import Image
 
 from scalpel_hf import SyntheticInfrared
 from scalpel_hf.modeling.frame_io import read_frame
-from scalpel_hf.utils.files import read_json
+from scalpel_hf.utils.reading import read_json
 from scripts.experiments import reproduce
 from scripts.render_results import render
 from tests.small_models import small_mobile_sam

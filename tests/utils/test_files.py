@@ -13,9 +13,6 @@ from safetensors.numpy import save_file
 from scalpel_hf.utils.files import (
     DiskFullError,
     check_can_be_made,
-    read_json,
-    read_text,
-    read_yaml,
     remove_leftovers,
     whole_file,
     whole_folder,
@@ -23,6 +20,7 @@ from scalpel_hf.utils.files import (
     write_json,
     write_text,
 )
+from scalpel_hf.utils.reading import read_json, read_text, read_yaml
 
 
 def test_what_can_be_made_is_not_made_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

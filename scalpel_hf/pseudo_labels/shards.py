@@ -25,6 +25,7 @@ from .output import KEY_FILE, REVIEW_FOLDER, Labelled, column_pairs, load_output
 from .rules import Rules
 from .streams import stream_features, stream_shards
 
+REMEDY = "train it on more labelled frames that have a target, or for more steps"
 NAMES_FILE = "shards.json"  # in the work folder, once all rows have been seen: the shards' files
 
 
@@ -274,9 +275,9 @@ class LabellingJob:
         if asked and not summary["objects"]:
             found = sum(sum(c["strong"]) for source, c in self._candidates(paths) if source not in BY_PEOPLE)
             if found:
-                why = f"finds {found} objects, and the rules turn all of them down: {self.rules}"
+                why = f"finds {found} objects, and the rules turn all of them down ({self.rules}): {REMEDY}"
             else:
-                why = f"finds nothing at threshold {self.rules.threshold}. Was it trained, and on frames like these?"
+                why = f"finds nothing at threshold {self.rules.threshold:g}: {REMEDY}"
             raise ValueError(f"all {asked} pseudo labels are empty: the teacher {why}")
         problems = (pair for path in paths for pair in column_pairs(path, "name", "problem"))
         return summary | {"skipped": {name: problem for name, problem in problems if problem is not None}}

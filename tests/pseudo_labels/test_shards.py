@@ -239,7 +239,9 @@ def test_all_empty_is_an_error_each_time(dataset: datasets.Dataset, tmp_path: Pa
     assert teacher.calls == 7 and not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match=r"all 7 pseudo labels are empty"):
         label_in_shards(dataset, FakeTeacher(0.01), tmp_path / "out", **SILENT)  # sure of it, for that
-    with pytest.raises(ValueError, match=r"finds \d+ objects, and the rules turn all of them down: .*min_area=1000"):
+    with pytest.raises(
+        ValueError, match=r"finds \d+ objects, and the rules turn all of them down .*min_area=1000.*: train it on more"
+    ):
         label_in_shards(dataset, FakeTeacher(), tmp_path / "out", rules=Rules(min_area=1000), **SILENT)
     with pytest.raises(ValueError, match="no rows"):
         label_in_shards(dataset.select([]), teacher, tmp_path / "out")

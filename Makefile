@@ -15,7 +15,8 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-# What one runs while writing: no other process, Hub, browser or export, and no real data (tests/conftest.py).
+# What one runs while writing: no other process, Hub, browser, export, recipe or files of weights, no real data
+# (tests/conftest.py).
 test-fast: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m fast
 

@@ -18,18 +18,26 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 # What `make test-fast` leaves out: tests whose file says one of these words, or that ask for one of these fixtures.
+# Nobody knows which ones `getfixturevalue` asks for.
 NOT_FAST = re.compile(
     r"subprocess|scripts.experiments|multiprocessing|tests\.hub\b|\.browser|\bonnx|import demo|torch\.export|benchmark_"
+    r"|tests\.fuzz|scalpel_hf\.recipes|streaming=True|safetensors|getfixturevalue"
 )
 NOT_FAST_FIXTURES = {"hub", "client", "shared_dir"}
+# Tests of all Segment Anything models run with two, `sam` and `mobile-sam`.
+NOT_FAST_CASES = re.compile(r"sam-global|sam-eager|slim-sam|sam-hq|sam2|sam3|edgetam")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `fast` what starts no process, Hub, browser or export and reads no real data; nothing that is `slow`."""
+    """
+    Mark as `fast` what starts no process, Hub, browser or export, runs no recipe, reads no real data and no files of
+    weights; nothing that is `slow`.
+    """
     fast_files = {path: not NOT_FAST.search(path.read_text(encoding="utf-8")) for path in {i.path for i in items}}
     for item in items:
         fixtures = NOT_FAST_FIXTURES.intersection(getattr(item, "fixturenames", ()))
-        if fast_files[item.path] and not fixtures and not item.get_closest_marker("slow"):
+        case = item.name.partition("[")[2]
+        if fast_files[item.path] and not (fixtures or NOT_FAST_CASES.search(case) or item.get_closest_marker("slow")):
             item.add_marker("fast")
 
 

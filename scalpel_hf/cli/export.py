@@ -22,7 +22,7 @@ import numpy as np
 import onnxruntime
 
 from scalpel_hf import DetectionStudent, SegmentationStudent, SyntheticInfrared, Teacher, load_student
-from scalpel_hf.cli.numbers import COUNT, PROBABILITY, between
+from scalpel_hf.cli.numbers import COUNT, PROBABILITY
 from scalpel_hf.cli.program import verb_parser
 from scalpel_hf.data import load_split
 from scalpel_hf.data.image_cells import undecoded
@@ -67,9 +67,6 @@ def main(argv: list[str] | None = None) -> None:
     student.add_argument("--int8", action="store_true", help="quantise too; needs `--dataset`")
     student.add_argument("--calibration-split", default="train", help="split to calibrate on (default: %(default)s)")
     student.add_argument("--calibration-frames", type=COUNT, default=100, help="how many of it (default: %(default)s)")
-    student.add_argument(
-        "--float-convs", type=between(int, 0, 1000), default=0, help="convolutions that INT8 harms most, left in float"
-    )
     student.add_argument("--evaluate", action="store_true", help="print a table of metrics on the split")
     args = parser.parse_args(argv)
     if (args.int8 or args.evaluate) and not args.dataset:
@@ -103,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
     with whole_or_not_at_all(out, CONFIG_FILE) as work:
         worst = export_checked(model, work, frames, args)
         if args.int8:
-            quantize_student(work, calibration, args.float_convs)
+            quantize_student(work, calibration)
     exported = load_exported(out)
     print(f"{out}: opset {exported.config.opset}, within {worst:.1g} of torch on {len(frames)} frames")
     models: dict[str, SegmentationStudent | DetectionStudent | OnnxStudent | OnnxDetector] = {

@@ -3,7 +3,7 @@
 What runs an exported student, [`scalpel_hf.runtime`], needs the ONNX file and the runtime.json beside it.
 """
 
-from .int8 import quantize_student, rank_convolutions
+from .int8 import quantize_student
 from .onnx_detector import DetectorGraph, check_detector, export_detector
 from .onnx_student import StudentGraph, check_student, export_student
 from .onnx_teacher import TeacherDecoder, TeacherEncoder, check_teacher, export_teacher
@@ -20,5 +20,4 @@ __all__ = [
     "export_student",
     "export_teacher",
     "quantize_student",
-    "rank_convolutions",
 ]

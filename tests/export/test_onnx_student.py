@@ -18,7 +18,7 @@ from scalpel_hf import (
     ScalpelStudentForSemanticSegmentation,
     SegmentationStudent,
 )
-from scalpel_hf.export import StudentGraph, check_student, export_student, quantize_student, rank_convolutions
+from scalpel_hf.export import StudentGraph, check_student, export_student, quantize_student
 from scalpel_hf.runtime import OnnxStudent
 from tests.small_students import segformer, small_student
 
@@ -164,20 +164,27 @@ def test_int8_is_close_and_smaller(inside: OnnxStudent, tmp_path: Path) -> None:
     for index, array in enumerate(frames):
         Image.fromarray(array).save(tmp_path / f"{index}.png")
     paths = sorted(tmp_path.glob("*.png"))
-    ranking = rank_convolutions(folder, paths)
-    convs = [node.name for node in onnx.load(folder / "model.onnx").graph.node if node.op_type == "Conv"]
-    assert set(ranking) == set(convs) and list(ranking.values()) == sorted(ranking.values(), reverse=True)
-    errors = {}
-    for float_convs in (0, len(convs)):
-        quantized = quantize_student(folder, paths, float_convs)
-        test = frame((50, 81), 9)
-        errors[float_convs] = np.abs(quantized.probabilities(test) - inside.probabilities(test)).mean()
-        weights = [i.data_type for i in onnx.load(folder / "model_int8.onnx").graph.initializer if len(i.dims) == 4]
-        kind = onnx.TensorProto.FLOAT if float_convs else onnx.TensorProto.INT8
-        assert len(weights) == len(convs) and set(weights) == {kind}
-    assert errors[len(convs)] < errors[0] < 0.1
+    quantized = quantize_student(folder, paths)
+    test = frame((50, 81), 9)
+    error = np.abs(quantized.probabilities(test) - inside.probabilities(test))
+    assert 0 < error.mean() < 0.01
+    graph = onnx.load(folder / "model_int8.onnx").graph
+    kinds = {i.name: i.data_type for i in graph.initializer if len(i.dims) == 4}
+    assert len(kinds) == sum(node.op_type == "Conv" for node in graph.node)
+    assert sorted(kinds.values()) == [onnx.TensorProto.FLOAT] * 2 + [onnx.TensorProto.INT8] * (len(kinds) - 2)
     with pytest.raises(ValueError, match="no frame to calibrate"):
         quantize_student(folder, [])
+
+
+def test_int8_cuts_nothing_off_a_target(inside: OnnxStudent, tmp_path: Path) -> None:
+    """A few pixels in 65,536 are all that a target has: what clips the rarest values clips targets."""
+    frames = [frame((256, 256), seed).astype(np.float32) for seed in range(3)]
+    for array in frames:
+        array[99:102, 119:122] = 14500
+    quantized = quantize_student(inside.graph.path.parent, frames)
+    for array in frames:
+        error = np.abs(quantized.probabilities(array) - inside.probabilities(array))
+        assert error[95:106, 115:126].mean() < 0.02  # 0.2 with the 99.99th percentile as greatest value
 
 
 def student_with_front_end(scales: dict[str, list[float]]) -> SegmentationStudent:

@@ -160,7 +160,7 @@ FLAGS = {
             "--feature-cache-gb",
         ],
     ),
-    "export_onnx": (export.main, ["m", "--out", "out"], ["--threshold", "--float-convs", "--calibration-frames"]),
+    "export_onnx": (export.main, ["m", "--out", "out"], ["--threshold", "--calibration-frames"]),
     "evaluate_model": (evaluate.main, ["m"], ["--threshold"]),
     "plan_labels": (plan.main, ["--dataset", "d", "--out", "out"], ["--budget", "--image-size"]),
 }
@@ -183,10 +183,10 @@ def test_flags(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
 
 
 SENSIBLE = {
-    *((flag, "0") for flag in ("--feature-cache-gb", "--float-convs", "--min-score")),
+    *((flag, "0") for flag in ("--feature-cache-gb", "--min-score")),
     *((flag, "1.5") for flag in ("--feature-cache-gb", "--scales")),
     *((flag, "010") for flag in ("--feature-cache-gb", "--synthetic", "--batch-size", "--max-area", "--budget")),
-    *((flag, "010") for flag in ("--float-convs", "--calibration-frames")),
+    ("--calibration-frames", "010"),
 }
 
 

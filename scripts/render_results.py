@@ -18,28 +18,26 @@ With `--check` nothing is written, and a table that isn't what the files say is 
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from textwrap import fill
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.evaluation.box_metrics import COUNTS as BOX_COUNTS
-from scalpel_hf.evaluation.box_metrics import metrics_of_box_counts
-from scalpel_hf.evaluation.comparison import (
-    COUNTS,
-    DRAWS,
-    SIZES,
-    MetricsOfCounts,
-    bootstrap_differences,
-    bootstrap_ratios,
-    iou_by_size,
-    metrics_of_counts,
-)
+from scalpel_hf.evaluation.comparison import DRAWS, SIZES, bootstrap_differences, bootstrap_ratios, iou_by_size
 from scalpel_hf.evaluation.evaluator import mean_and_deviation
+from scalpel_hf.evaluation.run_files import (
+    Kind,
+    Runs,
+    kind_of_run,
+    metrics_of_seeds,
+    numbers_of_units,
+    read_runs,
+    stacked_counts,
+)
 from scalpel_hf.utils.files import write_text
 from scalpel_hf.utils.markdown import escape
 from scalpel_hf.utils.reading import read_json, read_text
@@ -49,41 +47,6 @@ TABLE = re.compile(r"^<!-- table: (.*?) -->\n(.*?)^<!-- end of table -->$", re.D
 PAIR = re.compile(r"(\S+) ([-/]) (\S+)")
 ONLY = "only"
 NOTHING = "*Not measured yet.*"
-KEYS = {"arm", "dataset", "seed", "seconds", "commit", "machine", "metrics", "counts"}
-
-Runs = dict[str, list[dict[str, Any]]]  # by arm, in the order of seeds
-
-
-class Kind(NamedTuple):
-    """What counts are of, their columns, the metrics that they give with titles and units, and those without counts."""
-
-    units: str
-    counts: Sequence[str]
-    of_counts: MetricsOfCounts
-    titles: dict[str, tuple[str, float]]
-    others: dict[str, tuple[str, float]]
-
-
-KINDS = (
-    Kind(
-        units="frames",
-        counts=COUNTS,
-        of_counts=metrics_of_counts,
-        titles={"iou": ("IoU %", 100), "niou": ("nIoU %", 100), "pd": ("Pd %", 100), "fa": ("Fa 1e-6", 1)},
-        others={},
-    ),
-    Kind(
-        units="recordings",
-        counts=BOX_COUNTS,
-        of_counts=metrics_of_box_counts,
-        titles={
-            "f1": ("F1 %", 100),
-            "pd": ("Pd %", 100),
-            "false_alarms_per_frame": ("false alarms in 100 frames", 100),
-        },
-        others={"ap50": ("AP50 %", 100)},
-    ),
-)
 
 
 def documents(root: Path = ROOT) -> list[Path]:
@@ -111,7 +74,7 @@ def _table(asked: str, root: Path) -> str:
     if any("way" in read_json(path) for path in folders[0].glob("*.json")):
         return _proposals(folders[0])
     runs = [read_runs(folder) for folder in folders]
-    kind = _kind(next(iter(runs[0].values()))[0])
+    kind = kind_of_run(next(iter(runs[0].values()))[0])
     several = folders != [folder]  # a folder of data sets, of which there may be one so far
     titles = [title for title, _ in (*kind.titles.values(), *kind.others.values())]
     rows = [["data", "", "seeds", *titles, "training, s"]]
@@ -141,59 +104,9 @@ def _proposals(folder: Path) -> str:
     return "\n".join([*lines, "", note, _measured(files)])
 
 
-def read_runs(folder: Path) -> Runs:
-    """The folder's runs by arm; a file whose metrics aren't those of its counts is an error."""
-    runs: Runs = {}
-    for path in sorted(folder.glob("*.json")):
-        run = read_json(path)
-        if missing := KEYS - set(run):
-            raise ValueError(f"{path}: has no {', '.join(sorted(missing))}")
-        if path.stem != f"{run['arm']}-{run['seed']}":
-            raise ValueError(f"{path}: is of {run['arm']}, seed {run['seed']}, which its name doesn't say")
-        try:
-            kind = _kind(run)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        metrics = _metrics(kind, _counts(kind, [run]))[0]
-        if not np.allclose([run["metrics"][name] for name in kind.titles], metrics, rtol=1e-6, atol=1e-9):
-            raise ValueError(f"{path}: its metrics are not those of its counts")
-        runs.setdefault(run["arm"], []).append(run)
-    every = [run for seeds in runs.values() for run in seeds]
-    if len({_kind(run).units for run in every}) > 1:
-        raise ValueError(f"{folder}: some of its runs were measured by masks and some by boxes")
-    if len(numbers := _numbers(every)) > 1:
-        raise ValueError(f"{folder}: its runs were measured on {_listed(numbers)} {_kind(every[0]).units}")
-    return {arm: sorted(seeds, key=lambda run: run["seed"]) for arm, seeds in runs.items()}
-
-
-def _kind(run: dict[str, Any]) -> Kind:
-    for kind in KINDS:
-        if run["counts"]["columns"] == list(kind.counts):
-            return kind
-    raise ValueError(f"the columns of its counts are not {' nor '.join(', '.join(kind.counts) for kind in KINDS)}")
-
-
-def _numbers(runs: list[dict[str, Any]]) -> list[int]:
-    """How many frames or recordings runs were measured on."""
-    return sorted({len(run["counts"][_kind(run).units]) for run in runs})
-
-
-def _listed(numbers: list[int]) -> str:
-    return " and ".join(map(str, numbers))
-
-
-def _counts(kind: Kind, runs: list[dict[str, Any]]) -> np.ndarray:
-    return np.array([run["counts"][kind.units] for run in runs], dtype=np.int64)
-
-
-def _metrics(kind: Kind, counts: np.ndarray) -> np.ndarray:
-    """`(seeds, metrics)` over all frames."""
-    return kind.of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0]
-
-
 def _rows_of_arms(arms: Runs, kind: Kind) -> Iterable[list[str]]:
     for arm, runs in arms.items():
-        values = dict(zip(kind.titles, _metrics(kind, _counts(kind, runs)).T, strict=True))
+        values = dict(zip(kind.titles, metrics_of_seeds(kind, stacked_counts(kind, runs)).T, strict=True))
         values |= {name: [run["metrics"].get(name) for run in runs] for name in kind.others}
         units = [unit for _, unit in (*kind.titles.values(), *kind.others.values())]
         cells = [
@@ -210,8 +123,8 @@ def _rows_of_comparisons(
     for one, sign, other in pairs:
         if unknown := {one, other} - set(arms):
             raise ValueError(f"{folder}: has no run of {', '.join(sorted(unknown))}")
-        first, second = _counts(kind, arms[one]), _counts(kind, arms[other])
-        means = _metrics(kind, first).mean(0), _metrics(kind, second).mean(0)
+        first, second = stacked_counts(kind, arms[one]), stacked_counts(kind, arms[other])
+        means = metrics_of_seeds(kind, first).mean(0), metrics_of_seeds(kind, second).mean(0)
         if sign == "-":
             units = [unit for _, unit in kind.titles.values()]
             values, draws, form = np.subtract(*means), bootstrap_differences(first, second, kind.of_counts), "+.1f"
@@ -227,11 +140,15 @@ def _rows_of_comparisons(
         yield [f"{escape(one)} {'less' if sign == '-' else 'over'} {escape(other)}", "", *cells, *rest]
 
 
+def _listed(numbers: list[int]) -> str:
+    return " and ".join(map(str, numbers))
+
+
 def _note(kind: Kind, runs: list[dict[str, Any]], only_comparisons: bool) -> str:
     several = not only_comparisons and len({run["seed"] for run in runs}) > 1
     spread = " ± is the standard deviation over seeds." if several else ""
     draws = f"In brackets: 95 % of {DRAWS:,} draws of {kind.units} and seeds."
-    return fill(f"On {_listed(_numbers(runs))} {kind.units}.{spread} {draws}", 110) + f"\n{_measured(runs)}"
+    return fill(f"On {_listed(numbers_of_units(runs))} {kind.units}.{spread} {draws}", 110) + f"\n{_measured(runs)}"
 
 
 def _measured(runs: list[dict[str, Any]]) -> str:

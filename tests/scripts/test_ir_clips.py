@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from scalpel_hf.evaluation.run_files import read_runs
 from scripts.experiments import ir_clips
-from scripts.render_results import read_runs
 
 
 @pytest.mark.slow

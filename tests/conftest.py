@@ -28,16 +28,26 @@ NOT_FAST_FIXTURES = {"hub", "client", "shared_dir"}
 NOT_FAST_CASES = re.compile(r"sam-global|sam-eager|slim-sam|sam-hq|sam2|sam3|edgetam")
 
 
+def is_fast(path: Path) -> bool:
+    return not NOT_FAST.search(path.read_text(encoding="utf-8"))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m fast` files without fast tests aren't even imported, which takes seconds."""
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return True if config.option.markexpr == "fast" and is_test and not is_fast(collection_path) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     Mark as `fast` what starts no process, Hub, browser or export, runs no recipe, reads no real data and no files of
     weights; nothing that is `slow`.
     """
-    fast_files = {path: not NOT_FAST.search(path.read_text(encoding="utf-8")) for path in {i.path for i in items}}
+    fast_files = {path: is_fast(path) for path in {item.path for item in items}}
     for item in items:
         fixtures = NOT_FAST_FIXTURES.intersection(getattr(item, "fixturenames", ()))
-        case = item.name.partition("[")[2]
-        if fast_files[item.path] and not (fixtures or NOT_FAST_CASES.search(case) or item.get_closest_marker("slow")):
+        case = NOT_FAST_CASES.search(item.name.partition("[")[2])
+        if fast_files[item.path] and not (fixtures or case or item.get_closest_marker("slow")):
             item.add_marker("fast")
 
 

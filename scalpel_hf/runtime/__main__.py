@@ -10,7 +10,8 @@ Examples:
 Writes one line of JSON a frame as soon as it is computed, boxes in pixels:
 `{"frame": name, "boxes": [[x0, y0, x1, y1], ...], "scores": [...]}`. Whatever ends the program, the lines so far stay.
 A frame that can't be read, or for which the model has no prediction, has no line, and the others keep their numbers. On
-standard error: frames, frames per second, the milliseconds that each took apart from reading it, and what was left out.
+standard error: frames, targets, frames per second, the milliseconds that each took apart from reading it, and what was
+left out.
 """
 
 import argparse
@@ -89,6 +90,7 @@ def main(argv: list[str] | None = None, name: str = NAME) -> None:
 
         def write(results: list[Result]) -> None:
             for result in results:
+                meter.found += len(result.boxes)
                 for output in outputs:
                     output.write(result if args.track else replace(result, tracks=None))
 
@@ -144,11 +146,11 @@ class _Unanswered:
 
 
 class _Meter:
-    """Frames per second, on standard error."""
+    """Frames, targets that were written, and frames per second, on standard error."""
 
     def __init__(self) -> None:
         self.began = self.reported = time.perf_counter()
-        self.frames, self.busy = 0, 0.0
+        self.frames, self.found, self.busy = 0, 0, 0.0
 
     def count(self, seconds: float) -> None:
         self.frames, self.busy = self.frames + 1, self.busy + seconds
@@ -159,7 +161,7 @@ class _Meter:
         self.reported = time.perf_counter()
         rate = self.frames / (self.reported - self.began)
         each = 1e3 * self.busy / max(1, self.frames)
-        say(f"{self.frames} frames, {rate:.1f} fps, {each:.1f} ms each", end)
+        say(f"{self.frames} frames, {self.found} targets, {rate:.1f} fps, {each:.1f} ms each", end)
 
 
 if __name__ == "__main__":

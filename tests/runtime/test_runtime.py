@@ -126,7 +126,7 @@ def test_command_on_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [(line["frame"], line["boxes"]) for line in lines] == [("a.png", TARGETS), ("b.png", TARGETS)]
     printed = capsys.readouterr()
-    assert "2 frames" in printed.err and " fps" in printed.err and printed.out == ""
+    assert "2 frames, 4 targets, " in printed.err and " fps" in printed.err and printed.out == ""
     main([str(tmp_path), str(tmp_path / "frames")])
     assert capsys.readouterr().out == out.read_text()
 

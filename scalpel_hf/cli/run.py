@@ -95,6 +95,7 @@ def main(argv: list[str] | None = None) -> None:
         write_json(out / "figures.json", asdict(figures))
         print(f"\n{figures.table()}\n{figures.verdict}")
     print(f"\nreport: {report.resolve()}\nnext: scalpel-hf review {out / 'pseudo'}")
+    print(f"or: scalpel-hf predict {out / 'student'} RECORDING --out boxes.jsonl --overlay seen.mp4")
 
 
 def hide_loading_bars() -> None:

@@ -25,7 +25,7 @@ VERB_TEXTS = {  # where a verb's help is, if not in the file of its name
     "transfer": "recipes/transfer.py",
     "predict": "scalpel_hf/runtime/__main__.py",
 }
-SHOWN = 2  # commands of a verb
+SHOWN = 1  # commands of a verb
 FIELDS = {
     "Both trainings": ("scalpel_hf.training.arguments", "LoopArguments"),
     "Fields of distill": ("scalpel_hf.recipes.distill", "DistillArguments"),

@@ -98,7 +98,7 @@ def _proposals(folder: Path) -> str:
     lines = [_row(["", "", *sizes]), _row(["---"] * (2 + len(sizes)))]
     for file in files:
         figures = iou_by_size(np.array(file["objects"], dtype=float))
-        cells = [f"{mean:.2f} ({low:.2f} to {high:.2f})" if n else "–" for n, mean, low, high in figures]
+        cells = [f"{mean:.2f} ({low:.2f}, {high:.2f})" if n else "–" for n, mean, low, high in figures]
         lines.append(_row([f"{escape(file['labels'])} ({figures[0][0]})", escape(file["way"]), *cells]))
     note = "Mean IoU, in brackets what 95 % of draws give; by the target's pixels, and of boxes around several."
     return "\n".join([*lines, "", note, _measured(files)])
@@ -133,7 +133,7 @@ def _rows_of_comparisons(
             values, draws, form = np.divide(*means), bootstrap_ratios(first, second, kind.of_counts), ".3f"
         low, high = np.nanpercentile(draws, [2.5, 97.5], axis=0)
         cells = [
-            f"{unit * value:{form}} ({unit * least:{form}} to {unit * most:{form}})"
+            f"{unit * value:{form}} ({unit * least:{form}}, {unit * most:{form}})"
             for unit, value, least, most in zip(units, values, low, high, strict=True)
         ]
         rest = [""] * (len(kind.others) + 1)

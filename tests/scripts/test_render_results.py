@@ -84,7 +84,7 @@ def test_a_difference_has_its_bootstrap_interval(tmp_path: Path) -> None:
     low, high = np.percentile(bootstrap_differences(first, second)[:, 0], [2.5, 97.5])
     every = np.ones((1, 20), dtype=np.int64)
     mean = (metrics_of_counts(first, every) - metrics_of_counts(second, every))[:, 0, 0].mean()
-    assert row[2] == f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    assert row[2] == f"{100 * mean:+.1f} ({100 * low:+.1f}, {100 * high:+.1f})"
 
 
 def test_a_ratio_has_its_bootstrap_interval(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_ratio_has_its_bootstrap_interval(tmp_path: Path) -> None:
     low, high = np.percentile(bootstrap_ratios(first, second)[:, 0], [2.5, 97.5])
     every = np.ones((1, 20), dtype=np.int64)
     few, full = (metrics_of_counts(counts, every)[:, 0, 0].mean() for counts in (first, second))
-    assert row[2] == f"{few / full:.3f} ({low:.3f} to {high:.3f})"
+    assert row[2] == f"{few / full:.3f} ({low:.3f}, {high:.3f})"
     with pytest.raises(ValueError, match="a comparison is two models"):
         render(marked("results/x/sea; few over all"), tmp_path)
 
@@ -184,7 +184,7 @@ def test_runs_measured_by_boxes_have_columns_of_their_own(tmp_path: Path) -> Non
     text = render(marked("results/clips; every - few"), tmp_path)
     assert cells(text, "few")[2:7] == ["52.6", "50.0", "40.0", "25.0", "100"]
     assert cells(text, "every |")[2:6] == ["96.6", "93.3", "0.0", ""]
-    assert cells(text, "every less few")[3].startswith("+43.3 (+40.0 to +50.0)")
+    assert cells(text, "every less few")[3].startswith("+43.3 (+40.0, +50.0)")
     assert "On 2 recordings. In brackets: 95 % of" in text
     write_run(folder, "masks", 0)
     with pytest.raises(ValueError, match="some of its runs were measured by masks and some by boxes"):

@@ -185,7 +185,7 @@ def refuse_hidden_targets(model: nn.Module, _: tuple[Any, ...]) -> None:
     """
     Hook of a base model: what another adapter was to be put on inside an adapted MLP or mask decoder is an error.
 
-    PEFT passes over such modules without a word, and there is no moment but the next forward pass to say so.
+    PEFT skips such modules silently, and the next forward pass is the first moment to say so.
     """
     configs = getattr(model, "peft_config", {})  # transformers takes it away with the last adapter
     seen = [id(config) for config in configs.values()]

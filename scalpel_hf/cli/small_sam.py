@@ -17,7 +17,7 @@ def save_small_sam(folder: Path) -> None:
 
 
 def small_sam(size: int = 256) -> "SamModel":
-    """A SAM of random weights, of a spread at which it is not constant across space, as at transformers' 1e-10."""
+    """A SAM of random weights. Their spread is large enough for masks to vary, which transformers' 1e-10 is not."""
     import torch  # here, so that a command answers at once and doesn't hold torch while its stages run
     from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 

@@ -23,7 +23,7 @@ def inside_frame(box: Sequence[float], width: int, height: int) -> list[float]:
     A box `[x, y, width, height]`, or a point, of a frame of that many pixels; what is up to a pixel outside is cut off:
     programs differ in where they count from.
 
-    Raises `ValueError` for what is no box or point, and for one that lies further outside.
+    Raises `ValueError` if an entry is neither a box nor a point, or lies further outside.
     """
     if len(box) != 4 or not all(math.isfinite(value) for value in box):
         raise ValueError(f"{_shown(box)} is no box: four numbers, x, y, width and height in pixels")

@@ -59,7 +59,7 @@ class MaskValues:
         As a person states it: values such as `255`, `"#ff0000"` or one `">127"`; all others are background.
 
         With `ignored` alone, `target` of what comes back is empty: [`decide_mask_values`] finds it from the other
-        values. `None` where nothing is stated. Raises `ValueError` for what is no value, or is stated twice.
+        values. `None` if nothing is stated. Raises `ValueError` for something that is not a value, or is stated twice.
         """
         texts, void = [str(v) for v in target or ()], frozenset(_number(str(v)) for v in ignored or ())
         if not texts:

@@ -158,7 +158,7 @@ def objects_of(content: Any, what: str) -> list[dict[str, Any]]:
 
 
 def image_size(width: Any, height: Any) -> tuple[int, int]:
-    """(H, W) as a label file gives it; `ValueError` for what is no image's."""
+    """(H, W) as a label file gives it; `ValueError` if no image has such a size."""
     if not all(type(side) in (int, float) and side >= 1 and side % 1 == 0 for side in (width, height)):
         raise ValueError(f"its width and height must be whole numbers above 0, not {width!r} and {height!r}")
     if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):

@@ -232,7 +232,7 @@ def _checksums(stream: Any) -> Iterator[list[tuple[int, str, str]]]:
 
 
 def _missing(container: Any, stream: Any, count: int, last: float) -> int:
-    """How many frames a recording lacks of those that it says it has, or that the time holds that it says it lasts."""
+    """How many frames are missing from a recording, by the number or the duration that its header states."""
     if stream.frames:
         return max(0, stream.frames - count)
     if not container.duration or not stream.average_rate:

@@ -47,7 +47,7 @@ class Session:
         The graph's outputs for `frames` `(B, 1, H, W)` float32: `probabilities` or `logits`, or `scores` and `boxes`.
 
         Args:
-            normalization: offset and scale, for a graph that normalises, in place of those that it would measure.
+            normalization: offset and scale for a graph that normalises; by default it measures its own.
 
         Raises `ValueError` where the prediction has another shape, or isn't finite.
         """

@@ -39,13 +39,13 @@ def check_can_be_made(path: str | Path, option: str) -> None:
 
 def safe_name(name: Any, what: str) -> str:
     """
-    A name that comes from data and is to be a file's or folder's: it leads nowhere, and every list and file takes it.
+    Check that a name from data can be the name of a file or folder; returns it.
 
     Args:
-        what: of what it is the name, for the message, such as `the column`.
+        what: what has this name, for the message, such as `the column`.
 
-    Raises `ValueError` for what is no text or empty, holds a slash of either kind, a character that can't be printed
-    or half a surrogate pair, is `.` or `..`, or is longer than file systems allow.
+    Raises `ValueError` if it is not text, is empty, `.` or `..`, is longer than file systems allow, or holds a slash of
+    either kind, a character that can't be printed or half a surrogate pair.
     """
     is_text = isinstance(name, str) and name.strip(". ") != ""
     if not is_text or any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
@@ -127,7 +127,7 @@ def whole_folder(folder: str | Path, replace: bool = False) -> Iterator[Path]:
     A temporary folder beside `folder` that becomes it when the block ends, and vanishes when it fails.
 
     Args:
-        replace: whether a folder that is there is replaced, which it is in one step: at no time is there none.
+        replace: replace a folder that exists; in one step, so that there is always one.
 
     Raises `FileExistsError` where `folder` is there already and isn't to be replaced, and `DiskFullError` where there
     is no room.

@@ -12,7 +12,7 @@ KINDS = {dict: "an object of names and values", list: "a list", str: "text", int
 
 
 def check_is_file(path: str | Path) -> None:
-    """Raise `ValueError` for what is there and no file, such as a pipe, which would be waited for without end."""
+    """Raise `ValueError` if the path is a folder, pipe or device. Reading a pipe could wait forever."""
     path = Path(path)
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'a pipe or device'}, not a file")
@@ -45,8 +45,8 @@ def read_json(path: str | Path, kind: type | tuple[type, ...] = dict) -> Any:
     Args:
         kind: what that has to be: `dict`, `list` and so on, or several.
 
-    Raises `ValueError` naming the file for what is no JSON, is of another kind, has a name twice or is nested too
-    deeply, and as [`read_text`] does.
+    Raises `ValueError`, naming the file, if it is not JSON, is of another kind, has a name twice or is nested too
+    deeply; and as [`read_text`] does.
     """
     text = read_text(path)
     try:
@@ -80,8 +80,8 @@ def read_yaml(path: str | Path, kind: type | tuple[type, ...] = dict) -> Any:
     Args:
         kind: what that has to be: `dict`, `list` and so on, or several.
 
-    Raises `ValueError` naming the file for what is no YAML, is of another kind, has a name twice, is nested too deeply,
-    larger than a configuration is, or has aliases (`*name`), and as [`read_text`] does.
+    Raises `ValueError`, naming the file, if it is not YAML, is of another kind, has a name twice, is nested too deeply,
+    is larger than a configuration is, or has aliases (`*name`); and as [`read_text`] does.
     """
     import yaml  # here, since the runtime reads JSON alone, and needs nothing but NumPy, Pillow and onnxruntime
 

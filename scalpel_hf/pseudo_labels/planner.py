@@ -189,8 +189,9 @@ def describe_frames(dataset: datasets.Dataset, sam: PreTrainedModel) -> np.ndarr
 
 def mask_uncertainty(probability: np.ndarray) -> float:
     r"""
-    How unsure a teacher is of its mask, in [0, 1): the mean of \(4p(1-p)\) over the pixels with p ≥ 0.1 and one more,
-    of which it is certain. 0 where it suspects no target at all.
+    How unsure a teacher is of its mask, in [0, 1): \(\sum 4p(1-p) / (n + 1)\) over the n pixels with p ≥ 0.1.
+
+    The 1 keeps a single unsure pixel from counting as much as a whole unsure target. 0 where no pixel reaches 0.1.
     """
     suspected = probability[probability >= SUSPECTED].astype(np.float64)
     return float((4 * suspected * (1 - suspected)).sum() / (suspected.size + 1))
@@ -198,8 +199,9 @@ def mask_uncertainty(probability: np.ndarray) -> float:
 
 def teacher_uncertainty(dataset: datasets.Dataset, teacher: Any = None) -> np.ndarray | None:
     """
-    [`mask_uncertainty`] of every row, `(n,)`, 0 for a human's: by a teacher, or from the column `pseudo_confidence`
-    where there is none; `None` where that is missing too for some row.
+    [`mask_uncertainty`] of every row, `(n,)`; 0 where a person labelled it.
+
+    Without a teacher it is that of the column `pseudo_confidence`; `None` where some row lacks that too.
     """
     human = [source in BY_PEOPLE for source in dataset["label_source"]]
     if teacher is not None:

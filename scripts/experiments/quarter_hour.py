@@ -16,6 +16,7 @@ import argparse
 import io
 import math
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from scalpel_hf.cli.numbers import COUNT, SEED, between
@@ -35,11 +37,19 @@ from scalpel_hf.utils.files import whole_folder
 
 REPRODUCE = Path(__file__).with_name("reproduce.py")
 DATASETS = ("nuaa-sirst", "nudt-sirst", "irstd-1k")  # that it knows
+PART = r"part-\d+\.tar"
 WEBP, HALF = ".webp", ".half"  # added to the name of a file that is packed otherwise than it is
 
 
 def packed(name: str, path: Path) -> tuple[str, bytes]:
-    """A file's name and bytes in the archive."""
+    """A file's name and bytes in the archive; an error names the file."""
+    try:
+        return _packed(name, path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
+
+
+def _packed(name: str, path: Path) -> tuple[str, bytes]:
     if path.suffix == ".safetensors":
         weights = load(path.read_bytes())
         return name + HALF, save({key: w.half() if w.dtype == torch.float32 else w for key, w in weights.items()})
@@ -66,14 +76,17 @@ def unpacked(name: str, content: bytes) -> tuple[str, bytes]:
     return name, content
 
 
-def files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder")
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+        raise FileNotFoundError(f"{folder} is no folder")
+    if not (files := [path for path in sorted(folder.rglob("*")) if path.is_file()]):
+        raise FileNotFoundError(f"{folder} holds no files")
+    return files
 
 
 def write_archives(entries: Iterable[tuple[str, bytes]], folder: Path, megabytes: float) -> None:
     """Archives of at most so many megabytes, or of one file, in place of the folder that was there."""
+    check_archives_alone(folder)
     with whole_folder(folder, replace=True) as written, ExitStack() as archives:
         count, size = 0, math.inf
         for name, content in entries:
@@ -89,23 +102,38 @@ def write_archives(entries: Iterable[tuple[str, bytes]], folder: Path, megabytes
     print(f"{count} archives in {folder}", flush=True)
 
 
+def check_archives_alone(folder: Path) -> None:
+    """Raise `FileExistsError` where a folder to be replaced holds anything else, or is none."""
+    if folder.exists() and not (folder.is_dir() and all(re.fullmatch(PART, path.name) for path in folder.iterdir())):
+        raise FileExistsError(f"{folder} holds other things than archives of this program: name another folder")
+
+
 def read_archives(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for path in files_below(folder):
-        with tarfile.open(path) as archive:
+    paths = files_below(folder)
+    if missing := {f"part-{number}.tar" for number in range(len(paths))} - {path.name for path in paths}:
+        raise FileNotFoundError(f"{folder} lacks {min(missing)}, or holds other files: fetch it again")
+    for path in paths:
+        content = path.read_bytes()
+        if content[-1024:].strip(b"\0") or len(content) < 1024:  # how an archive ends
+            raise ValueError(f"{path} is no whole archive: fetch it again")
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             for entry in archive:
-                content = archive.extractfile(entry)
-                if content is not None:
-                    yield entry.name, content.read()
+                if (file := archive.extractfile(entry)) is not None:
+                    yield entry.name, file.read()
 
 
 def write_below(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
     for name, content in files:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{name} would be written outside of {folder}")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
 
 
 def pack(args: argparse.Namespace) -> None:
     folders = {"base": args.base_model, **dict(args.datasets)}
+    if len(folders) <= len(args.datasets):
+        raise ValueError("--datasets names a data set twice")
     named = (
         (f"{name}/{path.relative_to(folder)}", path) for name, folder in folders.items() for path in files_below(folder)
     )
@@ -125,7 +153,7 @@ def goes_on(path: Path, work: Path, out: Path) -> bool:
 
 def keep_state(args: argparse.Namespace) -> None:
     work = [path for path in files_below(args.work) if goes_on(path, args.work, args.out)]
-    results = list(files_below(args.out)) if args.out.is_dir() else []
+    results = sorted(args.out.rglob("*.json"))
     entries = [(f"work/{path.relative_to(args.work)}", path) for path in work]
     entries += [(f"out/{path.relative_to(args.out)}", path) for path in results]
     write_archives(((name, path.read_bytes()) for name, path in entries), args.state, args.megabytes)
@@ -161,12 +189,17 @@ def side_by_side(args: argparse.Namespace, jobs: list[tuple[str, int]], end: flo
 
 def run(args: argparse.Namespace) -> None:
     end = time.monotonic() + 60 * args.minutes
+    check_archives_alone(args.state)
     write_below(args.data, (unpacked(name, content) for name, content in read_archives(args.packs)))
     if args.state.exists():
         for name, content in read_archives(args.state):
             kind, _, rest = name.partition("/")
-            write_below({"work": args.work, "out": args.out}[kind], [(rest, content)])
+            if kind not in ("work", "out"):
+                raise ValueError(f"{args.state} is no state of this program: it holds {name}")
+            write_below(args.work if kind == "work" else args.out, [(rest, content)])
     datasets = [name for name in DATASETS if (args.data / name).is_dir()]
+    if not datasets:
+        raise ValueError(f"{args.packs} holds none of {', '.join(DATASETS)}")
     for dataset in datasets:  # once, before several want them
         subprocess.run(command(args, dataset), check=True)
     args.work.mkdir(parents=True, exist_ok=True)

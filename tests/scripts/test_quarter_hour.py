@@ -108,6 +108,39 @@ def test_a_lease_that_ends_too_soon_is_gone_on_with_elsewhere(packs: Path, tmp_p
     assert results(tmp_path / "second") == results(tmp_path / "third")
 
 
+def test_what_is_no_archive_or_not_whole_is_refused(packs: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years")
+    argv = ["pack", "--datasets", f"irstd-1k={tmp_path / 'irstd-1k'}", "--base-model", str(tmp_path / "irstd-1k")]
+    with pytest.raises(FileExistsError, match="precious holds other things than archives of this program"):
+        quarter_hour.main([*argv, "--out", str(precious)])
+    with pytest.raises(FileExistsError, match="irstd-1k holds other things"):
+        quarter_hour.main([*argv, "--out", str(tmp_path / "irstd-1k")])
+    with pytest.raises(FileExistsError, match="precious holds other things"):
+        run(packs, tmp_path / "machine", precious, minutes=1)
+    assert (precious / "thesis.txt").read_text() == "years" and not (tmp_path / "machine").exists()
+
+    whole = (packs / "part-1.tar").read_bytes()
+    for cut in (whole[:9000], whole[:100], b"", b"garbage" * 400):
+        (packs / "part-1.tar").write_bytes(cut)
+        with pytest.raises(ValueError, match=r"part-1\.tar is no whole archive: fetch it again"):
+            list(quarter_hour.read_archives(packs))
+    (packs / "part-1.tar").unlink()
+    with pytest.raises(FileNotFoundError, match=r"packs lacks part-1\.tar"):
+        list(quarter_hour.read_archives(packs))
+    with pytest.raises(ValueError, match="would be written outside"):
+        quarter_hour.write_below(tmp_path / "below", [("../escaped.txt", b"")])
+    (tmp_path / "irstd-1k" / "XDU.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"XDU\.png can't be read: cannot identify image"):
+        quarter_hour.main([*argv, "--out", str(tmp_path / "other")])
+    with pytest.raises(ValueError, match="names a data set twice"):
+        quarter_hour.main([*argv[:3], argv[2], *argv[3:], "--out", str(tmp_path / "other")])
+    quarter_hour.write_archives([("base/config.json", b"{}")], tmp_path / "base-alone", 1)
+    with pytest.raises(ValueError, match="base-alone holds none of nuaa-sirst"):
+        run(tmp_path / "base-alone", tmp_path / "machine", tmp_path / "state", minutes=1)
+
+
 def test_a_data_set_that_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         quarter_hour.main(["pack", "--datasets", "mine=data", "--base-model", "base", "--out", "packs"])

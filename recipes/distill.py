@@ -279,9 +279,8 @@ def main(argv: list[str] | None = None) -> None:
     trained_on, test_rows = TrainedOn.of(labelled_by_people(rows, args.dataset)), None
     if args.eval_split:
         test_rows = rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no metrics")
-    masks, others = split_by_source(rows, (HUMAN,))
-    masks, held_out = train_val_split(masks, args.validation_fraction, args.seed)
-    rows = datasets.concatenate_datasets([masks, others])
+    rows, held_out = train_val_split(rows, args.validation_fraction, args.seed)
+    masks, _ = split_by_source(rows, (HUMAN,))
 
     # Train
     guarded = args.guard and can_compare(masks) and accelerator.num_processes == 1

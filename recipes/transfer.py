@@ -27,7 +27,7 @@ from scalpel_hf.cli.launching import LAUNCH_HELP
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split, split_by_source
 from scalpel_hf.data.contents import hash_rows
-from scalpel_hf.data.label_sources import HUMAN, NONE
+from scalpel_hf.data.label_sources import NONE
 from scalpel_hf.data.splits import train_val_split
 from scalpel_hf.evaluation.detection_metrics import coco_classes
 from scalpel_hf.evaluation.evaluator import evaluate_predictor
@@ -147,11 +147,10 @@ def main(argv: list[str] | None = None) -> None:
     test_rows = None
     if args.eval_split:
         test_rows = rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no metrics")
-    human, others = split_by_source(rows, (HUMAN,))
-    human, held_out = train_val_split(human, args.validation_fraction, args.seed)
+    rows, held_out = train_val_split(rows, args.validation_fraction, args.seed)
 
     # Train
-    student, outcome = train_student(args, accelerator, datasets.concatenate_datasets([human, others]), held_out)
+    student, outcome = train_student(args, accelerator, rows, held_out)
 
     # Evaluate and save
     if accelerator.is_main_process:

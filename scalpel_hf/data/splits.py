@@ -62,27 +62,30 @@ def split_by_recording(rows: Dataset, shares: Mapping[str, float], seed: int = 0
 
 def train_val_split(rows: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """
-    Split rows with a person's label into those to train on and those that choose the best step; 0 holds out none.
+    Split rows into those to train on and, to choose the best step, a share of the frames with a person's mask.
 
-    Whole recordings are held out, until they have that share of the frames. They, and frames that are of none, are
-    drawn by name, so that the share doesn't depend on the rows' order.
+    Whole recordings are held out, until they have that share; their rows without a mask are in neither part.
+    Recordings, and frames that are of none, are drawn by name, so that the share doesn't depend on the rows' order.
+    Those to train on have the ones with a mask first. A fraction of 0 holds out none.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"`validation_fraction` must be at least 0 and below 1, got {fraction}")
-    if not fraction:
-        return rows, rows.select([])
-    names = [recording or name for recording, name in zip(_recordings(rows), rows["name"][:], strict=True)]
-    units = np.unique(names)
-    count, held = round(fraction * len(rows)), np.zeros(len(rows), dtype=bool)
-    for unit in units[np.random.default_rng(seed).permutation(len(units))]:
-        if held.sum() < count:
-            held |= np.array(names) == unit
-    if not 0 < held.sum() < len(rows):
-        of = f", of {len(units)} recordings," if len(units) < len(rows) else ""
-        raise ValueError(
-            f"{fraction} of {len(rows)} frames with a person's label{of} leaves none to train on or to validate with"
-        )
-    return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
+    has_mask = np.array(rows["label_source"][:]) == HUMAN
+    names = np.array([recording or name for recording, name in zip(_recordings(rows), rows["name"][:], strict=True)])
+    held = np.zeros(len(rows), dtype=bool)
+    if fraction:
+        units = np.unique(names[has_mask])
+        for unit in units[np.random.default_rng(seed).permutation(len(units))]:
+            if (held & has_mask).sum() < round(fraction * has_mask.sum()):
+                held |= names == unit
+        if not 0 < (held & has_mask).sum() < has_mask.sum():
+            of = f", of {len(units)} recordings," if len(units) < has_mask.sum() else ""
+            raise ValueError(
+                f"`validation_fraction`: {fraction} of {has_mask.sum()} frames with a person's mask{of} leaves none to "
+                "train on or to validate with; 0 holds out none"
+            )
+    order = np.argsort(~has_mask, kind="stable")
+    return rows.select(order[~held[order]]), rows.select(np.flatnonzero(held & has_mask))
 
 
 def folds_by_recording(rows: Dataset, count: int, seed: int) -> list[np.ndarray]:

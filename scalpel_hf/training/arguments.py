@@ -93,7 +93,8 @@ class LoopArguments:
         "auto", "`no`, `bf16`, `fp16`, or `auto`: bf16 on a GPU that has it, else none."
     )
     validation_fraction: Annotated[float, Between(0, 0.99)] = option(
-        0.0, "Share of the labelled frames held out to choose the best step; 0 trains on all and keeps the last step."
+        0.0,
+        "Share of the frames with a mask held out to choose the best step; 0 trains on all and keeps the last step.",
     )
     eval_steps: Steps = option(200, "Steps between evaluations on the held-out frames.")
     checkpoint_steps: Steps = option(100, "Steps between checkpoints.", any_on_resume=True)

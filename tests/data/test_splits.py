@@ -9,7 +9,7 @@ from scalpel_hf.data.splits import folds_by_recording, train_val_split
 
 def rows_of(recordings: str) -> Dataset:
     """A frame a letter, of the recording of that letter; `-` is of none."""
-    columns = {"name": [f"f{i:02d}" for i in range(len(recordings))]}
+    columns = {"name": [f"f{i:02d}" for i in range(len(recordings))], "label_source": ["human"] * len(recordings)}
     return Dataset.from_dict(columns | {"recording": [letter.strip("-") for letter in recordings]})
 
 
@@ -24,8 +24,18 @@ def test_whole_recordings_choose_the_best_step() -> None:
     train, held = train_val_split(rows, 0.25, seed=0)
     assert len(set(held["recording"])) == 1 and set(train["recording"]).isdisjoint(held["recording"])
     assert len(held_out(rows, 0.3)) == 8, "as many recordings as have that share of the frames, or more"
-    with pytest.raises(ValueError, match=r"0\.25 of 4 frames with a person's label, of 1 recordings, leaves none"):
+    with pytest.raises(ValueError, match=r"0\.25 of 4 frames with a person's mask, of 1 recordings, leaves none"):
         train_val_split(rows_of("aaaa"), 0.25, seed=0)
+
+
+def test_no_other_row_of_a_recording_that_is_held_out_is_trained_on() -> None:
+    sources = ["human", "box", "pseudo", "none"] * 4
+    rows = rows_of("aaaabbbbccccdddd").remove_columns("label_source").add_column("label_source", sources)
+    train, held = train_val_split(rows, 0.25, seed=0)
+    assert held["label_source"][:] == ["human"] and set(held["recording"]).isdisjoint(train["recording"])
+    assert train["label_source"][:3] == ["human"] * 3 and len(train) == 12
+    with pytest.raises(ValueError, match=r"of 0 frames with a person's mask leaves none .*; 0 holds out none"):
+        train_val_split(rows.filter(lambda source: source == "box", input_columns="label_source"), 0.5, seed=0)
 
 
 def test_frames_of_no_recording_are_drawn_by_name() -> None:
@@ -35,7 +45,7 @@ def test_frames_of_no_recording_are_drawn_by_name() -> None:
     assert held_out(rows.select(range(19, -1, -1)), 0.2) == chosen
     assert held_out(rows.remove_columns("recording"), 0.2) == chosen
     assert held_out(rows, 0) == set()
-    with pytest.raises(ValueError, match=r"0\.01 of 20 frames with a person's label leaves none"):
+    with pytest.raises(ValueError, match=r"0\.01 of 20 frames with a person's mask leaves none"):
         train_val_split(rows, 0.01, seed=0)
     with pytest.raises(ValueError, match="below 1, got 1"):
         train_val_split(rows, 1, seed=0)

@@ -20,6 +20,7 @@ def benchmark() -> ModuleType:
         return import_module("benchmark_students")
 
 
+@pytest.mark.slow
 def test_one_table_for_all_models_and_backends(benchmark: ModuleType, tmp_path: Path) -> None:
     out = tmp_path / "benchmark.md"
     options = ["--models", "nano", "unet", "--backends", "eager", "ONNX", "INT8", "--sizes", "64x48", "--threads", "1"]

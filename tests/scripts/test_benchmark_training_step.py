@@ -10,6 +10,7 @@ from scripts.benchmarks import benchmark_training_step
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_two_checkouts_side_by_side(tmp_path: Path) -> None:
     rows = SyntheticInfrared(size=(40, 56), n_targets=(1, 2), extent=(2, 5), seed=3).to_dataset(6)
     datasets.DatasetDict({"train": apply_label_budget(rows, 0.5)}).save_to_disk(str(tmp_path / "data"))

@@ -44,6 +44,8 @@ def read_record(folder: str | Path, for_others: bool = True) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: a card's metrics come from it; let the recipe finish first")
     record = read_json(path)
+    if not isinstance(record.get("arguments"), dict) or "dataset" not in record["arguments"]:
+        raise ValueError(f"{path} is no record of a run, which names its `dataset`: let the recipe finish first")
     return without_local_paths(record) if for_others else record
 
 

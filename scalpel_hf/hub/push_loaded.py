@@ -7,7 +7,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from scalpel_hf.utils.reading import read_json
+
 from .upload import push_run
+
+PROCESSOR = "preprocessor_config.json"
 
 
 def push_loaded(
@@ -24,7 +28,9 @@ def push_loaded(
             "only what was loaded from the folder of a run can be pushed, with the figures in its metrics.json: "
             "save it in one, and push that with `scalpel-hf push`"
         )
-    changed = _changed_weights(loaded, folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}, which this was loaded from, is gone: it has the figures for the card")
+    changed = _changed_file(loaded, folder)
     if changed:
         raise ValueError(
             f"this is not what was loaded from {folder} any more ({changed} differs), and the figures in its "
@@ -33,15 +39,23 @@ def push_loaded(
     return push_run(folder, repo_id, base_model_id, private, pictures)
 
 
-def _changed_weights(loaded: Any, folder: Path) -> str | None:
-    """A file of weights that it would be saved in, and that differs from the one in the folder."""
+def _changed_file(loaded: Any, folder: Path) -> str | None:
+    """A file of weights, or how it prepares frames, that it would be saved in and that differs in the folder."""
     with tempfile.TemporaryDirectory() as now:
         loaded.save_pretrained(now)
-        for file in sorted(Path(now).rglob("*.safetensors")):
+        for file in sorted(Path(now).rglob("*")):
             name = file.relative_to(now)
-            if not (folder / name).is_file():
-                return str(name)
-            saved, before = load_file(file), load_file(folder / name)
-            if saved.keys() != before.keys() or any(not torch.equal(saved[key], before[key]) for key in saved):
+            same = _same_weights if file.suffix == ".safetensors" else _same_json if file.name == PROCESSOR else None
+            if same and not ((folder / name).is_file() and same(file, folder / name)):
                 return str(name)
     return None
+
+
+def _same_weights(file: Path, other: Path) -> bool:
+    now, before = load_file(file), load_file(other)
+    return now.keys() == before.keys() and all(torch.equal(now[key], before[key]) for key in now)
+
+
+def _same_json(file: Path, other: Path) -> bool:
+    now, before = read_json(file), read_json(other)
+    return all(now[key] == before[key] for key in now.keys() & before.keys())  # versions may have others besides

@@ -10,7 +10,7 @@ class FromFolder:
 
     def remember(self, name_or_path: str | Path) -> None:
         """Keep where it was loaded from, if that is a folder."""
-        self.folder = Path(name_or_path) if Path(name_or_path).is_dir() else None
+        self.folder = Path(name_or_path).resolve() if Path(name_or_path).is_dir() else None
 
     def push_to_hub(
         self, repo_id: str, base_model_id: str | None = None, private: bool | None = None, pictures: bool = True

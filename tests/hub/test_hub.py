@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import struct
 from collections.abc import Callable
 from io import BytesIO
@@ -442,9 +443,20 @@ def test_what_is_of_no_folder_or_has_changed_is_not_pushed(client: HfApi, tmp_pa
         student.push_to_hub(STUDENT)
     with pytest.raises(ValueError, match=r"teacher any more \(adapter_model\.safetensors differs\)"):
         again.push_to_hub(STUDENT, BASE)
-    (tmp_path / "student" / "metrics.json").unlink()
+    student = load_predictor(tmp_path / "student")
+    student.processor.normalization = "percentile"
+    with pytest.raises(ValueError, match=r"student any more \(preprocessor_config\.json differs\)"):
+        student.push_to_hub(STUDENT)
+    student, record = load_predictor(tmp_path / "student"), tmp_path / "student" / "metrics.json"
+    record.write_text('{"arguments": {}}')
+    with pytest.raises(ValueError, match=r"metrics\.json is no record of a run, which names its `dataset`"):
+        student.push_to_hub(STUDENT)
+    record.unlink()
     with pytest.raises(FileNotFoundError, match=r"metrics\.json is missing"):
-        load_predictor(tmp_path / "student").push_to_hub(STUDENT)
+        student.push_to_hub(STUDENT)
+    shutil.rmtree(tmp_path / "student")
+    with pytest.raises(FileNotFoundError, match="student, which this was loaded from, is gone"):
+        student.push_to_hub(STUDENT)
     assert not client.repo_exists(STUDENT)
 
 

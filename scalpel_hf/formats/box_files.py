@@ -29,7 +29,9 @@ def read_boxes(path: str | Path) -> Iterator[HumanLabel]:
     for name, entries in content.items():
         origin = f"{path}, {name!r}"
         if not isinstance(entries, list) or not all(_is_box_or_point(entry) for entry in entries):
-            raise LabelFileError(f"{origin}: must be a list of boxes [x, y, width, height] and points [x, y]")
+            raise LabelFileError(
+                f"{origin}: must be a list of boxes [x, y, width, height], without a side of 0, and points [x, y]"
+            )
         boxes = tuple(tuple(map(float, (*entry, 0, 0)[:4])) for entry in entries)
         yield HumanLabel(name, None, origin, boxes=boxes)
 
@@ -155,4 +157,5 @@ def _text(path: Path) -> str:
 
 
 def _is_box_or_point(entry: Any) -> bool:
-    return isinstance(entry, list) and len(entry) in (2, 4) and all(type(value) in (int, float) for value in entry)
+    is_list = isinstance(entry, list) and len(entry) in (2, 4) and all(type(value) in (int, float) for value in entry)
+    return is_list and 0 not in entry[2:]

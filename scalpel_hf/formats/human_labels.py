@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import warnings
 import zlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -68,12 +69,17 @@ class HumanLabel:
         """
         The columns `mask`, `objects` and `label_source` of a frame of `size` (H, W), the mask compressed.
 
-        Raises `ValueError` for a mask of another size and for boxes that don't lie in the frame.
+        A box that stands there twice is taken once, with a warning. Raises `ValueError` for a mask of another size and
+        for boxes that don't lie in the frame.
         """
         height, width = size
         if self.boxes:
             sides = (width, height, width, height) if self.shares else (1, 1, 1, 1)
-            scaled = [[value * side for value, side in zip(box, sides, strict=True)] for box in self.boxes]
+            once = dict.fromkeys(map(tuple, self.boxes))
+            if len(once) < len(self.boxes):
+                twice = len(self.boxes) - len(once)
+                warnings.warn(f"{self.origin}: {twice} boxes stand there twice, and are taken once", stacklevel=2)
+            scaled = [[value * side for value, side in zip(box, sides, strict=True)] for box in once]
             objects = as_objects([inside_frame(box, width, height) for box in scaled])
             return {"mask": None, "objects": objects, "label_source": source_of_objects(objects["bbox"])}
         mask = np.zeros(size, np.uint8)

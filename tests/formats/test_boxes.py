@@ -81,6 +81,7 @@ def test_json(tmp_path: Path) -> None:
         ({"a": [[1, 2, 3]]}, "'a': must be a list of boxes"),
         ({"a": {"x": 1}}, "'a': must be a list of boxes"),
         ({"a": [[1, 2, 3, "4"]]}, "'a': must be a list of boxes"),
+        ({"a": [[1, 2, 0, 0]]}, "'a': must be a list of boxes .*, without a side of 0, and points"),
         ([], "boxes.json"),
     ],
 )
@@ -89,6 +90,13 @@ def test_json_that_is_none(tmp_path: Path, content: Any, match: str) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(LabelFileError, match=match):
         list(read_boxes(path))
+
+
+def test_a_box_that_stands_there_twice_is_one_target(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps({"a": [[3, 2, 4, 5], [0, 19, 1, 1], [3, 2, 4, 5]]}))
+    with pytest.warns(UserWarning, match=r"boxes\.json, 'a': 1 boxes stand there twice, and are taken once"):
+        assert taken(read_boxes(path), "a") == {"a": ("box", BOXES[:2])}
 
 
 def yolo(folder: Path, **files: str) -> Path:

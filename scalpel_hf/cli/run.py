@@ -32,7 +32,7 @@ from scalpel_hf.utils.files import write_json
 
 from .numbers import COUNT, SEED
 from .program import verb_parser
-from .run_data import STUDENTS, describe, fold_folder, labels_tell_scores, prepare, task_of
+from .run_data import STUDENTS, describe, describe_student, fold_folder, labels_tell_scores, prepare, task_of
 from .run_estimate import Estimate, estimate, minutes, trial_stages
 from .small_sam import save_small_sam
 from .stages import Stage, claim, run_stages
@@ -78,8 +78,8 @@ def main(argv: list[str] | None = None) -> None:
         hide_loading_bars()
         save_small_sam(out / "sam")
         print("no Segment Anything model: the presets' teachers look at the frame alone (--base-model names one)")
-    if task_of(out / "data") == "detection":
-        print("the labels are boxes: so is what the student gives, a detector that learns from these alone")
+    if line := describe_student(out / "data"):
+        print(line)
     todo = stages(args)
     if not all(stage.done.exists() for stage in todo):
         print("\na few steps of each training, to say how long it will take")

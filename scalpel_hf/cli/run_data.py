@@ -136,6 +136,14 @@ def task_of(data: Path) -> str:
     return "detection" if _kinds_of_targets(data) == {BOX} else "segmentation"
 
 
+def describe_student(data: Path) -> str:
+    """What a student of a prepared folder gives, where people drew boxes: a line to print; else nothing."""
+    kinds = _kinds_of_targets(data)
+    if kinds == {BOX}:
+        return "the labels are boxes: so is what the student gives, a detector that learns from these alone"
+    return "not all labels are boxes: the student gives masks" if BOX in kinds else ""
+
+
 def labels_tell_scores(data: Path) -> bool:
     """Whether some of the frames that people labelled has a target; of others alone no scores can be learnt."""
     return bool(_kinds_of_targets(data))

@@ -337,21 +337,26 @@ def test_a_student_of_boxes_is_measured_by_boxes_on_masks_too(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(
-    ("sources", "targets", "task"),
+    ("sources", "targets", "task", "said"),
     [
-        (["box", "box", "none"], [1, 2, 0], "detection"),
-        (["box", "human", "none"], [1, 0, 0], "detection"),  # a frame that has no target says nothing of their kind
-        (["box", "human", "none"], [1, 1, 0], "segmentation"),
-        (["box", "point", "none"], [1, 1, 0], "segmentation"),
-        (["human", "none", "none"], [0, 0, 0], "segmentation"),
+        (["box", "box", "none"], [1, 2, 0], "detection", "the labels are boxes"),
+        # A frame that has no target says nothing of their kind.
+        (["box", "human", "none"], [1, 0, 0], "detection", "the labels are boxes"),
+        (["box", "human", "none"], [1, 1, 0], "segmentation", "not all labels are boxes"),
+        (["box", "point", "none"], [1, 1, 0], "segmentation", "not all labels are boxes"),
+        (["human", "none", "none"], [0, 0, 0], "segmentation", ""),
     ],
 )
-def test_labels_say_what_the_student_gives(tmp_path: Path, sources: list[str], targets: list[int], task: str) -> None:
+def test_labels_say_what_the_student_gives(
+    tmp_path: Path, sources: list[str], targets: list[int], task: str, said: str
+) -> None:
     rows = CAMERA.to_dataset(3).remove_columns("objects")
     objects = [{"bbox": [[0.0, 0.0, 2.0, 2.0]] * n, "area": [4] * n} for n in targets]
     rows = rows.add_column("label_source", sources).add_column("objects", objects)
     datasets.DatasetDict(train=rows).save_to_disk(str(tmp_path / "out" / "data"))
     assert run_data.task_of(tmp_path / "out" / "data") == task
+    line = run_data.describe_student(tmp_path / "out" / "data")
+    assert line.startswith(said) and bool(line) == bool(said)
     args = arguments(tmp_path)
     commands = [s.command for s in run.stages(args)] + [run.trainings(args)["transfer"]]
     assert {c[c.index("--task") + 1] for c in commands if c[0] == "transfer"} == {task}

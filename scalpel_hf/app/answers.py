@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from scalpel_hf.adapter.layer import active_mask_level, record_router
+from scalpel_hf.evaluation.box_metrics import detector_of
 from scalpel_hf.predictors.teacher import Teacher
 from scalpel_hf.runtime.components import Detections, find_detections
 from scalpel_hf.runtime.recordings import Damage
@@ -83,7 +84,8 @@ def ask(model: Any, name: str, frame: np.ndarray) -> Answer:
         if hasattr(model, "probabilities"):
             probability = model.probabilities(frame)
         else:
-            boxes = _detected(model.detect(frame, 0.0))
+            scores, found = detector_of(model)(frame)
+            boxes = found, scores
     operators = list(_captioned(operator_maps(frame.astype(np.float32))))
     routers = list(_routers(model, records)) if isinstance(model, Teacher) else []
     return Answer(name, frame, probability, boxes, operators, routers, len(records))
@@ -93,19 +95,12 @@ def find_targets(model: Any, frame: np.ndarray, threshold: float) -> Detections:
     """What [`Answer.found`] gives, of a model that is asked for nothing else."""
     if hasattr(model, "probabilities"):
         return find_detections(model.probabilities(frame), threshold)
-    return _above(*_detected(model.detect(frame, 0.0)), threshold)
+    scores, boxes = detector_of(model)(frame)
+    return _above(boxes, scores, threshold)
 
 
 def _above(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> Detections:
     return Detections(boxes[scores > threshold], scores[scores > threshold], None)
-
-
-def _detected(found: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes and scores: exported detectors give `Detections`, others scores and boxes."""
-    if isinstance(found, Detections):
-        return found.boxes, found.scores
-    scores, boxes = found
-    return boxes, scores
 
 
 def _captioned(pictures: dict[str, Image.Image]) -> Iterator[tuple[Image.Image, str]]:

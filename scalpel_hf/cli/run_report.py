@@ -19,7 +19,7 @@ from scalpel_hf.training.run_record import METRICS_FILE
 from scalpel_hf.utils.files import write_text
 from scalpel_hf.utils.reading import read_json, read_text
 from scalpel_hf.utils.templates import html_template
-from scalpel_hf.utils.visualization import GREEN, RED, fill_boxes, gray, level, operator_maps, outline
+from scalpel_hf.utils.visualization import GREEN, RED, fill_boxes, gray, level, mark_targets, operator_maps, outline
 
 from .run_data import LEAST_LABELS, STUDENTS, describe, labels_of_one_recording, task_of
 from .run_figures import Criterion, Figures, criterion_of, load_model
@@ -27,7 +27,6 @@ from .stages import Stage, times_of
 
 TEMPLATE = Path(__file__).with_name("run_report.html")
 EXAMPLES, UNSURE = 3, 6
-THRESHOLD = 0.5
 
 
 def write_report(out: Path, stages: list[Stage], figures: Figures | None) -> Path:
@@ -68,18 +67,11 @@ def _examples(student: Any, criterion: Criterion, rows: datasets.Dataset) -> lis
         pictures = {
             "frame": gray(frame),
             "truth": outline(frame, _truth(row, frame.shape), GREEN),
-            "the student's answer": outline(frame, _answer(student, row["image"], frame.shape), RED),
+            "the student's answer": outline(frame, mark_targets(student, row["image"]), RED),
             **operator_maps(frame),
         }
         kinds[kind].append({"name": row["name"], "note": kind, "pictures": _embedded(pictures)})
     return [example for examples in kinds.values() for example in examples]
-
-
-def _answer(student: Any, image: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """The student's mask, or its boxes, filled."""
-    if hasattr(student, "probabilities"):
-        return student.probabilities(image) > THRESHOLD
-    return fill_boxes(student.detect(image, THRESHOLD)[1], shape)
 
 
 def _truth(row: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:

@@ -72,20 +72,19 @@ def train_val_split(rows: Dataset, fraction: float, seed: int) -> tuple[Dataset,
         raise ValueError(f"`validation_fraction` must be at least 0 and below 1, got {fraction}")
     has_mask = np.array(rows["label_source"][:]) == HUMAN
     names = np.array([recording or name for recording, name in zip(_recordings(rows), rows["name"][:], strict=True)])
-    held = np.zeros(len(rows), dtype=bool)
-    if fraction:
-        units = np.unique(names[has_mask])
-        for unit in units[np.random.default_rng(seed).permutation(len(units))]:
-            if (held & has_mask).sum() < round(fraction * has_mask.sum()):
-                held |= names == unit
-        if not 0 < (held & has_mask).sum() < has_mask.sum():
-            of = f", of {len(units)} recordings," if len(units) < has_mask.sum() else ""
-            raise ValueError(
-                f"`validation_fraction`: {fraction} of {has_mask.sum()} frames with a person's mask{of} leaves none to "
-                "train on or to validate with; 0 holds out none"
-            )
-    order = np.argsort(~has_mask, kind="stable")
-    return rows.select(order[~held[order]]), rows.select(np.flatnonzero(held & has_mask))
+    masks = int(has_mask.sum())
+    units, counts = np.unique(names[has_mask], return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(units))
+    before = np.cumsum(counts[order]) - counts[order]  # frames that are held out when a unit's turn comes
+    held = np.isin(names, units[order[before < round(fraction * masks)]])
+    if fraction and not 0 < (held & has_mask).sum() < masks:
+        of = f", of {len(units)} recordings," if len(units) < masks else ""
+        raise ValueError(
+            f"`validation_fraction`: {fraction} of {masks} frames with a person's mask{of} leaves none to train on or "
+            "to validate with; 0 holds out none"
+        )
+    masks_first = np.argsort(~has_mask, kind="stable")
+    return rows.select(masks_first[~held[masks_first]]), rows.select(np.flatnonzero(held & has_mask))
 
 
 def folds_by_recording(rows: Dataset, count: int, seed: int) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """The picture grid of a model's card: frames, truth, and what the model finds."""
 
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.masks import read_target
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.predictors.load import load_predictor
-from scalpel_hf.utils.visualization import GREEN, RED, fill_boxes, gray, outline
+from scalpel_hf.utils.visualization import GREEN, RED, gray, mark_targets, outline
 
 from .provenance import Provenance, read_record
 
@@ -39,10 +40,7 @@ def example_pictures(folder: str | Path, provenance: Provenance) -> bytes | None
 
 def finder(folder: str | Path, base: str | Path | None = None) -> Callable[[Any], np.ndarray]:
     """What marks the targets that the model in a folder finds: from a frame to a mask `(H, W)`, bool."""
-    model: Any = load_predictor(folder, base)
-    if hasattr(model, "probabilities"):
-        return lambda frame: model.probabilities(frame) > 0.5
-    return lambda frame: fill_boxes(model.detect(frame, 0.5)[1], read_frame(frame).shape)
+    return partial(mark_targets, load_predictor(folder, base))
 
 
 def _with_targets(rows: Any) -> list[dict[str, Any]]:

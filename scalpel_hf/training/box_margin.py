@@ -6,8 +6,9 @@ import numpy as np
 from scipy import ndimage
 from scipy.sparse.csgraph import connected_components
 
-from scalpel_hf.data.objects import EIGHT_CONNECTED
+from scalpel_hf.data.objects import objects_from_mask
 from scalpel_hf.data.transforms import Sample
+from scalpel_hf.evaluation.box_metrics import as_corners
 
 
 def tell_margin(margin: float) -> str:
@@ -63,9 +64,7 @@ def target_boxes(target: np.ndarray, reach: float) -> np.ndarray:
     Components of which one's centre lies in the other's box, were this `reach` pixels larger, are one target: of two
     boxes so near a detector gives one.
     """
-    labels, _ = ndimage.label(target, EIGHT_CONNECTED)
-    corners = [(columns.start, rows.start, columns.stop, rows.stop) for rows, columns in ndimage.find_objects(labels)]
-    boxes = np.array(corners, float).reshape(-1, 4)
+    boxes = as_corners(objects_from_mask(target)["bbox"])
     if not len(boxes):
         return boxes
     low, high, centres = boxes[:, :2], boxes[:, 2:], (boxes[:, :2] + boxes[:, 2:]) / 2

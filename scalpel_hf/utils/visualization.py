@@ -1,6 +1,7 @@
 """Pictures of frames, operators' maps and predictions."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from PIL import Image
 from scipy import ndimage
 
 from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
-from scalpel_hf.modeling.image_processing_infrared import normalize_frame
+from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
 from scalpel_hf.modeling.moe import PriorPyramid
 
 Color = tuple[int, int, int]
@@ -42,6 +43,13 @@ def fill_boxes(boxes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     for x0, y0, x1, y1 in np.rint(boxes).astype(int).clip(0):
         mask[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = True
     return mask
+
+
+def mark_targets(model: Any, image: Any, threshold: float = 0.5) -> np.ndarray:
+    """`(H, W)`, bool: a model's mask of a frame, or the boxes of a detector, filled."""
+    if hasattr(model, "probabilities"):
+        return model.probabilities(image) > threshold
+    return fill_boxes(model.detect(image, threshold)[1], read_frame(image).shape)
 
 
 def level(probability: np.ndarray) -> Image.Image:

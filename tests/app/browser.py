@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +10,6 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from tests.interrupts import hear_interrupts
-
-ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -36,15 +32,3 @@ def headless_chromium(width: int = 1280, height: int = 800) -> Iterator[webdrive
         yield chromium
     finally:
         chromium.quit()
-
-
-def start(program: list[str]) -> "subprocess.Popen[str]":
-    """A program that serves a page, with its output to read, and which Ctrl-C ends."""
-    return subprocess.Popen(
-        program,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=hear_interrupts,
-    )

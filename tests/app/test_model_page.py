@@ -29,11 +29,12 @@ from scalpel_hf.data import objects_from_mask
 from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from tests.hub.models import make_student, make_teacher
+from tests.interrupts import start
 from tests.pseudo_labels.helpers import FakeTeacher
 from tests.runtime.made_by_hand import write_video
 from tests.small_models import small_mobile_sam
 
-from .browser import headless_chromium, start
+from .browser import headless_chromium
 
 gradio = pytest.importorskip("gradio", reason='Gradio is not installed: pip install "scalpel-hf[app]"')
 

@@ -22,8 +22,9 @@ from scalpel_hf.app.server import PageServer
 from scalpel_hf.data import load_split, read_mask
 from scalpel_hf.pseudo_labels.reviews import read_decisions
 from scalpel_hf.pseudo_labels.rules import Rules
+from tests.interrupts import start
 
-from .browser import headless_chromium, start
+from .browser import headless_chromium
 from .runs import make_run
 
 

@@ -153,6 +153,14 @@ def test_few_boxes_are_cross_validated_too() -> None:
     assert sorted(kind for fold in made for kind in fold["test"]["label_source"]) == ["box"] * 5 + ["human"] * 2
 
 
+def prepare_labelled(folder: Path, sources: list[str], targets: list[int]) -> None:
+    """A prepared folder of frames with labels of these kinds, each with so many targets."""
+    rows = CAMERA.to_dataset(3).remove_columns("objects")
+    objects = [{"bbox": [[0.0, 0.0, 2.0, 2.0]] * n, "area": [4] * n} for n in targets]
+    rows = rows.add_column("label_source", sources).add_column("objects", objects)
+    datasets.DatasetDict(train=rows).save_to_disk(str(folder))
+
+
 @pytest.mark.parametrize(
     ("sources", "targets", "tell"),
     [
@@ -166,10 +174,7 @@ def test_few_boxes_are_cross_validated_too() -> None:
 def test_labels_tell_scores_where_there_is_a_target(
     tmp_path: Path, sources: list[str], targets: list[int], tell: bool
 ) -> None:
-    rows = CAMERA.to_dataset(3).remove_columns("objects")
-    objects = [{"bbox": [[0.0, 0.0, 2.0, 2.0]] * n, "area": [4] * n} for n in targets]
-    rows = rows.add_column("label_source", sources).add_column("objects", objects)
-    datasets.DatasetDict(train=rows).save_to_disk(str(tmp_path / "out" / "data"))
+    prepare_labelled(tmp_path / "out" / "data", sources, targets)
     assert run_data.labels_tell_scores(tmp_path / "out" / "data") == tell
     (label,) = (s.command for s in run.stages(arguments(tmp_path)) if s.command[0] == "label")
     assert ("--no-calibration" in label) == (not tell)
@@ -350,10 +355,7 @@ def test_a_student_of_boxes_is_measured_by_boxes_on_masks_too(tmp_path: Path, mo
 def test_labels_say_what_the_student_gives(
     tmp_path: Path, sources: list[str], targets: list[int], task: str, said: str
 ) -> None:
-    rows = CAMERA.to_dataset(3).remove_columns("objects")
-    objects = [{"bbox": [[0.0, 0.0, 2.0, 2.0]] * n, "area": [4] * n} for n in targets]
-    rows = rows.add_column("label_source", sources).add_column("objects", objects)
-    datasets.DatasetDict(train=rows).save_to_disk(str(tmp_path / "out" / "data"))
+    prepare_labelled(tmp_path / "out" / "data", sources, targets)
     assert run_data.task_of(tmp_path / "out" / "data") == task
     line = run_data.describe_student(tmp_path / "out" / "data")
     assert line.startswith(said) and bool(line) == bool(said)

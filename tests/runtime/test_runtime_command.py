@@ -22,7 +22,7 @@ from scalpel_hf.runtime.__main__ import main
 from scalpel_hf.runtime.lines import JsonLines
 from scalpel_hf.runtime.results import Result
 from scalpel_hf.utils.files import DiskFullError
-from tests.interrupts import hear_interrupts
+from tests.interrupts import ROOT, start
 from tests.runtime.made_by_hand import (
     TARGETS,
     frame_with_targets,
@@ -32,8 +32,6 @@ from tests.runtime.made_by_hand import (
     write_student,
     write_video,
 )
-
-ROOT = Path(__file__).parents[2]
 
 
 def frames_in(folder: Path, count: int) -> Path:
@@ -56,16 +54,8 @@ def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "scalpel_hf.runtime", *map(str, arguments)]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        preexec_fn=hear_interrupts,
-    )
+def start_predicting(*arguments: object) -> "subprocess.Popen[str]":
+    return start([sys.executable, "-m", "scalpel_hf.runtime", *map(str, arguments)], stdout=subprocess.DEVNULL)
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -156,7 +146,7 @@ def test_frames_that_the_model_has_no_answer_for(
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_signals_leave_whole_lines(tmp_path: Path, number: int, code: int) -> None:
     out = tmp_path / "boxes.jsonl"
-    process = start(write_student(tmp_path / "s"), endless(tmp_path), "--out", out)
+    process = start_predicting(write_student(tmp_path / "s"), endless(tmp_path), "--out", out)
     wait_for(lambda: out.exists() and out.stat().st_size > 2000)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
@@ -171,7 +161,7 @@ def test_signals_leave_whole_lines(tmp_path: Path, number: int, code: int) -> No
 
 def test_two_programs_with_one_file_do_not_mix(tmp_path: Path) -> None:
     student, frames, out = write_student(tmp_path / "s"), endless(tmp_path), tmp_path / "boxes.jsonl"
-    first = start(student, frames, "--out", out)
+    first = start_predicting(student, frames, "--out", out)
     wait_for(lambda: out.exists() and out.stat().st_size > 2000)
     second, third = run(student, frames, "--out", out), run(student, frames, "--out", out, "--overwrite")
     assert second.returncode == third.returncode == 1

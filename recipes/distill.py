@@ -12,13 +12,10 @@ adapter and its image processor to `output_dir`, with metrics.json: how the run 
 `eval_split`.
 """
 
-import math
-from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Annotated, Any, cast
+from typing import Any
 
 import datasets
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -30,108 +27,32 @@ from scalpel_hf.adapter.families import sam_input
 from scalpel_hf.adapter.layer import asks_sam
 from scalpel_hf.cli.launching import LAUNCH_HELP
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.data import labelled_by_people, load_split, split_by_source
+from scalpel_hf.data import labelled_by_people, load_split
 from scalpel_hf.data.contents import hash_rows
-from scalpel_hf.data.label_sources import HUMAN
 from scalpel_hf.data.splits import train_val_split
 from scalpel_hf.evaluation.evaluator import evaluate_probabilities
 from scalpel_hf.evaluation.unseen import TrainedOn, rows_to_measure
 from scalpel_hf.hub.upload import base_on_hub, push_run
-from scalpel_hf.modeling.configuration_experts import LEVELS, OPERATOR_SCALES
-from scalpel_hf.modeling.normalization import NORMALIZATIONS
-from scalpel_hf.modeling.teacher_loss import BALANCE_WEIGHT, PRIOR_WEIGHT
-from scalpel_hf.predictors.committee import Committee, member_folder
+from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
+from scalpel_hf.predictors.committee import STUDENT, TEACHER
 from scalpel_hf.predictors.sam import load_sam
-from scalpel_hf.predictors.student import SegmentationStudent
+from scalpel_hf.predictors.student import DetectionStudent, SegmentationStudent
 from scalpel_hf.predictors.teacher import Teacher
-from scalpel_hf.recipes.transfer import TransferArguments, train_student
-from scalpel_hf.training.arguments import (
-    Between,
-    CropSize,
-    LoopArguments,
-    OneOf,
-    Weight,
-    option,
-    parse_arguments,
-)
-from scalpel_hf.training.background import background_samples
+from scalpel_hf.recipes.transfer import train_student
+from scalpel_hf.training.arguments import parse_arguments
+from scalpel_hf.training.background import background_samples, tell_background
 from scalpel_hf.training.box_margin import tell_margin
 from scalpel_hf.training.contact_sheet import contact_sheet
-from scalpel_hf.training.distillation import (
-    TeacherSamples,
-    distillation_loss,
-    freeze_operators,
-    start_from,
-)
+from scalpel_hf.training.distillation import TeacherSamples, distillation_loss, freeze_operators, start_from
 from scalpel_hf.training.frames import labelled_sample
 from scalpel_hf.training.gate_fitting import fit_consensus_gate
-from scalpel_hf.training.guard import LEAST_FRAMES, Probabilities, can_compare, compare_with_small_network, verdict
+from scalpel_hf.training.guard import guard
 from scalpel_hf.training.loop import hash_weights, make_accelerator, train
 from scalpel_hf.training.lora_baseline import lora_of_equal_size
+from scalpel_hf.training.members import Train, as_one_teacher, committee_members, small_network
+from scalpel_hf.training.recipe_arguments import DistillArguments
 from scalpel_hf.training.run_record import closing, write_metrics
-from scalpel_hf.training.sampling import prior_shift
-
-ADAPTERS = ("scalpel_moe", "lora")
-
-
-@dataclass
-class DistillArguments(LoopArguments):
-    dataset: str = option("", "Data set made by `scalpel-hf prepare`: a folder or a repository on the Hub.")
-    train_split: str = option("train", "Split whose rows that people labelled are trained on: masks, boxes and points.")
-    eval_split: str = option(
-        "test", "Split that the finished teacher is measured on; empty for none.", any_on_resume=True
-    )
-    base_model: str = option("", "Segment Anything model: a folder or a repository on the Hub.")
-    base_model_id: str = option(
-        "", "Hub id of the base, for `push_to_hub`, where base_model is a folder.", any_on_resume=True
-    )
-    image_size: Annotated[int, Between(16, 4096)] = option(512, "Side of SAM's input in pixels.")
-    normalization: Annotated[str, OneOf(NORMALIZATIONS)] = option(
-        "range", "How frames are normalised: `zscore`, `percentile` or `range`."
-    )
-    adapter: Annotated[str, OneOf(ADAPTERS)] = option(
-        "scalpel_moe", "`scalpel_moe`, or `lora` of the same size to compare with."
-    )
-    levels: list[str] = option(["pixel", "mask"], f"Levels of the adapter: some of {', '.join(LEVELS)}.")
-    operators: list[str] = option(list(OPERATOR_SCALES), "Experts of the adapter.")
-    blocks: Annotated[int, Between(0, 1000)] = option(2, "How many of the encoder's last blocks get a token adapter.")
-    channels: Annotated[int, Between(1, 1024)] = option(16, "Width of the adapter's mask level at half resolution.")
-    full_resolution_channels: Annotated[int, Between(0, 1024)] = option(8, "Its width on the frame's own grid.")
-    top_k: Annotated[int, Between(1, 64)] = option(4, "How many experts keep their weight at a position.")
-    routers: bool = option(True, "Off, every expert has the same weight everywhere.", in_help=False)
-    sam_features: bool = option(False, "On, the mask level sees SAM's features of the frame besides.", in_help=False)
-    crop_size: CropSize = option(256, "Side of the training crops in frame pixels.")
-    guard: bool = option(
-        False,
-        "Compare the teacher with a small network of the same labels first, cross-validated on labelled frames.",
-        any_on_resume=True,
-    )
-    fit_consensus_gate: bool = option(True, "Fit the gate on the operators' consensus, after training; off: no gate.")
-    background_frames: Annotated[int, Between(0, 10_000_000)] = option(
-        0, "Unlabelled frames to train on as background, except where operators respond."
-    )
-    committee: Annotated[int, Between(1, 100)] = option(
-        1, "How many networks answer together: in turn a teacher with operators, one without, and a small student."
-    )
-    feature_cache_dir: str = option(
-        "", "Where the frozen features are kept; output_dir/features when empty.", any_on_resume=True
-    )
-    feature_cache_dtype: Annotated[str, OneOf(("float16", "float32"))] = option(
-        "float16", "Precision of the frozen features on disk: float16 or float32."
-    )
-    supervised_weight: Weight = option(1.0, "Weight of the supervised loss.")
-    prior_weight: Weight = option(PRIOR_WEIGHT, "Weight of prior guidance.")
-    balance_weight: Weight = option(BALANCE_WEIGHT, "Weight of the routers' load balance.")
-    box_weight: Weight = option(1.0, "Weight of masks touching the sides of the boxes that people drew.")
-
-    @property
-    def features_folder(self) -> str:
-        return self.feature_cache_dir or f"{self.output_dir}/features"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if {"token", "mask"} <= set(self.levels) and not self.sam_features:
-            raise ValueError("the `token` level changes SAM's features, which `sam_features` keeps from the mask level")
+from scalpel_hf.training.sampling import prior_shift, tell_shift
 
 
 def train_teacher(
@@ -144,8 +65,7 @@ def train_teacher(
     background = background_samples(rows, samples, args.background_frames, args.seed) if args.background_frames else []
     accelerator.print(f"{len(samples)} labelled frames to train on, {len(held_out or ())} held out")
     if background:
-        left_out = 1 - np.mean([sample.weight.mean() for sample in background])
-        accelerator.print(f"{len(background)} unlabelled frames as background, {left_out:.1%} of them left out")
+        accelerator.print(tell_background(background))
 
     # Model
     base = load_sam(args.base_model, args.image_size)
@@ -179,18 +99,18 @@ def train_teacher(
 
     # Train
     shift = prior_shift(dataset)
-    accelerator.print(f"target pixels are {math.exp(shift):.1f} times as likely in crops as in frames")
+    accelerator.print(tell_shift(shift))
     start_from(model, shift)
     if dataset.margin:
         accelerator.print(tell_margin(dataset.margin))
     loss = distillation_loss(
         teacher.frozen,
-        args.supervised_weight,
-        args.prior_weight,
-        args.balance_weight,
-        shift,
-        args.box_weight,
-        dataset.margin,
+        supervised=args.supervised_weight,
+        prior=args.prior_weight,
+        balance=args.balance_weight,
+        logit_shift=shift,
+        box_projection=args.box_weight,
+        margin=dataset.margin,
     )
 
     def evaluate(_: nn.Module) -> dict[str, float]:
@@ -205,67 +125,23 @@ def train_teacher(
     return teacher, outcome
 
 
+def train_small_network(
+    args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset, held_out: datasets.Dataset | None
+) -> tuple[SegmentationStudent | DetectionStudent, dict[str, Any]]:
+    """A student of the labelled ones of `rows`, and how its training went."""
+    labelled = labelled_by_people(rows, args.dataset)
+    held_out = labelled.select([]) if held_out is None else held_out
+    return train_student(small_network(args), accelerator, labelled, held_out)
+
+
 def train_committee(
     args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset, held_out: datasets.Dataset | None
 ) -> tuple[Teacher, dict[str, Any]]:
-    """
-    The networks that `args.committee` asks for, as one teacher, and how their trainings went.
-
-    Three kinds take turns, as networks that differ err less alike (docs/log.md): a teacher with operators, one of the
-    frame alone, and a small student of the same labels.
-    """
-    frame_alone = [level for level in args.levels if level != "pixel"] or args.levels
-    members: list[Teacher | SegmentationStudent] = []
-    outcomes = []
-    for number in range(args.committee):
-        member = replace(
-            args,
-            committee=1,
-            output_dir=f"{args.output_dir}/{member_folder(number)}".rstrip("/"),
-            seed=args.seed + 1000 * number,
-            feature_cache_dir=args.features_folder,
-            levels=args.levels if number % 3 == 0 else frame_alone,
-        )
-        trained, outcome = (train_small_network if number % 3 == 2 else train_teacher)(
-            member, accelerator, rows, held_out
-        )
-        members.append(trained)
-        outcomes.append(outcome)
-    if args.committee == 1:
-        return cast(Teacher, members[0]), outcomes[0]
-    seconds = sum(outcome["seconds"] for outcome in outcomes)
-    return Committee(members), {**outcomes[0], "seconds": seconds, "other members": outcomes[1:]}
-
-
-def train_small_network(
-    args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset, held_out: datasets.Dataset | None
-) -> tuple[SegmentationStudent, dict[str, Any]]:
-    """A student of the same labels; its steps take so little that it gets two and a half times as many."""
-    loop = {field.name: getattr(args, field.name) for field in fields(LoopArguments)}
-    loop |= {"max_steps": 5 * args.max_steps // 2, "push_to_hub": ""}
-    own = {name: getattr(args, name) for name in ("dataset", "normalization", "crop_size", "box_weight")}
-    labelled = labelled_by_people(rows, args.dataset)
-    held_out = labelled.select([]) if held_out is None else held_out
-    student, outcome = train_student(TransferArguments(**loop, **own), accelerator, labelled, held_out)
-    return cast(SegmentationStudent, student), outcome
-
-
-def guard(args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset) -> dict[str, Any]:
-    """What comes of comparing the teacher with a small network of the same labels, each a third of the steps."""
-    steps, features = max(1, args.max_steps // 3), args.features_folder  # the teacher's own: its frames are these
-    short = replace(args, max_steps=steps, validation_fraction=0.0, feature_cache_dir=features)
-    masks, others = split_by_source(rows, (HUMAN,))
-
-    def train_arm(arm: str, fold: int, half: datasets.Dataset) -> Probabilities:
-        folder = f"{args.output_dir}/guard/{arm.replace(' ', '-')}-{fold}"
-        train_one = train_small_network if arm == "small network" else train_committee
-        arm_rows = datasets.concatenate_datasets([half, others])
-        trained, _ = train_one(replace(short, output_dir=folder), accelerator, arm_rows, None)
-        return trained.probabilities
-
-    record = compare_with_small_network(train_arm, masks, args.seed)
-    accelerator.print(verdict(record))
-    return record
+    """The networks that `args.committee` asks for, as one teacher, and how their trainings went."""
+    train_kind: dict[str, Train] = {TEACHER: train_teacher, STUDENT: train_small_network}
+    return as_one_teacher(
+        [train_kind[kind](member, accelerator, rows, held_out) for kind, member in committee_members(args)]
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -280,16 +156,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.eval_split:
         test_rows = rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no metrics")
     rows, held_out = train_val_split(rows, args.validation_fraction, args.seed)
-    masks, _ = split_by_source(rows, (HUMAN,))
 
     # Train
-    guarded = args.guard and can_compare(masks) and accelerator.num_processes == 1
-    if args.guard and not guarded:
-        accelerator.print(
-            f"no comparison with a small network: it takes {LEAST_FRAMES} frames with a mask, of two recordings or "
-            "more, and one process"
-        )
-    compared = guard(args, accelerator, rows) if guarded else None
+    arms: dict[str, Train] = {"teacher": train_committee, "small network": train_small_network}
+    compared = guard(args, accelerator, rows, arms) if args.guard else None
     teacher, outcome = train_committee(args, accelerator, rows, held_out if len(held_out) else None)
 
     # Evaluate and save

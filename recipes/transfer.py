@@ -13,10 +13,8 @@ student and its image processor to `output_dir`, with metrics.json: how the run 
 task.
 """
 
-import math
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import datasets
 import torch
@@ -34,54 +32,16 @@ from scalpel_hf.evaluation.evaluator import evaluate_predictor
 from scalpel_hf.evaluation.unseen import TrainedOn, rows_to_measure
 from scalpel_hf.hub.upload import push_run
 from scalpel_hf.modeling import ScalpelStudentForObjectDetection, ScalpelStudentForSemanticSegmentation
-from scalpel_hf.modeling.configuration_scalpel_student import FRONT_ENDS, SIZES
-from scalpel_hf.modeling.normalization import NORMALIZATIONS
-from scalpel_hf.predictors.student import LABELS, DetectionStudent, SegmentationStudent, new_student
-from scalpel_hf.training.arguments import (
-    CropSize,
-    LoopArguments,
-    OneOf,
-    Share,
-    Weight,
-    option,
-    parse_arguments,
-)
+from scalpel_hf.predictors.student import DetectionStudent, SegmentationStudent, new_student
+from scalpel_hf.training.arguments import parse_arguments
 from scalpel_hf.training.box_margin import tell_margin
 from scalpel_hf.training.branches import add_branches, merge_branches
 from scalpel_hf.training.contact_sheet import contact_sheet
 from scalpel_hf.training.knowledge_transfer import DetectionSamples, StudentSamples, detection_loss, transfer_loss
 from scalpel_hf.training.loop import hash_weights, make_accelerator, train
+from scalpel_hf.training.recipe_arguments import TransferArguments
 from scalpel_hf.training.run_record import closing, write_metrics
-from scalpel_hf.training.sampling import prior_shift
-
-
-@dataclass
-class TransferArguments(LoopArguments):
-    dataset: str = option("", "Data set made by `scalpel-hf prepare`: a folder or a repository on the Hub.")
-    pseudo_labels: str = option("", "Output of `scalpel-hf label`, in place of `train_split`; empty for none.")
-    train_split: str = option("train", "Split to train on; its rows with `label_source: none` are left out.")
-    eval_split: str = option(
-        "test", "Split that the finished student is measured on; empty for none.", any_on_resume=True
-    )
-    task: Annotated[str, OneOf(tuple(LABELS))] = option(
-        "segmentation", "What the student does: `segmentation` or `detection`."
-    )
-    student: str = option("", "Any model of transformers for that task, a folder or a Hub id; empty for our own.")
-    size: str = option("small", f"Our own student: {', '.join(SIZES)}.")
-    front_end: Annotated[str, OneOf(FRONT_ENDS)] = option(
-        "none", "White-box maps as input of our own student: none, frozen or learned."
-    )
-    normalization: Annotated[str, OneOf(NORMALIZATIONS)] = option(
-        "zscore", "How frames are normalised: `zscore`, `percentile` or `range`."
-    )
-    branches: bool = option(
-        False, "Whether 3 x 3 convolutions train as several branches, merged afterwards.", in_help=False
-    )
-    crop_size: CropSize = option(256, "Side of the training crops in pixels.")
-    human_share: Share = option(0.5, "Least share of the crops that come from frames that people labelled.")
-    pseudo_weight: Weight = option(1.0, "Weight of pseudo-labelled pixels beside human ones.")
-    box_weight: Weight = option(1.0, "Weight of masks touching the sides of the boxes that people drew.")
-    pseudo_warmup_ratio: Share = option(0.1, "Share of the steps over which that weight rises from 0.")
+from scalpel_hf.training.sampling import prior_shift, tell_shift
 
 
 def train_student(
@@ -121,7 +81,7 @@ def train_student(
         if isinstance(model, ScalpelStudentForSemanticSegmentation):
             shift = prior_shift(dataset)
             model.add_to_logits(-shift)  # so that to the loss it is at first what it is without the shift
-            accelerator.print(f"target pixels are {math.exp(shift):.1f} times as likely in crops as in frames")
+            accelerator.print(tell_shift(shift))
         loss = transfer_loss(args.pseudo_weight, warmup_steps, shift, args.box_weight, dataset.margin)
         if dataset.margin:
             accelerator.print(tell_margin(dataset.margin))

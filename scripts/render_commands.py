@@ -27,9 +27,9 @@ VERB_TEXTS = {  # where a verb's help is, if not in the file of its name
 }
 SHOWN = 1  # commands of a verb
 FIELDS = {
-    "Both trainings": ("scalpel_hf.training.arguments", "LoopArguments"),
-    "Fields of distill": ("scalpel_hf.recipes.distill", "DistillArguments"),
-    "Fields of transfer": ("scalpel_hf.recipes.transfer", "TransferArguments"),
+    "Both trainings": ("scalpel_hf.training.recipe_arguments", "LoopArguments"),
+    "Fields of distill": ("scalpel_hf.training.recipe_arguments", "DistillArguments"),
+    "Fields of transfer": ("scalpel_hf.training.recipe_arguments", "TransferArguments"),
 }
 HEAD = """# Commands
 

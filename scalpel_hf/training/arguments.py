@@ -1,14 +1,10 @@
-"""The fields of a recipe's YAML file that both stages share, and how they are read; each is a flag too.
-
-What one stage has besides stands in `recipes/distill.py` and `recipes/transfer.py`.
-"""
+"""How a recipe declares its fields, and how they are read from YAML and flags; `recipe_arguments.py` has the fields."""
 
 import sys
 from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin
 
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from transformers import HfArgumentParser
 
 from scalpel_hf.utils.flags import with_hyphens
@@ -53,67 +49,6 @@ class OneOf(tuple[str, ...]):
     def check(self, name: str, value: str) -> None:
         if value not in self:
             raise ValueError(f"`{name}` must be one of {', '.join(self)}, got {value!r}")
-
-
-Steps = Annotated[int, Between(1, 100_000_000)]
-Share = Annotated[float, Between(0, 1)]
-Weight = Annotated[float, Between(0, 1000)]  # of a part of the loss
-CropSize = Annotated[int, Between(16, 4096)]
-TRACKERS = tuple(LOGGER_TYPE_TO_CLASS)
-
-
-@dataclass
-class LoopArguments:
-    """What both stages' training takes."""
-
-    output_dir: str = option(
-        "runs/out",
-        "Folder for checkpoints, the trained model, metrics.json, the curves in history.json and history.svg and, with "
-        "frames held out, contact_sheet.png of some of them.",
-        any_on_resume=True,
-    )
-    seed: Annotated[int, Between(0, 2**32 - 1)] = option(
-        0, "Seeds weights, the order of frames and every augmentation."
-    )
-    max_steps: Steps = option(1000, "Optimiser steps.")
-    batch_size: Annotated[int, Between(1, 4096)] = option(4, "Crops a step and process.")
-    gradient_accumulation_steps: Annotated[int, Between(1, 10_000)] = option(
-        1, "Batches whose gradients are summed into one step."
-    )
-    learning_rate: Annotated[float, Between(0, 1)] = option(1e-3, "Peak rate of AdamW.")
-    weight_decay: Annotated[float, Between(0, 10)] = option(
-        1e-2, "Decay of AdamW on weights of two or more dimensions."
-    )
-    warmup_ratio: Share = option(0.05, "Share of the steps over which the rate rises; a cosine brings it down to 0.")
-    max_grad_norm: Annotated[float, Between(0, 1e6)] = option(1.0, "Gradients are scaled down to this norm.")
-    ema_decay: Annotated[float, Between(0, 0.999999)] = option(
-        0.99, "Decay of the running mean of the weights that is evaluated and saved; 0 for none."
-    )
-    mixed_precision: Annotated[str, OneOf(("auto", "no", "bf16", "fp16"))] = option(
-        "auto", "`no`, `bf16`, `fp16`, or `auto`: bf16 on a GPU that has it, else none."
-    )
-    validation_fraction: Annotated[float, Between(0, 0.99)] = option(
-        0.0,
-        "Share of the frames with a mask held out to choose the best step; 0 trains on all and keeps the last step.",
-    )
-    eval_steps: Steps = option(200, "Steps between evaluations on the held-out frames.")
-    checkpoint_steps: Steps = option(100, "Steps between checkpoints.", any_on_resume=True)
-    logging_steps: Steps = option(20, "Steps between entries in the log and the tracker.", any_on_resume=True)
-    report_to: Annotated[str, OneOf(("none", *TRACKERS))] = option(
-        "none",
-        f"Tracker: `none`, or one of {', '.join(TRACKERS)}. Pictures of frames go to tensorboard and trackio alone.",
-        any_on_resume=True,
-    )
-    resume: bool = option(True, "Resume from the newest checkpoint in output_dir, if there is one.", any_on_resume=True)
-    num_workers: Annotated[int, Between(0, 256)] = option(0, "Processes that prepare crops.", any_on_resume=True)
-    push_to_hub: str = option("", "Repository to push the result to, `org/name`; empty for none.", any_on_resume=True)
-
-    def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self), include_extras=True).items():
-            for limit in getattr(hint, "__metadata__", ()):
-                limit.check(name, getattr(self, name))
-        if self.report_to != "none" and self.report_to not in map(str, get_available_trackers()):
-            raise ValueError(f"`report_to: {self.report_to}` needs that tracker's package, which isn't installed")
 
 
 TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

@@ -40,6 +40,12 @@ def background_samples(rows: datasets.Dataset, labelled: list[Sample], count: in
     return [Sample(f, np.zeros_like(f), (~may_be_target(f, bar)).astype(np.float32)) for f in frames]
 
 
+def tell_background(samples: list[Sample]) -> str:
+    """What a training says of its [`background_samples`]."""
+    left_out = 1 - np.mean([sample.weight.mean() for sample in samples])
+    return f"{len(samples)} unlabelled frames as background, {left_out:.1%} of them left out"
+
+
 def consensus(frame: np.ndarray) -> np.ndarray:
     """[`classical_prior`] of a frame `(H, W)`, normalised by its range: `(H, W)`."""
     return classical_prior(normalize_frame(torch.from_numpy(frame), "range")[None, None])[0].numpy()

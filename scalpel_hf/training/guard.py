@@ -5,16 +5,22 @@ that nobody tuned it on only this comparison tells.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+from accelerate import Accelerator
 
+from scalpel_hf.data import split_by_source
+from scalpel_hf.data.label_sources import HUMAN
 from scalpel_hf.data.splits import folds_by_recording, recordings_of
 from scalpel_hf.evaluation.comparison import bootstrap_differences, count_frames, mean_metrics
 from scalpel_hf.utils.reading import read_json
 
+from .members import Train
+from .recipe_arguments import DistillArguments
 from .run_record import METRICS_FILE
 
 ARMS = ("teacher", "small network")
@@ -23,6 +29,39 @@ LEAST_FRAMES = 8  # labelled ones; from fewer, halves say nothing
 
 Probabilities = Callable[[Any], np.ndarray]
 TrainArm = Callable[[str, int, datasets.Dataset], Probabilities]
+
+
+def guard(
+    args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset, arms: dict[str, Train]
+) -> dict[str, Any] | None:
+    """
+    What [`compare_with_small_network`] says of networks trained as the teacher is to be, in a third of the steps.
+
+    Args:
+        rows: what the teacher is to be trained on.
+        arms: how each of [`ARMS`] is trained.
+
+    Returns `None`, and says so, where there is nothing to compare, or more than one process.
+    """
+    masks, others = split_by_source(rows, (HUMAN,))
+    if not can_compare(masks) or accelerator.num_processes > 1:
+        accelerator.print(
+            f"no comparison with a small network: it takes {LEAST_FRAMES} frames with a mask, of two recordings or "
+            "more, and one process"
+        )
+        return None
+    steps, features = max(1, args.max_steps // 3), args.features_folder  # the teacher's own: its frames are these
+    short = replace(args, max_steps=steps, validation_fraction=0.0, feature_cache_dir=features)
+
+    def train_arm(arm: str, fold: int, half: datasets.Dataset) -> Probabilities:
+        folder = f"{args.output_dir}/guard/{arm.replace(' ', '-')}-{fold}"
+        arm_rows = datasets.concatenate_datasets([half, others])
+        trained, _ = arms[arm](replace(short, output_dir=folder), accelerator, arm_rows, None)
+        return trained.probabilities
+
+    record = compare_with_small_network(train_arm, masks, args.seed)
+    accelerator.print(verdict(record))
+    return record
 
 
 def can_compare(labelled: datasets.Dataset) -> bool:

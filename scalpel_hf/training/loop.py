@@ -35,10 +35,11 @@ from scalpel_hf.predictors.load import default_device
 from scalpel_hf.utils.files import check_can_be_made
 from scalpel_hf.version import __version__
 
-from .arguments import LoopArguments, decide_the_result
+from .arguments import decide_the_result
 from .checkpoints import NEW_RUN, Checkpoints, Ema
 from .contact_sheet import keep_sheet
 from .history import write_history
+from .recipe_arguments import LoopArguments
 from .run_record import METRICS_FILE
 
 logger = logging.getLogger(__name__)

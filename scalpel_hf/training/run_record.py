@@ -18,7 +18,7 @@ from scalpel_hf.hub.repo_names import shown_name
 from scalpel_hf.utils.files import write_json
 from scalpel_hf.utils.reading import read_json
 
-from .arguments import LoopArguments
+from .recipe_arguments import LoopArguments
 
 logger = logging.getLogger(__name__)
 

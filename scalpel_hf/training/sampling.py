@@ -1,5 +1,6 @@
 """Which frames a training sees, in which order, and how much likelier its crops make targets."""
 
+import math
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -42,3 +43,8 @@ def prior_shift(samples: LabelledCrops, count: int = 256) -> float:
         return 0.0
     (target, background), (frame_target, frame_background) = totals
     return float(np.log(target / background * frame_background / frame_target))
+
+
+def tell_shift(shift: float) -> str:
+    """What a training says of its [`prior_shift`]."""
+    return f"target pixels are {math.exp(shift):.1f} times as likely in crops as in frames"

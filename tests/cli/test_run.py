@@ -23,10 +23,9 @@ from scalpel_hf.cli.small_sam import save_small_sam
 from scalpel_hf.cli.stages import Stage, claim, run_stages
 from scalpel_hf.data import objects_from_mask
 from scalpel_hf.recipes import distill, transfer
-from scalpel_hf.recipes.distill import DistillArguments
-from scalpel_hf.recipes.transfer import TransferArguments
 from scalpel_hf.runtime.onnx_models import OnnxDetector, load_exported
 from scalpel_hf.training.arguments import parse_arguments
+from scalpel_hf.training.recipe_arguments import DistillArguments, TransferArguments
 from scalpel_hf.version import __version__
 from tests.app.runs import make_run
 from tests.small_students import small_detector, small_student

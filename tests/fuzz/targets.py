@@ -17,10 +17,10 @@ from scalpel_hf.data import LabelBudget
 from scalpel_hf.data.objects import encode_png
 from scalpel_hf.formats import write_coco, write_label_studio
 from scalpel_hf.pseudo_labels import Calibration
-from scalpel_hf.recipes.distill import DistillArguments
 from scalpel_hf.runtime.onnx_models import load_exported
 from scalpel_hf.training.arguments import parse_arguments
 from scalpel_hf.training.checkpoints import Checkpoints, Ema
+from scalpel_hf.training.recipe_arguments import DistillArguments
 from scripts.experiments import ablate
 from tests.formats.small_sets import tiny
 from tests.runtime.made_by_hand import write_student

@@ -26,8 +26,8 @@ from scalpel_hf import (
 )
 from scalpel_hf.data import LabelBudget
 from scalpel_hf.evaluation.evaluator import evaluate_detections, evaluate_probabilities
-from scalpel_hf.training.arguments import LoopArguments
 from scalpel_hf.training.contact_sheet import SHEET_FILE
+from scalpel_hf.training.recipe_arguments import LoopArguments
 from scalpel_hf.training.run_record import write_metrics
 from tests.small_models import SIZE, perturb, settle
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from scalpel_hf.training import checkpoints
-from scalpel_hf.training.arguments import LoopArguments
 from scalpel_hf.training.loop import make_accelerator, train
+from scalpel_hf.training.recipe_arguments import LoopArguments
 
 STEPS = 12
 

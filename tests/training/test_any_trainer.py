@@ -16,9 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
-from recipes.distill import DistillArguments
 from scalpel_hf import ScalpelMoeConfig, ScalpelSamModel, SyntheticInfrared, Teacher, apply_label_budget
 from scalpel_hf.modeling.teacher_loss import BALANCE_WEIGHT, PRIOR_WEIGHT, teacher_losses
+from scalpel_hf.training.recipe_arguments import DistillArguments
 from scripts.render_results import ROOT
 from tests.small_models import FAMILIES, SIZE, small_mobile_sam, small_sam
 

@@ -7,9 +7,8 @@ from typing import get_type_hints
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-from scalpel_hf.recipes.distill import DistillArguments
-from scalpel_hf.recipes.transfer import TransferArguments
-from scalpel_hf.training.arguments import Between, LoopArguments, decide_the_result, option, parse_arguments
+from scalpel_hf.training.arguments import Between, decide_the_result, option, parse_arguments
+from scalpel_hf.training.recipe_arguments import DistillArguments, LoopArguments, TransferArguments
 
 
 @dataclass
@@ -129,10 +128,10 @@ def test_every_number_has_bounds_and_none_is_beyond_them(recipe: type) -> None:
 
 
 def test_every_tracker_of_accelerate_is_taken_where_its_package_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scalpel_hf.training.arguments.get_available_trackers", lambda: [*LOGGER_TYPE_TO_CLASS])
+    monkeypatch.setattr("scalpel_hf.training.recipe_arguments.get_available_trackers", lambda: [*LOGGER_TYPE_TO_CLASS])
     for name in LOGGER_TYPE_TO_CLASS:
         assert LoopArguments(report_to=name).report_to == name
-    monkeypatch.setattr("scalpel_hf.training.arguments.get_available_trackers", list)
+    monkeypatch.setattr("scalpel_hf.training.recipe_arguments.get_available_trackers", list)
     with pytest.raises(ValueError, match="`report_to: wandb` needs that tracker's package, which isn't installed"):
         LoopArguments(report_to="wandb")
 

@@ -15,10 +15,10 @@ from torch import nn
 
 from scalpel_hf.predictors.load import default_device
 from scalpel_hf.training import checkpoints
-from scalpel_hf.training.arguments import LoopArguments
 from scalpel_hf.training.checkpoints import Ema
 from scalpel_hf.training.history import HISTORY_FILE, PICTURE_FILE
 from scalpel_hf.training.loop import make_accelerator, train
+from scalpel_hf.training.recipe_arguments import LoopArguments
 from scalpel_hf.utils.files import DiskFullError
 from tests.training.small_problem import STEPS, Blobs, Net, PlainNet, loss_function, run
 

@@ -15,7 +15,7 @@ from scalpel_hf import (
     SegmentationStudent,
 )
 from scalpel_hf.hub.upload import push_run
-from scalpel_hf.training.arguments import LoopArguments
+from scalpel_hf.training.recipe_arguments import LoopArguments
 from scalpel_hf.training.run_record import closing, without_local_paths, write_metrics
 from tests.hub.server import HubServer
 

@@ -18,6 +18,17 @@ def source_of_objects(boxes: Iterable[Sequence[float]]) -> str:
     return POINT if any(not (box[2] and box[3]) for box in boxes) else BOX
 
 
+def drawn_inside(box: Sequence[float], width: int, height: int) -> list[float]:
+    """
+    A box `[x, y, width, height]` or a point `[x, y]` that a person drew, as `objects` hold it, see [`inside_frame`].
+
+    Raises `ValueError` for a box without a side, too: which of the two was meant can't be told.
+    """
+    if len(box) == 4 and box[2] == box[3] == 0:
+        raise ValueError(_no_extent(box))
+    return inside_frame((*box, 0, 0) if len(box) == 2 else box, width, height)
+
+
 def inside_frame(box: Sequence[float], width: int, height: int) -> list[float]:
     """
     A box `[x, y, width, height]`, or a point, of a frame of that many pixels; what is up to a pixel outside is cut off:
@@ -29,9 +40,7 @@ def inside_frame(box: Sequence[float], width: int, height: int) -> list[float]:
         raise ValueError(f"{_shown(box)} is no box: four numbers, x, y, width and height in pixels")
     x0, y0, x1, y1 = box[0], box[1], box[0] + box[2], box[1] + box[3]
     if min(box[2:]) < 0 or (min(box[2:]) == 0) != (max(box[2:]) == 0):
-        raise ValueError(
-            f"the box {_shown(box)} has no extent: its width and height must be above 0, or both 0, a point"
-        )
+        raise ValueError(_no_extent(box))
     if x0 < -1 or y0 < -1 or x1 > width + 1 or y1 > height + 1:
         raise ValueError(f"the box {_shown(box)} isn't inside its frame of {width} × {height} pixels")
     x0, x1 = (min(max(x, 0), width) for x in (x0, x1))
@@ -39,6 +48,10 @@ def inside_frame(box: Sequence[float], width: int, height: int) -> list[float]:
     if (x0 == x1 or y0 == y1) and box[2] > 0:
         raise ValueError(f"the box {_shown(box)} lies beside its frame of {width} × {height} pixels")
     return [x0, y0, x1 - x0, y1 - y0]
+
+
+def _no_extent(box: Sequence[float]) -> str:
+    return f"the box {_shown(box)} has no extent: give it a width and a height above 0, or mark a point as one"
 
 
 def _shown(box: Sequence[float]) -> str:

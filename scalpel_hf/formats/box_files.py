@@ -1,5 +1,6 @@
 """Boxes and points that people drew: YOLO's text files, Pascal VOC's XML, and the plainest JSON there is."""
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from scalpel_hf.utils.reading import read_json, read_text, read_yaml
 from .human_labels import HumanLabel, LabelFileError
 
 Named = list[tuple[str, tuple[float, ...]]]  # boxes and the class of each, as a file writes it
+LONGEST_ROW = 60  # characters of one that an error shows
 Classes = dict[str, str]  # what a file writes → what the class is called
 
 
@@ -28,11 +30,19 @@ def read_boxes(path: str | Path) -> Iterator[HumanLabel]:
         raise LabelFileError(str(error)) from error
     for name, entries in content.items():
         origin = f"{path}, {name!r}"
-        if not isinstance(entries, list) or not all(_is_box_or_point(entry) for entry in entries):
+        if not isinstance(entries, list):
             raise LabelFileError(
-                f"{origin}: must be a list of boxes [x, y, width, height], without a side of 0, and points [x, y]"
+                f"{origin}: must be a list of boxes [x, y, width, height] and points [x, y] in pixels, as in "
+                '{"frame_7": [[12, 5, 4, 3], [40, 9]], "frame_8": []}; COCO\'s files have the lists `images` and '
+                "`annotations`, Label Studio's are lists of tasks"
             )
-        boxes = tuple(tuple(map(float, (*entry, 0, 0)[:4])) for entry in entries)
+        for number, entry in enumerate(entries, 1):
+            if not _is_box_or_point(entry):
+                raise LabelFileError(
+                    f"{origin}, row {number}: {_cut(entry)} is neither a box [x, y, width, height] nor a point [x, y], "
+                    "each number in pixels"
+                )
+        boxes = tuple(tuple(map(float, entry)) for entry in entries)
         yield HumanLabel(name, None, origin, boxes=boxes)
 
 
@@ -157,5 +167,9 @@ def _text(path: Path) -> str:
 
 
 def _is_box_or_point(entry: Any) -> bool:
-    is_list = isinstance(entry, list) and len(entry) in (2, 4) and all(type(value) in (int, float) for value in entry)
-    return is_list and 0 not in entry[2:]
+    return isinstance(entry, list) and len(entry) in (2, 4) and all(type(value) in (int, float) for value in entry)
+
+
+def _cut(entry: Any) -> str:
+    text = json.dumps(entry, ensure_ascii=False)
+    return text if len(text) <= LONGEST_ROW else f"{text[:LONGEST_ROW]} …"

@@ -5,20 +5,19 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
 import numpy as np
 
-from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, HUMAN, POINT, inside_frame
+from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, HUMAN, POINT
 from scalpel_hf.data.objects import objects_from_mask
 from scalpel_hf.utils.files import whole_folder
 
 from .coco_masks import boxes_of_annotation, decode_annotation
 from .frame_files import IGNORE, TARGET, AnyDataset, Frame, Target, labelled_frames
-from .human_labels import HumanLabel, LabelFileError, image_size, named_by, read_labels
+from .human_labels import HumanLabel, LabelFileError, covered, image_size, named, named_by, read_labels
 from .polygons import can_be_centres, corners_are_centres, mask_codec, read_polygons
 
 CATEGORIES = [{"id": 1, "name": TARGET, "supercategory": TARGET}, {"id": 2, "name": IGNORE, "supercategory": IGNORE}]
@@ -106,7 +105,7 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
         boxes: list[tuple[float, ...]] = []
         for annotation in of_image[number]:
             is_target = annotation.get("category_id") not in ignored
-            with _named(f"{path}, annotation {annotation['id']}"):
+            with named(f"{path}, annotation {annotation['id']}"):
                 if is_target and not annotation.get("segmentation"):
                     boxes += boxes_of_annotation(annotation)
                     continue
@@ -137,11 +136,7 @@ def _pixels(annotation: dict[str, Any], shape: tuple[int, int], centres: bool) -
     """`(H, W)` bool: an annotation's mask or, where it has none, its box."""
     if annotation.get("segmentation"):
         return decode_annotation(annotation, shape, centres)
-    filled = np.zeros(shape, bool)
-    for box in boxes_of_annotation(annotation):
-        x, y, width, height = inside_frame(box, shape[1], shape[0])
-        filled[round(y) : round(y + height), round(x) : round(x + width)] = True
-    return filled
+    return np.logical_or.reduce([covered(box, shape) for box in boxes_of_annotation(annotation)])
 
 
 def _append(file: TextIO, entry: dict[str, Any], number: int) -> None:
@@ -209,16 +204,8 @@ def _size(image: dict[str, Any], origin: str) -> tuple[int, int]:
     name = image.get("file_name")
     if not isinstance(name, str) or not named_by(name):
         raise LabelFileError(f"{origin}: needs `file_name`, `width` and `height`")
-    with _named(origin):
+    with named(origin):
         return image_size(image.get("width"), image.get("height"))
-
-
-@contextmanager
-def _named(origin: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise LabelFileError(f"{origin}: {error}") from error
 
 
 def _wanted_categories(content: dict[str, Any], category: str | None, path: Path) -> set[int | str | None]:
@@ -261,7 +248,7 @@ def _corners_are_centres(
     says: dict[int | str, bool | None] = {}
     for number, some in annotations.items():
         for annotation in some:
-            with _named(f"{path}, annotation {annotation['id']}"):
+            with named(f"{path}, annotation {annotation['id']}"):
                 polygons = read_polygons(annotation.get("segmentation"), sizes[number])
                 if can_be_centres(polygons):
                     says[annotation["id"]] = corners_are_centres(annotation, polygons, sizes[number])

@@ -37,7 +37,7 @@ def decode_annotation(annotation: dict[str, Any], shape: tuple[int, int], centre
 
 def boxes_of_annotation(annotation: dict[str, Any]) -> Sequence[tuple[float, ...]]:
     """
-    The boxes `(x, y, width, height)` of an annotation without a mask: its `bbox`, or its visible `keypoints` as points.
+    An annotation without a mask: its `bbox` `(x, y, width, height)`, or its visible `keypoints` as points `(x, y)`.
 
     Raises `ValueError` where it has none of these.
     """
@@ -49,7 +49,7 @@ def boxes_of_annotation(annotation: dict[str, Any]) -> Sequence[tuple[float, ...
         return [tuple(map(float, box))]
     if keypoints and len(keypoints) % 3 == 0:
         triples = zip(keypoints[::3], keypoints[1::3], keypoints[2::3], strict=True)
-        if visible := [(float(x), float(y), 0.0, 0.0) for x, y, is_visible in triples if is_visible]:
+        if visible := [(float(x), float(y)) for x, y, is_visible in triples if is_visible]:
             return visible
     raise ValueError("has no `segmentation`, no `bbox` of four numbers and no visible `keypoints`")
 

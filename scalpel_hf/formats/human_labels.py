@@ -4,7 +4,8 @@ import hashlib
 import math
 import warnings
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from scalpel_hf.data.image_cells import image_columns, stored_cell, undecoded
-from scalpel_hf.data.label_sources import HUMAN, as_objects, inside_frame, source_of_objects
+from scalpel_hf.data.label_sources import HUMAN, as_objects, drawn_inside, source_of_objects
 from scalpel_hf.data.masks import IGNORED, TARGET
 from scalpel_hf.data.names import FrameNames, UnknownNameError
 from scalpel_hf.data.objects import encode_png, objects_from_mask
@@ -53,8 +54,8 @@ class HumanLabel:
         origin: where it comes from, for messages: the file, and what in it.
         ignored: `(H, W)` bool, pixels that are neither target nor background, where they are not target too; `None` for
             none.
-        boxes: instead of a mask, `(x, y, width, height)` of each target in pixels, 0 being the left edge of the first
-            column; without width and height it is a point.
+        boxes: instead of a mask, of each target a box `(x, y, width, height)` or a point `(x, y)` in pixels, 0 being
+            the left edge of the first column.
         shares: whether the boxes' numbers are shares of the frame's sides.
     """
 
@@ -70,7 +71,7 @@ class HumanLabel:
         The columns `mask`, `objects` and `label_source` of a frame of `size` (H, W), the mask compressed.
 
         A box that stands there twice is taken once, with a warning. Raises `ValueError` for a mask of another size and
-        for boxes that don't lie in the frame.
+        for boxes that have no extent or don't lie in the frame.
         """
         height, width = size
         if self.boxes:
@@ -79,8 +80,8 @@ class HumanLabel:
             if len(once) < len(self.boxes):
                 twice = len(self.boxes) - len(once)
                 warnings.warn(f"{self.origin}: {twice} boxes stand there twice, and are taken once", stacklevel=2)
-            scaled = [[value * side for value, side in zip(box, sides, strict=True)] for box in once]
-            objects = as_objects([inside_frame(box, width, height) for box in scaled])
+            scaled = [[value * side for value, side in zip(box, sides, strict=False)] for box in once]
+            objects = as_objects([drawn_inside(box, width, height) for box in scaled])
             return {"mask": None, "objects": objects, "label_source": source_of_objects(objects["bbox"])}
         mask = np.zeros(size, np.uint8)
         for pixels, value in ((self.ignored, IGNORED), (self.mask, TARGET)):
@@ -161,6 +162,25 @@ def objects_of(content: Any, what: str) -> list[dict[str, Any]]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise LabelFileError(f"{what} must be a list of objects")
     return entries
+
+
+def covered(box: Sequence[float], shape: tuple[int, int]) -> np.ndarray:
+    """`(H, W)` bool: the pixels of a box to ignore. Raises `ValueError` for a point, and as [`drawn_inside`] does."""
+    x, y, width, height = drawn_inside(box, shape[1], shape[0])
+    if not width:
+        raise ValueError("a point covers nothing to ignore: draw a box or a mask")
+    filled = np.zeros(shape, bool)
+    filled[round(y) : round(y + height), round(x) : round(x + width)] = True
+    return filled
+
+
+@contextmanager
+def named(origin: str) -> Iterator[None]:
+    """Has errors say where a label comes from."""
+    try:
+        yield
+    except ValueError as error:
+        raise LabelFileError(f"{origin}: {error}") from error
 
 
 def image_size(width: Any, height: Any) -> tuple[int, int]:

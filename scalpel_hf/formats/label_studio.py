@@ -17,7 +17,7 @@ from scalpel_hf.utils.files import whole_folder
 
 from .brush_rle import encode_brush_rle
 from .frame_files import IGNORE, TARGET, AnyDataset, Frame, Target, read_frames
-from .human_labels import HumanLabel, LabelFileError, named_by, objects_of, read_labels
+from .human_labels import HumanLabel, LabelFileError, named, named_by, objects_of, read_labels
 from .label_studio_regions import NO_LABEL, Region, read_regions
 
 TASKS, CONFIG = "tasks.json", "label_config.xml"
@@ -132,7 +132,9 @@ def read_label_studio(path: str | Path, label: str | None = None) -> Iterator[Hu
             boxes += [] if mask is None else [tuple(box) for box in objects_from_mask(mask)["bbox"]]
             yield HumanLabel(name, None, origin, boxes=boxes)
         else:
-            yield HumanLabel(name, mask, origin, _union(ignored))
+            with named(origin):
+                open_pixels = _union(ignored)
+            yield HumanLabel(name, mask, origin, open_pixels)
     if reduced:
         warnings.warn(
             f"{path}: {reduced} tasks have masks of some targets and boxes or points of others: they are labelled by "

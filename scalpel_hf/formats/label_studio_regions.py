@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from .brush_rle import decode_brush_rle
-from .human_labels import LabelFileError, image_size, objects_of
+from .human_labels import LabelFileError, covered, image_size, objects_of
 
 # Results that say something about a region, the frame or two regions, and draw nothing.
 SAID = ("choices", "datetime", "labels", "number", "pairwise", "ranker", "rating", "relation", "taxonomy", "textarea")
@@ -28,7 +28,7 @@ class Region:
     Args:
         shape: (H, W) of its image.
         mask: `(H, W)` bool; `None` of a rectangle and a key point.
-        box: `(x, y, width, height)` of a rectangle in pixels; of a key point, width and height are 0.
+        box: `(x, y, width, height)` of a rectangle in pixels, `(x, y)` of a key point.
         labels: what people called it; `NO_LABEL` where nothing.
     """
 
@@ -38,13 +38,8 @@ class Region:
     labels: frozenset[str]
 
     def pixels(self) -> np.ndarray:
-        """`(H, W)` bool: its mask, or all that its rectangle covers."""
-        if self.mask is not None or self.box is None:
-            return np.asarray(self.mask)
-        filled = np.zeros(self.shape, bool)
-        x, y, width, height = self.box
-        filled[round(y) : round(y + height), round(x) : round(x + width)] = True
-        return filled
+        """`(H, W)` bool: its mask, or all that its rectangle covers, see [`covered`]."""
+        return np.asarray(self.mask) if self.box is None else covered(self.box, self.shape)
 
 
 def read_regions(result: Any, origin: str) -> list[Region]:
@@ -101,7 +96,7 @@ def _box(entry: dict[str, Any]) -> tuple[float, ...] | None:
     if not all(type(number) in (int, float) for number in percent):
         raise ValueError("has no x, y, width and height in percent")
     sides = (width, height, width, height)
-    box = tuple(number * side / 100 for number, side in zip((*percent, 0, 0)[:4], sides, strict=True))
+    box = tuple(number * side / 100 for number, side in zip(percent, sides, strict=False))
     return tuple(round(number, 6) for number in box)
 
 

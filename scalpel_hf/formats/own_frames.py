@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 
@@ -32,8 +33,11 @@ def kind_of_labels(labels: str | Path) -> str:
         return "label-studio"
     if content == {}:
         raise LabelFileError(f"{path}: there is no label in it")
-    is_plain = "annotations" not in content and all(isinstance(boxes, list) for boxes in content.values())
-    return "json" if is_plain else "coco"
+    return "coco" if "annotations" in content or _lists_objects(content.get("images")) else "json"
+
+
+def _lists_objects(content: Any) -> bool:
+    return isinstance(content, list) and any(isinstance(entry, dict) for entry in content)
 
 
 def _kind_of_folder(path: Path) -> str:

@@ -78,16 +78,20 @@ def test_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ({"a": [[1, 2, 3]]}, "'a': must be a list of boxes"),
+        ({"a": [[1, 2, 3]]}, r"'a', row 1: \[1, 2, 3\] is neither a box \[x, y, width, height\] nor a point \[x, y\]"),
+        ({"b": [], "a": [[1, 2], {"x": 1}]}, r"'a', row 2: \{\"x\": 1\} is neither a box"),
         ({"a": {"x": 1}}, "'a': must be a list of boxes"),
-        ({"a": [[1, 2, 3, "4"]]}, "'a': must be a list of boxes"),
-        ({"a": [[1, 2, 0, 0]]}, "'a': must be a list of boxes .*, without a side of 0, and points"),
+        ({"a": 5}, "'a': must be a list of boxes .*`images` and `annotations`"),
+        ({"a": [[1, 2, 3, "4"]]}, r"'a', row 1: .* is neither a box"),
+        ({"a": [1, 2, 3, 4]}, "'a', row 1: 1 is neither a box"),
+        ({"a": [[*range(99)]]}, "'a', row 1: .{60} … is neither a box"),
         ([], "boxes.json"),
     ],
 )
 def test_json_that_is_none(tmp_path: Path, content: Any, match: str) -> None:
     path = tmp_path / "boxes.json"
     path.write_text(json.dumps(content))
+    assert content == [] or kind_of_labels(path) == "json"
     with pytest.raises(LabelFileError, match=match):
         list(read_boxes(path))
 
@@ -257,6 +261,41 @@ def test_label_studio(tmp_path: Path) -> None:
         list(read_label_studio(path))
 
 
+@pytest.mark.parametrize("sides", [(0, 0), (4, 0), (0, 5)])
+@pytest.mark.parametrize("kind", ["json", "coco", "label-studio", "yolo", "voc"])
+def test_a_box_without_a_side_is_no_point_in_any_format(tmp_path: Path, kind: str, sides: tuple[int, int]) -> None:
+    width, height = sides
+    box, path = [3, 2, width, height], tmp_path / "labels.json"
+    if kind == "json":
+        path.write_text(json.dumps({"a": [BOXES[1], box]}))
+    elif kind == "coco":
+        coco(path, {"bbox": BOXES[1]}, {"bbox": box})
+    elif kind == "label-studio":
+        path.write_text(json.dumps([task({"type": "rectanglelabels", "value": percent(box)})]))
+    elif kind == "yolo":
+        path = yolo(tmp_path / "y", a=f"0 0.25 0.25 {width / WIDTH} {height / HEIGHT}\n")
+    else:
+        path = voc(tmp_path / "v", "a", ("t", (4, 3, 4 + width - 1, 3 + height - 1)))
+    with pytest.raises(
+        LabelFileError, match=rf"{path.name}.*a.*the box \[[\d.]+, [\d.]+, {width}, {height}\] has no extent"
+    ):
+        taken(read_label_file(kind, path), "a")
+
+
+@pytest.mark.parametrize("ignored", [{"bbox": [3, 2, 0, 5]}, {"keypoints": [5.5, 3.5, 2]}])
+def test_what_covers_nothing_is_not_ignored_in_silence(tmp_path: Path, ignored: dict[str, Any]) -> None:
+    mask = {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * 3 + 2, 5, HEIGHT * 21 - 7]}}
+    path = coco(tmp_path / "c.json", mask, {**ignored, "category_id": 2})
+    with pytest.raises(
+        LabelFileError, match=r"annotation 1: (the box .* has no extent|a point covers nothing to ignore)"
+    ):
+        list(read_coco(path))
+    point = {"type": "keypointlabels", "value": percent(POINTS[0], keypointlabels=["ignore"])}
+    path.write_text(json.dumps([task(point)]))
+    with pytest.raises(LabelFileError, match=r"task 1, annotation 2: a point covers nothing to ignore"):
+        list(read_label_studio(path))
+
+
 # Into a data set
 
 
@@ -275,7 +314,7 @@ def test_label_studio(tmp_path: Path) -> None:
 def test_boxes_that_are_none(box: list[float], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         inside_frame(box, WIDTH, HEIGHT)
-    label = HumanLabel("a", None, "boxes.json, 'a'", boxes=[box])
+    label = HumanLabel("a", None, "boxes.json, 'a'", boxes=[box if box[2:] != [0, 0] else box[:2]])
     with pytest.raises(LabelFileError, match=rf"boxes.json, 'a': the box .*{match}|boxes.json, 'a': .*{match}"):
         import_human_labels(unlabelled("a"), [label])
 
@@ -383,6 +422,8 @@ def test_the_kind_of_labels_is_told_by_what_is_there(tmp_path: Path) -> None:
     assert kind_of_labels(yolo(tmp_path / "y", a="")) == "yolo"
     assert kind_of_labels(voc(tmp_path / "v", "a")) == "voc"
     (tmp_path / "t.json").write_text("{}")
+    (tmp_path / "j.json").write_text('{"images": [{"id": 1}]}')  # COCO's, whose reader says what it lacks
+    assert kind_of_labels(tmp_path / "j.json") == "coco"
     with pytest.raises(LabelFileError, match=r"t\.json: there is no label in it"):
         kind_of_labels(tmp_path / "t.json")
 

@@ -92,6 +92,7 @@ def main(argv: list[str] | None = None) -> None:
         args.shard_size,
         args.batch_size,
         args.skip_broken,
+        args.allow_none,
         print if state.is_main_process else lambda line: None,
         args.split,
     )
@@ -156,6 +157,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     work.add_argument("--batch-size", type=BATCH_SIZE, default=8, help="frames the teacher gets at a time")
     work.add_argument("--shard", type=part_of, default=(1, 1), metavar="I/N", help="do only one of N parts of the work")
     work.add_argument("--skip-broken", action="store_true", help="leave out and count frames that can't be labelled")
+    work.add_argument(
+        "--allow-none", action="store_true", help="where the teacher finds nothing, label no frame and say so"
+    )
     args = parser.parse_args(argv)
     if args.calibration and args.no_calibration:
         parser.error("--calibration or --no-calibration, not both")

@@ -25,6 +25,7 @@ import argparse
 import hashlib
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from scalpel_hf.utils.extras import check_extra
@@ -32,7 +33,18 @@ from scalpel_hf.utils.files import write_json
 
 from .numbers import COUNT, SEED
 from .program import verb_parser
-from .run_data import STUDENTS, describe, describe_student, fold_folder, labels_tell_scores, prepare, task_of
+from .run_data import (
+    BOTH,
+    REMEDY,
+    describe,
+    describe_student,
+    fold_folder,
+    labels_tell_scores,
+    no_pseudo_labels,
+    prepare,
+    students_of,
+    task_of,
+)
 from .run_estimate import Estimate, estimate, minutes, trial_stages
 from .small_sam import save_small_sam
 from .stages import Stage, claim, run_stages
@@ -41,6 +53,7 @@ PRESETS = ("laptop", "gpu", "best", "demo")
 MARKER = ".scalpel-run"
 AGAIN = "the same command"
 END = 2**20  # bytes
+LABELLED = 2  # stages, after which there are pseudo labels or none
 PATHS = ("frames", "labels", "test", "test_labels")
 
 
@@ -87,13 +100,18 @@ def main(argv: list[str] | None = None) -> None:
         expected = estimate(out, trainings(args), [stage.name for stage in todo])
         check_room(out, expected)
         print(f"\nabout {minutes(expected.total)} on this machine, and {expected.gigabytes:.1f} GB in {out}")
-        run_stages(out, todo, AGAIN, before=lambda stage: tell_rest(stage, todo, expected))
+        tell = partial(tell_rest, args, expected)
+        run_stages(out, todo[:LABELLED], AGAIN, before=tell)
+        todo = stages(args)  # of which students, the pseudo labels decide
+        run_stages(out, todo, AGAIN, before=tell)
     hide_loading_bars()
     figures = measure(out)
     report = write_report(out, todo, figures)
     if figures is not None:
         write_json(out / "figures.json", asdict(figures))
-        print(f"\n{figures.table()}\n{figures.verdict}")
+        print(f"\n{figures.table()}\n{figures.verdict}".rstrip())
+    if problem := no_pseudo_labels(out):
+        print(f"\nno frame has a pseudo label, so the student learnt from people's labels alone: {problem}\n{REMEDY}")
     print(f"\nreport: {report.resolve()}\nnext: scalpel-hf review {out / 'pseudo'}")
     print(f"or: scalpel-hf predict {out / 'student'} RECORDING --out boxes.jsonl --overlay seen.mp4")
 
@@ -145,8 +163,8 @@ def trainings(args: argparse.Namespace) -> dict[str, list[str]]:
 def stages(args: argparse.Namespace) -> list[Stage]:
     out, train = args.out, trainings(args)
     data, teacher, pseudo = (out / name for name in ("data", "teacher", "pseudo"))
-    both, alone = (out / name for name in STUDENTS[task_of(data)])
-    label = ["label", "--dataset", str(data), "--teacher", str(teacher), "--out", str(pseudo), "--any-teacher"]
+    label = ["label", "--dataset", str(data), "--teacher", str(teacher), "--out", str(pseudo)]
+    label += ["--any-teacher", "--allow-none"]
     label += [] if labels_tell_scores(data) else ["--no-calibration"]
     pseudo_labels = ["--pseudo-labels", str(pseudo)]
     export = ["export", str(out / "student"), "--dataset", str(data), "--split", "train", "--int8"]
@@ -154,8 +172,10 @@ def stages(args: argparse.Namespace) -> list[Stage]:
     return [
         trained("teacher", teacher, train["distill"]),
         Stage("pseudo labels", pseudo / "summary.json", label),
-        trained("student of labels and pseudo labels", both, [*train["transfer"], *pseudo_labels]),
-        trained("student of the labels alone", alone, train["transfer"]),
+        *(
+            trained(f"student of {taught}", out / name, train["transfer"] + (pseudo_labels if taught == BOTH else []))
+            for name, taught in students_of(out).items()
+        ),
         *(
             trained(f"student {number} of {len(folds)} to cross-validate", fold / "student", command)
             for number, fold in enumerate(folds, 1)
@@ -175,7 +195,8 @@ def check_room(out: Path, expected: Estimate) -> None:
         raise ValueError(f"this takes about {expected.gigabytes:.1f} GB, and {out} has {free:.1f} GB left: make room")
 
 
-def tell_rest(stage: Stage, todo: list[Stage], expected: Estimate) -> None:
+def tell_rest(args: argparse.Namespace, expected: Estimate, stage: Stage) -> None:
+    todo = stages(args)
     rest = [s for s in todo[todo.index(stage) :] if not s.done.exists()]
     left = minutes(sum(expected.seconds[s.name] for s in rest))
     print(f"\n{stage.name}: {todo.index(stage) + 1} of {len(todo)}, about {left} to go in all", flush=True)

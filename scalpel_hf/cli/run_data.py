@@ -16,18 +16,15 @@ from scalpel_hf.evaluation.unseen import TrainedOn, unseen_rows
 from scalpel_hf.formats.own_frames import load_own_frames
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.utils.files import work_folder
+from scalpel_hf.utils.reading import read_json
 
 from .prepare import save
 
 TEST_SHARE = 0.25
 LEAST_LABELS = 12  # of fewer frames none is held out: what is left would teach too little, and two frames say nothing
 FOLDS = 3
-# By what the student gives, the folders of two: of labels and pseudo labels, and of the labels alone. `student` is the
-# one that is exported. For boxes it is the latter: no gain of pseudo labels was seen (docs/log.md).
-STUDENTS = {
-    "segmentation": ("student", "student-labels-alone"),
-    "detection": ("student-pseudo-labels", "student"),
-}
+REMEDY = "Label more frames that show a target, or train longer in a new --out, by a larger --preset or --max-steps."
+BOTH, ALONE = "labels and pseudo labels", "labels alone"
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -134,6 +131,26 @@ def task_of(data: Path) -> str:
     """What a student of a prepared folder's labels is to give: boxes, `detection`, where people drew these and nothing
     else around targets; else masks, `segmentation`."""
     return "detection" if _kinds_of_targets(data) == {BOX} else "segmentation"
+
+
+def students_of(out: Path) -> dict[str, str]:
+    """
+    A job's students by their folders: what each learns from, `BOTH` or `ALONE`.
+
+    `student` is the one that is exported. Of boxes it is that of the labels alone: no gain of pseudo labels was seen
+    (docs/log.md). Where there are no pseudo labels, it is the only one.
+    """
+    if no_pseudo_labels(out):
+        return {"student": ALONE}
+    if task_of(out / "data") == "detection":
+        return {"student-pseudo-labels": BOTH, "student": ALONE}
+    return {"student": BOTH, "student-labels-alone": ALONE}
+
+
+def no_pseudo_labels(out: Path) -> str:
+    """Why no frame of a job has a pseudo label, once that is known; else nothing."""
+    file = out / "pseudo" / "summary.json"
+    return read_json(file).get("problem", "") if file.exists() else ""
 
 
 def describe_student(data: Path) -> str:

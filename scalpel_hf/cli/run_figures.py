@@ -28,7 +28,7 @@ from scalpel_hf.predictors.load import Predictor, default_device, load_predictor
 from scalpel_hf.runtime.onnx_models import load_exported
 from scalpel_hf.runtime.settings import FOLDER, INT8_FILE
 
-from .run_data import FOLDS, STUDENTS, fold_folder, task_of
+from .run_data import ALONE, BOTH, FOLDS, fold_folder, students_of, task_of
 
 LEAST = 10  # frames or recordings on which two models are told apart: draws of fewer all look alike
 INTERVAL = (2.5, 97.5)  # percentiles
@@ -123,14 +123,16 @@ def measure(out: Path) -> Figures | None:
 
 
 def _held_out(out: Path, rows: datasets.Dataset) -> Figures:
-    task = task_of(out / "data")
-    criterion, (both, alone) = criterion_of(task, [rows]), STUDENTS[task]
-    models = {"teacher": "teacher", both: "student, labels and pseudo labels", alone: "student, labels alone"}
+    criterion, students = criterion_of(task_of(out / "data"), [rows]), students_of(out)
+    models = {"teacher": "teacher"} | {folder: f"student, {taught}" for folder, taught in students.items()}
     counts = {folder: criterion.count(load_model(out / folder), rows)[None] for folder in models}
     in_8_bits, units = criterion.count(_in_8_bits(out / "student"), rows)[None], recordings_of(rows)
     table = {name: _cells(criterion, counts[folder], units) for folder, name in models.items()}
     table[f"{models['student']}, 8 bits"] = _cells(criterion, in_8_bits, units)
-    verdict = _verdict(criterion, counts[both], counts[alone], units)
+    folder_of = {taught: folder for folder, taught in students.items()}
+    verdict = ""
+    if BOTH in folder_of:
+        verdict = _verdict(criterion, counts[folder_of[BOTH]], counts[folder_of[ALONE]], units)
     return _figures(criterion, [*table.items()], counts["student"], units, verdict=verdict)
 
 

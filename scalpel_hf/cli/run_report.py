@@ -21,7 +21,16 @@ from scalpel_hf.utils.reading import read_json, read_text
 from scalpel_hf.utils.templates import html_template
 from scalpel_hf.utils.visualization import GREEN, RED, fill_boxes, gray, level, mark_targets, operator_maps, outline
 
-from .run_data import LEAST_LABELS, STUDENTS, describe, labels_of_one_recording, task_of
+from .run_data import (
+    ALONE,
+    LEAST_LABELS,
+    REMEDY,
+    describe,
+    labels_of_one_recording,
+    no_pseudo_labels,
+    students_of,
+    task_of,
+)
 from .run_figures import Criterion, Figures, criterion_of, load_model
 from .stages import Stage, times_of
 
@@ -33,7 +42,7 @@ def write_report(out: Path, stages: list[Stage], figures: Figures | None) -> Pat
     """Write `report.html` into a job's folder in which all stages are done, with what [`measure`] found."""
     data, pseudo = load_prepared(out / "data"), load_prepared(out / "pseudo")["train"]
     student, task = load_model(out / "student"), task_of(out / "data")
-    summary = read_json(out / "pseudo" / "summary.json")
+    summary, students = read_json(out / "pseudo" / "summary.json"), students_of(out)
     times = times_of(out)
     text = html_template(read_text(TEMPLATE)).render(
         name=out.name,
@@ -45,7 +54,8 @@ def write_report(out: Path, stages: list[Stage], figures: Figures | None) -> Pat
         advice=_advice(out, summary, figures),
         student=out / "student",
         task=task,
-        other=out / STUDENTS[task][0],
+        taught_alone=students["student"] == ALONE,
+        other=[out / name for name in students if name != "student"],
         machine=_machine(read_json(out / "teacher" / METRICS_FILE)),
         times=[(stage.name, f"{times.get(stage.name, 0):.0f}") for stage in stages],
         commands=["scalpel-hf " + shlex.join(stage.command) for stage in stages],
@@ -113,12 +123,15 @@ def _machine(record: dict[str, Any]) -> str:
 
 def _advice(out: Path, summary: dict[str, Any], figures: Figures | None) -> list[tuple[str, str]]:
     """What to do next, and the command for it."""
-    advice = [
+    advice: list[tuple[str, str]] = []
+    if no_pseudo_labels(out):
+        advice.append((REMEDY, ""))
+    advice.append(
         (
             "Look through the labels that the teacher is least sure of: each decision then counts as a person's.",
             f"scalpel-hf review {out / 'pseudo'}",
         )
-    ]
+    )
     if labels_of_one_recording(load_prepared(out / "data")["train"]) and figures is None:
         advice.append(("Label frames of another recording: then some are held out, and the student has figures.", ""))
     elif figures is None or figures.folds:
@@ -126,7 +139,7 @@ def _advice(out: Path, summary: dict[str, Any], figures: Figures | None) -> list
         advice.append((text, ""))
     elif figures.targets < 30:
         advice.append((f"Label more frames: {figures.targets} held-out targets leave the figures wide open.", ""))
-    if summary.get("none", 0) > summary.get("pseudo", 0):
+    if not no_pseudo_labels(out) and summary.get("none", 0) > summary.get("pseudo", 0):
         advice.append(
             (
                 f"The teacher left {summary['none']} frames without a label, more than it labelled: label some.",

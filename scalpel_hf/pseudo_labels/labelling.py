@@ -23,7 +23,7 @@ from .calibration import Calibration
 from .columns import PSEUDO_FEATURES, png
 from .evidence import CANDIDATE_FEATURES, extract_candidates
 from .output import summarize
-from .rules import Rules, decide
+from .rules import NO_LABEL, Rules, decide
 
 logger = logging.getLogger(__name__)
 
@@ -194,9 +194,10 @@ def confidence_of(prediction: Prediction, frame: np.ndarray, name: str) -> np.nd
 
 
 def decide_rows(
-    batch: dict[str, list], rules: Rules, calibration: Calibration, provenance: dict[str, Any]
+    batch: dict[str, list], rules: Rules, calibration: Calibration | None, provenance: dict[str, Any]
 ) -> dict[str, list]:
-    """The columns of `PSEUDO_FEATURES`, and `label_source`, from those of `predict_rows`."""
+    """The columns of `PSEUDO_FEATURES`, and `label_source`, from those of `predict_rows`; `None` as calibration leaves
+    all frames without a label."""
     columns: dict[str, list] = {name: [] for name in (*PSEUDO_FEATURES, "label_source")}
     for source, cell, candidates in zip(
         batch["label_source"], batch["pseudo_confidence"], batch["candidates"], strict=True
@@ -205,7 +206,7 @@ def decide_rows(
         if source not in BY_PEOPLE and candidates is None:
             row["label_source"] = NONE
         elif source not in BY_PEOPLE:
-            row |= decide(read_frame(cell), candidates, rules, calibration)
+            row |= NO_LABEL if calibration is None else decide(read_frame(cell), candidates, rules, calibration)
             row |= {"pseudo_confidence": cell, "teacher": provenance}
         for name, values in columns.items():
             values.append(row.get(name))

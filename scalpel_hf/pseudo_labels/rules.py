@@ -9,6 +9,8 @@ from .calibration import Calibration
 from .columns import png
 from .evidence import label_candidates
 
+NO_LABEL = {"label_source": "none", "pseudo_mask": None, "pseudo_objects": None, "pseudo_score": None}
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -69,7 +71,7 @@ def decide(
     scores = calibration.scores(candidates)
     accepted = np.flatnonzero(rules.accepts(candidates, scores))
     if not len(accepted) and calibration.trust_in_empty * np.prod(1 - scores) < rules.min_empty:
-        return {"label_source": "none", "pseudo_mask": None, "pseudo_objects": None, "pseudo_score": None}
+        return NO_LABEL
     labels, _, _ = label_candidates(confidence, rules.threshold)
     return {
         "label_source": "pseudo",

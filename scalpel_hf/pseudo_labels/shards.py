@@ -29,6 +29,10 @@ REMEDY = "train it on more labelled frames that have a target, or for more steps
 NAMES_FILE = "shards.json"  # in the work folder, once all rows have been seen: the shards' files
 
 
+class NothingFoundError(ValueError):
+    """A teacher of which no frame gets a pseudo label; the message says why, and what to do."""
+
+
 @dataclass
 class Shard:
     """Some rows of the data set, and the file for the teacher's predictions, which is named by their content."""
@@ -64,6 +68,8 @@ class LabellingJob:
         shard_size: rows between commits. Of a stream they are held in memory.
         batch_size: frames that the teacher is given at a time.
         skip_broken: leave rows that can't be labelled as they are, instead of raising.
+        allow_none: where the teacher finds nothing, leave all frames without a label, instead of raising; `problem` in
+            `summary.json` then says why.
         report: called with a line of progress.
         split: name of the split that the rows are, and the result is; as they say themselves by default.
     """
@@ -78,6 +84,7 @@ class LabellingJob:
     shard_size: int = 64
     batch_size: int = 8
     skip_broken: bool = False
+    allow_none: bool = False
     report: Callable[[str], None] = print
     split: str | None = None
 
@@ -99,7 +106,9 @@ class LabellingJob:
         self.provenance = provenance_of(self.teacher, self.rules, self.name, self.revision)
         predictions = [repr(self.features), self.provenance["fingerprint"], self.rules.threshold]
         self.predictions_key = key_of([*predictions, self.shard_size, self.batch_size, self.skip_broken, self.learn])
-        self.key = key_of([self.predictions_key, self.provenance, repr(self.rules), repr(self.calibration)])
+        self.key = key_of(
+            [self.predictions_key, self.provenance, repr(self.rules), repr(self.calibration), self.allow_none]
+        )
         self.partial = self.out.with_name(self.out.name + ".partial")
         self.work = self.partial / key_of([self.predictions_key, repr(PREDICTION_FEATURES)])
 
@@ -185,7 +194,8 @@ class LabellingJob:
             complete: called with the folder and the data set, to add what else belongs there, before it is put in its
                 place; and with `out` where that is finished already.
 
-        Raises `ValueError` where shards are missing, and where the teacher found nothing in any frame.
+        Raises `ValueError` where shards are missing, and `NothingFoundError` where no frame gets a label, unless
+        `allow_none`.
         """
         if self.is_finished():
             self.report(f"{self.out} has these pseudo labels already")
@@ -195,8 +205,25 @@ class LabellingJob:
                 complete(self.out, load_output(self.out))
             return load_output(self.out)
         paths = self._finished_shards()
+        try:
+            self._write(paths, self._calibrate(paths), complete)
+        except NothingFoundError as nothing:
+            if not self.allow_none:
+                raise
+            self.report(f"no frame gets a pseudo label: {nothing}")
+            self._write(paths, None, complete, problem=str(nothing))
+        shutil.rmtree(self.partial)
+        return load_output(self.out)
+
+    def _write(
+        self,
+        paths: list[Path],
+        calibration: Calibration | None,
+        complete: Callable[[Path, Labelled], None] | None,
+        problem: str = "",
+    ) -> None:
+        """Put the labels of all predictions at `out`; without a calibration none, because of a problem."""
         rows_key = key_of([path.stem for path in paths])
-        calibration = self._calibrate(paths)
         features = datasets.Features({**self.features, **PSEUDO_FEATURES})
         step = partial(decide_rows, rules=self.rules, calibration=calibration, provenance=self.provenance)
 
@@ -209,16 +236,15 @@ class LabellingJob:
                 write_parquet(decide, len(paths), final, str(self.split))
             else:
                 write_arrow(decide, len(paths), final, key_of([self.key, rows_key]), str(self.split))
-            calibration.save(final / "calibration.json")
-            write_json(final / "summary.json", self._summary(load_output(final), paths))
+            (calibration or Calibration()).save(final / "calibration.json")
+            summary = self._summary(load_output(final), paths, problem)
+            write_json(final / "summary.json", summary)
             keys = {"key": self.key, "rows": rows_key}
             write_json(final / KEY_FILE, {**keys, "teacher": self.provenance, "rules": asdict(self.rules)})
             if complete is not None:
                 complete(final, load_output(final))
             if (self.out / REVIEW_FOLDER).exists():  # what people decided holds for other labels of the frames too
                 shutil.copytree(self.out / REVIEW_FOLDER, final / REVIEW_FOLDER)
-        shutil.rmtree(self.partial)
-        return load_output(self.out)
 
     # Shards
 
@@ -256,7 +282,7 @@ class LabellingJob:
         if not labelled:
             raise ValueError("no frame has a person's label to calibrate scores on: run without calibration")
         if not any(any(candidates["true"]) for candidates in labelled):
-            raise ValueError(
+            raise NothingFoundError(
                 f"nothing that the teacher finds in the {len(labelled)} frames that people labelled is a target, so no "
                 "scores can be learnt from them: train it for more steps or from more labels, or take what it says as "
                 "it is (`scalpel-hf label --no-calibration`)"
@@ -269,18 +295,19 @@ class LabellingJob:
         pairs = (pair for path in paths for pair in column_pairs(path, "label_source", "candidates"))
         return ((source, candidates) for source, candidates in pairs if candidates is not None)
 
-    def _summary(self, labelled: Labelled, paths: list[Path]) -> dict[str, Any]:
+    def _summary(self, labelled: Labelled, paths: list[Path], problem: str) -> dict[str, Any]:
         summary = summarize(labelled)
         asked = summary["pseudo"] + summary["unsure"]
-        if asked and not summary["objects"]:
+        if asked and not summary["objects"] and not problem:
             found = sum(sum(c["strong"]) for source, c in self._candidates(paths) if source not in BY_PEOPLE)
             if found:
                 why = f"finds {found} objects, and the rules turn all of them down ({self.rules}): {REMEDY}"
             else:
                 why = f"finds nothing at threshold {self.rules.threshold:g}: {REMEDY}"
-            raise ValueError(f"all {asked} pseudo labels are empty: the teacher {why}")
+            raise NothingFoundError(f"all {asked} pseudo labels are empty: the teacher {why}")
         problems = (pair for path in paths for pair in column_pairs(path, "name", "problem"))
-        return summary | {"skipped": {name: problem for name, problem in problems if problem is not None}}
+        skipped = {name: broken for name, broken in problems if broken is not None}
+        return summary | {"skipped": skipped} | ({"problem": problem} if problem else {})
 
 
 def label_in_shards(

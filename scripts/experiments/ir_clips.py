@@ -21,7 +21,7 @@ import numpy as np
 
 from scalpel_hf.cli.numbers import COUNT, SEED, between
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.cli.run_data import STUDENTS
+from scalpel_hf.cli.run_data import ALONE, BOTH, students_of
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation.box_metrics import (
     COUNTS,
@@ -77,8 +77,8 @@ def train(args: argparse.Namespace, seed: int) -> dict[str, Path]:
         taken = ("--root", work / "train.txt", "--every", EVERY, "--labels", work / "train.json")
         run("prepare", "--layout", "folder", *taken, "--out", everything)
     models = {"teacher": job / "teacher"}
-    both, alone = (job / name for name in STUDENTS["detection"])
-    of_run = {"few-boxes": alone, "pseudo-labels": both}
+    taught = {what: job / name for name, what in students_of(job).items()}
+    of_run = {"few-boxes": taught[ALONE], "pseudo-labels": taught.get(BOTH, taught[ALONE])}
     labels = {"few-boxes": (job / "data", ""), "pseudo-labels": (job / "data", job / "pseudo")}
     labels["all-boxes"] = (everything, "")
     for task in TASKS:

@@ -256,7 +256,7 @@ def finished_job(
     datasets.DatasetDict(splits).save_to_disk(str(out / "data"))
     shutil.move(make_run(out.parent / "made"), out / "pseudo")
     small_student().save_pretrained(out / "teacher")
-    for name in run_data.STUDENTS[run_data.task_of(out / "data")]:
+    for name in run_data.students_of(out):
         student().save_pretrained(out / name)
     machine = {"cpus": 2, "cpu_capability": "AVX2", "accelerator": None, "python": "3.1", "packages": {"torch": "1.2"}}
     (out / "teacher" / "metrics.json").write_text(json.dumps({"machine": machine}))
@@ -294,6 +294,37 @@ def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "2 CPUs, AVX2; Python 3.1, torch 1.2." in page
     assert "student, labels alone, cross-validated" in page and "one of 3." in page
     assert "5 frames" in page and "not known" not in page
+
+
+@pytest.mark.parametrize(
+    ("kind", "both"), [("human", "student"), ("box", "student-pseudo-labels")], ids=["masks", "boxes"]
+)
+def test_without_a_pseudo_label_there_is_a_student_of_the_labels_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, both: str
+) -> None:
+    out, student = tmp_path / "out", small_student if kind == "human" else small_detector
+    splits = {"train": CAMERA.to_dataset(4), "test": CAMERA.to_dataset(5, start=4)}
+    for split, rows in splits.items():
+        splits[split] = rows.add_column("label_source", [kind] * len(rows))
+    finished_job(out, splits, monkeypatch, student)
+    args = arguments(tmp_path)
+    planned = {s.done.parent.name: s.command for s in run.stages(args) if s.command[0] == "transfer"}
+    assert len(planned) == 2 and "--pseudo-labels" in planned[both]
+    for name in planned:
+        shutil.rmtree(out / name)
+
+    summary = json.loads((out / "pseudo" / "summary.json").read_text())
+    (out / "pseudo" / "summary.json").write_text(json.dumps({**summary, "pseudo": 0, "problem": "it finds nothing"}))
+    student().save_pretrained(out / "student")
+    (left,) = (s for s in run.stages(args) if s.command[0] == "transfer")
+    assert left.done.parent.name == "student" and "--pseudo-labels" not in left.command
+    assert next(s for s in run.stages(args) if s.command[0] == "export").command[1] == str(out / "student")
+    figures = measure(out)
+    assert figures is not None and not figures.verdict
+    assert [name for name, _ in figures.rows] == ["teacher", "student, labels alone", "student, labels alone, 8 bits"]
+    page = write_report(out, run.stages(args), figures).read_text()
+    assert "learnt from people's labels alone.</b> No frame has a pseudo label: it finds nothing." in page
+    assert "Label more frames that show a target, or train longer" in page and "student-pseudo-labels" not in page
 
 
 def test_masks_of_recordings_have_intervals_over_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from scalpel_hf import SyntheticInfrared, add_pseudo_labels, apply_label_budget
 from scalpel_hf.data import load_split
 from scalpel_hf.data.label_sources import as_objects
 from scalpel_hf.pseudo_labels import Calibration, LabellingJob, Rules, label_in_shards
+from scalpel_hf.pseudo_labels.report import write_report
 from tests.pseudo_labels.helpers import (
     FakeTeacher,
     budgeted,
@@ -247,6 +248,31 @@ def test_all_empty_is_an_error_each_time(dataset: datasets.Dataset, tmp_path: Pa
         label_in_shards(dataset.select([]), teacher, tmp_path / "out")
     human = dataset.filter(lambda s: s == "human", input_columns="label_source", keep_in_memory=True)
     assert len(label_in_shards(human, teacher, tmp_path / "human", **SILENT)) == 3
+
+
+@pytest.mark.parametrize("calibration", [None, "labelled"])
+def test_all_empty_leaves_all_without_a_label_where_that_is_allowed(
+    dataset: datasets.Dataset, tmp_path: Path, calibration: str | None
+) -> None:
+    blind = FakeTeacher(0.4)
+    for _ in range(2):
+        labelled = label_in_shards(
+            dataset, blind, tmp_path / "out", calibration=calibration, allow_none=True, shard_size=4, **SILENT
+        )
+        assert labelled["label_source"][:] == dataset["label_source"][:]
+        asked = [source == "none" for source in labelled["label_source"]]
+        assert [cell is not None for cell in raw(labelled, "pseudo_confidence")] == asked  # to look at what it said
+        assert raw(labelled, "pseudo_mask") == raw(labelled, "pseudo_objects") == [None] * 10
+    assert blind.calls == (10 if calibration else 7)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["pseudo"] == 0 and summary["unsure"] == 7 and "train it" in summary["problem"]
+    write_report(tmp_path / "out", labelled)
+    assert "**No frame has a pseudo label**" in (tmp_path / "out" / "report" / "README.md").read_text()
+    with pytest.raises(ValueError, match="train it"):  # where nobody allowed it, it is an error still
+        label_in_shards(dataset, blind, tmp_path / "out", calibration=calibration, shard_size=4, **SILENT)
+    found = label_in_shards(dataset, FakeTeacher(), tmp_path / "out", allow_none=True, **SILENT)
+    assert "pseudo" in found["label_source"]
+    assert "problem" not in json.loads((tmp_path / "out" / "summary.json").read_text())
 
 
 def test_broken_rows_stop_the_run_or_are_counted(dataset: datasets.Dataset, tmp_path: Path) -> None:

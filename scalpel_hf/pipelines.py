@@ -111,14 +111,14 @@ class InfraredSmallTargetPipeline(Pipeline):
     Finds small targets in infrared frames of any size, 8 or 16 bits or floating point, with any model of this project
     that gives masks: a teacher's adapter, a stand-alone teacher, a segmentation student.
 
-    ```py
-    >>> import scalpel_hf  # makes the task known
-    >>> from transformers import pipeline
+    Example:
+        >>> import scalpel_hf  # registers the task
+        >>> from transformers import pipeline
 
-    >>> find = pipeline("infrared-small-target-detection", model="runs/nuaa/student")
-    >>> find("frame.png", threshold=0.6)
-    [{'score': 0.93, 'label': 'target', 'box': {'xmin': 55, 'ymin': 31, 'xmax': 58, 'ymax': 34}, 'mask': <Image>}]
-    ```
+        >>> find = pipeline("infrared-small-target-detection", model="runs/nuaa/student")
+        >>> targets = find("frame.png", threshold=0.6)
+        >>> targets[0]  # doctest: +SKIP
+        {'score': 0.93, 'label': 'target', 'box': {'xmin': 55, 'ymin': 31, 'xmax': 58, 'ymax': 34}, 'mask': <Image>}
 
     A model that is loaded already comes with its processor: `pipeline(task, model=model, image_processor=processor)`.
     """

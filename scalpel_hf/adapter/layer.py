@@ -27,11 +27,11 @@ def record_router() -> Iterator[list[dict[str, Tensor]]]:
     Each entry has `router_weights` `(B, E, H, W)`, `image_weights` `(B, E)`, `prior_maps` `(B, M, H, W)`, `prior`
     `(B, 1, H, W)`, their routed mixture, and `logits`, with their gradients where gradients are on.
 
-    ```py
-    >>> with record_router() as records:
-    ...     model(**inputs)
-    >>> records[0]["router_weights"].shape
-    ```
+    Example:
+        >>> with record_router() as records:  # doctest: +SKIP
+        ...     outputs = model(**inputs)
+        >>> records[0]["router_weights"].shape  # doctest: +SKIP
+        torch.Size([1, 4, 256, 256])
     """
     records: list[dict[str, Tensor]] = []
     token = _ROUTER_SINK.set(records)

@@ -65,7 +65,8 @@ def page(models: dict[str, Any], title: str = "scalpel-hf", threshold: float = 0
         threshold: of the probability, where the slider stands at first.
 
     Example:
-        >>> page({"student": load_predictor("runs/nuaa/student")}).launch()
+        >>> from scalpel_hf import load_predictor
+        >>> page({"student": load_predictor("runs/nuaa/student")}).launch()  # doctest: +SKIP
     """
     gr = import_gradio()
     names = list(models)

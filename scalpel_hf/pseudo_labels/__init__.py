@@ -1,4 +1,4 @@
-"""A teacher's labels as columns of a data set, beside the human ones and never in their place."""
+"""Pseudo labels: a teacher labels the frames that nobody has labelled, in columns beside those of people's labels."""
 
 from .calibration import Calibration, fit_calibration, match_prevalence
 from .columns import PSEUDO_FEATURES, training_mask

@@ -1,4 +1,4 @@
-"""How often candidates like this one are targets: learnt from the labelled frames."""
+"""Scores of candidates, calibrated on labelled frames: the probability that a candidate is a target."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -16,26 +16,28 @@ from scalpel_hf.utils.reading import read_json
 from .evidence import EVIDENCE
 
 FOLDS = 10
-# Nested sets of evidence: the teacher's own word as it is, corrected, and with all that speaks beside it.
+# Nested sets of features: none (the teacher's mean probability is the score), that probability alone, all evidence.
 MODELS: tuple[tuple[str, ...], ...] = ((), ("probability",), EVIDENCE)
-SPREAD_OF_WEIGHTS, SPREAD_OF_BIAS = 1.0, 3.0
+PRIOR_STD_WEIGHTS, PRIOR_STD_BIAS = 1.0, 3.0
 
 
 @dataclass(frozen=True)
 class Calibration:
     """
-    From a candidate's evidence to the probability that it is a target, `σ(offset + bias + Σ w·x)`.
+    A logistic regression: the probability that a candidate is a target is `σ(offset + bias + Σ w·x)`.
 
-    x are the logit of the mean probability, the logarithm of the area, and the other evidence, the latter two
-    standardised over the labelled frames' candidates; what is unknown counts as the mean.
+    The features x are those of `EVIDENCE`: the logit of the teacher's mean probability, the logarithm of the area, and
+    the others as they are. All but the logit are standardised over the candidates of the labelled frames. A missing
+    value (NaN) counts as the mean.
 
     Args:
-        features: the evidence it uses; none for the teacher's mean probability as it is.
-        weights, bias, centre, scale: of the features.
-        offset: added for frames that the teacher was not trained on, see [`match_prevalence`].
-        frames, candidates, true: how many labelled frames there were, candidates in them, and targets among those.
-        empty_right, empty_wrong: labelled frames without a strong candidate, by whether they are without a target.
-        log_loss: of each set of features on frames left out of the fit, by their number.
+        features: names of the features; without any, the score is the teacher's mean probability.
+        weights, bias: of the regression.
+        centre, scale: mean and standard deviation that standardise each feature.
+        offset: added to the logit for unlabelled frames, see [`match_prevalence`].
+        frames, candidates, true: numbers of labelled frames, of candidates in them, and of targets among those.
+        empty_right, empty_wrong: numbers of labelled frames without a strong candidate that hold no target, or do.
+        log_loss: cross-validated logarithmic loss of each set of features in `MODELS`.
     """
 
     features: tuple[str, ...] = ()
@@ -59,16 +61,16 @@ class Calibration:
                 raise ValueError(f"`{name}` has {len(getattr(self, name))} values for {len(self.features)} features")
         numbers = [self.bias, self.offset, *self.weights, *self.centre, *self.scale, *self.log_loss]
         if not all(type(x) in (int, float) and math.isfinite(x) for x in numbers) or not all(self.scale):
-            raise ValueError("its values must be finite numbers, and `scale` not 0")
+            raise ValueError("the values must be finite numbers, and `scale` not 0")
         counts = [self.frames, self.candidates, self.true, self.empty_right, self.empty_wrong]
         if not all(type(n) is int and n >= 0 for n in counts):
-            raise ValueError("its counts must be whole numbers of 0 or more")
+            raise ValueError("the counts must be whole numbers of 0 or more")
 
     def scores(self, candidates: dict[str, Any]) -> np.ndarray:
-        """Probability `(n,)` that each of a frame's candidates is a target."""
+        """Score `(n,)` of each candidate of a frame, see [`extract_candidates`]."""
         if not self.features and not self.offset:
             return np.array(candidates["probability"], np.float64)
-        return expit(self.offset + self._logits(_table([candidates])))
+        return expit(self.offset + self._logits(_feature_table([candidates])))
 
     def _logits(self, table: np.ndarray) -> np.ndarray:
         if not self.features:
@@ -78,19 +80,21 @@ class Calibration:
 
     @property
     def trust_in_empty(self) -> float:
-        """Probability that a frame in which nothing is found has nothing: (right + 1) / (right + wrong + 2), Laplace's
-        rule of succession; 1 without labelled frames."""
+        """
+        Probability that a frame without a strong candidate holds no target: (right + 1) / (right + wrong + 2) by
+        Laplace's rule of succession, or 1 without labelled frames.
+        """
         if not self.frames:
             return 1.0
         return (self.empty_right + 1) / (self.empty_right + self.empty_wrong + 2)
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, in one step."""
+        """Write to a JSON file, atomically."""
         write_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
-        """Read what `save` wrote; `ValueError` naming the file for anything else."""
+        """Read the file of `save`; `ValueError`, which names it, if it has other content."""
         try:
             content: dict[str, Any] = read_json(path)
             settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
@@ -99,26 +103,29 @@ class Calibration:
             raise ValueError(f"{path} is no calibration: {error}") from error
 
 
-def _table(frames: Sequence[dict[str, Any]]) -> np.ndarray:
-    """The evidence for all candidates of some frames, `(n, len(EVIDENCE))`."""
+def _feature_table(frames: Sequence[dict[str, Any]]) -> np.ndarray:
+    """The features of all candidates of some frames, `(n, len(EVIDENCE))`, not yet standardised."""
     columns = [np.array([value for c in frames for value in c[name]], np.float64) for name in EVIDENCE]
     table = np.stack(columns, 1)
-    table[:, 0] = logit(np.clip(table[:, 0], 1 / 512, 511 / 512))  # as far as 8 bits can tell
+    table[:, 0] = logit(np.clip(table[:, 0], 1 / 512, 511 / 512))  # half a step of 8 bits from 0 and 1
     table[:, EVIDENCE.index("area")] = np.log(table[:, EVIDENCE.index("area")])
     return table
 
 
 def fit_calibration(frames: Sequence[dict[str, Any]]) -> Calibration:
     """
-    Fit a calibration to the candidates of labelled frames, see `extract_candidates`; what masks leave open isn't
-    counted.
+    Fit a calibration to labelled frames.
 
-    Logistic regression with a Gaussian prior on the weights that is centred on the teacher's own word: 1 for the
-    logit of its mean probability, 0 for the rest. A handful of frames leaves it near that. Which evidence is used is
-    decided by the logarithmic loss on frames left out of the fit, in ten folds of whole frames; the next larger set
-    has to be better.
+    The regression is the maximum a posteriori fit under a Gaussian prior on its weights. The prior's mean is 1 for the
+    logit of the teacher's mean probability and 0 for the rest, so that with few frames the score stays near that
+    probability. Cross-validation over frames (10 folds) chooses the features: the next larger set in `MODELS` is used
+    as long as it lowers the logarithmic loss.
+
+    Args:
+        frames: the candidates of each labelled frame, from `extract_candidates` with `truth`. Those whose `true` is
+            `None` (on pixels to ignore) are left out.
     """
-    judged = [_judged(c) for c in frames]
+    judged = [_with_known_truth(c) for c in frames]
     with_candidates = [c for c in judged if c["strong"]]
     nothing = [c["has_target"] for c in frames if not any(c["strong"])]
     counts: dict[str, Any] = {
@@ -130,16 +137,16 @@ def fit_calibration(frames: Sequence[dict[str, Any]]) -> Calibration:
     }
     if len(with_candidates) < 2:
         return Calibration(**counts)
-    losses = [_left_out_loss(with_candidates, features) for features in MODELS]
+    losses = [_cross_validated_loss(with_candidates, features) for features in MODELS]
     best = 0
     while best + 1 < len(MODELS) and losses[best + 1] < losses[best]:
         best += 1
-    fitted = _fit(_table(with_candidates), _truth(with_candidates), MODELS[best])
+    fitted = _fit(_feature_table(with_candidates), _truth(with_candidates), MODELS[best])
     return replace(fitted, **counts, log_loss=tuple(losses))
 
 
-def _judged(frame: dict[str, Any]) -> dict[str, Any]:
-    """The candidates of a frame whose human mask says whether they are targets."""
+def _with_known_truth(frame: dict[str, Any]) -> dict[str, Any]:
+    """A frame's candidates without those whose truth is unknown."""
     known = [place for place, is_true in enumerate(frame["true"]) if is_true is not None]
     return {name: [frame[name][place] for place in known] for name in (*EVIDENCE, "strong", "true")}
 
@@ -148,13 +155,13 @@ def _truth(frames: Sequence[dict[str, Any]]) -> np.ndarray:
     return np.concatenate([np.array(c["true"], bool) for c in frames])
 
 
-def _left_out_loss(frames: list[dict[str, Any]], features: tuple[str, ...]) -> float:
-    """Mean logarithmic loss over candidates, each judged by a fit that hasn't seen its frame."""
+def _cross_validated_loss(frames: list[dict[str, Any]], features: tuple[str, ...]) -> float:
+    """Mean logarithmic loss over all candidates, each from a fit to the other folds' frames."""
     folds, losses = min(FOLDS, len(frames)), []
     for fold in range(folds):
         seen = [c for i, c in enumerate(frames) if i % folds != fold]
         unseen = [c for i, c in enumerate(frames) if i % folds == fold]
-        z = _fit(_table(seen), _truth(seen), features)._logits(_table(unseen))
+        z = _fit(_feature_table(seen), _truth(seen), features)._logits(_feature_table(unseen))
         losses.append(np.logaddexp(0, np.where(_truth(unseen), -z, z)))
     return float(np.concatenate(losses).mean())
 
@@ -165,36 +172,37 @@ def _fit(table: np.ndarray, true: np.ndarray, features: tuple[str, ...]) -> Cali
         return Calibration()
     x = table[:, [EVIDENCE.index(f) for f in features]]
     centre, scale = np.nanmean(x, 0), np.nanstd(x, 0)
-    own_word = np.array([f == "probability" for f in features])
-    centre, scale = np.where(own_word, 0, centre), np.where(own_word | (scale < 1e-6), 1, scale)
+    is_probability = np.array([f == "probability" for f in features])
+    centre, scale = np.where(is_probability, 0, centre), np.where(is_probability | (scale < 1e-6), 1, scale)
     x = np.nan_to_num((x - centre) / scale)
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        weights, bias = parameters[:-1] - own_word, parameters[-1]
+        weights, bias = parameters[:-1] - is_probability, parameters[-1]
         z = x @ parameters[:-1] + bias
         value = np.logaddexp(0, np.where(true, -z, z)).sum()
-        value += (weights @ weights / SPREAD_OF_WEIGHTS**2 + bias**2 / SPREAD_OF_BIAS**2) / 2
+        value += (weights @ weights / PRIOR_STD_WEIGHTS**2 + bias**2 / PRIOR_STD_BIAS**2) / 2
         residual = expit(z) - true
-        slope = np.append(residual @ x + weights / SPREAD_OF_WEIGHTS**2, residual.sum() + bias / SPREAD_OF_BIAS**2)
+        slope = np.append(residual @ x + weights / PRIOR_STD_WEIGHTS**2, residual.sum() + bias / PRIOR_STD_BIAS**2)
         return value, slope
 
-    found = optimize.minimize(loss, np.append(own_word, 0.0), jac=True, method="BFGS").x
+    found = optimize.minimize(loss, np.append(is_probability, 0.0), jac=True, method="BFGS").x
     weights, bias = tuple(map(float, found[:-1])), float(found[-1])
     return Calibration(features, weights, bias, tuple(map(float, centre)), tuple(map(float, scale)))
 
 
 def match_prevalence(calibration: Calibration, frames: Iterable[dict[str, Any]]) -> Calibration:
     """
-    The calibration for frames without labels. It assumes that the labelled frames are a random sample.
+    Correct a calibration for unlabelled frames, on which the teacher was not trained.
 
-    A teacher is surer on the frames that it was trained on, and raises fewer false alarms there, so what was learnt on
-    them flatters it elsewhere. But other frames hold as many targets: the offset is such that their candidates' scores
-    sum to the labelled frames' true candidates a frame, times the number of frames. It is never positive.
+    On its training frames a teacher is surer and has fewer false alarms, so scores fitted there are too high elsewhere.
+    This assumes that the labelled frames are a random sample: unlabelled frames then hold as many targets a frame. The
+    offset is chosen so that Σ scores over all unlabelled candidates = number of unlabelled frames × true candidates a
+    labelled frame. It is between −20 and 0.
 
     Args:
-        frames: the candidates of all frames without labels.
+        frames: the candidates of each unlabelled frame, see `extract_candidates`.
     """
-    logits = [calibration._logits(_table([c])) for c in frames]
+    logits = [calibration._logits(_feature_table([c])) for c in frames]
     if not calibration.frames or not logits:
         return calibration
     expected = calibration.true / calibration.frames * len(logits)

@@ -1,4 +1,4 @@
-"""The columns that a teacher's labels make in a data set, and the view that says which label of a row counts."""
+"""The columns of pseudo labels, and the label of a row that training uses."""
 
 import io
 from typing import Any
@@ -30,12 +30,12 @@ PSEUDO_FEATURES = {
 
 
 def is_above(confidence: np.ndarray, threshold: float) -> np.ndarray:
-    """Where a soft mask of 8 bits, uint8, exceeds a probability."""
+    """Where a soft mask of 8 bits (uint8, 255 is probability 1) exceeds a probability."""
     return confidence > 255 * threshold
 
 
 def png(array: np.ndarray) -> dict[str, Any]:
-    """An array `(H, W)` of 8 bits as an undecoded cell of an image column."""
+    """A uint8 array `(H, W)` as an undecoded cell of an `Image` column."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG")
     return {"bytes": buffer.getvalue(), "path": None}
@@ -43,12 +43,15 @@ def png(array: np.ndarray) -> dict[str, Any]:
 
 def training_mask(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
     """
-    The label of a row that counts, as target and weight `(H, W)` float32; `None` where there is none.
+    The label that a row is trained with: target and weight of each pixel, `(H, W)` float32 each.
 
-    A human's mask weighs 1, and 0 where it leaves pixels open ([`read_mask`]). A pseudo label's pixel weighs its
-    confidence, |2p − 1|: a pixel about which the teacher is undecided is left out. So is, with weight 0, what the
-    teacher took for target (`pseudo_confidence` above its threshold) and quality control did not (`pseudo_mask` is 0):
-    it is neither target nor background.
+    - `label_source` is `human`: the person's mask with weight 1, or 0 on its pixels to ignore ([`read_mask`]).
+    - `pseudo`: `pseudo_mask` with weight |2p − 1|, where p is `pseudo_confidence`: 0 where the teacher is undecided.
+      Pixels above the teacher's threshold that `pseudo_mask` doesn't contain, because quality control rejected them,
+      have weight 0.
+    - else `None`.
+
+    Raises `ValueError`, which names the row, if a `human` row has no mask.
     """
     if row["label_source"] == "human":
         if row["mask"] is None:

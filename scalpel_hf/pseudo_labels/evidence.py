@@ -1,4 +1,4 @@
-"""Candidates: what a teacher may have seen in a frame, and what speaks for each of them."""
+"""Candidates: components of a teacher's soft mask, with the features that tell targets from false alarms."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +16,8 @@ from scalpel_hf.predictors.prediction import Prediction
 
 from .columns import is_above
 
-WEAK = 0.1  # probability from which something is a candidate, though not one that could become a label
-WINDOW = 64  # side in pixels of what is looked at to say how much a candidate stands out
+WEAK = 0.1  # probability above which a component is a weak candidate, which can't become an object
+WINDOW = 64  # side in pixels of the window in which a candidate's contrast is measured
 WINDOWS_AT_A_TIME = 64
 
 EVIDENCE = ("probability", "contrast", "agreement", "predicted_iou", "area")
@@ -32,13 +32,13 @@ CANDIDATE_FEATURES = {
 
 def label_candidates(confidence: np.ndarray, threshold: float) -> tuple[np.ndarray, int, int]:
     """
-    The candidates of a soft mask of 8 bits.
+    The candidates of a soft mask `(H, W)` of 8 bits.
 
-    Strong ones are the 8-connected components above the threshold. Weak ones are those above `WEAK` that hold no pixel
-    of a strong one: nothing to label as target, but a reason not to call the frame empty.
+    Strong candidates are the 8-connected components above the threshold. Weak candidates are the components above
+    `WEAK` without a strong one in them: they never become objects, but a frame that has one may not be empty.
 
-    Returns a map `(H, W)` of 0 and the candidates' numbers, strong ones first, how many are strong, and how many there
-    are.
+    Returns a label map `(H, W)` (0 for background, then strong candidates, then weak ones), the number of strong
+    candidates, and the number of all.
     """
     labels, strong = ndimage.label(is_above(confidence, threshold), EIGHT_CONNECTED)
     if threshold <= WEAK:
@@ -54,22 +54,25 @@ def extract_candidates(
     frame: np.ndarray, confidence: np.ndarray, prediction: Prediction, threshold: float, truth: np.ndarray | None = None
 ) -> dict[str, Any]:
     """
-    The candidates of a frame, each with its box (x, y, width, height), whether it is `strong`, and the evidence for it:
+    The candidates of a frame, see [`label_candidates`]; each entry of the result is a list over them:
 
-    - `probability`: the mean of the teacher's inside it;
-    - `contrast`: how much it stands out from its surroundings, by the classical operators (see [`contrast`]);
-    - `agreement`: 1 − 2 σ, σ the mean over its pixels of the standard deviation between the teacher's views of the
-      frame: 1 where all views say the same, 0 where one half is sure and the other half sure of the contrary;
-    - `predicted_iou`: Segment Anything's own, when it is prompted with the box;
+    - `bbox`: x, y, width, height in pixels;
+    - `strong`: whether it is above the threshold;
+    - `probability`: the teacher's mean probability over its pixels;
+    - `contrast`: response of the classical operators, see [`contrast`];
+    - `agreement`: 1 − 2 σ, where σ is the standard deviation of the probability over the teacher's views of the frame,
+      averaged over the candidate's pixels: 1 where all views agree, 0 where half of them give 0 and half 1;
+    - `predicted_iou`: the IoU that Segment Anything predicts for its own mask when prompted with the box;
     - `area` in pixels.
 
-    What is not known is NaN. Where a human's mask is given, `true` says whether a candidate is one, see
-    [`judge`], and `has_target` whether the frame has any; `None` where the mask leaves it open.
+    Unknown values are NaN. With `truth`, `true` says of each candidate whether it is a target, see [`judge`], and
+    `has_target` whether the frame has one; `None` where pixels to ignore leave that undecided.
 
     Args:
         frame: `(H, W)` in sensor units.
-        confidence: the prediction's probability in 8 bits.
-        truth: as [`read_mask`] reads it.
+        confidence: `prediction.probability` in 8 bits, `(H, W)` uint8.
+        threshold: of strong candidates, a probability.
+        truth: a person's mask from [`read_mask`], `(H, W)`.
     """
     labels, strong, count = label_candidates(confidence, threshold)
     index = np.arange(1, count + 1)
@@ -96,12 +99,13 @@ def extract_candidates(
 
 def judge(labels: np.ndarray, count: int, truth: np.ndarray) -> list[bool | None]:
     """
-    Whether each of `count` labelled components is true: more than half of its pixels lie on a target or next to one.
+    Whether each of `count` components is a true target: more than half of its pixels lie on a target or next to one.
 
-    `None` for one that isn't, and of which the mask leaves more than half open.
+    `None` for a component that isn't, if more than half of its pixels are to be ignored.
 
     Args:
-        truth: as [`read_mask`] reads it.
+        labels: label map `(H, W)`, components numbered from 1.
+        truth: a mask from [`read_mask`], `(H, W)`.
     """
     index = np.arange(1, count + 1)
     near = ndimage.binary_dilation(truth == TARGET, EIGHT_CONNECTED)
@@ -113,7 +117,7 @@ def judge(labels: np.ndarray, count: int, truth: np.ndarray) -> list[bool | None
 
 
 def has_target(truth: np.ndarray) -> bool | None:
-    """Whether a mask holds a target; `None` if it has open pixels but no target."""
+    """Whether a mask from [`read_mask`] holds a target; `None` if it has no target but pixels to ignore."""
     if (truth == TARGET).any():
         return True
     return None if (truth == IGNORED).any() else False
@@ -130,16 +134,17 @@ def _box(place: tuple[slice, slice]) -> tuple[int, int, int, int]:
 
 def contrast(frame: np.ndarray, labels: np.ndarray, centres: Sequence[tuple[int, int]]) -> list[float]:
     """
-    How much each candidate stands out from its surroundings, `(n,)`.
+    Response of the four white-box operators to each candidate, `n` values.
 
-    In a window of `WINDOW` pixels the prior pyramid of the four operators at their classical parameters, which know
-    nothing of any teacher's weights: the highest of each operator's scales, averaged over the operators, and of that
-    the highest on the candidate. Values are in units of the operators' mean response over the window, compressed as
-    `PriorPyramid` does it.
+    The operators run with their classical parameters, independent of the teacher, on a window of `WINDOW` pixels around
+    the candidate. At each pixel the response is the maximum over an operator's scales, averaged over the operators; a
+    candidate's contrast is the maximum over its pixels. Units are those of [`PriorPyramid`]: log(1 + response / mean
+    response in the window).
 
     Args:
-        labels: map `(H, W)` of the candidates' numbers, from 1 on.
-        centres: row and column of a pixel of each candidate, around which the window lies.
+        frame: `(H, W)` in sensor units.
+        labels: label map `(H, W)` of the candidates, numbered from 1.
+        centres: (row, column) of a pixel of each candidate.
     """
     places = [_window(centre, frame.shape) for centre in centres]
     found: list[float] = []

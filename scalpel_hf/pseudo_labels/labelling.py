@@ -1,4 +1,4 @@
-"""The map steps: a teacher's predictions for the rows of a data set, and the labels that are made of them."""
+"""Pseudo labels by `Dataset.map`: a teacher predicts every row, and rules turn its predictions into labels."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ from .rules import NO_LABEL, Rules, decide
 
 logger = logging.getLogger(__name__)
 
-LABEL_COLUMN = {HUMAN: ("mask",), BOX: ("objects",), POINT: ("objects",)}  # which holds it, by `label_source`
+LABEL_COLUMN = {HUMAN: ("mask",), BOX: ("objects",), POINT: ("objects",)}  # the columns of a person's label
 PREDICTION_FEATURES = {
     "pseudo_confidence": datasets.Image(),
     "candidates": CANDIDATE_FEATURES,
@@ -49,32 +49,52 @@ def add_pseudo_labels(
     keep_in_memory: bool = False,
 ) -> datasets.Dataset:
     """
-    Label the frames that no human has labelled.
+    Let a teacher label the frames that nobody has labelled.
 
-    Adds `pseudo_mask` (0/255, PNG), `pseudo_confidence` (the probability in 8 bits, PNG), `pseudo_objects` (bbox in
-    COCO's x, y, w, h, area in pixels, score), `pseudo_score` (the best object's, 0 without any) and `teacher` (repo,
-    revision, fingerprint, threshold, version of this package), and sets `label_source` to `pseudo` where it was `none`.
-    It stays `none`, without mask and objects, where the teacher sees nothing but isn't sure that there is nothing. Rows
-    with a human's label are passed through untouched, their new columns empty.
+    The result has the data set's columns and these:
+
+    - `pseudo_mask`: PNG, 0 or 255;
+    - `pseudo_confidence`: PNG, the teacher's probability of target in 8 bits, `round(255 · p)`;
+    - `pseudo_objects`: `bbox` (x, y, width, height, as in COCO), `area` in pixels and `score`;
+    - `pseudo_score`: the highest score in the frame, 0 without objects;
+    - `teacher`: repository, revision, fingerprint of the weights, threshold, version of this package.
+
+    `label_source` changes from `none` to `pseudo`. Where the teacher finds nothing but isn't sure that the frame is
+    empty, it stays `none`, without mask and objects. Rows that a person labelled keep their label; their new columns
+    are empty.
 
     Args:
         dataset: with `name`, `image`, `label_source`.
         teacher: a `Teacher`, or anything with `fingerprint()` and either `predict(frames) → list[Prediction]` or
             `probabilities(frame) → (H, W)`.
-        threshold: probability above which a pixel is target; the confidence in 8 bits is what is compared.
-        name, revision: what the `teacher` column says about where the teacher is.
-        rules: which objects count; by default each component above the threshold.
-        calibration: what a score is; by default the teacher's mean probability inside the object.
-        skip_broken: leave rows that can't be labelled as they are, with a warning, instead of raising.
-        batch_size: frames that the teacher is given at a time.
-        keep_in_memory: as of `Dataset.map`; otherwise the result is cached beside the data set's files.
+        threshold: a pixel is target where `pseudo_confidence` exceeds it (as a share of 255).
+        name, revision: the teacher's repository, for the column `teacher`.
+        rules: which objects are accepted; by default all 8-connected components above the threshold.
+        calibration: gives objects their scores; by default a score is the teacher's mean probability in the object.
+        skip_broken: warn about rows that can't be labelled and leave them as they are, instead of raising.
+        batch_size: frames in one call of the teacher.
+        keep_in_memory: see `Dataset.map`; by default the result is cached on disk.
 
-    Raises `ValueError` naming the row where a frame can't be read or the teacher's prediction isn't probabilities, and
-    where no frame that it was asked about gets an object.
+    Raises `ValueError` where a frame can't be read or the teacher's prediction for it isn't a map of probabilities (the
+    message names the row), and where the teacher finds no acceptable object in any frame.
+
+    Example:
+        >>> from scalpel_hf import SyntheticInfrared, add_pseudo_labels, apply_label_budget
+        >>> class BrightPixels:  # in place of a trained `Teacher`
+        ...     def fingerprint(self):
+        ...         return "brighter than 0.9 of the maximum"
+        ...
+        ...     def probabilities(self, frame):
+        ...         return (frame > 0.9 * frame.max()).astype("float32")
+        >>> frames = SyntheticInfrared(size=(64, 64), n_targets=(1, 1)).to_dataset(3)
+        >>> frames = apply_label_budget(frames, fraction=0.34)
+        >>> labelled = add_pseudo_labels(frames, BrightPixels())
+        >>> sorted(labelled["label_source"])
+        ['human', 'pseudo', 'pseudo']
     """
     rules = rules or Rules(threshold)
     if rules.threshold != threshold:
-        raise ValueError(f"the rules' threshold is {rules.threshold}, not {threshold}: give it once")
+        raise ValueError(f"`threshold` is {threshold}, but that of `rules` is {rules.threshold}: give only one")
     check_columns(dataset)
     provenance = provenance_of(teacher, rules, name, revision)
     calibration = calibration or Calibration()
@@ -86,7 +106,7 @@ def add_pseudo_labels(
         labels = decide_rows({**predictions, "label_source": batch["label_source"]}, rules, calibration, provenance)
         return {**files, **labels}
 
-    # Decoded here, row by row, so that an error can name its row; a human's frames are not decoded at all.
+    # `label` decodes frame by frame, so that an error can name the row. Frames that people labelled stay encoded.
     labelled = undecoded(dataset).map(
         label,
         batched=True,
@@ -115,7 +135,7 @@ def key_of(settings: Any) -> str:
 
 
 def provenance_of(teacher: Any, rules: Rules, name: str, revision: str | None) -> dict[str, Any]:
-    """What the `teacher` column says."""
+    """The content of the column `teacher`."""
     return {
         "repo": shown_name(name),
         "revision": revision,
@@ -129,10 +149,10 @@ def predict_rows(
     batch: dict[str, list], teacher: Any, threshold: float, humans_too: bool = False, skip_broken: bool = False
 ) -> dict[str, list]:
     """
-    The teacher's predictions for undecoded rows: the columns of `PREDICTION_FEATURES`.
+    The teacher's predictions for a batch of undecoded rows, as the columns of `PREDICTION_FEATURES`.
 
-    Those of rows that people labelled are empty but with `humans_too`, which needs their `mask` or `objects`.
-    `problem` says why a broken row has no prediction.
+    Rows that people labelled are predicted only with `humans_too`, which needs their `mask` or `objects`; otherwise
+    their columns are empty. `problem` says why a broken row has no prediction.
     """
     columns: dict[str, list] = {name: [None] * len(batch["name"]) for name in PREDICTION_FEATURES}
     pairs: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}  # frame and, where a human labelled it, mask
@@ -166,8 +186,12 @@ def predict(teacher: Any, frames: Sequence[np.ndarray]) -> list[Prediction]:
 
 
 def read_pair(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
-    """A row's frame `(H, W)` and, where a person labelled it, the mask as [`read_mask`] reads it, of the same size, or
-    what [`WeakLabel.as_mask`] makes of boxes and points; `ValueError` naming the row where either can't be read."""
+    """
+    A row's frame `(H, W)` and its label `(H, W)`, `None` where nobody labelled it.
+
+    A mask is read by [`read_mask`]; boxes and points become one by [`WeakLabel.as_mask`]. Raises `ValueError`, which
+    names the row, where the frame or the label can't be read or their sizes differ.
+    """
     try:
         frame, truth = read_frame(row["image"]), None
         if row["label_source"] in (BOX, POINT):
@@ -184,20 +208,27 @@ def read_pair(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def confidence_of(prediction: Prediction, frame: np.ndarray, name: str) -> np.ndarray:
-    """The probability in 8 bits; `ValueError` naming the row where it isn't one for each pixel of the frame."""
+    """
+    A prediction's probabilities as `round(255 · p)`, `(H, W)` uint8.
+
+    Raises `ValueError`, which names the row, where their shape isn't the frame's or they leave [0, 1].
+    """
     probability = prediction.probability
     if probability.shape != frame.shape:
         raise ValueError(f"the teacher's prediction for {name} is {probability.shape}, the frame {frame.shape}")
     if not ((probability >= 0) & (probability <= 1)).all():  # false for NaN too
-        raise ValueError(f"the teacher's prediction for {name} has values that are no probabilities: check its weights")
+        raise ValueError(f"the teacher's prediction for {name} has values outside 0 to 1, or NaN: check its weights")
     return np.rint(probability * 255).astype(np.uint8)
 
 
 def decide_rows(
     batch: dict[str, list], rules: Rules, calibration: Calibration | None, provenance: dict[str, Any]
 ) -> dict[str, list]:
-    """The columns of `PSEUDO_FEATURES`, and `label_source`, from those of `predict_rows`; `None` as calibration leaves
-    all frames without a label."""
+    """
+    From the columns of `predict_rows` to those of `PSEUDO_FEATURES`, and `label_source`.
+
+    With `None` as calibration, all frames are left without a label.
+    """
     columns: dict[str, list] = {name: [] for name in (*PSEUDO_FEATURES, "label_source")}
     for source, cell, candidates in zip(
         batch["label_source"], batch["pseudo_confidence"], batch["candidates"], strict=True

@@ -1,4 +1,4 @@
-"""Finished shards as one data set on disk, written piece by piece: nothing is copied at the end or held in memory."""
+"""Writes labelled shards as one data set on disk, shard by shard, so that memory stays bounded."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,15 +12,15 @@ from scalpel_hf.data.label_sources import BY_PEOPLE, NONE, PSEUDO
 from scalpel_hf.utils.files import safe_name, write_json
 from scalpel_hf.utils.reading import read_json
 
-KEY_FILE = "pseudo_labels.json"  # in a finished folder: which settings it was made with
-REVIEW_FOLDER = "review"  # in a finished folder: what people decided about its frames
+KEY_FILE = "pseudo_labels.json"  # in a finished folder: the settings of the run
+REVIEW_FOLDER = "review"  # in a finished folder: people's decisions about its frames
 
 Labelled: TypeAlias = datasets.Dataset | datasets.IterableDataset
-Decide = Callable[[int, Path], datasets.Dataset]  # has a shard's labels written to a file, which it opens
+Decide = Callable[[int, Path], datasets.Dataset]  # writes the labels of a shard to an arrow file, and opens it
 
 
 def write_arrow(decide: Decide, count: int, folder: Path, fingerprint: str, split: str) -> None:
-    """A folder as `save_to_disk` leaves it, with a file a shard."""
+    """Write a folder for `load_from_disk`, one file for each of `count` shards."""
     files = [f"data-{index:05d}-of-{count:05d}.arrow" for index in range(count)]
     for index, file in enumerate(files):
         last = decide(index, folder / file)
@@ -33,7 +33,7 @@ def write_arrow(decide: Decide, count: int, folder: Path, fingerprint: str, spli
 
 
 def write_parquet(decide: Decide, count: int, folder: Path, split: str) -> None:
-    """A folder that `load_dataset` loads, with a file a shard."""
+    """Write a folder for `load_dataset`, one parquet file for each of `count` shards."""
     safe_name(split, "the split")
     (folder / "data").mkdir()
     for index in range(count):
@@ -43,7 +43,7 @@ def write_parquet(decide: Decide, count: int, folder: Path, split: str) -> None:
 
 
 def load_output(folder: Path) -> Labelled:
-    """What either of them wrote; of parquet files a stream."""
+    """Load what `write_arrow` or `write_parquet` wrote; parquet files as a stream."""
     if (folder / "state.json").exists():
         return datasets.load_from_disk(str(folder))
     files = str(folder / "data" / "*.parquet")
@@ -51,14 +51,17 @@ def load_output(folder: Path) -> Labelled:
 
 
 def column_pairs(path: Path, *names: str) -> Iterator[tuple[Any, ...]]:
-    """Some columns of a shard, row by row."""
+    """The named columns of a shard's file, row by row."""
     for row in datasets.Dataset.from_file(str(path)).select_columns(list(names)):
         yield tuple(row[name] for name in names)
 
 
 def read_run(folder: str | Path) -> dict[str, Any]:
-    """The record of a finished run: its `rules`, `teacher`, and `summary`; of skipped frames the names, since what was
-    wrong with them may name files of this machine."""
+    """
+    The record of a finished run: `rules`, `teacher`, and `summary`.
+
+    Skipped frames are listed by name alone, since an error message may contain paths of this machine.
+    """
     folder = Path(folder)
     summary = read_json(folder / "summary.json")
     summary["skipped"] = sorted(summary["skipped"])
@@ -66,16 +69,19 @@ def read_run(folder: str | Path) -> dict[str, Any]:
 
 
 def read_grid(folder: str | Path) -> bytes | None:
-    """The picture grid of its report, a PNG file's content."""
+    """The picture grid of a run's report, as the bytes of a PNG file; `None` if there is none."""
     path = Path(folder) / "report" / "grid.png"
     return path.read_bytes() if path.exists() else None
 
 
 def summarize(dataset: datasets.Dataset | datasets.IterableDataset) -> dict[str, Any]:
     """
-    How many rows have each `label_source`; how many of those without one the teacher was not sure about;
-    how many pseudo labels have 0, 1, more objects, how many objects there are, and the quartiles of their areas in
-    pixels.
+    Counts of a labelled data set:
+
+    - `human`, `box`, `point`, `pseudo`, `none`: rows with that `label_source`;
+    - `unsure`: rows without a label because the teacher wasn't sure that they are empty;
+    - `empty`, `one`, `many`: pseudo-labelled rows with 0, 1, or more objects;
+    - `objects`: pseudo-labelled objects; `area_quartiles`: minimum, quartiles and maximum of their areas in pixels.
     """
     sources = dict.fromkeys((*BY_PEOPLE, PSEUDO, NONE), 0)
     counts, areas, unsure = [], [], 0

@@ -1,9 +1,8 @@
-"""Which frames to label next: those that stand for the most others, before all where a teacher is unsure.
+"""Active learning: which frames to label next. Those that represent many others, and on which a teacher is unsure.
 
 Notable:
-- what is compared are Segment Anything's frozen embeddings and the operators' prior statistics, and, once there is one,
-  a teacher's probabilities. No mask is read.
-- plans of one seed are nested: the first 17 of a plan of 34 are the plan of 17.
+- frames are compared by Segment Anything's frozen embeddings and the operators' prior maps. No mask is read.
+- plans with the same seed are nested: the first 17 frames of a plan of 34 are the plan of 17.
 - a plan depends on the frames, the seed and the models, not on the order of rows.
 """
 
@@ -27,9 +26,9 @@ from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.moe import PriorPyramid
 
-POOL = 5000  # frames without label that are compared, each with each: 200 MB of distances
-SUSPECTED = 0.1  # probability from which a teacher takes a pixel for a possible target
-CERTAIN_SHARE = 0.1  # what a frame counts of which the teacher is certain, beside one of which it knows nothing
+POOL = 5000  # most unlabelled frames that are considered: their distances to each other take 200 MB
+SUSPECTED = 0.1  # lowest probability of a pixel that may be target
+CERTAIN_WEIGHT = 0.1  # of a frame of which the teacher is certain; the most uncertain weighs 1 more
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Pick:
 
     Args:
         name: of the frame.
-        stands_for: how many frames are nearer to it, itself included, than to any other with a label, had or planned.
-        uncertainty: a teacher's, see [`mask_uncertainty`]; `None` without one.
+        stands_for: number of frames, itself included, to which it is the nearest of all labelled and planned frames.
+        uncertainty: the teacher's, see [`mask_uncertainty`]; `None` without a teacher.
     """
 
     name: str
@@ -51,11 +50,11 @@ class Pick:
 @dataclass(frozen=True)
 class LabelPlan:
     """
-    What to label next.
+    The frames to label next.
 
     Args:
-        picks: in the order to label them.
-        budget: the frames that have a label already and the picks, for `apply_label_budget`.
+        picks: these frames, in the order in which to label them.
+        budget: the frames that have a label and the picks, for `apply_label_budget`.
     """
 
     picks: tuple[Pick, ...]
@@ -64,17 +63,17 @@ class LabelPlan:
 
 def candidates(dataset: datasets.Dataset, seed: int = 0) -> datasets.Dataset:
     """
-    The rows that a plan considers, in the order that decides between equals: those that a human has labelled, then the
-    others in the order of `SHA-256(seed, name)`, at most 5000 of them, so that time and memory stay bounded.
+    The rows that a plan considers: those that people labelled, then at most 5000 others in the order of
+    `SHA-256(seed, name)`. Among equally good frames a plan takes the first in this order.
 
-    Raises `ValueError` for missing columns and a name that occurs twice.
+    Raises `ValueError` if a column is missing or a name occurs twice.
     """
     if missing := {"name", "image", "label_source"} - set(dataset.column_names):
         raise ValueError(f"the data set lacks the columns {sorted(missing)}: prepare it with `scalpel-hf prepare`")
     names, sources = dataset["name"][:], dataset["label_source"][:]
     if len(set(names)) < len(names):
-        raise ValueError("names occur more than once: a plan needs one name for each frame")
-    order = sorted(range(len(names)), key=lambda i: (sources[i] not in BY_PEOPLE, _draw(seed, names[i])))
+        raise ValueError("names occur more than once: a plan needs a different name for each frame")
+    order = sorted(range(len(names)), key=lambda i: (sources[i] not in BY_PEOPLE, _random_key(seed, names[i])))
     return dataset.select(order[: sum(source in BY_PEOPLE for source in sources) + POOL])
 
 
@@ -87,22 +86,25 @@ def plan_labels(
     total: int | None = None,
 ) -> LabelPlan:
     """
-    Plan labels up to a budget; what a human has labelled counts as chosen.
+    Plan which frames to label, up to a budget. Frames that people labelled count towards it.
 
     Args:
         rows: from [`candidates`].
-        features: of each row, from [`describe_frames`].
-        budget: how many frames are to have a label in the end.
-        uncertainty: of each row, from [`teacher_uncertainty`].
-        seed: that `candidates` was given, for the record.
-        total: how many frames the data set has, where `rows` are a part of it.
+        features: of each row, `(n, d)`, from [`describe_frames`].
+        budget: number of frames that will have a label in the end.
+        uncertainty: of each row, `(n,)`, from [`teacher_uncertainty`].
+        seed: the one given to `candidates`; it is recorded in the plan's budget.
+        total: number of frames of the data set, if `rows` are a part of it.
 
-    Raises `ValueError` for a budget that the labels fill already or that the rows can't.
+    Raises `ValueError` if the budget isn't above the number of labelled frames, or exceeds the number of rows.
     """
     names = rows["name"][:]
     labelled = sum(source in BY_PEOPLE for source in rows["label_source"])
     if not labelled < budget <= len(names):
-        raise ValueError(f"{labelled} of {len(names)} frames have a label: the budget lies above that, not at {budget}")
+        raise ValueError(
+            f"{labelled} of {len(names)} frames have a label: the budget must be above that and at most {len(names)}, "
+            f"got {budget}"
+        )
     chosen = choose(features, budget - labelled, range(labelled), uncertainty)
     human = [*range(labelled), *chosen]
     stands_for = np.bincount(cdist(features, features[human]).argmin(1), minlength=budget)[labelled:].tolist()
@@ -116,26 +118,32 @@ def choose(
     features: np.ndarray, count: int, chosen: Sequence[int] = (), uncertainty: np.ndarray | None = None
 ) -> list[int]:
     r"""
-    Greedy facility location: `count` rows after which every row has a chosen one near.
+    Greedy facility location: choose `count` rows such that every row is near a chosen one.
 
-    Each step takes the row j of the greatest
+    Each step takes the row j with the highest gain
 
     \((0.1 + u_j) \sum_i \max(0, \min_{c} d_{ic} - d_{ij})\)
 
-    with Euclidean distances d and c over what is chosen so far; without any that minimum is the greatest distance. Of
-    equals the first row counts. Without u, greedy is within 1 − 1/e of the best coverage (Nemhauser, Wolsey, Fisher: An
-    analysis of approximations for maximizing submodular set functions, 1978). Gains only shrink, so a row is looked at
-    again only when it may be next (Minoux: Accelerated greedy algorithms, 1978).
+    where d are Euclidean distances and c runs over the rows chosen so far; before the first, the minimum is replaced by
+    the highest distance. Among equals the first row is taken. Without u, the greedy choice covers at least 1 − 1/e of
+    what the best one does (Nemhauser, Wolsey, Fisher: An analysis of approximations for maximizing submodular set
+    functions, 1978). Gains only shrink, so most needn't be computed again in each step (Minoux: Accelerated greedy
+    algorithms, 1978).
 
     Args:
         features: `(n, d)`.
-        chosen: rows that are chosen already.
-        uncertainty: u, `(n,)` in [0, 1]; the factor is 1 without it.
+        count: number of rows to choose.
+        chosen: rows that are already chosen.
+        uncertainty: u, `(n,)` in [0, 1]; without it the factor is 1.
 
-    Returns the rows in the order in which they are taken.
+    Returns the rows in the order in which they were chosen.
+
+    Example:
+        >>> choose(np.array([[0.0], [0.1], [0.2], [5.0]]), count=2)
+        [1, 3]
     """
     distances = cdist(features, features)
-    weights = np.ones(len(features)) if uncertainty is None else CERTAIN_SHARE + uncertainty
+    weights = np.ones(len(features)) if uncertainty is None else CERTAIN_WEIGHT + uncertainty
     nearest = distances[:, list(chosen)].min(1) if len(chosen) else np.full(len(features), distances.max())
 
     def gain(row: int) -> float:
@@ -148,7 +156,7 @@ def choose(
         _, row = heapq.heappop(queue)
         entry = (-gain(row), row)
         if queue and entry > queue[0]:
-            heapq.heappush(queue, entry)  # its gain has shrunk, another row may be ahead
+            heapq.heappush(queue, entry)  # its gain has shrunk below that of another row
             continue
         taken.append(row)
         nearest = np.minimum(nearest, distances[row])
@@ -158,16 +166,16 @@ def choose(
 @torch.no_grad()
 def describe_frames(dataset: datasets.Dataset, sam: PreTrainedModel) -> np.ndarray:
     """
-    What frames look like, `(n, d)`: SAM's embedding, averaged over the frame, and the prior pyramid's statistics at the
-    operators' initial parameters (spread and peak of each map).
+    A feature vector of each frame, `(n, d)`: SAM's image embedding averaged over the frame, and standard deviation and
+    maximum of each of the operators' prior maps (at initial parameters).
 
-    Every column is standardised over the frames, and both parts are scaled to weigh alike in a Euclidean distance.
+    Columns are standardised over the frames, and scaled so that both parts contribute equally to Euclidean distances.
 
     Args:
         dataset: with `name` and `image`.
         sam: a Segment Anything model.
 
-    Raises `ValueError` naming a frame that can't be read.
+    Raises `ValueError`, which names the frame, if a frame can't be read.
     """
     device = next(sam.parameters()).device
     processor, family = InfraredImageProcessor(**sam_input(sam)), family_of(sam)
@@ -189,9 +197,16 @@ def describe_frames(dataset: datasets.Dataset, sam: PreTrainedModel) -> np.ndarr
 
 def mask_uncertainty(probability: np.ndarray) -> float:
     r"""
-    How unsure a teacher is of its mask, in [0, 1): \(\sum 4p(1-p) / (n + 1)\) over the n pixels with p ≥ 0.1.
+    A teacher's uncertainty about a frame, in [0, 1): \(\sum 4p(1-p) / (n + 1)\) over the n pixels with p ≥ 0.1.
 
-    The 1 keeps a single unsure pixel from counting as much as a whole unsure target. 0 where no pixel reaches 0.1.
+    With n + 1 instead of n, one uncertain pixel counts less than a whole uncertain target. 0 if no pixel reaches 0.1.
+
+    Args:
+        probability: `(H, W)` in [0, 1].
+
+    Example:
+        >>> mask_uncertainty(np.array([[0.5, 0.0]])), mask_uncertainty(np.full((2, 2), 0.5))
+        (0.5, 0.8)
     """
     suspected = probability[probability >= SUSPECTED].astype(np.float64)
     return float((4 * suspected * (1 - suspected)).sum() / (suspected.size + 1))
@@ -199,9 +214,9 @@ def mask_uncertainty(probability: np.ndarray) -> float:
 
 def teacher_uncertainty(dataset: datasets.Dataset, teacher: Any = None) -> np.ndarray | None:
     """
-    [`mask_uncertainty`] of every row, `(n,)`; 0 where a person labelled it.
+    [`mask_uncertainty`] of each row, `(n,)`; 0 for rows that people labelled.
 
-    Without a teacher it is that of the column `pseudo_confidence`; `None` where some row lacks that too.
+    Without a teacher it is computed from the column `pseudo_confidence`; `None` if an unlabelled row lacks that.
     """
     human = [source in BY_PEOPLE for source in dataset["label_source"]]
     if teacher is not None:
@@ -226,7 +241,7 @@ def teacher_uncertainty(dataset: datasets.Dataset, teacher: Any = None) -> np.nd
 
 
 def _frames(dataset: datasets.Dataset, what: str) -> Any:
-    """Name and pixels of every row; no other column is read."""
+    """Name and pixels of each row, with a progress bar; other columns are not read."""
     rows = dataset.select_columns(["name", "image"]).cast_column("image", datasets.Image(decode=False))
     for row in tqdm(rows, desc=what, unit="frame", leave=False):
         try:
@@ -236,12 +251,12 @@ def _frames(dataset: datasets.Dataset, what: str) -> Any:
         yield row["name"], frame
 
 
-def _draw(seed: int, name: str) -> bytes:
+def _random_key(seed: int, name: str) -> bytes:
     return hashlib.sha256(f"{seed}:{name}".encode()).digest()
 
 
 def _standardised(columns: np.ndarray) -> np.ndarray:
-    """Columns of mean 0 and standard deviation 1, constant ones 0, over the square root of how many vary."""
+    """Columns standardised (constant ones are 0), divided by the square root of the number of varying ones."""
     spread = columns.std(0)
     varies = spread > 1e-9 * (np.abs(columns).max(0) + 1e-30)
     standard = (columns - columns.mean(0)) / np.where(varies, spread, np.inf)

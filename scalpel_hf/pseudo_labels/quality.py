@@ -1,4 +1,4 @@
-"""Pseudo labels against masks that were hidden while they were made."""
+"""Quality of pseudo labels, measured by masks that the teacher didn't see."""
 
 from collections.abc import Collection, Sequence
 from itertools import pairwise
@@ -24,13 +24,13 @@ BINS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)  # of the scores
 
 def check_truth(truth: datasets.Dataset, names: Sequence[str] | None = None) -> None:
     """
-    Make sure, before frames are labelled, that a data set has the masks to measure the labels by.
+    Check, before frames are labelled, that `truth` has the masks that [`compare_with_truth`] needs.
 
     Args:
-        names: of the frames that will be labelled, where they are known.
+        truth: rows with `name` and `mask`.
+        names: of the frames that will be labelled, if known.
 
-    Raises `ValueError` for a data set without `name` or `mask`, with a name twice, and naming frames that it has no
-    mask of.
+    Raises `ValueError` if a column is missing, if a name occurs twice, or if frames have no mask (it names them).
     """
     if missing := {"name", "mask"} - set(truth.column_names):
         raise ValueError(f"the data set with the truth lacks the columns {sorted(missing)}")
@@ -46,26 +46,29 @@ def compare_with_truth(
     labelled: datasets.Dataset | datasets.IterableDataset, truth: datasets.Dataset, skipped: Collection[str] = ()
 ) -> dict[str, Any]:
     """
-    How good a data set's pseudo labels are.
+    Measure pseudo labels by masks of the same frames.
 
-    An object, or a group of ignored pixels, is true when more than half of its pixels lie on a target or next to one; a
-    target is found where an object touches it, left open where only ignored pixels do, missed otherwise. What the truth
-    itself leaves open counts as neither: see [`judge`].
+    An object, or a component of ignored pixels, is true if more than half of its pixels lie on a target or next to one;
+    see [`judge`] for pixels that the masks ignore. A target is found if an object touches it, open if only ignored
+    pixels touch it, missed otherwise.
 
     Args:
+        labelled: the result of `add_pseudo_labels`.
         truth: rows with `name` and `mask`.
-        skipped: names of frames that aren't measured: the teacher was trained on their masks.
+        skipped: names of frames to leave out, such as those that the teacher was trained on.
 
-    Returns the metrics of [`IRSTDMetrics`] for the pseudo-labelled frames, ignored pixels counted as background; and
+    Returns the metrics of [`IRSTDMetrics`] over the pseudo-labelled frames, with ignored pixels as background, and
 
-    - `objects`, `true_objects`; `ignored`, `true_ignored`: how many there are and how many of them are true;
+    - `objects`, `true_objects`: number of objects, and of true ones; `ignored`, `true_ignored`: the same of components
+      of ignored pixels;
     - `targets_found`, `targets_open`, `targets_missed`: in the pseudo-labelled frames;
-    - `empty_right`, `empty_wrong`: frames labelled as empty; `unsure_empty`, `unsure_with_target`: frames that the
-      teacher didn't label because it wasn't sure that they are empty; `unknown`: those of either kind without a target,
-      but with pixels that the truth leaves open;
-    - `scores`: for each bin of the objects' scores its limits, how many there are, their mean score, how many are true.
+    - `empty_right`, `empty_wrong`: frames labelled as empty that hold no target, or do;
+    - `unsure_empty`, `unsure_with_target`: the same of frames that the teacher left without a label;
+    - `unknown`: frames of the last two lines whose mask has no target but pixels to ignore;
+    - `scores`: for each bin of scores its limits (`from`, `to`), the number of `objects`, their mean `score`, and the
+      number of true ones (`true`).
 
-    Raises `ValueError` where `truth` lacks a row or its mask.
+    Raises `ValueError` if `truth` lacks a frame or its mask.
     """
     place = {name: index for index, name in enumerate(truth["name"])}
     masks = undecoded(truth.select_columns("mask"))
@@ -87,9 +90,9 @@ def compare_with_truth(
         metrics.update((found & (human != IGNORED)).astype(np.float32), target)
         if not found.any():
             counts[{True: "empty_wrong", False: "empty_right", None: UNKNOWN}[has_target(human)]] += 1
-        scores += _count(row, found, human, counts)
+        scores += _count_row(row, found, human, counts)
     computed = metrics.compute() if metrics.frame_ious else {}
-    return {**computed, **counts, "scores": _bins(scores)}
+    return {**computed, **counts, "scores": _score_bins(scores)}
 
 
 COUNTS = (
@@ -99,12 +102,12 @@ COUNTS = (
 )
 
 
-def _count(
+def _count_row(
     row: dict[str, Any], found: np.ndarray, truth: np.ndarray, counts: dict[str, int]
 ) -> list[tuple[float, bool]]:
     ignored = is_above(read_frame(row["pseudo_confidence"]), row["teacher"]["threshold"]) & ~found
-    objects = _judged(found, truth)
-    for name, judged in (("objects", objects), ("ignored", _judged(ignored, truth))):
+    objects = _judge_components(found, truth)
+    for name, judged in (("objects", objects), ("ignored", _judge_components(ignored, truth))):
         counts[name] += len(judged) - judged.count(None)
         counts[f"true_{name}"] += judged.count(True)
     targets, n = ndimage.label(truth == TARGET, EIGHT_CONNECTED)
@@ -116,12 +119,12 @@ def _count(
     return [(score, is_true) for score, is_true in scored if is_true is not None]
 
 
-def _judged(mask: np.ndarray, truth: np.ndarray) -> list[bool | None]:
+def _judge_components(mask: np.ndarray, truth: np.ndarray) -> list[bool | None]:
     labels, count = ndimage.label(mask, EIGHT_CONNECTED)
     return judge(labels, count, truth)
 
 
-def _bins(scores: list[tuple[float, bool]]) -> list[dict[str, Any]]:
+def _score_bins(scores: list[tuple[float, bool]]) -> list[dict[str, Any]]:
     bins = []
     for low, high in pairwise(BINS):
         inside = [(s, t) for s, t in scores if low <= s < high or s == high == 1]

@@ -1,4 +1,4 @@
-"""The report on a labelled data set: counts, scores, pictures, and its quality where the truth is known."""
+"""The report on a labelled data set: counts, scores, pictures and, if the true masks are known, its quality."""
 
 import hashlib
 import heapq
@@ -41,15 +41,16 @@ def write_report(
     cases: int = 6,
 ) -> Path:
     """
-    Write `report/README.md` and its pictures into the folder of a finished [`LabellingJob`]; returns the report's
-    folder.
+    Write `report/README.md` with pictures into the folder of a finished [`LabellingJob`].
 
     Args:
+        labelled: the data set in the folder.
         truth: rows with `name` and `mask`, to show beside the labels.
-        quality: what `compare_with_truth` found.
-        choice: how the threshold was chosen.
-        cases: pictures of each kind: the best scores, the worst, frames drawn at random, and frames left without a
-            label.
+        quality: from `compare_with_truth`.
+        choice: from `choose_threshold`.
+        cases: number of pictures of each kind: highest scores, lowest scores, random frames, frames without a label.
+
+    Returns the report's folder.
     """
     folder = Path(folder)
     rows, chosen = _survey(labelled, cases)
@@ -86,7 +87,7 @@ def write_report(
 
 
 def _survey(labelled: Labelled, cases: int) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
-    """Areas and scores of each frame's objects, and the names of the frames to show."""
+    """A summary of each frame that the teacher predicted, and the names of the frames to show, by title."""
     rows = []
     for row in labelled.select_columns(["name", "label_source", "pseudo_objects", "teacher"]):
         if row["label_source"] != "human" and row["teacher"] is not None:
@@ -105,13 +106,13 @@ def _survey(labelled: Labelled, cases: int) -> tuple[list[dict[str, Any]], dict[
     kinds = {
         "Highest scores": heapq.nlargest(cases, found, key=lambda row: (row["worst"], row["name"])),
         "Lowest scores": heapq.nsmallest(cases, found, key=lambda row: (row["worst"], row["name"])),
-        AT_RANDOM: heapq.nsmallest(cases, [r for r in rows if r["source"] == "pseudo"], key=_draw),
-        "Left without a label": heapq.nsmallest(cases, [r for r in rows if r["source"] == "none"], key=_draw),
+        AT_RANDOM: heapq.nsmallest(cases, [r for r in rows if r["source"] == "pseudo"], key=_random_key),
+        "Left without a label": heapq.nsmallest(cases, [r for r in rows if r["source"] == "none"], key=_random_key),
     }
     return rows, {title: [row["name"] for row in some] for title, some in kinds.items() if some}
 
 
-def _draw(row: dict[str, Any]) -> str:
+def _random_key(row: dict[str, Any]) -> str:
     return hashlib.sha256(row["name"].encode()).hexdigest()
 
 
@@ -122,21 +123,21 @@ def _histogram(title: str, values: Sequence[float], starts: Sequence[float]) -> 
 
 
 def _losses(calibration: Calibration) -> Iterable[tuple[str, float]]:
-    """What each set of evidence is called, and its loss."""
-    names = {(): "the teacher's mean probability as it is", ("probability",): "the same, corrected"}
+    """Description and cross-validated loss of each set of features."""
+    names = {(): "the teacher's mean probability", ("probability",): "the same, calibrated"}
     for features, loss in zip(MODELS, calibration.log_loss, strict=False):
         yield names.get(features, f"with {', '.join(features[1:])}"), loss
 
 
 def file_name(name: str) -> str:
-    """For a frame's picture: names may hold what files' names can't."""
+    """Name of a frame's picture, a hash: a frame's own name may have characters that file names can't."""
     return hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
 def case_pictures(
     labelled: Labelled, names: set[str], truth: datasets.Dataset | None
 ) -> Iterable[tuple[str, Image.Image]]:
-    """Of each frame of those names the frame, its soft mask, and the frame with its labels outlined."""
+    """A picture of each named frame: the frame, the soft mask, and the frame with outlines of its labels."""
     places = {name: index for index, name in enumerate(truth["name"])} if truth is not None else {}
     for row in _rows_named(labelled, names):
         frame, confidence = read_frame(row["image"]).astype(np.float32), read_frame(row["pseudo_confidence"])
@@ -160,7 +161,7 @@ def _rows_named(labelled: Labelled, names: set[str]) -> Iterable[dict[str, Any]]
 
 
 def picture_grid(pictures: Sequence[Image.Image], gap: int = 4) -> Image.Image:
-    """Pictures below one another."""
+    """One picture with the given ones below each other."""
     height = sum(picture.height + gap for picture in pictures) - gap
     grid = Image.new("RGB", (max(picture.width for picture in pictures), height), "white")
     y = 0

@@ -1,4 +1,4 @@
-"""What a person decided about a data set's frames: a line a decision, and the rows that they make."""
+"""People's reviews of pseudo labels: a file with a line for each decision, and the rows that result."""
 
 import json
 import os
@@ -26,15 +26,16 @@ NEEDED_COLUMNS = {"name", "image", "mask", "objects", "width", "height", "label_
 @dataclass(frozen=True)
 class Decision:
     """
-    What someone decided about one frame, which makes its row a `human` one.
+    A person's decision about one frame. Its row becomes a `human` one.
 
     Args:
-        name: the frame's.
-        decision: `accept` (the label is right), `reject` (there is no target), `mend` (the label is `mask`), or `undo`
-            (the frame is as if nobody had looked at it).
-        by, at: who, and when: ISO 8601 with the offset from UTC.
+        name: of the frame.
+        decision: `accept` (the label is right), `reject` (there is no target), `mend` (the person drew another mask),
+            or `undo` (all earlier decisions about the frame are void).
+        by: the person.
+        at: the time, ISO 8601 with the offset from UTC.
         size: height and width of the frame.
-        runs: the target's pixels, row by row, as first pixel and length of each run; none of them for no target.
+        runs: the target's pixels in run-length encoding, see [`runs_of_mask`]; empty without a target.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Decision:
     runs: tuple[int, ...] = ()
 
     def mask(self) -> np.ndarray:
-        """The target `(H, W)`, bool."""
+        """The target mask `(H, W)`, bool."""
         return mask_of_runs(self.runs, self.size)
 
 
@@ -54,7 +55,13 @@ def now() -> str:
 
 
 def runs_of_mask(mask: np.ndarray) -> tuple[int, ...]:
-    """First pixel and length of each run of target, row by row: `[[0, 1, 1], [0, 0, 1]]` has `(1, 2, 5, 1)`."""
+    """
+    Run-length encoding of a mask `(H, W)`: first pixel and length of each run of target pixels, in row-major order.
+
+    Example:
+        >>> runs_of_mask(np.array([[0, 1, 1], [0, 0, 1]]))
+        (1, 2, 5, 1)
+    """
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask.ravel() != 0, [False]]).astype(np.int8)))
     starts, stops = edges[::2], edges[1::2]
     return tuple(np.stack([starts, stops - starts], axis=1).ravel().tolist())
@@ -62,9 +69,9 @@ def runs_of_mask(mask: np.ndarray) -> tuple[int, ...]:
 
 def mask_of_runs(runs: Iterable[int], size: tuple[int, int]) -> np.ndarray:
     """
-    The mask `(H, W)`, bool, of [`runs_of_mask`].
+    The mask `(H, W)`, bool, of a run-length encoding from [`runs_of_mask`].
 
-    Raises `ValueError` for runs that overlap, are out of order or leave the frame.
+    Raises `ValueError` if runs overlap, are out of order or leave the frame.
     """
     height, width = size
     numbers = list(runs)
@@ -72,11 +79,11 @@ def mask_of_runs(runs: Iterable[int], size: tuple[int, int]) -> np.ndarray:
         raise ValueError("runs are whole numbers")
     pairs = np.array(numbers, dtype=np.int64)
     if len(pairs) % 2:
-        raise ValueError("a run is a first pixel and a length: there is one number too many")
+        raise ValueError("a run is two numbers, first pixel and length: the last length is missing")
     starts, lengths = pairs[::2], pairs[1::2]
     stops = starts + lengths
     if (lengths < 1).any() or (starts[1:] < stops[:-1]).any() or (starts < 0).any() or (stops > height * width).any():
-        raise ValueError(f"the runs are no mask of {width} × {height} pixels")
+        raise ValueError(f"the runs overlap, are out of order or leave the frame of {width} × {height} pixels")
     flat = np.zeros(height * width, bool)
     for start, stop in zip(starts, stops, strict=True):
         flat[start:stop] = True
@@ -84,12 +91,12 @@ def mask_of_runs(runs: Iterable[int], size: tuple[int, int]) -> np.ndarray:
 
 
 def append_decisions(folder: str | Path, decisions: Iterable[Decision]) -> None:
-    """Add decisions to those of a data set's folder; they are on the disk when this returns."""
+    """Append decisions to the file in a data set's folder, and sync it to the disk."""
     path = Path(folder) / REVIEW_FOLDER / DECISIONS_FILE
     path.parent.mkdir(exist_ok=True)
     lines = "".join(json.dumps(asdict(decision), ensure_ascii=False) + "\n" for decision in decisions)
     with path.open("a+b") as file:
-        file.truncate(_whole_lines(file))
+        file.truncate(_end_of_complete_lines(file))
         file.write(lines.encode())
         file.flush()
         os.fsync(file.fileno())
@@ -97,10 +104,10 @@ def append_decisions(folder: str | Path, decisions: Iterable[Decision]) -> None:
 
 def read_decisions(folder: str | Path) -> dict[str, Decision]:
     """
-    The last decision about each frame, by the frame's name; none for those that were undone.
+    The last decision about each frame, by the frame's name; frames with `undo` last are left out.
 
-    A last line that a crash has broken off is passed over with a warning. Raises `ValueError` naming the line for
-    anything else that is no decision.
+    If a crash left the last line incomplete, it is skipped with a warning. Raises `ValueError`, which names the line,
+    if another line isn't a decision.
     """
     path = Path(folder) / REVIEW_FOLDER / DECISIONS_FILE
     decisions: dict[str, Decision] = {}
@@ -111,15 +118,15 @@ def read_decisions(folder: str | Path) -> dict[str, Decision]:
         if not line:
             continue
         try:
-            decision = _decision(json.loads(line))
+            decision = _parse_decision(json.loads(line))
         except json.JSONDecodeError:
             if number == len(lines):
-                warnings.warn(f"{path}, line {number} was broken off and is passed over", stacklevel=2)
+                warnings.warn(f"{path}, line {number} is incomplete and is skipped", stacklevel=2)
                 continue
-            raise ValueError(f"{path}, line {number} is no JSON: mend or remove it") from None
+            raise ValueError(f"{path}, line {number} isn't JSON: correct or remove it") from None
         except (TypeError, ValueError, KeyError) as error:
-            raise ValueError(f"{path}, line {number} is no decision ({error}): mend or remove it") from error
-        decisions.pop(decision.name, None)  # the order is that of the last decisions
+            raise ValueError(f"{path}, line {number} isn't a decision ({error}): correct or remove it") from error
+        decisions.pop(decision.name, None)  # so that the order is that of the last decisions
         if decision.decision != "undo":
             decisions[decision.name] = decision
     return decisions
@@ -127,11 +134,16 @@ def read_decisions(folder: str | Path) -> dict[str, Decision]:
 
 def with_reviews(rows: datasets.Dataset, folder: str | Path) -> datasets.Dataset:
     """
-    The rows of a data set in a folder with what people decided there: a frame that someone has looked at is a `human`
-    row with that mask, and `review` says who it was, when and what (`None` in other rows).
+    A data set with people's decisions applied: each reviewed frame becomes a `human` row with the decided mask.
 
-    The rows that are made so are held in memory; the others stay where they are. Raises `ValueError` where a decision
-    is about a frame that isn't there or has another size.
+    The column `review` holds `decision`, `by` and `at`, and is `None` in other rows. Reviewed rows are held in memory;
+    the others stay on disk.
+
+    Args:
+        rows: the data set.
+        folder: that it was loaded from, with the decisions.
+
+    Raises `ValueError` if a decision's frame isn't in the data set or has another size.
     """
     decisions = read_decisions(folder)
     if not decisions:
@@ -139,7 +151,7 @@ def with_reviews(rows: datasets.Dataset, folder: str | Path) -> datasets.Dataset
     place = {name: index for index, name in enumerate(rows["name"])}
     if unknown := [name for name in decisions if name not in place]:
         where = Path(folder) / REVIEW_FOLDER
-        raise ValueError(f"{where} is about {len(unknown)} frames that {folder} lacks, such as {unknown[0]!r}")
+        raise ValueError(f"{where} decides about {len(unknown)} frames that {folder} lacks, such as {unknown[0]!r}")
     chosen = [place[name] for name in decisions]
     labels = [HumanLabel(d.name, d.mask(), f"{REVIEW_FOLDER} of {d.name!r}") for d in decisions.values()]
     reviewed = import_human_labels(rows.select(chosen), labels, keep_in_memory=True)
@@ -156,7 +168,7 @@ def _with_column(rows: datasets.Dataset, values: Sequence[dict[str, str] | None]
     return rows.add_column("review", list(values), feature=REVIEW_FEATURE)
 
 
-def _decision(entry: dict[str, Any]) -> Decision:
+def _parse_decision(entry: dict[str, Any]) -> Decision:
     height, width = entry.pop("size")
     decision = Decision(**entry | {"size": (height, width), "runs": tuple(entry["runs"])})
     if decision.decision not in KINDS:
@@ -165,8 +177,8 @@ def _decision(entry: dict[str, Any]) -> Decision:
     return decision
 
 
-def _whole_lines(file: BinaryIO) -> int:
-    """Where the last whole line ends; a crash may have broken off one that nobody was told is there."""
+def _end_of_complete_lines(file: BinaryIO) -> int:
+    """Number of bytes up to the end of the last complete line; a crash may have left an incomplete one after it."""
     end = file.seek(0, os.SEEK_END)
     if not end:
         return 0

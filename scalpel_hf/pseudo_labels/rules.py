@@ -1,4 +1,4 @@
-"""From a teacher's prediction to a label: which candidates count, which are left open, and when a frame is empty."""
+"""Quality control: which candidates become objects, which become pixels to ignore, which frames are empty."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +15,19 @@ NO_LABEL = {"label_source": "none", "pseudo_mask": None, "pseudo_objects": None,
 @dataclass(frozen=True)
 class Rules:
     """
-    What becomes of a teacher's prediction.
+    Which candidates of a teacher's prediction are accepted as objects.
 
-    A candidate above the threshold that a rule turns down becomes pixels to ignore, not background.
+    The pixels of a candidate above the threshold that isn't accepted are ignored in training; they don't become
+    background.
 
     Args:
         threshold: probability above which a pixel is target.
-        min_score: least probability of being a target, see [`Calibration`].
-        min_area, max_area: in pixels.
-        min_agreement: least agreement between the views of the frame, where there are several.
-        min_empty: probability from which on a frame without objects is labelled as empty; below it gets no label.
+        min_score: lowest score of an object, see [`Calibration`].
+        min_area, max_area: of an object, in pixels.
+        min_agreement: lowest agreement between the teacher's views of the frame, see [`extract_candidates`]. Without
+            effect if there is one view.
+        min_empty: a frame without objects is labelled as empty if its probability of being empty is at least this;
+            otherwise it gets no label. See [`decide`].
     """
 
     threshold: float = 0.5
@@ -41,7 +44,7 @@ class Rules:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be between 0 and 1, got {getattr(self, name)}")
         if self.max_area is not None and self.max_area < self.min_area:
-            raise ValueError(f"no object has an area from {self.min_area} to {self.max_area} pixels")
+            raise ValueError(f"no object can have an area from {self.min_area} to {self.max_area} pixels")
 
     def accepts(self, candidates: dict[str, Any], scores: np.ndarray) -> np.ndarray:
         """Which of a frame's candidates become objects, `(n,)`, boolean."""
@@ -51,7 +54,7 @@ class Rules:
             & (scores >= self.min_score)
             & (area >= self.min_area)
             & (area <= (np.inf if self.max_area is None else self.max_area))
-            & ~(agreement < self.min_agreement)  # NaN: one view doesn't disagree
+            & ~(agreement < self.min_agreement)  # NaN with a single view: accepted
         )
 
 
@@ -61,12 +64,12 @@ def decide(
     """
     The label of a frame: `label_source` (`pseudo` or `none`), `pseudo_mask`, `pseudo_objects`, `pseudo_score`.
 
-    Without an object the frame is labelled as empty if that is probable enough: the calibration's trust in empty
-    predictions times Π (1 − score) over all candidates, weak ones included.
+    A frame without accepted objects is empty with probability `calibration.trust_in_empty · Π (1 − score)`, the product
+    over all candidates, weak ones included. From `rules.min_empty` on it is labelled as empty.
 
     Args:
-        confidence: the teacher's probability `(H, W)` in 8 bits.
-        candidates: what `extract_candidates` found there.
+        confidence: the teacher's probability in 8 bits, `(H, W)` uint8.
+        candidates: of this frame, from `extract_candidates`.
     """
     scores = calibration.scores(candidates)
     accepted = np.flatnonzero(rules.accepts(candidates, scores))

@@ -1,4 +1,4 @@
-"""Labelling in shards: work is committed piece by piece, shared among processes, and resumed where it stopped."""
+"""Pseudo labels for large data sets: shard by shard, by several processes, resumable after a stop."""
 
 import os
 import shutil
@@ -26,16 +26,16 @@ from .rules import Rules
 from .streams import stream_features, stream_shards
 
 REMEDY = "train it on more labelled frames that have a target, or for more steps"
-NAMES_FILE = "shards.json"  # in the work folder, once all rows have been seen: the shards' files
+NAMES_FILE = "shards.json"  # in the work folder: names of all shards' files, written when all rows are read
 
 
 class NothingFoundError(ValueError):
-    """A teacher of which no frame gets a pseudo label; the message says why, and what to do."""
+    """No frame gets a pseudo label. The message says why, and what to do."""
 
 
 @dataclass
 class Shard:
-    """Some rows of the data set, and the file for the teacher's predictions, which is named by their content."""
+    """Consecutive rows of the data set, and the file for their predictions, whose name has a hash of the rows."""
 
     index: int
     path: Path
@@ -46,32 +46,31 @@ class Shard:
 @dataclass
 class LabellingJob:
     """
-    One labelling of one data set, by one process or by several.
+    Labels one data set, in one process or several.
 
-    `predict` has the teacher predict, shard by shard; `finalize`, when all shards are there, makes the labels of the
-    predictions and puts them at `out`. The work lies in `out + ".partial"`, under a key made of the teacher, the
-    threshold and the shards' size, until all of it is done: a run that was killed resumes after its last finished
-    shard, and one with other rules for what is accepted starts from the predictions that are there. A shard is kept
-    under
-    the content of its rows: of rows that have changed, or are another data set's, the teacher is asked anew. Whoever
-    made the shards and in whatever order, the result is the same to the byte.
+    Call `predict`, then `finalize`. `predict` writes the teacher's predictions, one file for each shard, to the folder
+    `out + ".partial"`. `finalize` needs all of them; it turns predictions into labels and writes the result to `out`.
+
+    A shard's file is named after the teacher, the threshold, the shard size and the content of the shard's rows. So a
+    run that was killed resumes after its last finished shard, a run with other rules reuses the predictions, and only
+    rows that have changed are predicted again. The result is the same to the byte for any number of processes.
 
     Args:
-        source: a `Dataset` with `name`, `image`, `label_source`, which becomes a folder for `load_from_disk`; or an
-            `IterableDataset` with `image`, which becomes one of parquet files for `load_dataset`, without its length
-            ever being known. Its rows are named by their number and unlabelled if they don't say otherwise.
+        source: a `Dataset` with `name`, `image`, `label_source`: the result is then a folder for `load_from_disk`. Or
+            an `IterableDataset` with `image`, of unknown length: the result is then parquet files for `load_dataset`.
+            Rows of a stream that lack `name` are numbered, and those that lack `label_source` count as `none`.
         teacher, name, revision: see `add_pseudo_labels`.
         out: folder for the result.
-        rules: which objects count.
-        calibration: what a score is. `"labelled"` has it learnt from the data set's human rows, which are answered too;
-            `None` takes the teacher's mean probability inside an object.
-        shard_size: rows between commits. Of a stream they are held in memory.
-        batch_size: frames that the teacher is given at a time.
+        rules: which objects are accepted.
+        calibration: gives objects their scores. `"labelled"` fits it to the rows that people labelled, which the
+            teacher then predicts too; with `None` a score is the teacher's mean probability in the object.
+        shard_size: rows in a shard. A stream's shard is held in memory.
+        batch_size: frames in one call of the teacher.
         skip_broken: leave rows that can't be labelled as they are, instead of raising.
-        allow_none: where the teacher finds nothing, leave all frames without a label, instead of raising; `problem` in
+        allow_none: if no frame gets a label, write the result without labels instead of raising. `problem` in
             `summary.json` then says why.
-        report: called with a line of progress.
-        split: name of the split that the rows are, and the result is; as they say themselves by default.
+        report: called with each line of progress.
+        split: name of the result's split; by default that of the source.
     """
 
     source: Labelled
@@ -91,12 +90,12 @@ class LabellingJob:
     def __post_init__(self) -> None:
         self.out = Path(self.out)
         if isinstance(self.calibration, str) and self.calibration != "labelled":
-            raise ValueError(f"`calibration` is 'labelled', a Calibration or None, not {self.calibration!r}")
+            raise ValueError(f"`calibration` must be 'labelled', a Calibration or None, not {self.calibration!r}")
         if self.out.exists() and not (self.out / KEY_FILE).is_file():
             raise ValueError(f"{self.out} exists and holds no pseudo labels: choose another folder, or remove it")
         self.streamed = isinstance(self.source, datasets.IterableDataset)
         self.split = self.split or split_name(self.source)
-        self.names: list[str] | None = None  # of the shards' files, once all rows have been seen
+        self.names: list[str] | None = None  # of the shards' files; known when all rows are read
         if isinstance(self.source, datasets.IterableDataset):
             self.features = stream_features(self.source)
         else:
@@ -113,7 +112,7 @@ class LabellingJob:
         self.work = self.partial / key_of([self.predictions_key, repr(PREDICTION_FEATURES)])
 
     def is_finished(self) -> bool:
-        """Whether `out` holds the result of these very settings and rows already; these are read where it may."""
+        """Whether `out` holds the result of the same settings and rows. Reads the rows if the settings are the same."""
         if not (self.out / KEY_FILE).is_file():
             return False
         record = read_json(self.out / KEY_FILE)
@@ -125,11 +124,11 @@ class LabellingJob:
 
     def predict(self, worker: int = 0, workers: int = 1) -> None:
         """
-        Have the teacher predict what is missing of every `workers`-th shard, from number `worker` on.
+        Write the predictions that are missing of shards `worker`, `worker + workers`, `worker + 2 · workers`, …
 
         Raises:
-            OSError: where a shard can't be written: those before it stay.
-            ValueError: for a row that can't be labelled, and for a data set without rows.
+            OSError: if a shard can't be written. Earlier shards are kept.
+            ValueError: if a row can't be labelled, or the data set has no rows.
         """
         if self.is_finished():
             return
@@ -151,7 +150,7 @@ class LabellingJob:
 
     def _predict_shard(self, rows: datasets.Dataset, path: Path) -> None:
         def step(batch: dict[str, list]) -> dict[str, list]:
-            files = stored_cells(batch, self.features)  # the labels belong to these very images
+            files = stored_cells(batch, self.features)  # labels and images stay together if files change later
             predictions = predict_rows(
                 {**batch, **files},
                 self.teacher,
@@ -167,9 +166,9 @@ class LabellingJob:
     def _map(
         self, rows: datasets.Dataset, step: Callable, path: Path, features: datasets.Features, fingerprint: str
     ) -> datasets.Dataset:
-        """`Dataset.map` into a file that is there whole or not at all."""
+        """`Dataset.map` to a file, which is renamed to `path` when it is complete."""
         try:
-            with work_folder(path) as work:  # where `map` may leave what it has written when it fails
+            with work_folder(path) as work:  # `map` leaves a part of its file there when it fails
                 undecoded(rows).map(
                     step,
                     batched=True,
@@ -183,22 +182,22 @@ class LabellingJob:
                 )
                 os.replace(work / path.name, path)
         except DiskFullError as error:
-            raise DiskFullError(f"{error}, then run the same command again: what is finished stays") from error
+            raise DiskFullError(f"{error}, then run the same command again: finished shards are kept") from error
         return datasets.Dataset.from_file(str(path))
 
     def finalize(self, complete: Callable[[Path, Labelled], None] | None = None) -> Labelled:
         """
-        Make the labels of all predictions, put them at `out` and return them.
+        Turn all predictions into labels, write these to `out` and return them.
 
         Args:
-            complete: called with the folder and the data set, to add what else belongs there, before it is put in its
-                place; and with `out` where that is finished already.
+            complete: called with the folder and the labelled data set, to add further files to the folder. It is called
+                before the folder is renamed to `out`, or with `out` itself if that is finished already.
 
-        Raises `ValueError` where shards are missing, and `NothingFoundError` where no frame gets a label, unless
+        Raises `ValueError` if shards are missing, and `NothingFoundError` if no frame has an accepted object, unless
         `allow_none`.
         """
         if self.is_finished():
-            self.report(f"{self.out} has these pseudo labels already")
+            self.report(f"{self.out} already has these pseudo labels")
             remove_leftovers(self.out)
             shutil.rmtree(self.partial, ignore_errors=True)
             if complete is not None:
@@ -222,7 +221,7 @@ class LabellingJob:
         complete: Callable[[Path, Labelled], None] | None,
         problem: str = "",
     ) -> None:
-        """Put the labels of all predictions at `out`; without a calibration none, because of a problem."""
+        """Write labels made of all predictions to `out`; without calibration no labels, because of `problem`."""
         rows_key = key_of([path.stem for path in paths])
         features = datasets.Features({**self.features, **PSEUDO_FEATURES})
         step = partial(decide_rows, rules=self.rules, calibration=calibration, provenance=self.provenance)
@@ -243,7 +242,7 @@ class LabellingJob:
             write_json(final / KEY_FILE, {**keys, "teacher": self.provenance, "rules": asdict(self.rules)})
             if complete is not None:
                 complete(final, load_output(final))
-            if (self.out / REVIEW_FOLDER).exists():  # what people decided holds for other labels of the frames too
+            if (self.out / REVIEW_FOLDER).exists():  # people's decisions stay valid when a teacher labels anew
                 shutil.copytree(self.out / REVIEW_FOLDER, final / REVIEW_FOLDER)
 
     # Shards
@@ -268,8 +267,8 @@ class LabellingJob:
         missing = [path.stem for path in paths if not path.exists()]
         if missing or not paths:
             raise ValueError(
-                f"{self.work} lacks {len(missing) or 'all'} shards ({', '.join(missing[:5]) or 'none is there'}): let "
-                "every part of the run finish, or run the command without a part"
+                f"{self.work} lacks {len(missing) or 'all'} shards ({', '.join(missing[:5]) or 'none is there'}): wait "
+                "until every process has finished, or run the command in one process"
             )
         return paths
 
@@ -280,18 +279,18 @@ class LabellingJob:
             return self.calibration if isinstance(self.calibration, Calibration) else Calibration()
         labelled = [candidates for source, candidates in self._candidates(paths) if source in BY_PEOPLE]
         if not labelled:
-            raise ValueError("no frame has a person's label to calibrate scores on: run without calibration")
+            raise ValueError("no frame has a person's label to calibrate scores on: label without calibration")
         if not any(any(candidates["true"]) for candidates in labelled):
             raise NothingFoundError(
-                f"nothing that the teacher finds in the {len(labelled)} frames that people labelled is a target, so no "
-                "scores can be learnt from them: train it for more steps or from more labels, or take what it says as "
-                "it is (`scalpel-hf label --no-calibration`)"
+                f"nothing that the teacher finds in the {len(labelled)} frames that people labelled is a target, so "
+                "scores can't be calibrated: train the teacher for more steps or on more labels, or use its "
+                "probabilities as scores (`scalpel-hf label --no-calibration`)"
             )
         others = (candidates for source, candidates in self._candidates(paths) if source not in BY_PEOPLE)
         return match_prevalence(fit_calibration(labelled), others)
 
     def _candidates(self, paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Of every frame that was answered, one at a time, its `label_source` and candidates."""
+        """`label_source` and candidates of each frame that was predicted."""
         pairs = (pair for path in paths for pair in column_pairs(path, "label_source", "candidates"))
         return ((source, candidates) for source, candidates in pairs if candidates is not None)
 
@@ -301,7 +300,7 @@ class LabellingJob:
         if asked and not summary["objects"] and not problem:
             found = sum(sum(c["strong"]) for source, c in self._candidates(paths) if source not in BY_PEOPLE)
             if found:
-                why = f"finds {found} objects, and the rules turn all of them down ({self.rules}): {REMEDY}"
+                why = f"finds {found} objects, and the rules reject all of them ({self.rules}): {REMEDY}"
             else:
                 why = f"finds nothing at threshold {self.rules.threshold:g}: {REMEDY}"
             raise NothingFoundError(f"all {asked} pseudo labels are empty: the teacher {why}")
@@ -319,15 +318,17 @@ def label_in_shards(
     **settings: Any,
 ) -> Labelled:
     """
-    `add_pseudo_labels`, kept at `out` and committed shard by shard: a whole [`LabellingJob`] by one process.
+    Label a data set shard by shard and keep the result at `out`: [`LabellingJob`] in one process.
 
-    A finished `out` of the same settings is returned as it is, of others replaced.
+    If `out` was made with the same settings it is loaded as it is; if with other settings, it is replaced.
 
     Args:
-        settings: `rules`, `calibration`, `shard_size` and so on, see [`LabellingJob`].
+        dataset, teacher, threshold, name: see `add_pseudo_labels`.
+        out: folder for the result.
+        settings: further arguments of [`LabellingJob`], such as `rules`, `calibration`, `shard_size`.
 
-    Raises `ValueError` for a data set without rows, where every pseudo label is empty, and where `out` is a folder that
-    this function didn't make, which is left alone.
+    Raises `ValueError` if the data set has no rows, if no frame has an accepted object, or if `out` is a folder with
+    other content, which is not touched.
     """
     rules = settings.pop("rules", None) or Rules(threshold)
     job = LabellingJob(dataset, teacher, Path(out), rules, name, **settings)
@@ -337,7 +338,7 @@ def label_in_shards(
 
 @dataclass
 class Progress:
-    """Says how fast frames are answered and, where their number is known, how long it will take."""
+    """Reports frames per second and, if the number of frames is known, the time that is left."""
 
     report: Callable[[str], None]
     total: int | None

@@ -1,4 +1,4 @@
-"""The threshold of a probability, chosen on frames that people labelled and on no others."""
+"""The teacher's threshold, chosen on the frames that people labelled."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,12 @@ THRESHOLDS = tuple(round(0.1 + 0.05 * i, 2) for i in range(17))  # 0.1 to 0.9
 @dataclass(frozen=True)
 class ThresholdChoice:
     """
+    The result of [`choose_threshold`].
+
     Args:
-        threshold: the one chosen.
-        iou: of the labelled frames' pixels, pooled, at each of `THRESHOLDS`.
-        left_out_iou: the same where each frame is measured at the threshold that the other frames choose.
+        threshold: the chosen one.
+        iou: IoU over all pixels of the labelled frames, at each of `THRESHOLDS`.
+        left_out_iou: leave-one-out IoU: each frame is measured at the threshold chosen on the other frames.
     """
 
     threshold: float
@@ -32,29 +34,32 @@ class ThresholdChoice:
 
     @classmethod
     def load(cls, path: str | Path) -> "ThresholdChoice":
-        """Read what was written as JSON."""
+        """Read from a JSON file; `ValueError`, which names it, if it has other content."""
         content = read_json(path)
         try:
             return cls(content["threshold"], tuple(content["iou"]), content["left_out_iou"])
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no choice of a threshold: remove it, and one is chosen anew") from error
+            raise ValueError(f"{path} holds no chosen threshold: remove it, and the next run chooses one") from error
 
 
 def choose_threshold(labelled: datasets.Dataset, teacher: Any, batch_size: int = 8) -> ThresholdChoice:
     """
-    The threshold with the best IoU on labelled frames; of equal ones that nearest to 0.5.
+    Choose the threshold with the highest IoU on labelled frames; among equals, the one nearest to 0.5.
 
-    A teacher that was trained on these frames does better on them than elsewhere at any threshold. What is used is
-    where its IoU peaks, not how high.
+    A teacher that was trained on these frames has a higher IoU on them than elsewhere, at every threshold. Only the
+    threshold is used, not the IoU.
 
     Args:
         labelled: rows with `name`, `image`, `mask`, and `label_source` human.
+        teacher: see `add_pseudo_labels`.
+        batch_size: frames in one call of the teacher.
 
-    Raises `ValueError` without rows, and naming the row that can't be read or whose prediction isn't probabilities.
+    Raises `ValueError` without rows, and, naming the row, if a frame can't be read or its prediction isn't a map of
+    probabilities.
     """
     if not len(labelled):
-        raise ValueError("no frame has a person's mask to choose a threshold on: give one")
-    counts = []  # of each frame and threshold, pixels in the intersection and in the union
+        raise ValueError("no frame has a person's mask to choose a threshold on: give a threshold")
+    counts = []  # (intersection, union) in pixels, for each frame and threshold
     labelled = undecoded(labelled)
     for start in range(0, len(labelled), batch_size):
         rows = list(labelled.select(range(start, min(start + batch_size, len(labelled)))))

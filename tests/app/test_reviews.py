@@ -101,7 +101,7 @@ def test_a_line_that_a_crash_broke_off_is_lost_alone(fresh: Path) -> None:
     path = fresh / "review" / "decisions.jsonl"
     with path.open("a") as file:
         file.write('{"name": "synth')
-    with pytest.warns(UserWarning, match="line 2 was broken off"):
+    with pytest.warns(UserWarning, match="line 2 is incomplete"):
         assert list(read_decisions(fresh)) == names[:1]
     append_decisions(fresh, [decided(names[1])])
     assert list(read_decisions(fresh)) == names[:2]
@@ -111,11 +111,14 @@ def test_a_line_that_a_crash_broke_off_is_lost_alone(fresh: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("not json", "line 1 is no JSON"),
-        ('{"name": "a"}', "line 1 is no decision"),
+        ("not json", "line 1 isn't JSON"),
+        ('{"name": "a"}', "line 1 isn't a decision"),
         ('{"name": "a", "decision": "burn", "by": "b", "at": "c", "size": [2, 2], "runs": []}', "'burn'"),
-        ('{"name": "a", "decision": "mend", "by": "b", "at": "c", "size": [2, 2], "runs": [3, 2]}', "no mask of 2 × 2"),
-        ("[1]", "line 1 is no decision"),
+        (
+            '{"name": "a", "decision": "mend", "by": "b", "at": "c", "size": [2, 2], "runs": [3, 2]}',
+            "the frame of 2 × 2",
+        ),
+        ("[1]", "line 1 isn't a decision"),
     ],
 )
 def test_what_is_no_decision_is_named(fresh: Path, line: str, complaint: str) -> None:

@@ -88,7 +88,7 @@ def test_the_summary_and_the_report(work: SimpleNamespace, tmp_path: Path, capsy
     before = tree(tmp_path / "out")
     capsys.readouterr()
     label.main(argv)
-    assert "has these pseudo labels already" in capsys.readouterr().out and tree(tmp_path / "out") == before
+    assert "already has these pseudo labels" in capsys.readouterr().out and tree(tmp_path / "out") == before
 
 
 def test_a_report_that_fails_costs_no_label(
@@ -121,7 +121,7 @@ def test_what_is_wrong_is_said_before_the_teacher_is_asked(
     with pytest.raises(ValueError, match="occur more than once"):
         label.main([*work.argv, "--dataset", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
     (tmp_path / "calibration.json").write_text('{"bias": NaN}')
-    with pytest.raises(ValueError, match=r"calibration.json is no calibration: its values must be finite"):
+    with pytest.raises(ValueError, match=r"calibration.json is no calibration: the values must be finite"):
         argv = [a for a in work.argv if a != "--no-calibration"] + ["--calibration", str(tmp_path / "calibration.json")]
         label.main([*argv, *work.data, "--out", str(tmp_path / "out")])
     for flags in (["--scales", "500"], ["--tile-size", "1"], ["--threshold", "nan"], ["--batch-size", "0"]):

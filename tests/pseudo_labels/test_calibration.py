@@ -10,7 +10,7 @@ import torch
 from scipy.special import expit, logit
 
 from scalpel_hf.pseudo_labels import Calibration, fit_calibration, match_prevalence
-from scalpel_hf.pseudo_labels.calibration import _fit, _table, _truth
+from scalpel_hf.pseudo_labels.calibration import _feature_table, _fit, _truth
 from scalpel_hf.pseudo_labels.evidence import EVIDENCE
 
 
@@ -72,8 +72,8 @@ def test_scores_are_frequencies_on_frames_it_has_not_seen() -> None:
 def test_the_fit_is_the_penalised_likelihoods_maximum() -> None:
     frames = [c for c in world(40, 2) if c["strong"]]
     features = ("probability", "contrast", "area")
-    fitted = _fit(_table(frames), _truth(frames), features)
-    table = _table(frames)[:, [EVIDENCE.index(f) for f in features]]
+    fitted = _fit(_feature_table(frames), _truth(frames), features)
+    table = _feature_table(frames)[:, [EVIDENCE.index(f) for f in features]]
     x = torch.tensor((table - fitted.centre) / fitted.scale)
     y = torch.tensor(truth(frames), dtype=torch.float64)
     parameters = torch.zeros(4, dtype=torch.float64, requires_grad=True)
@@ -121,7 +121,9 @@ def test_losses_are_of_frames_left_out() -> None:
     calibration = fit_calibration(frames)
     assert min(calibration.log_loss[1:]) > np.log(2) - 0.05
     seen = [c for c in frames if c["strong"]]
-    assert log_loss(expit(_fit(_table(seen), _truth(seen), EVIDENCE)._logits(_table(seen))), truth(frames)) < np.log(2)
+    assert log_loss(
+        expit(_fit(_feature_table(seen), _truth(seen), EVIDENCE)._logits(_feature_table(seen))), truth(frames)
+    ) < np.log(2)
 
 
 def test_prevalence_corrects_a_flattered_teacher() -> None:

@@ -98,7 +98,7 @@ def test_wrong_thresholds(dataset: datasets.Dataset, threshold: float) -> None:
 
 
 def test_a_threshold_is_given_once(dataset: datasets.Dataset) -> None:
-    with pytest.raises(ValueError, match=r"threshold is 0\.5, not 0\.7"):
+    with pytest.raises(ValueError, match=r"`threshold` is 0\.7, but that of `rules` is 0\.5"):
         add_pseudo_labels(dataset, FakeTeacher(), 0.7, rules=Rules())
 
 
@@ -110,7 +110,7 @@ def test_a_missing_column_is_named(dataset: datasets.Dataset) -> None:
 @pytest.mark.parametrize("gain", [float("nan"), 3.0])
 def test_answers_that_are_no_probabilities_name_the_row(dataset: datasets.Dataset, gain: float) -> None:
     first = next(row["name"] for row in dataset if row["label_source"] == "none")
-    with pytest.raises(ValueError, match=rf"{first}.* values that are no probabilities"):
+    with pytest.raises(ValueError, match=rf"{first}.* values outside 0 to 1"):
         add_pseudo_labels(dataset, FakeTeacher(gain))
 
 

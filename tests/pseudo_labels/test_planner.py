@@ -242,7 +242,7 @@ def test_a_large_pool_is_sampled(monkeypatch: pytest.MonkeyPatch, frames: datase
 def test_errors(frames: datasets.Dataset, features: dict[str, np.ndarray], sam: torch.nn.Module) -> None:
     for budget in (4, 25, 0):
         with pytest.raises(
-            ValueError, match=f"4 of 24 frames have a label: the budget lies above that, not at {budget}"
+            ValueError, match=f"4 of 24 frames have a label: the budget must be above that and at most 24, got {budget}"
         ):
             planned(frames, features, budget)
     with pytest.raises(ValueError, match=r"lacks the columns \['label_source'\]"):

@@ -119,7 +119,7 @@ def test_a_frame_is_empty_only_where_the_teacher_is_sure() -> None:
         ({"min_score": 1.1}, "`min_score` must be between 0 and 1"),
         ({"min_agreement": -0.1}, "`min_agreement` must be"),
         ({"min_empty": 2}, "`min_empty` must be"),
-        ({"min_area": 5, "max_area": 4}, "no object has an area from 5 to 4"),
+        ({"min_area": 5, "max_area": 4}, "no object can have an area from 5 to 4"),
     ],
 )
 def test_rules_that_make_no_sense(settings: dict, match: str) -> None:
@@ -167,7 +167,7 @@ def test_what_a_threshold_cannot_be_chosen_on_names_the_row() -> None:
     mask = np.zeros((32, 40), bool)
     mask[5:9, 5:9] = True
     good = Says([(mask.astype(np.float32), None)] * 2)
-    with pytest.raises(ValueError, match="prediction for f1 has values that are no probabilities"):
+    with pytest.raises(ValueError, match="prediction for f1 has values outside 0 to 1"):
         choose_threshold(with_masks([mask] * 2), Says([good.given[0], (np.full((32, 40), np.nan), None)]))
     with pytest.raises(ValueError, match=r"can't label f1: the mask is \(31, 40\), the frame \(32, 40\)"):
         choose_threshold(with_masks([mask, mask[1:]]), good)
@@ -261,7 +261,7 @@ def test_the_report(tmp_path: Path) -> None:
         f"| labelled by people | {summary['human']} |",
         f"| pseudo-labelled | {summary['pseudo']} |",
         f"IoU {100 * quality['iou']:.1f} %",
-        "| evidence | loss |",
+        "| features | loss |",
         "with a score of 0 or\nmore, 2 px or more,",
         "which has the best IoU on the labelled frames",
     ):

@@ -141,7 +141,7 @@ def test_any_division_of_the_work_gives_the_same_bytes(
         LabellingJob(dataset, teacher, tmp_path / "three", **settings).predict(worker, 3)
         asked.append(teacher.calls)
         if worker:
-            with pytest.raises(ValueError, match="let every part of the run finish"):
+            with pytest.raises(ValueError, match="wait until every process has finished"):
                 LabellingJob(dataset, teacher, tmp_path / "three", **settings).finalize()
     assert min(asked) > 0 and sum(asked) == (10 if calibration else 7)
     LabellingJob(dataset, FakeTeacher(), tmp_path / "three", **settings).finalize()
@@ -227,7 +227,7 @@ def test_labels_without_a_target_give_no_scores(tmp_path: Path) -> None:
     """Of those alone every object is taken for a false alarm, wherever it is."""
     rows = SyntheticInfrared(size=(32, 40), n_targets=(0, 0), extent=(1, 4), seed=3).to_dataset(4)
     rows = rows.add_column("label_source", ["human"] * 2 + ["none"] * 2)
-    with pytest.raises(ValueError, match=r"in the 2 frames that people labelled is a target, .*: train it"):
+    with pytest.raises(ValueError, match=r"in the 2 frames that people labelled is a target, .*: train the teacher"):
         label_in_shards(rows, FakeTeacher(), tmp_path / "out", calibration="labelled", **SILENT)
     label_in_shards(rows, FakeTeacher(), tmp_path / "out", **SILENT)
 
@@ -241,7 +241,7 @@ def test_all_empty_is_an_error_each_time(dataset: datasets.Dataset, tmp_path: Pa
     with pytest.raises(ValueError, match=r"all 7 pseudo labels are empty"):
         label_in_shards(dataset, FakeTeacher(0.01), tmp_path / "out", **SILENT)  # sure of it, for that
     with pytest.raises(
-        ValueError, match=r"finds \d+ objects, and the rules turn all of them down .*min_area=1000.*: train it on more"
+        ValueError, match=r"finds \d+ objects, and the rules reject all of them .*min_area=1000.*: train it on more"
     ):
         label_in_shards(dataset, FakeTeacher(), tmp_path / "out", rules=Rules(min_area=1000), **SILENT)
     with pytest.raises(ValueError, match="no rows"):
@@ -362,7 +362,9 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.pseudo_labels.test_shards", str(folder), str(out), "--file-size", "40000"]
     full = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert full.returncode == 1
-    assert re.search(r"no room for \S*/00002-\w+\.arrow: .*then run the same command again: what is fin", full.stderr)
+    assert re.search(
+        r"no room for \S*/00002-\w+\.arrow: .*then run the same command again: finished shards", full.stderr
+    )
     assert labelled_shards(out) == [0, 1] and not out.exists()
     assert sorted(p.name[:6] for p in out.with_name("out.partial").glob("*/*")) == ["00000-", "00001-"]
     teacher = FakeTeacher()

@@ -78,7 +78,7 @@ def test_frames_without_names_or_labels(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(row["image"]), frame)
 
     untold = datasets.IterableDataset.from_generator(make)
-    with pytest.raises(ValueError, match="the stream must say what its columns are"):
+    with pytest.raises(ValueError, match="the stream's features are unknown"):
         label_in_shards(untold, FakeTeacher(), tmp_path / "untold")
 
 

@@ -12,7 +12,6 @@ adapter and its image processor to `output_dir`, with metrics.json: how the run 
 `eval_split`.
 """
 
-from functools import partial
 from typing import Any
 
 import datasets
@@ -20,6 +19,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from peft import get_peft_model
+from PIL import Image
 from torch import nn
 
 from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig
@@ -42,7 +42,7 @@ from scalpel_hf.recipes.transfer import train_student
 from scalpel_hf.training.arguments import parse_arguments
 from scalpel_hf.training.background import background_samples, tell_background
 from scalpel_hf.training.box_margin import tell_margin
-from scalpel_hf.training.contact_sheet import contact_sheet
+from scalpel_hf.training.contact_sheet import contact_sheet, frames_to_watch
 from scalpel_hf.training.distillation import TeacherSamples, distillation_loss, freeze_operators, start_from
 from scalpel_hf.training.frames import labelled_sample
 from scalpel_hf.training.gate_fitting import fit_consensus_gate
@@ -118,8 +118,22 @@ def train_teacher(
             fit_consensus_gate(teacher, samples)
         return evaluate_probabilities(teacher.probabilities, held_out or ())
 
-    show = partial(contact_sheet, teacher, held_out) if held_out else None
-    outcome = train(accelerator, model, dataset, loss, args, evaluate if held_out else None, made_of=made_of, show=show)
+    def show(step: int) -> Image.Image:
+        if args.fit_consensus_gate and not held_out:
+            fit_consensus_gate(teacher, samples)
+        return contact_sheet(teacher, watched, step)
+
+    watched = frames_to_watch(args.dataset, args.watch_split, held_out)
+    outcome = train(
+        accelerator,
+        model,
+        dataset,
+        loss,
+        args,
+        evaluate if held_out else None,
+        made_of=made_of,
+        show=show if watched else None,
+    )
     if args.fit_consensus_gate:
         accelerator.print(f"consensus gate at {fit_consensus_gate(teacher, samples).threshold:.2f}")
     return teacher, outcome

@@ -36,7 +36,7 @@ from scalpel_hf.predictors.student import DetectionStudent, SegmentationStudent,
 from scalpel_hf.training.arguments import parse_arguments
 from scalpel_hf.training.box_margin import tell_margin
 from scalpel_hf.training.branches import add_branches, merge_branches
-from scalpel_hf.training.contact_sheet import contact_sheet
+from scalpel_hf.training.contact_sheet import contact_sheet, frames_to_watch
 from scalpel_hf.training.knowledge_transfer import DetectionSamples, StudentSamples, detection_loss, transfer_loss
 from scalpel_hf.training.loop import hash_weights, make_accelerator, train
 from scalpel_hf.training.recipe_arguments import TransferArguments
@@ -90,7 +90,8 @@ def train_student(
 
     # Train
     evaluate = (lambda _: evaluate_predictor(student, held_out)) if len(held_out) else None
-    show = partial(contact_sheet, student, held_out)
+    watched = frames_to_watch(args.dataset, args.watch_split, held_out)
+    show = partial(contact_sheet, student, watched) if watched else None
     outcome = train(accelerator, model, dataset, loss, args, evaluate, best_metric, collate, made_of, show)
     merge_branches(model.eval())
     return student, outcome

@@ -238,6 +238,17 @@ def test_held_out_frames_choose_the_best_step_and_are_shown(
         assert Image.open(tmp_path / name / SHEET_FILE).width > 400 and not (runs.root / name / SHEET_FILE).exists()
 
 
+def test_frames_that_are_watched_are_shown_and_choose_nothing(work: SimpleNamespace, tmp_path: Path) -> None:
+    watch = {"watch_split": "test", "eval_split": "", "max_steps": 2}
+    distill.main(flags(**{**work.teacher, **watch}, committee=3, output_dir=tmp_path / "teacher"))
+    AcceleratorState._reset_state(True)
+    transfer.main(flags(**{**work.common, **watch}, size="nano", output_dir=tmp_path / "student"))
+    sheets = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob(SHEET_FILE))
+    assert len(sheets) == 4 and f"teacher/{SHEET_FILE}" in sheets and f"student/{SHEET_FILE}" in sheets
+    for name in ("teacher", "student"):
+        assert json.loads((tmp_path / name / "metrics.json").read_text())["training"]["best"] is None
+
+
 def test_a_student_of_all_masks_needs_no_budget(work: SimpleNamespace, tmp_path: Path) -> None:
     transfer.main(flags(**{**work.common, "dataset": work.root / "full"}, size="nano", output_dir=tmp_path))
     assert (tmp_path / "model.safetensors").exists()

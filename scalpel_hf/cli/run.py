@@ -28,6 +28,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from scalpel_hf.data import load_prepared
 from scalpel_hf.utils.extras import check_extra
 from scalpel_hf.utils.files import write_json
 
@@ -83,7 +84,9 @@ def main(argv: list[str] | None = None) -> None:
     check_extra("onnx", "this job ends in ONNX files, and")
     claim(out, MARKER, settings(args))
     prepare(args)
-    from .run_figures import measure  # here, so that it answers at once
+    from scalpel_hf.training.contact_sheet import SHEET_FILE  # here, so that it answers at once
+
+    from .run_figures import measure
     from .run_report import write_report
 
     print("\n" + describe(out / "data"), flush=True)
@@ -100,6 +103,8 @@ def main(argv: list[str] | None = None) -> None:
         expected = estimate(out, trainings(args), [stage.name for stage in todo])
         check_room(out, expected)
         print(f"\nabout {minutes(expected.total)} on this machine, and {expected.gigabytes:.1f} GB in {out}")
+        if "test" in load_prepared(out / "data"):
+            print(f"held-out frames to look at while it trains: {out}/*/{SHEET_FILE}")
         tell = partial(tell_rest, args, expected)
         run_stages(out, todo[:LABELLED], AGAIN, before=tell)
         todo = stages(args)  # of which students, the pseudo labels decide
@@ -150,6 +155,7 @@ def content_of(file: Path) -> str:
 def training(args: argparse.Namespace, verb: str, data: Path) -> list[str]:
     """The command that trains on a prepared folder, but where it writes. What comes of it is measured by the report."""
     command = [verb, "--config", f"presets/{args.preset}/{verb}", "--dataset", str(data), "--eval-split", ""]
+    command += ["--watch-split", "test"] if "test" in load_prepared(data) else []
     command += ["--seed", str(args.seed)]
     command += [] if args.max_steps is None else ["--max-steps", str(args.max_steps)]
     command += ["--task", task_of(args.out / "data")] if verb == "transfer" else []

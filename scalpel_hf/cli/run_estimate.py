@@ -33,7 +33,7 @@ class Estimate:
 
 def trial_stages(folder: Path, commands: dict[str, list[str]]) -> list[Stage]:
     """A few steps of each training."""
-    short = ["--max-steps", str(TRIAL_STEPS), "--resume", "false"]
+    short = ["--max-steps", str(TRIAL_STEPS), "--resume", "false", "--watch-split", ""]
     unguarded = {"distill": ["--guard", "false"], "transfer": []}
     return [
         Stage(

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from scalpel_hf.data import objects_from_mask
+from scalpel_hf.data import load_split, objects_from_mask
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.evaluation.box_metrics import (
@@ -25,6 +25,7 @@ from scalpel_hf.evaluation.box_metrics import (
 )
 from scalpel_hf.evaluation.evaluator import predictions_and_masks
 from scalpel_hf.evaluation.irstd_metrics import components, match
+from scalpel_hf.evaluation.unseen import with_labels
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.utils.files import write_bytes
 from scalpel_hf.utils.visualization import BLUE, GREEN, RED, YELLOW, draw_outline, fill_boxes, gray
@@ -69,6 +70,14 @@ def contact_sheet(model: Any, rows: datasets.Dataset, step: int) -> Image.Image:
         for x, cell in enumerate(line):
             sheet.paste(cell, (x * (cell.width + GAP), height + y * (cell.height + GAP)))
     return sheet
+
+
+def frames_to_watch(dataset: str, split: str, held_out: datasets.Dataset | None) -> datasets.Dataset | None:
+    """Frames to draw while a model trains: those that choose the best step, else a split's; `None` where neither is."""
+    if held_out:
+        return held_out
+    remedy = "`--watch-split ''` to look at none"
+    return with_labels(load_split(dataset, split, remedy), f"split {split!r} of {dataset!r}", remedy) if split else None
 
 
 def keep_sheet(accelerator: Accelerator, folder: str | Path, sheet: Image.Image, step: int) -> None:

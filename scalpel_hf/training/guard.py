@@ -51,7 +51,7 @@ def guard(
         )
         return None
     steps, features = max(1, args.max_steps // 3), args.features_folder  # the teacher's own: its frames are these
-    short = replace(args, max_steps=steps, validation_fraction=0.0, feature_cache_dir=features)
+    short = replace(args, max_steps=steps, validation_fraction=0.0, watch_split="", feature_cache_dir=features)
 
     def train_arm(arm: str, fold: int, half: datasets.Dataset) -> Probabilities:
         folder = f"{args.output_dir}/guard/{arm.replace(' ', '-')}-{fold}"

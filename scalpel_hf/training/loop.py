@@ -109,7 +109,8 @@ def train(
             the main process alone.
         collate: batch of a list of samples, where they are more than dicts of tensors of one shape.
         made_of: what the result depends on beside the arguments, each with a hash of its content: rows, first weights.
-        show: what held-out frames look like to the model, a picture by the step; drawn after each evaluation.
+        show: what held-out frames look like to the model, a picture by the step; drawn every `eval_steps`, after
+            `evaluate`.
 
     Returns steps, seconds, samples and the last losses; with `evaluate` the best metrics and their step.
 
@@ -185,7 +186,7 @@ def train(
             bar.set_postfix({k: f"{v:.3f}" for k, v in logs.items()})
             accelerator.log({**logs, "learning_rate": scheduler.get_last_lr()[0]}, step=step)
             history.append({"step": step, **logs})
-        if evaluate is not None and (step % args.eval_steps == 0 or step == args.max_steps):
+        if (evaluate or show) and (step % args.eval_steps == 0 or step == args.max_steps):
             if accelerator.is_main_process:
                 best = _evaluate(accelerator, model, ema, evaluate, show, best, best_metric, step, checkpoints, history)
                 write_history(args.output_dir, history)
@@ -273,7 +274,7 @@ def _evaluate(
     accelerator: Accelerator,
     model: nn.Module,
     ema: Ema,
-    evaluate: Evaluate,
+    evaluate: Evaluate | None,
     show: Show | None,
     best: dict[str, Any] | None,
     best_metric: str,
@@ -285,12 +286,13 @@ def _evaluate(
     record."""
     model.eval()
     ema.swap()
-    metrics = evaluate(model)
-    accelerator.log({f"validation/{k}": v for k, v in metrics.items() if isinstance(v, int | float)}, step=step)
-    history.append({"step": step, "validation": metrics})
-    if best is None or metrics[best_metric] > best["metrics"][best_metric]:
-        best = {"step": step, "metrics": metrics}
-        checkpoints.save_best(step)
+    if evaluate is not None:
+        metrics = evaluate(model)
+        accelerator.log({f"validation/{k}": v for k, v in metrics.items() if isinstance(v, int | float)}, step=step)
+        history.append({"step": step, "validation": metrics})
+        if best is None or metrics[best_metric] > best["metrics"][best_metric]:
+            best = {"step": step, "metrics": metrics}
+            checkpoints.save_best(step)
     if show is not None:
         keep_sheet(accelerator, checkpoints.folder, show(step), step)
     ema.swap()

@@ -27,8 +27,8 @@ class LoopArguments:
 
     output_dir: str = option(
         "runs/out",
-        "Folder for checkpoints, the trained model, metrics.json, the curves in history.json and history.svg and, with "
-        "frames held out, contact_sheet.png of some of them.",
+        "Folder of the model, checkpoints, metrics.json, curves in history.json and history.svg, and contact_sheet.png "
+        "of frames held out or watched.",
         any_on_resume=True,
     )
     seed: Annotated[int, Between(0, 2**32 - 1)] = option(
@@ -55,7 +55,12 @@ class LoopArguments:
         0.0,
         "Share of the frames with a mask held out to choose the best step; 0 trains on all and keeps the last step.",
     )
-    eval_steps: Steps = option(200, "Steps between evaluations on the held-out frames.")
+    watch_split: str = option(
+        "",
+        "Split of frames to look at while it trains, where none are held out; it decides nothing.",
+        any_on_resume=True,
+    )
+    eval_steps: Steps = option(200, "Steps between evaluations and pictures of such frames.")
     checkpoint_steps: Steps = option(100, "Steps between checkpoints.", any_on_resume=True)
     logging_steps: Steps = option(20, "Steps between entries in the log and the tracker.", any_on_resume=True)
     report_to: Annotated[str, OneOf(("none", *TRACKERS))] = option(

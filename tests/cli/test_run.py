@@ -75,6 +75,9 @@ def test_what_is_measured_on(
     for fold in made:
         assert not set(fold["train"]["name"]) & set(fold["test"]["name"])
         assert len(fold["train"]) + len(fold["test"]) == masks
+    watched = [stage.command for stage in run.stages(args) if "--watch-split" in stage.command]
+    assert {command[command.index("--watch-split") + 1] for command in watched} <= {"test"}
+    assert len(watched) == (3 if held_out else folds)  # the teacher, two students; or the students of the folds
     crossed = [stage for stage in run.stages(args) if "cross-validate" in stage.name]
     assert [stage.command[stage.command.index("--dataset") + 1] for stage in crossed] == [
         str(tmp_path / "out" / "folds" / str(number) / "data") for number in range(folds)
@@ -187,6 +190,7 @@ def test_what_it_will_take(tmp_path: Path) -> None:
     assert settings_of(commands["distill"])["max_steps"] == 100
     assert settings_of(run.trainings(arguments(tmp_path))["distill"])["max_steps"] == 800
     (distill, transfer) = trial_stages(tmp_path / "out" / "trial", commands)
+    assert distill.command[-4:-2] == ["--guard", "false"] and distill.command[-6:-4] == ["--watch-split", ""]
     assert distill.command[-2:] == ["--output-dir", str(tmp_path / "out" / "trial" / "distill")]
     for stage, seconds in ((distill, 12.0), (transfer, 3.0)):
         stage.done.parent.mkdir(parents=True)

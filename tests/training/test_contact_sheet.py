@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
@@ -22,6 +23,7 @@ from scalpel_hf.training.contact_sheet import (
     SHEET_FILE,
     SIDE,
     contact_sheet,
+    frames_to_watch,
     judge_by_boxes,
     judge_by_masks,
     keep_sheet,
@@ -173,6 +175,29 @@ def test_tensorboard_shows_it_at_every_evaluation(tmp_path: Path) -> None:
     assert [image.step for image in images] == steps and images[0].width > 2 * SIDE
 
 
-def test_without_frames_held_out_there_is_none(tmp_path: Path) -> None:
-    run(tmp_path, show=lambda step: pytest.fail("nothing is held out"))
-    assert not (tmp_path / SHEET_FILE).exists()
+def test_frames_that_are_watched_decide_nothing(tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    def show(step: int) -> Image.Image:
+        steps.append(step)
+        return contact_sheet(segmenter(), rows_of(), step)
+
+    watched, outcome = run(tmp_path / "watched", show=show, eval_steps=5)
+    alone, _ = run(tmp_path / "alone", eval_steps=5)
+    assert steps == [5, 10, 12] and (tmp_path / "watched" / SHEET_FILE).exists() and outcome["best"] is None
+    assert not (tmp_path / "alone" / SHEET_FILE).exists()
+    for name, tensor in watched.state_dict().items():
+        assert torch.equal(tensor, alone.state_dict()[name]), name
+
+
+def test_frames_to_watch(tmp_path: Path) -> None:
+    held_out, folder = rows_of(2), str(tmp_path)
+    unlabelled = rows_of(1).map(lambda row: {"mask": None}, keep_in_memory=True)
+    datasets.DatasetDict(train=rows_of(4), test=rows_of(3), none=unlabelled).save_to_disk(folder)
+    assert frames_to_watch(folder, "test", held_out) is held_out
+    watched = frames_to_watch(folder, "test", held_out.select([]))
+    assert watched is not None and len(watched) == 3
+    assert frames_to_watch(folder, "", None) is None
+    for split in ("none", "missing"):
+        with pytest.raises(ValueError, match=rf"{split}.*`--watch-split ''`"):
+            frames_to_watch(folder, split, None)

@@ -130,45 +130,49 @@ assert runpy.run_module("scalpel_hf.version")["__version__"] == scalpel_hf.__ver
     fresh(site, code)
 
 
+CHAIN = """
+import sys
+from pathlib import Path
+from scalpel_hf.cli.main import main
+import scalpel_hf.recipes.distill as recipe
+
+assert Path(recipe.__file__).is_relative_to(sys.prefix), recipe.__file__
+for line in Path("commands.txt").read_text().splitlines():
+    sys.argv = ["scalpel-hf", *line.split()]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, (line, end.code)
+"""
+COMMANDS = """
+env
+prepare --synthetic 8 --budget 0.5 --out data
+distill --config nuaa_sirst/distill_10pct --dataset data --base-model sam --image-size 64 --channels 8\
+ --output-dir teacher --max-steps 60 --batch-size 4 --crop-size 32 --learning-rate 1e-2 --committee 1
+label --dataset data --teacher teacher --no-calibration --threshold 0.000001 --out pseudo
+transfer --config nuaa_sirst/transfer_10pct --dataset data --pseudo_labels pseudo --output_dir student --size nano\
+ --max-steps 2 --batch-size 2 --crop-size 32
+export student --dataset data
+""".replace("\\\n", "").strip()  # a teacher of fewer steps finds nothing
+
+
 def test_the_installed_command_does_the_whole_job(environment: Path, tmp_path: Path) -> None:
     """From an empty folder outside of any checkout, with nothing but what `--help` says."""
-    small_mobile_sam().save_pretrained(tmp_path / "sam")
     work = tmp_path / "work"
     (work / "frames").mkdir(parents=True)
+    small_mobile_sam().save_pretrained(work / "sam")
+    (work / "commands.txt").write_text(COMMANDS)
     for index in range(2):
         Image.fromarray(SyntheticInfrared(size=(40, 56)).frame(index)["image"]).save(work / "frames" / f"{index}.png")
     plain = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
-    def scalpel(*arguments: object, program: str = "scalpel-hf") -> str:
-        command = [str(environment / "bin" / program), *map(str, arguments)]
+    def installed(program: str, *arguments: str) -> str:
+        command = [str(environment / "bin" / program), *arguments]
         done = subprocess.run(command, cwd=work, env=plain, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         return done.stdout
 
-    where = scalpel("-c", "import scalpel_hf.recipes.distill as m; print(m.__file__)", program="python").strip()
-    assert Path(where).is_relative_to(environment)
-    assert "scalpel-hf: " in scalpel("env")
-    common = ["--max-steps", 2, "--batch-size", 2, "--crop-size", 32]
-    scalpel("prepare", "--synthetic", 8, "--budget", 0.5, "--out", "data")
-    sizes = ["--image-size", 64, "--channels", 8, "--output-dir", "teacher"]
-    base = ["--dataset", "data", "--base-model", tmp_path / "sam"]
-    learned = ["--max-steps", 60, "--batch-size", 4, "--crop-size", 32, "--learning-rate", 1e-2, "--committee", 1]
-    scalpel("distill", "--config", "nuaa_sirst/distill_10pct", *base, *sizes, *learned)  # fewer steps find nothing
-    scalpel(
-        "label",
-        "--dataset",
-        "data",
-        "--teacher",
-        "teacher",
-        "--no-calibration",
-        "--threshold",
-        "0.000001",
-        "--out",
-        "pseudo",
-    )
-    rows = ["--dataset", "data", "--pseudo_labels", "pseudo", "--output_dir", "student"]
-    scalpel("transfer", "--config", "nuaa_sirst/transfer_10pct", *rows, "--size", "nano", *common)
-    scalpel("export", "student", "--dataset", "data")
-    lines = scalpel("predict", "student", "frames").splitlines()
+    assert "scalpel-hf: " in installed("python", "-c", CHAIN)
+    lines = installed("scalpel-hf", "predict", "student", "frames").splitlines()
     assert [json.loads(line)["frame"] for line in lines] == ["0.png", "1.png"]
     assert json.loads((work / "student" / "metrics.json").read_text())["command"].startswith("scalpel-hf transfer ")

@@ -41,17 +41,16 @@ def test_the_small_sam_tells_places_and_frames_apart() -> None:
 
 def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
-    command = [sys.executable, *PROGRAM, "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "is no folder of this command" in done.stderr
+    with pytest.raises(ValueError, match="is no folder of this command"):
+        demo.main(["--out", str(tmp_path)])
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("flags", [["--frames", "5"], ["--masks", "0"], ["--max-steps", "-1"]], ids=" ".join)
-def test_wrong_settings(tmp_path: Path, flags: list[str]) -> None:
-    command = [sys.executable, *PROGRAM, "--out", str(tmp_path / "demo"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and f"argument {flags[0]}: must be a" in done.stderr
+def test_wrong_settings(tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        demo.main(["--out", str(tmp_path / "demo"), *flags])
+    assert end.value.code == 2 and f"argument {flags[0]}: must be a" in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
 
 

@@ -103,7 +103,7 @@ def test_on_real_frames(shared_dir: Path) -> None:
     full = load_irst_dataset("nuaa-sirst", shared_dir / "data" / "NUAA-SIRST", split="train")
     tenth = apply_label_budget(full, 0.1, seed=0)
     teacher = small_teacher(sam_features=False)
-    teacher.processor = InfraredImageProcessor(normalization="range", sam_size=512)  # a frame is one tile
+    teacher.tile_size = 512  # a frame is one tile
     fit_consensus_gate(teacher, [labelled_sample(row) for row in human_labelled(tenth, "NUAA-SIRST")])
     hidden = [index for index, source in enumerate(tenth["label_source"]) if source == "none"]
     lost, background = [], []

@@ -32,6 +32,7 @@ from scalpel_hf.data import load_prepared
 from scalpel_hf.utils.extras import check_extra
 from scalpel_hf.utils.files import write_json
 
+from .mask_options import add_mask_options
 from .numbers import COUNT, SEED
 from .program import verb_parser
 from .run_data import (
@@ -68,6 +69,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", choices=PRESETS, default="laptop", help="how much to spend (default: %(default)s)")
     parser.add_argument("--base-model", help="Segment Anything model, which the presets' teachers don't ask")
     parser.add_argument("--category", help="category or brush label that is target, where there are several")
+    add_mask_options(parser)
     parser.add_argument("--every", type=COUNT, default=1, help="take every so many-th frame of a recording")
     parser.add_argument("--max-frames", type=COUNT, help="take at most so many frames of a recording")
     parser.add_argument("--max-steps", type=COUNT, help="train for so many steps, in place of the preset's")

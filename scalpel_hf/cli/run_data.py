@@ -9,12 +9,13 @@ import numpy as np
 
 from scalpel_hf.data import load_prepared, split_by_source
 from scalpel_hf.data.frame_sources import LeftOut
-from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.data.image_cells import cell_content, kind_of_file, undecoded
 from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, HUMAN, POINT
+from scalpel_hf.data.masks import MaskValues
 from scalpel_hf.data.splits import folds_by_recording, kinds_to_measure, recordings_of, split_by_recording
 from scalpel_hf.evaluation.unseen import TrainedOn, unseen_rows
 from scalpel_hf.formats.own_frames import load_own_frames
-from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.utils.files import work_folder
 from scalpel_hf.utils.reading import read_json
 
@@ -35,6 +36,8 @@ def prepare(args: argparse.Namespace) -> None:
     datasets.disable_progress_bars()
     with work_folder(data.resolve()) as work:
         rows = read(args, args.frames, args.labels, work / "train")
+        if not _kinds_of_targets(rows):
+            raise ValueError(f"no labelled frame of {args.frames} shows a target to learn from: label some that do")
         if args.test is None:
             splits = hold_out(rows, args.seed)
         else:
@@ -57,6 +60,7 @@ def read(args: argparse.Namespace, frames: Path, labels: Path, work: Path) -> da
         left_out,
         labels=labels,
         category=args.category,
+        mask_values=MaskValues.stated(args.mask_values, args.ignore_value),
         every=args.every,
         max_frames=args.max_frames,
         say=print,
@@ -130,7 +134,7 @@ def folds(rows: datasets.Dataset, seed: int) -> list[datasets.DatasetDict]:
 def task_of(data: Path) -> str:
     """What a student of a prepared folder's labels is to give: boxes, `detection`, where people drew these and nothing
     else around targets; else masks, `segmentation`."""
-    return "detection" if _kinds_of_targets(data) == {BOX} else "segmentation"
+    return "detection" if _kinds_of_targets(_trained_on(data)) == {BOX} else "segmentation"
 
 
 def students_of(out: Path) -> dict[str, str]:
@@ -155,7 +159,7 @@ def no_pseudo_labels(out: Path) -> str:
 
 def describe_student(data: Path) -> str:
     """What a student of a prepared folder gives, where people drew boxes: a line to print; else nothing."""
-    kinds = _kinds_of_targets(data)
+    kinds = _kinds_of_targets(_trained_on(data))
     if kinds == {BOX}:
         return "the labels are boxes: so is what the student gives, a detector that learns from these alone"
     return "not all labels are boxes: the student gives masks" if BOX in kinds else ""
@@ -163,12 +167,15 @@ def describe_student(data: Path) -> str:
 
 def labels_tell_scores(data: Path) -> bool:
     """Whether some of the frames that people labelled has a target; of others alone no scores can be learnt."""
-    return bool(_kinds_of_targets(data))
+    return bool(_kinds_of_targets(_trained_on(data)))
 
 
-def _kinds_of_targets(data: Path) -> set[str]:
-    """By what people labelled the targets of a prepared folder's training frames."""
-    rows = load_prepared(data)["train"]
+def _trained_on(data: Path) -> datasets.Dataset:
+    return load_prepared(data)["train"]
+
+
+def _kinds_of_targets(rows: datasets.Dataset) -> set[str]:
+    """By what people labelled the targets of frames."""
     pairs = zip(rows["label_source"][:], rows["objects"][:], strict=True)
     return {source for source, objects in pairs if source in BY_PEOPLE and objects["bbox"]}
 
@@ -180,11 +187,22 @@ def describe(data: Path) -> str:
         kinds = Counter(map(_label, rows["label_source"][:], rows["objects"][:]))
         sizes = Counter(zip(rows["width"][:], rows["height"][:], strict=True))
         shown = ", ".join(f"{width} × {height}" for (width, height), _ in sizes.most_common(3))
-        bits = "16" if read_frame(undecoded(rows)[0]["image"]).dtype != np.uint8 else "8"
         many = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
         labelled = " and ".join(f"{count} with {kind}" for kind, count in kinds.items() if kind)
-        lines.append(f"{split}: {len(rows)} frames of {shown}{many} pixels, {bits} bits; {labelled or 'no label'}")
+        lines.append(
+            f"{split}: {len(rows)} frames of {shown}{many} pixels, {_bits(rows)} bits; {labelled or 'no label'}"
+        )
     return "\n".join(lines)
+
+
+def _bits(rows: datasets.Dataset) -> str:
+    """How many bits the frames have; one of each kind of file is read for that."""
+    dtypes: dict[tuple[str | None, str], np.dtype] = {}
+    for row in undecoded(rows.select_columns(["image"])):
+        kind = kind_of_file(cell_content(row["image"]))
+        if kind not in dtypes:
+            dtypes[kind] = read_frame(row["image"]).dtype
+    return " and ".join(sorted({str(8 * dtype.itemsize) for dtype in dtypes.values()}, key=int))
 
 
 def _label(source: str, objects: dict | None) -> str:

@@ -60,6 +60,8 @@ def claim(out: Path, marker: str, settings: dict[str, Any]) -> None:
             out.mkdir(parents=True, exist_ok=True)
             write_json(file, settings)
             return
+        if [path.name for path in out.iterdir()] == [marker]:  # nothing was made: an error came first, now mended
+            write_json(file, settings)
         before = read_json(file) if file.stat().st_size else {}
     except (OSError, ValueError) as error:
         raise ValueError(f"can't use {out} ({error}): choose another --out") from error

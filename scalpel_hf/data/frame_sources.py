@@ -19,7 +19,7 @@ from scalpel_hf.runtime.recordings import Damage, read_recording
 from scalpel_hf.utils.image_files import frame_name, visible_files
 from scalpel_hf.utils.reading import read_text
 
-from .image_cells import stored_cell
+from .image_cells import is_coloured, stored_cell
 from .names import few
 from .objects import encode_png
 from .rows import FEATURES
@@ -28,6 +28,7 @@ RECORDING_SUFFIXES = (
     *(".3gp", ".avi", ".dv", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m4v", ".mj2", ".mjpeg", ".mkv", ".mov"),
     *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogv", ".ts", ".webm", ".wmv", ".y4m"),
 )
+FALSE_COLOURS = "their luma is taken, which of false colours is no intensity: if they are, save the frames as gray"
 FRAME_FEATURES = Features({**FEATURES, "label_source": Value("string"), "recording": Value("string")})
 
 Row = dict[str, Any]
@@ -111,9 +112,10 @@ def _files(root: Path, left_out: LeftOut, without: Path | None) -> list[tuple[Pa
         places = _listed(root)
     else:
         places = [(Path(root.name), root)]
-    files = []
+    files, labels = [], 0
     for place, path in places:
         if without is not None and path.resolve().is_relative_to(without.resolve()):
+            labels += 1
             continue
         if not path.is_file():
             left_out.add("there is no such file", place.as_posix())
@@ -123,6 +125,8 @@ def _files(root: Path, left_out: LeftOut, without: Path | None) -> list[tuple[Pa
             left_out.add("neither an image nor a recording by its name", place.as_posix())
     if not files:
         listing = "".join(f"\n  {line}" for line in left_out.lines()) or " it is empty"
+        if labels:
+            listing = f" the {labels} files in it are the labels ({without}): give each a folder of its own"
         raise ValueError(f"{root} has no frames:{listing}")
     return files
 
@@ -147,8 +151,10 @@ def _frames(
     name, damage = frame_name(place), Damage()
     try:
         if not _is_recording(path) and count_pages(path) == 1:
-            shape = read_frame(path).shape
-            yield name, stored_cell({"bytes": None, "path": str(path)}), shape, ""
+            shape, cell = read_frame(path).shape, stored_cell({"bytes": None, "path": str(path)})
+            if is_coloured(cell["bytes"]):
+                left_out.add(FALSE_COLOURS, f"the colours of {place.as_posix()}")
+            yield name, cell, shape, ""
             return
         numbered = (
             read_recording(str(path), damage) if _is_recording(path) else enumerate(read_pages(path, damage.skip))
@@ -161,7 +167,7 @@ def _frames(
     except ImportError as error:
         left_out.add(str(error), place.as_posix())
     except (OSError, ValueError) as error:
-        left_out.add(str(error).replace(str(path), "it"), place.as_posix())
+        left_out.add(str(error).removeprefix(f"{path}: ").replace(str(path), "it"), place.as_posix())
     if damage:
         left_out.add(str(damage), f"frames of {place.as_posix()}")
 

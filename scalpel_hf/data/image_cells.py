@@ -9,10 +9,11 @@ import fsspec
 import numpy as np
 from PIL import Image
 
-from scalpel_hf.modeling.frame_io import NUMBER_MODES, is_plain_file, open_image, open_plain_file
+from scalpel_hf.modeling.frame_io import FORMATS, NUMBER_MODES, is_plain_file, open_image, open_plain_file
 
 AnyDataset = TypeVar("AnyDataset", datasets.Dataset, datasets.IterableDataset)
 
+COLOUR_NOISE = 32  # of 255
 PNG_MODES = ("1", "L", "P", "RGB", "RGBA", "I;16")  # of Pillow, which PNG keeps as they are
 
 
@@ -49,6 +50,21 @@ def stored_cell(cell: dict[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError):
         return {"bytes": content, "path": name}
     return {"bytes": anew, "path": name and Path(name).stem + suffix}
+
+
+def kind_of_file(content: bytes) -> tuple[str | None, str]:
+    """Format and mode of an image file, as Pillow calls them; no pixel is decoded."""
+    with Image.open(BytesIO(content), formats=list(FORMATS)) as image:
+        return image.format, image.mode
+
+
+def is_coloured(content: bytes) -> bool:
+    """Whether channels of an image file differ, by more than the noise that JPEG adds to gray ones."""
+    if kind_of_file(content)[1] in (*NUMBER_MODES, "1", "LA"):
+        return False
+    with open_image(content) as image:
+        channels = np.asarray(image.convert("RGB")).astype(np.int16)
+    return bool((np.ptp(channels, axis=2) > COLOUR_NOISE).any())
 
 
 def cell_content(cell: dict[str, Any]) -> bytes:

@@ -66,5 +66,5 @@ def read_masks(
         try:
             mask = read_mask(path, values)
         except (OSError, ValueError) as error:
-            raise LabelFileError(f"{path}: {error}") from error
+            raise LabelFileError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
         yield HumanLabel(frame_name(path.relative_to(folder)), mask == TARGET, str(path), mask == IGNORED)

@@ -16,6 +16,11 @@ from scalpel_hf.utils.image_files import find_images
 from .human_labels import HumanLabel, LabelFileError, import_human_labels, read_labels
 from .label_files import read_label_file
 
+FORMS_OF_LABELS = (
+    "a folder of masks, of YOLO's or of Pascal VOC's files, or a JSON file: of COCO, of Label Studio, or of boxes by "
+    'frame, {"frame_7": [[x, y, width, height]]}'
+)
+
 
 def kind_of_labels(labels: str | Path) -> str:
     """
@@ -27,8 +32,11 @@ def kind_of_labels(labels: str | Path) -> str:
     if path.is_dir():
         return _kind_of_folder(path)
     if not path.exists():
-        raise LabelFileError(f"there are no labels {path}: name a folder of masks or box files, or a JSON file")
-    content = read_labels(path)
+        raise LabelFileError(f"there are no labels {path}: they are {FORMS_OF_LABELS}")
+    try:
+        content = read_labels(path)
+    except LabelFileError as error:
+        raise LabelFileError(f"{error}. Labels are {FORMS_OF_LABELS}") from error
     if isinstance(content, list):
         return "label-studio"
     if content == {}:

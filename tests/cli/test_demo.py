@@ -57,6 +57,7 @@ def test_wrong_settings(tmp_path: Path, flags: list[str], capsys: pytest.Capture
 def test_a_folder_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
     out, settings = tmp_path / "demo", {"--frames": 300, "--masks": 8, "--max-steps": None}
     claim(out, demo.MARKER, settings)
+    (out / "frames").mkdir()
     claim(out, demo.MARKER, settings)
     for changes, said in (
         ({"--frames": 40}, "--frames 300, now 40"),

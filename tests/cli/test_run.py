@@ -227,12 +227,57 @@ def test_labels_that_are_redrawn_in_files_of_the_same_size_are_others(tmp_path: 
     content = bytearray(byte + 1)
     mask.write_bytes(content)
     claim(args.out, run.MARKER, run.settings(args))
+    (args.out / "data").mkdir()
     mask.write_bytes(content)
     claim(args.out, run.MARKER, run.settings(args))
     content[byte] = 255
     mask.write_bytes(content)
     with pytest.raises(ValueError, match=r"masks of 3 files .*, now .* of 3 files"):
         claim(args.out, run.MARKER, run.settings(args))
+
+
+def test_where_nothing_was_made_mended_labels_are_taken(tmp_path: Path) -> None:
+    frames_and_masks(tmp_path, 4, 2)
+    args, mask = arguments(tmp_path), tmp_path / "masks" / "f00.png"
+    whole = mask.read_bytes()
+    mask.write_bytes(whole[:60])
+    claim(args.out, run.MARKER, run.settings(args))
+    with pytest.raises(ValueError, match=r"^\S+f00\.png: truncated"):
+        run.prepare(args)
+    mask.write_bytes(whole)
+    claim(args.out, run.MARKER, run.settings(args))
+    run.prepare(args)
+    mask.write_bytes(whole[:60])
+    with pytest.raises(ValueError, match="made with other settings"):
+        claim(args.out, run.MARKER, run.settings(args))
+
+
+def test_labels_that_all_say_no_target_stop_a_job_before_it_begins(tmp_path: Path) -> None:
+    frames_and_masks(tmp_path, 4, 2)
+    for path in (tmp_path / "masks").iterdir():
+        Image.fromarray(np.zeros((48, 64), np.uint8)).save(path)
+    with pytest.raises(ValueError, match=r"frames shows a target to learn from: label some that do"):
+        run.prepare(arguments(tmp_path))
+    assert not (tmp_path / "out" / "data").exists()
+
+
+def test_what_the_values_of_masks_mean_can_be_stated(tmp_path: Path) -> None:
+    frames_and_masks(tmp_path, 4, 2)
+    scene = np.zeros((48, 64), np.uint8)
+    scene[4:8, 4:8] = (10, 60, 120, 200)
+    Image.fromarray(scene).save(tmp_path / "masks" / "f01.png")
+    with pytest.raises(ValueError, match=r"masks' values 0, 10, 60, 120, 200, 255 mean .* a guess.*--mask-values"):
+        run.prepare(arguments(tmp_path))
+    run.prepare(arguments(tmp_path, "--mask-values", ">100"))
+    rows = datasets.load_from_disk(str(tmp_path / "out" / "data"))["train"]
+    assert rows["objects"][1]["area"] == [8]
+
+
+def test_frames_of_several_depths_are_said_to_be(tmp_path: Path) -> None:
+    frames_and_masks(tmp_path, 4, 2)
+    Image.fromarray(np.full((48, 64), 40_000, np.uint16)).save(tmp_path / "frames" / "f03.png")
+    run.prepare(arguments(tmp_path))
+    assert ", 8 and 16 bits; 2 with a mask" in describe(tmp_path / "out" / "data")
 
 
 def test_stages_that_are_done_are_not_done_again(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:

@@ -45,7 +45,30 @@ def test_images_in_nested_folders_pages_and_what_is_no_frame(tmp_path: Path) -> 
     assert len(left_out) == 3 and all(line.startswith("left out 1: ") for line in left_out)
     assert any("notes.docx (neither an image nor a recording by its name)" in line for line in left_out)
     assert any("a.png (another frame has the same name)" in line for line in left_out)
-    assert any("broken.png" in line for line in left_out)
+    assert any("broken.png (truncated, or not an image" in line for line in left_out)
+
+
+def test_false_colours_are_told(tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    root.mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (32, 40, 3), np.uint8)
+    Image.fromarray(noise).save(root / "iron.png")
+    Image.fromarray(noise).quantize(16).save(root / "palette.png")
+    gray = Image.fromarray(noise[..., 0])
+    gray.convert("RGB").save(root / "gray.jpg")
+    gray.convert("RGBA").save(root / "alpha.png")
+    gray.save(root / "plain.png")
+    frames, _, left_out = load(root, tmp_path)
+    assert len(frames) == 5
+    (line,) = left_out
+    assert line.startswith("left out 2: the colours of iron.png, the colours of palette.png (their luma is taken")
+
+
+def test_frames_and_labels_in_one_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    Image.fromarray(FRAMES[0]).save(tmp_path / "mine" / "a.png")
+    with pytest.raises(ValueError, match=r"mine has no frames: the 1 files in it are the labels \(.*mine\): give each"):
+        load(tmp_path / "mine", tmp_path, without=tmp_path / "mine")
 
 
 def test_recordings_keep_their_luma(tmp_path: Path) -> None:

@@ -422,6 +422,10 @@ def test_the_kind_of_labels_is_told_by_what_is_there(tmp_path: Path) -> None:
     assert kind_of_labels(yolo(tmp_path / "y", a="")) == "yolo"
     assert kind_of_labels(voc(tmp_path / "v", "a")) == "voc"
     (tmp_path / "t.json").write_text("{}")
+    (tmp_path / "a.csv").write_text("a,1,2,3,4")
+    for given in ("a.csv", "nowhere"):
+        with pytest.raises(LabelFileError, match=rf"{given}.*a folder of masks, .*or a JSON file: of COCO"):
+            kind_of_labels(tmp_path / given)
     (tmp_path / "j.json").write_text('{"images": [{"id": 1}]}')  # COCO's, whose reader says what it lacks
     assert kind_of_labels(tmp_path / "j.json") == "coco"
     with pytest.raises(LabelFileError, match=r"t\.json: there is no label in it"):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import peft.mapping
+import pytest
 from peft import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 
@@ -43,21 +44,25 @@ def test_what_is_overridden_exists() -> None:
     assert "base_model_name_or_path" in inspect.signature(PeftConfig).parameters
 
 
-def test_importing_the_package_is_light_and_registers_in_either_order() -> None:
-    light = "import sys, scalpel_hf; assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
-    check = "assert 'SCALPEL_MOE' in peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING"
-    student = "from transformers import AutoModel; AutoModel.from_config(scalpel_hf.ScalpelStudentConfig())"
-    for code in (
-        light,
-        f"import scalpel_hf, peft; {check}",
-        f"import peft, scalpel_hf; {check}",
-        f"from scalpel_hf import ScalpelMoeConfig; import peft; {check}",
-        f"import scalpel_hf.adapter.config, peft; {check}",
-        "import scalpel_hf; from transformers import AutoConfig; AutoConfig.for_model('mobile_sam')",
-        "from transformers import AutoConfig; import scalpel_hf; AutoConfig.for_model('scalpel_student')",
-        f"import scalpel_hf; from transformers import SegformerForSemanticSegmentation; {student}",
-        f"import scalpel_hf; from transformers import YolosForObjectDetection, SamModel; {student}",
-        f"import scalpel_hf; from transformers import PreTrainedModel; {student}",
-    ):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{code}\n{done.stderr}"
+PEFT = "assert 'SCALPEL_MOE' in peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING"
+TASK = (
+    "from transformers.pipelines import PIPELINE_REGISTRY as registry; "
+    "assert 'infrared-small-target-detection' in registry.supported_tasks"
+)
+STUDENT = "from transformers import AutoModel; AutoModel.from_config(scalpel_hf.ScalpelStudentConfig())"
+IMPORTS = {
+    "light": "import sys, scalpel_hf; assert not {'torch', 'transformers', 'peft'} & set(sys.modules)",
+    "before peft": f"import scalpel_hf, peft; {PEFT}",
+    "last": f"import peft, transformers.pipelines, scalpel_hf; {PEFT}; {TASK}",
+    "adapter first": f"from scalpel_hf import ScalpelMoeConfig; import peft; {PEFT}",
+    "pipelines first": f"from scalpel_hf.pipelines import InfraredModel; {TASK}",
+    "before configs": "import scalpel_hf; from transformers import AutoConfig; AutoConfig.for_model('mobile_sam')",
+    "before models": f"import scalpel_hf; from transformers import SegformerForSemanticSegmentation; {STUDENT}",
+    "before any model": f"import scalpel_hf; from transformers import PreTrainedModel; {STUDENT}",
+}
+
+
+@pytest.mark.parametrize("code", IMPORTS.values(), ids=IMPORTS)
+def test_importing_the_package_is_light_and_registers_in_any_order(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -80,13 +80,18 @@ def test_where_no_folder_can_be(tmp_path: Path) -> None:
             claim(out, demo.MARKER, {})
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo that is stopped and started again: its data set is prepared once."""
+    return tmp_path_factory.mktemp("begun") / "demo"
+
+
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize(
     ("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
 )
-def test_stopped_it_leaves_no_process_behind(tmp_path: Path, sent: signal.Signals, status: int) -> None:
-    out = tmp_path / "demo"
-    command = [sys.executable, *PROGRAM, "--out", str(out), "--frames", "20", "--max-steps", "5000"]
+def test_stopped_it_leaves_no_process_behind(begun: Path, sent: signal.Signals, status: int) -> None:
+    command = [sys.executable, *PROGRAM, "--out", str(begun), "--frames", "20", "--max-steps", "5000"]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -98,7 +103,7 @@ def test_stopped_it_leaves_no_process_behind(tmp_path: Path, sent: signal.Signal
     assert process.stdout is not None
     while not process.stdout.readline().startswith("$ scalpel-hf distill"):
         assert process.poll() is None
-    while len(processes_about(out)) < 2:
+    while len(processes_about(begun)) < 2:
         time.sleep(0.05)
     os.kill(process.pid, sent)
     _, said = process.communicate()  # until the stage's end of the pipes is closed too
@@ -107,8 +112,8 @@ def test_stopped_it_leaves_no_process_behind(tmp_path: Path, sent: signal.Signal
         word = "interrupted" if sent == signal.SIGINT else "terminated"
         assert said.endswith(f"\n{word}; run the same command again to resume\n")
     assert "Traceback" not in said
-    assert not processes_about(out)
-    assert not (out / "run" / "teacher").exists()
+    assert not processes_about(begun)
+    assert not (begun / "run" / "teacher").exists()
 
 
 def test_its_frames_are_a_persons_folder(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_base_in_the_cache_of_the_hub_is_called_by_its_id_and_commit(tmp_path:
 
 
 def test_equal_runs_write_equal_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sets have another order in every process: here, and in two others."""
+    """Sets have another order in every process."""
     small_sam().save_pretrained(tmp_path / "sam")
     code = """
 import sys
@@ -87,19 +87,13 @@ for adapter in ("scalpel_moe", "lora"):
     teacher("sam", adapter).save_pretrained(f"{sys.argv[1]}/{adapter}")
 """
     root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", code, "there"], cwd=tmp_path, env=environment, check=True)
+    monkeypatch.chdir(tmp_path)
     for adapter in ("scalpel_moe", "lora"):
-        with monkeypatch.context() as patch:
-            patch.chdir(tmp_path)
-            teacher("sam", adapter).save_pretrained(f"0/{adapter}")
-    for seed in "12":
-        subprocess.run(
-            [sys.executable, "-c", code, seed],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(root)},
-            check=True,
-        )
+        teacher("sam", adapter).save_pretrained(f"here/{adapter}")
     for adapter in ("scalpel_moe", "lora"):
-        written = {(tmp_path / seed / adapter / "adapter_config.json").read_bytes() for seed in "012"}
+        written = {(tmp_path / at / adapter / "adapter_config.json").read_bytes() for at in ("here", "there")}
         assert len(written) == 1
         targets = json.loads(written.pop())["target_modules"]
         assert targets == sorted(targets) and len(targets) > 1

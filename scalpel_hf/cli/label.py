@@ -44,12 +44,13 @@ from scalpel_hf.pseudo_labels.report import write_report
 from scalpel_hf.pseudo_labels.thresholds import ThresholdChoice, choose_threshold
 from scalpel_hf.training.guard import check_teacher
 from scalpel_hf.utils.error_lines import one_line
-from scalpel_hf.utils.files import write_json
+from scalpel_hf.utils.files import check_can_be_made, write_json
 from scalpel_hf.utils.reading import read_json
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(launch_or_rest("scalpel_hf.cli.label", argv))
+    check_can_be_made(args.out, "--out")
     state = PartialState(cpu=default_device() == "cpu", timeout=timedelta(days=30))  # one may wait for the other
     datasets.disable_progress_bars()
     teacher = Teacher.from_pretrained(
@@ -177,10 +178,10 @@ def threshold(text: str) -> float | str:
 
 
 def part_of(text: str) -> tuple[int, int]:
-    part, parts = (int(number) for number in text.split("/"))
-    if not 1 <= part <= parts:
-        raise ValueError(text)
-    return part, parts
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"must be a part and the number of parts, such as 1/3, got {text!r}")
+    return int(part), int(parts)
 
 
 def stream(name: str, split: str) -> datasets.IterableDataset:

@@ -92,6 +92,8 @@ def _load_from_disk(folder: Path) -> datasets.DatasetDict | datasets.Dataset:
         parts = [folder / safe_name(split, f"{path}: the split") for split in splits]
     for part in parts:
         path = part / "state.json"
+        if not path.is_file():
+            raise ValueError(f"{folder} is damaged, or was not copied whole: there is no {path}; make or copy it anew")
         files = read_json(path).get("_data_files")
         if not isinstance(files, list) or not all(isinstance(file, dict) for file in files):
             raise ValueError(f"{path} names no files")

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from scalpel_hf.data import objects_from_mask
 from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.data.label_sources import PSEUDO
 from scalpel_hf.data.masks import IGNORED, TARGET, read_mask, read_row_mask, read_target
 from scalpel_hf.evaluation import DetectionMetrics, IRSTDMetrics
 from scalpel_hf.evaluation.box_metrics import (
@@ -138,13 +139,15 @@ def evaluate_pseudo_labels(labelled: datasets.Dataset, truth: datasets.Dataset) 
         labelled: rows with `label_source` and `pseudo_mask`; those of other sources are passed over.
         truth: rows with `name` and `mask`.
 
-    Raises `ValueError` where `truth` lacks a row or its mask.
+    Raises `ValueError` where `truth` lacks a row or its mask, and where no row has a pseudo label.
     """
+    if PSEUDO not in labelled["label_source"][:]:
+        raise ValueError("no frame has a pseudo label to measure")
     place = {name: index for index, name in enumerate(truth["name"])}
     masks = undecoded(truth.select_columns("mask"))
     metrics = IRSTDMetrics(threshold=0.5)
     for row in undecoded(labelled.select_columns(["name", "label_source", "pseudo_mask"])):
-        if row["label_source"] != "pseudo":
+        if row["label_source"] != PSEUDO:
             continue
         mask = masks[place[row["name"]]]["mask"] if row["name"] in place else None
         if mask is None:

@@ -34,7 +34,11 @@ def loading(name: str | Path, *configs: str) -> Iterator[None]:
             read_json(Path(name) / config)
     try:
         yield
-    except (OSError, ImportError, MemoryError):
+    except OSError as error:
+        if error.errno is None and Path(name).is_dir():  # what transformers raises for a file that isn't there
+            raise ValueError(not_whole(name, " ".join(str(error).split()))) from error
+        raise
+    except (ImportError, MemoryError):
         raise
     except ValueError as error:
         if str(name) in str(error):
@@ -47,9 +51,17 @@ def loading(name: str | Path, *configs: str) -> Iterator[None]:
         raise ValueError(f"{name} can't be loaded, its files are not as they should be: {said}") from error
 
 
+def not_whole(folder: str | Path, problem: str) -> str:
+    """What to say of a model's folder that lacks a file."""
+    return f"{folder} isn't a whole model ({problem.rstrip('.')}): copy it again from where it was made"
+
+
 def load_image_processor(name: str | Path, **kwargs: Any) -> InfraredImageProcessor:
     """The image processor in a folder or repository; `ValueError` where it is none of this project's."""
-    path = Path(name) / PROCESSOR_CONFIGS[0]
+    folder = Path(name) / kwargs.get("subfolder", "")
+    if folder.is_dir() and not any((folder / file).is_file() for file in PROCESSOR_CONFIGS):
+        raise ValueError(not_whole(folder, f"there is no {PROCESSOR_CONFIGS[0]}"))
+    path = folder / PROCESSOR_CONFIGS[0]
     if path.is_file() and not read_json(path).get(
         "image_processor_type"
     ):  # another would be taken, with other settings
@@ -71,6 +83,8 @@ def load_adapter_config(name: str | Path, subfolder: str | None = None, **hub: A
     if not path.is_file():
         if folder.is_dir():
             raise ValueError(f"{folder} holds no adapter: there is no {ADAPTER_CONFIG}")
+        if Path(name).is_dir():
+            raise ValueError(not_whole(name, f"there is no folder {subfolder}"))
         try:
             path = Path(hf_hub_download(str(name), ADAPTER_CONFIG, subfolder=subfolder, **hub))
         except (OSError, ValueError) as error:

@@ -80,8 +80,8 @@ def main(argv: list[str] | None = None, name: str = NAME) -> None:
         check_threshold(args.threshold)
     if not 1 <= args.min_frames <= 1000:
         raise ValueError(f"`--min-frames` is from 1 to 1000, got {args.min_frames}")
-    for path in (args.out, args.overlay):
-        check_is_new(path, args.overwrite)
+    for path, option in ((args.out, "--out"), (args.overlay, "--overlay")):
+        check_is_new(path, args.overwrite, option)
     student = load_exported(args.model, args.file, threads=args.threads, tile_size=args.tile_size)
     tracker = Tracker(args.min_frames) if args.track or args.min_frames > 1 else None
     damage, unanswered, meter = Damage(), _Unanswered(), _Meter()

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from scalpel_hf.utils.files import DiskFullError, is_disk_full
+from scalpel_hf.utils.files import DiskFullError, check_can_be_made, is_disk_full
 
 from .results import Result
 
@@ -85,8 +85,11 @@ class JsonLines:
         return file
 
 
-def check_is_new(path: Path | None, overwrite: bool) -> None:
-    """Raises `FileExistsError` where a file is there and isn't to be replaced, `ValueError` where something else is."""
+def check_is_new(path: Path | None, overwrite: bool, option: str = "--out") -> None:
+    """Raises `FileExistsError` where a file is there and isn't to be replaced, `ValueError` where something else is, or
+    where no file can be made."""
+    if path is not None:
+        check_can_be_made(path.parent, option)
     if path is not None and path.exists() and not path.is_file():
         raise ValueError(f"{path} is no file: choose another name")
     if path is not None and path.exists() and not overwrite:

@@ -1,6 +1,7 @@
 """Data sets that someone else has made lead nowhere: no name out of its folder, no cell to a file of this machine."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,16 @@ def test_folders_of_a_wrong_shape(tmp_path: Path, file: str, content: Any, match
     (folder / file).write_text(json.dumps({**before, **content} if content else content))
     with pytest.raises(ValueError, match=match):
         load_stored(folder)
+
+
+def test_a_folder_that_was_not_copied_whole(tmp_path: Path) -> None:
+    folder = in_arrow(tmp_path / "mine", {"bytes": FRAME, "path": None})
+    parent = tmp_path / "splits"
+    shutil.copytree(folder, parent / "train")
+    (parent / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    (parent / "train" / "state.json").unlink()
+    with pytest.raises(ValueError, match=r"splits is damaged, or was not copied whole: there is no .*state\.json"):
+        load_stored(parent)
 
 
 @pytest.mark.parametrize(

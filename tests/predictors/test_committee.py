@@ -1,6 +1,7 @@
 """Several teachers that answer as one."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,13 @@ def test_what_takes_one_model_says_so(teachers: list[Teacher], tmp_path: Path) -
             refused()
     with pytest.warns(UserWarning, match="a committee of 2 teachers, a pipeline runs the first alone"):
         pipeline("infrared-small-target-detection", model=str(tmp_path / "both"))
+
+
+def test_a_member_that_was_not_copied_is_not_looked_for_elsewhere(teachers: list[Teacher], tmp_path: Path) -> None:
+    Committee(teachers).save_pretrained(tmp_path)
+    shutil.rmtree(tmp_path / "committee-1")
+    with pytest.raises(ValueError, match=rf"{tmp_path} isn't a whole model \(there is no folder committee-1\)"):
+        Teacher.from_pretrained(tmp_path)
 
 
 def test_other_folders_than_its_own_are_refused(teachers: list[Teacher], tmp_path: Path) -> None:

@@ -208,6 +208,15 @@ def test_configurations_of_a_wrong_shape(models: Path, tmp_path: Path, file: str
             load(folder)
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "preprocessor_config.json"])
+def test_a_student_half_copied(models: Path, tmp_path: Path, file: str) -> None:
+    folder = damaged(models, tmp_path, "student", lambda path: None)
+    (folder / file).unlink()
+    with pytest.raises(ValueError, match=rf"^{folder} isn't a whole model \(.*{file}.*\): copy it again") as caught:
+        SegmentationStudent.from_pretrained(folder)
+    assert "huggingface.co" not in str(caught.value)
+
+
 def test_a_teacher_needs_its_weights_its_processor_and_a_teachers(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,6 +204,8 @@ def test_quality_against_the_truth(judged: tuple[datasets.Dataset, datasets.Data
     labelled, truth = judged
     quality = compare_with_truth(labelled, truth)
     metrics = evaluate_pseudo_labels(labelled, truth)
+    with pytest.raises(ValueError, match="no frame has a pseudo label to measure"):
+        evaluate_pseudo_labels(labelled.select([]), truth)
     assert {k: v for k, v in quality.items() if k in metrics} == metrics and quality["n_images"] == 3
     assert (quality["objects"], quality["true_objects"]) == (4, 1)
     assert (quality["ignored"], quality["true_ignored"]) == (2, 1)

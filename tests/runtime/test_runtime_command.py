@@ -232,6 +232,8 @@ def test_half_a_line_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (["--file", "../model.onnx"], "model.onnx"),
         (["--file", "runtime.json"], "runtime.json"),
         (["--out", "."], "is no file"),
+        (["--out", f"{__file__}/boxes.jsonl"], "is a file: choose another `--out`"),
+        (["--overlay", f"{__file__}/seen.mp4"], "is a file: choose another `--overlay`"),
     ],
 )
 def test_wrong_arguments_are_errors_before_a_frame_is_read(tmp_path: Path, arguments: list[str], message: str) -> None:

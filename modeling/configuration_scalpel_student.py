@@ -30,7 +30,9 @@ class ScalpelStudentConfig(PreTrainedConfig):
         depths: residual blocks of each level on the way down, besides the convolution that enters it.
         full_resolution_channels: of convolutions at the frame's own resolution, before and after the levels, which see
             edges better and cost time; 0 for none.
-        initial_probability: foreground probability that a fresh model gives on average.
+        initial_probability: foreground probability that a fresh model gives on average. It should lie below the share
+            of target pixels: above, training first silences what would find targets, and may stay at an empty answer
+            for a thousand steps (docs/log.md).
         front_end: whether the four white-box operators' maps of a frame join it as input, and if so whether their
             parameters are trained: `"none"`, `"frozen"` or `"learned"`.
         front_end_scales: for each of the front end's operators its scales in pixels.
@@ -42,7 +44,7 @@ class ScalpelStudentConfig(PreTrainedConfig):
     hidden_sizes: list[int] | tuple[int, ...] = SIZES["small"]["hidden_sizes"]
     depths: list[int] | tuple[int, ...] = SIZES["small"]["depths"]
     full_resolution_channels: int = 0
-    initial_probability: float = 0.01
+    initial_probability: float = 1e-4
     front_end: str = "none"
     front_end_scales: dict[str, list[float | int]] = field(default_factory=lambda: deepcopy(SCALES))
     id2label: dict[int, str] | dict[str, str] | None = field(default_factory=lambda: {0: "background", 1: "target"})
@@ -103,11 +105,13 @@ class ScalpelStudentDetectionConfig(ScalpelStudentConfig):
 
     Args:
         num_queries: boxes of each frame, best first; a frame of fewer pixels has one a pixel.
+        initial_probability: of a target's centre, to start with.
     """
 
     model_type = "scalpel_student_detection"
 
     num_queries: int = 100
+    initial_probability: float = 0.01
     id2label: dict[int, str] | dict[str, str] | None = field(default_factory=lambda: {0: "target"})
     label2id: dict[str, int] | dict[str, str] | None = field(default_factory=lambda: {"target": 0})
 

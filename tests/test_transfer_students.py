@@ -22,7 +22,11 @@ from scalpel_hf import (
     apply_label_budget,
     load_student,
 )
+from scalpel_hf.data import apply_label_budget, load_irst_dataset
 from scalpel_hf.evaluation.evaluator import evaluate_detections, evaluate_predictor
+from scalpel_hf.recipes.transfer import train_student
+from scalpel_hf.training.loop import make_accelerator
+from scalpel_hf.training.recipe_arguments import TransferArguments
 from tests.small_students import DETECTORS, SEGMENTERS
 from tests.test_recipes import flags, transfer
 
@@ -212,3 +216,15 @@ def test_branches_are_in_the_checkpoint_and_not_in_what_is_saved(work: SimpleNam
     del again["size"]
     transfer.main(flags(**again))
     assert_trained(tmp_path / "again", work, SegmentationStudent)
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_a_student_does_not_stay_at_the_empty_answer(shared_dir: Path, tmp_path: Path, seed: int) -> None:
+    """With these seeds students of NUDT-SIRST did so for half of their training."""
+    every = load_irst_dataset("nudt-sirst", shared_dir / "data" / "NUDT-SIRST", split="train")
+    frames = apply_label_budget(every.select(range(0, 660, 10)), 1.0)
+    setting = {"learning_rate": 2e-3, "max_steps": 60, "logging_steps": 1, "batch_size": 8, "crop_size": 160}
+    args = TransferArguments(dataset="-", output_dir=str(tmp_path), normalization="range", seed=seed, **setting)
+    train_student(args, make_accelerator(args), frames, frames.select([]))
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert np.mean([step["soft_iou"] for step in history[-20:]]) < 0.9

@@ -51,7 +51,7 @@ def points_of(rows: datasets.Dataset) -> Iterator[HumanLabel]:
         generator = np.random.default_rng(zlib.crc32(row["name"].encode()))
         boxes = objects_from_mask(read_target(row["mask"]))["bbox"]
         centres = (np.array([x + w / 2, y + h / 2]) + generator.uniform(-1, 1, 2) for x, y, w, h in boxes)
-        yield HumanLabel(row["name"], None, row["name"], boxes=[(float(x), float(y), 0.0, 0.0) for x, y in centres])
+        yield HumanLabel(row["name"], None, row["name"], boxes=[(float(x), float(y)) for x, y in centres])
 
 
 def label(args: argparse.Namespace, everything: datasets.Dataset, kinds: tuple[str, str | None]) -> datasets.Dataset:

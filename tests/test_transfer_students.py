@@ -22,7 +22,7 @@ from scalpel_hf import (
     apply_label_budget,
     load_student,
 )
-from scalpel_hf.data import apply_label_budget, load_irst_dataset
+from scalpel_hf.data import load_irst_dataset
 from scalpel_hf.evaluation.evaluator import evaluate_detections, evaluate_predictor
 from scalpel_hf.recipes.transfer import train_student
 from scalpel_hf.training.loop import make_accelerator

@@ -14,11 +14,11 @@ Run it again after Ctrl-C or a kill and it resumes.
 
 FRAMES are images in nested folders, recordings, files of several pages, or a text file that lists those; the labels a
 folder of masks called like their frames, or masks, boxes or points of COCO, YOLO, Pascal VOC, Label Studio or plain
-JSON. Frame 40 of flight.mp4 is called flight_000040. A mask without target says that there is none. Where all labels
-are boxes, so is what the student gives: it is a detector. Figures come from `--test`, or from a quarter of the labelled
-frames, or, of fewer than 12, from cross-validation of students of the labels alone: by masks, or by boxes where masks
-are few. The presets: `laptop` (two CPU cores), `gpu` (one GPU), `best` (whatever it takes), `demo` (minutes, on small
-frames).
+JSON, {"frame_7": [[x, y, width, height], [x, y]], "frame_8": []}. Frame 40 of flight.mp4 is called flight_000040. A
+mask without target says that there is none. Where all labels are boxes, so is what the student gives: it is a detector.
+Figures come from `--test`, or from a quarter of the labelled frames, or, of fewer than 12, from cross-validation of
+students of the labels alone: by masks, or by boxes where masks are few. The presets: `laptop` (two CPU cores), `gpu`
+(one GPU), `best` (whatever it takes), `demo` (minutes, on small frames).
 """
 
 import argparse
@@ -37,7 +37,6 @@ from .numbers import COUNT, SEED
 from .program import verb_parser
 from .run_data import (
     BOTH,
-    REMEDY,
     describe,
     describe_student,
     fold_folder,
@@ -118,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
         write_json(out / "figures.json", asdict(figures))
         print(f"\n{figures.table()}\n{figures.verdict}".rstrip())
     if problem := no_pseudo_labels(out):
-        print(f"\nno frame has a pseudo label, so the student learnt from people's labels alone: {problem}\n{REMEDY}")
+        print(f"\nno frame has a pseudo label, so the student learnt from people's labels alone: {problem}")
     print(f"\nreport: {report.resolve()}\nnext: scalpel-hf review {out / 'pseudo'}")
     print(f"or: scalpel-hf predict {out / 'student'} RECORDING --out boxes.jsonl --overlay seen.mp4")
 

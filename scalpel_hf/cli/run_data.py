@@ -24,7 +24,6 @@ from .prepare import save
 TEST_SHARE = 0.25
 LEAST_LABELS = 12  # of fewer frames none is held out: what is left would teach too little, and two frames say nothing
 FOLDS = 3
-REMEDY = "Label more frames that show a target, or train longer in a new --out, by a larger --preset or --max-steps."
 BOTH, ALONE = "labels and pseudo labels", "labels alone"
 
 
@@ -152,9 +151,12 @@ def students_of(out: Path) -> dict[str, str]:
 
 
 def no_pseudo_labels(out: Path) -> str:
-    """Why no frame of a job has a pseudo label, once that is known; else nothing."""
+    """Why no frame of a job has a pseudo label, and what to do, once that is known; else nothing."""
     file = out / "pseudo" / "summary.json"
-    return read_json(file).get("problem", "") if file.exists() else ""
+    summary = read_json(file) if file.exists() else {}
+    if summary.get("pseudo") == 0 and "problem" not in summary:
+        return "people labelled every frame: give it frames without a label, too, for the teacher to label"
+    return str(summary.get("problem", ""))
 
 
 def describe_student(data: Path) -> str:

@@ -24,7 +24,6 @@ from scalpel_hf.utils.visualization import GREEN, RED, fill_boxes, gray, level, 
 from .run_data import (
     ALONE,
     LEAST_LABELS,
-    REMEDY,
     describe,
     labels_of_one_recording,
     no_pseudo_labels,
@@ -36,6 +35,7 @@ from .stages import Stage, times_of
 
 TEMPLATE = Path(__file__).with_name("run_report.html")
 EXAMPLES, UNSURE = 3, 6
+REMEDY = "Label more frames that show a target, or train longer in a new --out, by a larger --preset or --max-steps."
 
 
 def write_report(out: Path, stages: list[Stage], figures: Figures | None) -> Path:
@@ -54,6 +54,7 @@ def write_report(out: Path, stages: list[Stage], figures: Figures | None) -> Pat
         advice=_advice(out, summary, figures),
         student=out / "student",
         task=task,
+        problem=no_pseudo_labels(out),
         taught_alone=students["student"] == ALONE,
         other=[out / name for name in students if name != "student"],
         machine=_machine(read_json(out / "teacher" / METRICS_FILE)),
@@ -124,7 +125,7 @@ def _machine(record: dict[str, Any]) -> str:
 def _advice(out: Path, summary: dict[str, Any], figures: Figures | None) -> list[tuple[str, str]]:
     """What to do next, and the command for it."""
     advice: list[tuple[str, str]] = []
-    if no_pseudo_labels(out):
+    if "problem" in summary:
         advice.append((REMEDY, ""))
     advice.append(
         (

@@ -375,6 +375,11 @@ def test_without_a_pseudo_label_there_is_a_student_of_the_labels_alone(
     assert "learnt from people's labels alone.</b> No frame has a pseudo label: it finds nothing." in page
     assert "Label more frames that show a target, or train longer" in page and "student-pseudo-labels" not in page
 
+    (out / "pseudo" / "summary.json").write_text(json.dumps({**summary, "pseudo": 0}))
+    assert list(run_data.students_of(out).values()) == [run_data.ALONE]
+    page = write_report(out, run.stages(args), figures).read_text()
+    assert "No frame has a pseudo label: people labelled every frame: give it frames without a label" in page
+
 
 def test_masks_of_recordings_have_intervals_over_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splits = {"train": CAMERA.to_dataset(4), "test": CAMERA.to_dataset(6, start=4)}

@@ -149,7 +149,7 @@ def test_weights_move(work: SimpleNamespace, tmp_path: Path) -> None:
     [
         ({"task": "tracking"}, "`task` must be one of segmentation, detection"),
         ({"student": "/absent/model"}, "'/absent/model' is neither a folder with a model nor"),
-        ({"student": "/absent/model", "front_end": "frozen"}, "a `front_end` belongs to this project's own students"),
+        ({"student": "/absent/model", "front_end": "frozen"}, "only this project's students can have a `front_end`"),
     ],
 )
 def test_wrong_values_are_clear_errors(work: SimpleNamespace, tmp_path: Path, changes: dict, message: str) -> None:

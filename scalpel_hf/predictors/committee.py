@@ -1,4 +1,4 @@
-"""Several teachers that answer as one."""
+"""A committee: an ensemble of teachers, or of a teacher and students."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,32 +21,32 @@ from .student import SegmentationStudent
 from .teacher import Teacher
 
 TEACHER, STUDENT = "teacher", "student"
-LEAST_PROBABILITY = 1e-4  # of a member: one that is beyond doubt can't decide alone
+LEAST_PROBABILITY = 1e-4  # members are clipped to it and to 1 minus it, so that none decides alone
 
 
 class Committee(Teacher):
     r"""
-    Several teachers, or a teacher and students, that answer as one, and how far they are apart.
+    An ensemble of teachers, or of teachers and students.
 
-    What one takes for a target by chance the others seldom do, so false alarms average away. The probability has the
-    mean of the members' log-odds, \(\operatorname{logit} p = \overline{\operatorname{logit} p_m}\), in which a member
-    that is sure counts for more than in the mean of probabilities (a logarithmic opinion pool; Genest and Zidek 1986).
-    With each member's spread \(s_m\) over its views, the spread is \(\sqrt{\overline{p_m^2 + s_m^2} -
-    \overline{p_m}^2}\). Segment Anything's own estimate of an object is the first member's.
+    Members seldom agree on a false alarm, so most of these average away. Predictions are combined by their log-odds,
+    \(\operatorname{logit} p = \overline{\operatorname{logit} p_m}\), which gives confident members more weight than
+    the mean of probabilities (a logarithmic opinion pool; Genest and Zidek, Combining probability distributions, 1986).
+    With \(s_m\) a member's standard deviation over its views, that over members and views is
+    \(\sqrt{\overline{p_m^2 + s_m^2} - \overline{p_m}^2}\), and is the prediction's `spread`. `predicted_iou` is the
+    first member's.
 
     Args:
-        members: of one base or of several, the first one a teacher. `flips` and `scales` are the teachers': a student
-            sees the frame as it is.
+        members: the first one a teacher; their bases may differ. Students predict without flips and scales.
 
     Example:
-
-        committee = Teacher.from_pretrained(["runs/teacher-0", "runs/teacher-1", "runs/teacher-2"])
-        committee.probabilities("frame.png")  # (H, W)
+        >>> committee = Teacher.from_pretrained(["runs/teacher-0", "runs/teacher-1"])  # doctest: +SKIP
+        >>> committee.probabilities("frame.png").shape  # doctest: +SKIP
+        (256, 256)
     """
 
     def __init__(self, members: Sequence[Teacher | SegmentationStudent]):
         if not members:
-            raise ValueError("a committee has at least one member")
+            raise ValueError("a committee needs at least one member")
         vars(self).update(vars(members[0]))
         self.folder = None
         self._members = list(members)
@@ -59,13 +59,13 @@ class Committee(Teacher):
     def one_model(self) -> PeftModel:
         if len(self.members) > 1:
             raise ValueError(
-                f"{len(self.members)} teachers answer together here, and this takes one: name a folder of one that was "
-                "trained alone, or let them label for a student"
+                f"this is a committee of {len(self.members)} models, where a single teacher is needed: name the folder "
+                "of one teacher, or train a student on the committee's pseudo labels"
             )
         return self.model
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """The first member's files, as [`Teacher.save_pretrained`] writes them, and a folder for each other one."""
+        """Write the first member's files as [`Teacher.save_pretrained`] does, and a subfolder for each other member."""
         folders = [member_folder(number) for number in range(len(self.members))]
         for name, member in zip(folders, self.members, strict=True):
             member.save_pretrained(Path(folder) / name)
@@ -78,18 +78,18 @@ class Committee(Teacher):
         return self
 
     def predict(self, frames: Sequence[Any]) -> list[Prediction]:
-        """See [`Teacher.predict`]; the spread is over members and the teachers' views."""
+        """See [`Teacher.predict`]; `spread` is over members and their views."""
         arrays = [read_frame(frame) for frame in frames]
         of_members = [member.predict(arrays) for member in self.members]
-        return [_joined(predictions) for predictions in zip(*of_members, strict=True)]
+        return [_combined(predictions) for predictions in zip(*of_members, strict=True)]
 
     def fingerprint(self) -> str:
-        """Hash of everything a prediction depends on, the members' order too: the first one estimates overlaps."""
+        """Hash of the members' fingerprints in their order: `predicted_iou` is the first member's."""
         members = [member.fingerprint() for member in self.members]
         return hashlib.sha256(" ".join(members).encode()).hexdigest()[:32]
 
 
-def _joined(predictions: Sequence[Prediction]) -> Prediction:
+def _combined(predictions: Sequence[Prediction]) -> Prediction:
     if len(predictions) == 1:
         return predictions[0]
     each = np.stack([p.probability for p in predictions])
@@ -101,34 +101,41 @@ def _joined(predictions: Sequence[Prediction]) -> Prediction:
 
 
 def member_folder(number: int) -> str:
-    """Where in a committee's folder a member is: the first lies beside the file that names the others."""
+    """Subfolder of a committee's member; the first member lies in the folder itself, beside `COMMITTEE_FILE`."""
     return MEMBER_FOLDERS.replace("*", str(number)) if number else ""
 
 
 def other_members(name_or_path: str | Path, **hub: Any) -> dict[str, str]:
-    """The folders of a committee's other members in a folder or repository, each with its kind, `teacher` or `student`;
-    none where it is of one teacher."""
+    """
+    Subfolders of a committee's members after the first, each with its kind, `teacher` or `student`.
+
+    Empty if the folder or repository holds a single teacher. Raises `ValueError` if the committee's file is damaged.
+    """
     path = Path(name_or_path) / COMMITTEE_FILE
     if not Path(name_or_path).is_dir():
         try:
             path = Path(hf_hub_download(str(name_or_path), COMMITTEE_FILE, **hub))
-        except (EntryNotFoundError, OSError, ValueError):  # what is wrong with the repository the adapter's load tells
+        except (
+            EntryNotFoundError,
+            OSError,
+            ValueError,
+        ):  # if the repository is the problem, loading the adapter says so
             return {}
     if not path.is_file():
         return {}
     with loading(name_or_path, COMMITTEE_FILE):
         members = read_json(path)["members"]
-        if isinstance(members, list):  # of before there were students
+        if isinstance(members, list):  # written before committees could have students
             members = dict.fromkeys(members, TEACHER)
         kinds = set(members.values())
     allowed = [member_folder(number) for number in range(1, len(members) + 1)]
     if list(members) != allowed or not kinds <= {TEACHER, STUDENT}:
-        raise ValueError(f"{path} names {members} where a committee's members are {allowed}, teachers or students")
+        raise ValueError(f"{path} names the members {members}, where {allowed}, teachers or students, are expected")
     return members
 
 
 def local_folder(name_or_path: str | Path, folder: str, **hub: Any) -> Path:
-    """A folder of a folder or repository, here; transformers would take the adapter beside it for the model's own."""
+    """Local path of a subfolder. (Loaded as `subfolder`, a student would get the adapter in the folder above.)"""
     if Path(name_or_path).is_dir():
         return Path(name_or_path) / folder
     return Path(snapshot_download(str(name_or_path), allow_patterns=f"{folder}/*", **hub)) / folder

@@ -1,4 +1,4 @@
-"""Which kind of model a folder or a repository holds, told by its files."""
+"""Detects which kind of model a folder or repository holds, by its files."""
 
 from enum import Enum
 from pathlib import Path
@@ -15,7 +15,7 @@ HUB_ARGUMENTS = ("revision", "subfolder", "cache_dir", "token", "local_files_onl
 
 
 class ModelKind(Enum):
-    """The kinds of models that find targets."""
+    """The kinds of models that predict targets. The values describe them in messages."""
 
     TEACHER = "a teacher's adapter"  # or several, a committee
     STAND_ALONE = "a stand-alone teacher"
@@ -26,12 +26,17 @@ class ModelKind(Enum):
 
 def kind_of(name_or_path: str | Path, **hub: Any) -> ModelKind:
     """
-    The kind of the model in a folder, in a repository or, of an exported one, in an ONNX file.
+    The kind of model in a folder, in a repository on the Hub, or in an ONNX file.
 
     Args:
-        hub: `HUB_ARGUMENTS` of the repository.
+        name_or_path: the folder, repository, or file.
+        hub: of `HUB_ARGUMENTS`, for a repository.
 
-    Raises `ValueError` where there is none, and where `config.json` is no model's.
+    Raises `ValueError` if there is no model, or its `config.json` is damaged.
+
+    Example:
+        >>> kind_of("runs/nuaa/student")
+        <ModelKind.SEGMENTATION: 'a segmentation student'>
     """
     name = str(name_or_path)
     if name.endswith(".onnx"):
@@ -58,13 +63,13 @@ def _kind_of_config(name: str, config: dict[str, Any]) -> ModelKind:
         return ModelKind.STAND_ALONE
     architectures = config.get("architectures") or [""]
     if not isinstance(architectures, list) or not isinstance(architectures[0], str):
-        raise ValueError(f"{name}: `architectures` of config.json must be names, and is {architectures!r}")
+        raise ValueError(f"{name}: `architectures` in config.json must be a list of names, not {architectures!r}")
     detects = architectures[0].endswith("ForObjectDetection")
     return ModelKind.DETECTION if detects else ModelKind.SEGMENTATION
 
 
 def _file(name: str, file: str, hub: dict[str, Any]) -> Path | None:
-    """Where a file of a folder or a repository is, here; `None` where it has none of that name."""
+    """Local path of a file in a folder or repository; `None` if there is none of that name."""
     try:
         found = cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Loading whatever finds targets, from a folder or the Hub, whichever kind of model it is."""
+"""Loads a model of any kind that predicts targets, from a folder or the Hub."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 Loaded = TypeVar("Loaded", bound=Teacher | StandAloneTeacher | SegmentationStudent | DetectionStudent)
 Segmenter: TypeAlias = "Teacher | StandAloneTeacher | SegmentationStudent | OnnxStudent"
-VIEWS = ("flips", "scales", "tile_size")  # how a teacher looks at a frame, which changes what it finds
+VIEWS = ("flips", "scales", "tile_size")  # settings of a teacher that change its predictions
 Predictor: TypeAlias = "Segmenter | DetectionStudent | OnnxDetector"
 
 
 def default_device() -> str:
-    """Where programs put a model: on the GPU, where there is one, and Accelerate isn't told to use the CPU."""
+    """The device of the programs: the GPU if there is one, unless Accelerate's `ACCELERATE_USE_CPU` is set."""
     return "cuda" if torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU") else "cpu"
 
 
 def on_default_device(loaded: Loaded) -> Loaded:
-    """A teacher or student, moved to the [`default_device`]."""
+    """Move a teacher or student to the [`default_device`], and return it."""
     loaded.to(default_device())
     return loaded
 
@@ -36,19 +36,20 @@ def load_predictor(
     name_or_path: str | Path, base: str | Path | None = None, device: str = "cpu", **kwargs: Any
 ) -> Predictor:
     """
-    What finds targets in frames: a teacher or a committee, a stand-alone teacher, a student of either task, also one of
-    transformers' models, or an exported student.
+    Load a model that predicts targets: a teacher or committee, a stand-alone teacher, a segmentation or detection
+    student (this project's or any of transformers' for the task), or a student exported to ONNX.
 
-    Detectors have `detect`, all others `probabilities`.
+    The result has `detect(frame)` if it is a detector, `probabilities(frame)` otherwise.
 
     Args:
-        name_or_path: a folder, a repository on the Hub, or an ONNX file with its runtime.json beside it.
-        base: a teacher's base model, if it isn't where the adapter says.
-        device: where to put it; exported ones stay on the CPU.
-        kwargs: of a repository `revision`, `token`, `cache_dir` and `local_files_only`; the others are arguments of
-            [`Teacher`]. Other kinds of models have no frozen features, and ignore where a teacher's are kept.
+        name_or_path: a folder, a repository on the Hub, or an ONNX file with its runtime.json in the same folder.
+        base: folder or repository of a teacher's base model, if not the one in the adapter's configuration.
+        device: for the model; exported students stay on the CPU.
+        kwargs: `revision`, `token`, `cache_dir` and `local_files_only` of a repository; all others are arguments of
+            [`Teacher`]. For other models, those of the feature cache have no effect.
 
-    Raises `ValueError` where there is no model, and for `flips`, `scales` or `tile_size` of one that is no teacher.
+    Raises `ValueError` if there is no model, and if `flips`, `scales` or `tile_size` is given for another model than a
+    teacher.
 
     Example:
         >>> predictor = load_predictor("runs/nuaa/student")
@@ -58,7 +59,7 @@ def load_predictor(
     kind, path = kind_of(name_or_path, **hub), Path(name_or_path)
     if kind is not ModelKind.TEACHER and (views := [name for name in VIEWS if kwargs.get(name)]):
         raise ValueError(
-            f"{name_or_path} holds {kind.value}: a teacher alone takes {', '.join(f'`{name}`' for name in views)}"
+            f"{name_or_path} holds {kind.value}, and only teachers take {', '.join(f'`{name}`' for name in views)}"
         )
     if kind is ModelKind.EXPORTED:
         from scalpel_hf.runtime import load_exported  # needs the extra `onnx`
@@ -72,18 +73,18 @@ def load_predictor(
 
 
 def load_trained(folder: Path, base_model: str | None = None, feature_cache_dir: Path | None = None) -> Segmenter:
-    """[`load_predictor`] on the [`default_device`], of what has `probabilities`; `ValueError` for a detector."""
+    """[`load_predictor`] on the [`default_device`] for models with `probabilities`; `ValueError` for a detector."""
     found = load_predictor(folder, base_model, default_device(), feature_cache_dir=feature_cache_dir)
     if not hasattr(found, "probabilities"):
-        raise ValueError(f"{folder} holds a detector: here a model is needed that gives masks")
+        raise ValueError(f"{folder} holds a detector, but a model that predicts masks is needed")
     return cast("Segmenter", found)
 
 
 def seeds_of_models(folders: Iterable[Path]) -> dict[str, list[Path]]:
     """
-    Folders by the model they are seeds of: those that differ in a last "-NUMBER" alone, in their order.
+    Group folders of one model trained with several seeds: their names differ only in the "-NUMBER" at the end.
 
-    Raises `ValueError` for a folder without a model, before any of them is measured.
+    Returns the folders by the common name, in their order. Raises `ValueError` for a folder without a model.
     """
     models = defaultdict(list)
     for folder in folders:

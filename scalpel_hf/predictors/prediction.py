@@ -1,4 +1,4 @@
-"""What a teacher says about a frame, and what that depends on."""
+"""A teacher's prediction for a frame, and the fingerprint of a model."""
 
 import hashlib
 import json
@@ -16,11 +16,11 @@ class Prediction:
     A teacher's prediction for one frame.
 
     Args:
-        probability: of a target at each pixel, `(H, W)` in [0, 1], averaged over the views of the frame.
-        spread: standard deviation of that over the views, `(H, W)`; `None` where there was one view.
-        predicted_iou: from one or more boxes `(n, 4)` as x, y, width, height in pixels to the overlap `(n,)` with its
-            object that Segment Anything predicts for the mask it gives when prompted with a box; `None` where it can't
-            be asked.
+        probability: of target at each pixel, `(H, W)` in [0, 1], averaged over the views of the frame (flips, scales).
+        spread: standard deviation of the probability over the views, `(H, W)`; `None` with one view.
+        predicted_iou: function from boxes `(n, 4)` (x, y, width, height in pixels) to the IoU `(n,)` that Segment
+            Anything predicts for its mask when prompted with each box; `None` if that isn't available, as for tiled
+            frames.
     """
 
     probability: np.ndarray
@@ -29,7 +29,7 @@ class Prediction:
 
 
 def fingerprint_of(model: nn.Module, settings: dict[str, Any]) -> str:
-    """Hash of a model's weights and of the settings that its predictions depend on besides."""
+    """Hash of a model's weights and of the settings that its predictions depend on."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""What is loaded from a folder or the Hub: whole, and if not, an error of one line that names what."""
+"""Strict loading of adapters and processors: damaged or incomplete files give an error that names them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from scalpel_hf.modeling.whole_weights import check_numbers, check_weights, curr
 from scalpel_hf.utils.reading import read_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
-# Beside a committee's first adapter: a file that names the folders of the others.
+# A committee's file, beside its first adapter, and the subfolders of its other members.
 COMMITTEE_FILE, MEMBER_FOLDERS = "committee.json", "committee-*"
 PROCESSOR_CONFIGS = ("preprocessor_config.json", "processor_config.json")
 
@@ -24,10 +24,11 @@ PROCESSOR_CONFIGS = ("preprocessor_config.json", "processor_config.json")
 @contextmanager
 def loading(name: str | Path, *configs: str) -> Iterator[None]:
     """
-    Turn what the libraries raise for files of a wrong content into a `ValueError` of one line that names them.
+    Turn the libraries' various exceptions for damaged files into a `ValueError` of one line that names the model.
 
     Args:
-        configs: JSON files in the folder; those that exist must hold an object.
+        name: folder or repository that is loaded inside the block.
+        configs: names of JSON files in the folder; those that exist are checked first.
     """
     for config in configs:
         if (Path(name) / config).is_file():
@@ -48,7 +49,7 @@ def loading(name: str | Path, *configs: str) -> Iterator[None]:
         raise ValueError(damaged(name, error)) from error
     except Exception as error:
         said = " ".join(str(error).split())
-        raise ValueError(f"{name} can't be loaded, its files are not as they should be: {said}") from error
+        raise ValueError(f"{name} can't be loaded, its files are damaged or of another format: {said}") from error
 
 
 def not_whole(folder: str | Path, problem: str) -> str:
@@ -57,15 +58,14 @@ def not_whole(folder: str | Path, problem: str) -> str:
 
 
 def load_image_processor(name: str | Path, **kwargs: Any) -> InfraredImageProcessor:
-    """The image processor in a folder or repository; `ValueError` where it is none of this project's."""
+    """The image processor in a folder or repository; `ValueError` if it isn't an [`InfraredImageProcessor`]."""
     folder = Path(name) / kwargs.get("subfolder", "")
     if folder.is_dir() and not any((folder / file).is_file() for file in PROCESSOR_CONFIGS):
         raise ValueError(not_whole(folder, f"there is no {PROCESSOR_CONFIGS[0]}"))
     path = folder / PROCESSOR_CONFIGS[0]
-    if path.is_file() and not read_json(path).get(
-        "image_processor_type"
-    ):  # another would be taken, with other settings
-        raise ValueError(f"{path} is no image processor's: `image_processor_type` is missing")
+    # Without the type, transformers would choose another image processor from the model's type.
+    if path.is_file() and not read_json(path).get("image_processor_type"):
+        raise ValueError(f"{path} isn't an image processor's: `image_processor_type` is missing")
     with loading(name, *PROCESSOR_CONFIGS):
         processor = AutoImageProcessor.from_pretrained(str(name), **kwargs)
     if type(processor).__name__ != InfraredImageProcessor.__name__:  # custom code makes a class of the same name
@@ -77,7 +77,7 @@ def load_image_processor(name: str | Path, **kwargs: Any) -> InfraredImageProces
 
 
 def load_adapter_config(name: str | Path, subfolder: str | None = None, **hub: Any) -> PeftConfig:
-    """An adapter's configuration; `ValueError` that names the file for one of a wrong shape."""
+    """An adapter's configuration; `ValueError`, which names the file, if it is missing or damaged."""
     folder = Path(name) / (subfolder or "")
     path = folder / ADAPTER_CONFIG
     if not path.is_file():
@@ -95,19 +95,19 @@ def load_adapter_config(name: str | Path, subfolder: str | None = None, **hub: A
     content = read_json(path)
     for key in ("peft_type", "base_model_name_or_path", "revision"):
         if not isinstance(content.get(key), str | None) or (key == "peft_type" and not content.get(key)):
-            raise ValueError(f"{path}: `{key}` is to be text, not {content.get(key)!r}")
+            raise ValueError(f"{path}: `{key}` must be text, not {content.get(key)!r}")
     try:
         return PeftConfig.from_peft_type(**content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is no adapter's configuration: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} isn't an adapter's configuration: {' '.join(str(error).split())}") from error
 
 
 def load_adapter(base: PreTrainedModel, name: str | Path, config: PeftConfig, **hub: Any) -> PeftModel:
     """
-    A `PeftModel` of a base and an adapter in a folder or repository.
+    A `PeftModel` of a base model and the adapter in a folder or repository, in evaluation mode.
 
-    Raises `ValueError`, naming them, where weights of the adapter are missing, left over, of another shape or no
-    numbers, and where the file is damaged.
+    Raises `ValueError`, which names the weights, if some of the adapter's are missing, unexpected, of another shape or
+    not finite, and `FileNotFoundError` without a file of weights.
     """
     folder = Path(name) / hub.get("subfolder", "")
     if folder.is_dir() and not any((folder / file).is_file() for file in ADAPTER_WEIGHTS):
@@ -128,8 +128,8 @@ def load_adapter(base: PreTrainedModel, name: str | Path, config: PeftConfig, **
         )
         integers = [key for key in shared if expected[key].is_floating_point() and not weights[key].is_floating_point()]
         if integers:
-            raise ValueError(f"{name}: the weight `{min(integers)}` holds integers: the file is of no use")
+            raise ValueError(f"{name}: the weight `{min(integers)}` holds integers: the file is damaged")
         check_numbers(str(name), weights.items())
-        # Not `PeftModel.from_pretrained`, which warns of what is missing, and of what is left over says nothing.
+        # `PeftModel.from_pretrained` only warns of missing weights and ignores unexpected ones.
         set_peft_model_state_dict(model, weights)
     return model.eval()

@@ -1,4 +1,4 @@
-"""Segment Anything models as bases: from a folder or the Hub, at any input size."""
+"""Loads Segment Anything models as base models, at any input size."""
 
 import copy
 from pathlib import Path
@@ -21,17 +21,18 @@ OF_THE_HUB = ("revision", "cache_dir", "token", "local_files_only")
 
 def load_sam(name_or_path: str | Path, image_size: int | None = None, **kwargs: Any) -> PreTrainedModel:
     """
-    A Segment Anything model of any family from a folder or the Hub, frozen, in evaluation mode.
+    Load a Segment Anything model from a folder or the Hub, frozen, in evaluation mode.
 
     Args:
-        image_size: side of the input in pixels, if not the checkpoint's own; see `resize_sam`.
-        kwargs: for `from_pretrained`: `revision`, `cache_dir`, `dtype`, `attn_implementation` and so on.
+        name_or_path: a folder or repository with a model of one of `FAMILIES`, such as `facebook/sam-vit-base`.
+        image_size: side of the input in pixels, if not the checkpoint's own; see [`resize_sam`].
+        kwargs: of `from_pretrained`: `revision`, `cache_dir`, `dtype`, `attn_implementation` and others.
 
     Raises:
-        ValueError: where there is no model, one of no family that can be adapted, or a size that it can't have.
+        ValueError: if there is no model, one of another kind, or one that can't have this input size.
     """
     if not name_or_path:
-        raise ValueError("no base model given: name a folder or a repository on the Hub")
+        raise ValueError("no base model given: name its folder or its repository on the Hub")
     name = str(name_or_path)
     lasting, revision = lasting_name(name)
     try:
@@ -46,17 +47,17 @@ def load_sam(name_or_path: str | Path, image_size: int | None = None, **kwargs: 
         ) from error
     kind = MODEL_FOR_MASK_GENERATION_MAPPING.get(type(config), None)
     if kind is None or kind.__name__ not in FAMILIES:
-        raise ValueError(f"{name} is a {config.model_type!r} model, none of {', '.join(FAMILIES)}")
+        raise ValueError(f"{name} is a {config.model_type!r} model, not one of {', '.join(FAMILIES)}")
     with loading(name):
         model = load_whole(kind.from_pretrained, name, **kwargs)
         model = model if image_size is None else resize_sam(model, image_size)
     model.name_or_path = model.config.name_or_path = lasting
-    model.config._commit_hash = revision  # for `record_base`; it isn't saved
+    model.config._commit_hash = revision  # read by `record_base`; not saved in config.json
     return model.requires_grad_(False).eval()
 
 
 def hub_commit(name: str, **kwargs: Any) -> str | None:
-    """The commit of a model on the Hub that `from_pretrained` takes with these arguments."""
+    """The commit that `from_pretrained` would load from a repository with these arguments."""
     config = cached_file(name, "config.json", **{key: kwargs[key] for key in OF_THE_HUB if key in kwargs})
     found = SNAPSHOT.search(Path(config).as_posix()) if config else None
     return found["revision"] if found else kwargs.get("revision")
@@ -64,14 +65,17 @@ def hub_commit(name: str, **kwargs: Any) -> str | None:
 
 def resize_sam(model: PreTrainedModel, image_size: int) -> PreTrainedModel:
     """
-    The same model for another input size; the very same object where the size is its own.
+    A copy of a model for another input size, or the model itself if it has this size.
 
-    In `SamModel` and `SamHQModel` the table of absolute positions is resized bicubically, the relative positions of the
-    layers with global attention linearly, as SAM's own attention does it. Those of windowed layers don't depend on the
-    size, nor does any other weight, or any of another family.
+    In `SamModel` and `SamHQModel`, the absolute position embeddings are interpolated bicubically, and the relative ones
+    of the layers with global attention linearly, as SAM itself does for other sizes. All other weights, and all weights
+    of other families, don't depend on the size.
 
     Args:
-        image_size: side of the input in pixels, a multiple of 32 or, of a ViT, of its patches.
+        model: a Segment Anything model.
+        image_size: side of the input in pixels, a multiple of the patch size (ViT encoders) or of 32 (others).
+
+    Raises `ValueError` for another `image_size`.
     """
     config, family = copy.deepcopy(model.config), family_of(model)
     multiple = family.multiple or config.prompt_encoder_config.patch_size
@@ -93,13 +97,13 @@ def resize_sam(model: PreTrainedModel, image_size: int) -> PreTrainedModel:
 
 
 def _resize_table(table: Tensor, side: int) -> Tensor:
-    """`(1, h, w, C)` → `(1, side, side, C)`."""
+    """Interpolate absolute position embeddings, `(1, h, w, C)` → `(1, side, side, C)`."""
     channels_first = table.float().permute(0, 3, 1, 2)
     resized = F.interpolate(channels_first, size=(side, side), mode="bicubic", align_corners=False)
     return resized.permute(0, 2, 3, 1).to(table.dtype).contiguous()
 
 
 def _resize_offsets(offsets: Tensor, length: int) -> Tensor:
-    """`(2 h − 1, C)`, one row a distance, → `(length, C)`."""
+    """Interpolate relative position embeddings, one row for each offset, `(2 h − 1, C)` → `(length, C)`."""
     resized = F.interpolate(offsets.float().T[None], size=length, mode="linear", align_corners=False)
     return resized[0].T.to(offsets.dtype).contiguous()

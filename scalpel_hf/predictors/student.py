@@ -1,4 +1,4 @@
-"""A trained student as an object that finds targets in frames, a stand-alone teacher likewise, and a fresh student."""
+"""Students and stand-alone teachers: one transformers model with its image processor, trained or new."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,15 +28,20 @@ from .prediction import Prediction, fingerprint_of
 from .pretrained import load_image_processor, loading
 from .pushing import FromFolder
 
-INCIDENTAL = ("_name_or_path", "transformers_version", "auto_map", "dtype")  # of where and when it was saved
+IRRELEVANT_FIELDS = (
+    "_name_or_path",
+    "transformers_version",
+    "auto_map",
+    "dtype",
+)  # fields of a configuration that predictions don't depend on
 SIZE_DIVISOR = 32  # the coarsest stride of other models
 LABELS = {"segmentation": ["background", "target"], "detection": ["target"]}
 
-S = TypeVar("S", bound="_Saved")
+S = TypeVar("S", bound="_ModelWithProcessor")
 
 
-class _Saved(FromFolder):
-    """A model and its image processor, in one folder."""
+class _ModelWithProcessor(FromFolder):
+    """A transformers model and its image processor, saved in one folder."""
 
     auto_class: Any
 
@@ -48,7 +53,11 @@ class _Saved(FromFolder):
         """
         Load the model and its image processor from a folder or the Hub.
 
-        Raises `ValueError` for files that are damaged, of another kind, or without all of the model's weights.
+        Args:
+            name_or_path: folder or repository.
+            kwargs: of transformers' `from_pretrained`, such as `revision` or `dtype`.
+
+        Raises `ValueError` if files are damaged or of another kind of model, or if weights are missing.
         """
         with loading(name_or_path, "config.json"):
             model = load_whole(cls.auto_class.from_pretrained, str(name_or_path), **kwargs)
@@ -57,58 +66,74 @@ class _Saved(FromFolder):
         return loaded
 
     def save_pretrained(self, folder: str | Path) -> None:
+        """Write model and processor, for `from_pretrained`."""
         self.model.save_pretrained(str(folder))
         self.processor.save_pretrained(str(folder))
         as_umask_says(Path(folder), "*.safetensors")
 
     def to(self: S, device: torch.device | str) -> S:
-        """Move the model; returns the student."""
+        """Move the model to a device, and return self."""
         self.model.to(device)
         return self
 
     @torch.no_grad()
     def _outputs(self, frame: Any) -> tuple[Any, Any]:
-        """What the model gives for a frame, and the frame's size as post-processing takes it."""
+        """The model's outputs for a frame, and the frame's size as post-processing takes it."""
         inputs = self.processor(frame, return_tensors="pt")
         outputs = self.model(pixel_values=inputs["pixel_values"].to(self.model.device))
         return outputs, inputs["original_sizes"]
 
 
-class SegmentationStudent(_Saved):
-    """A model for semantic segmentation, of background and target, and its image processor."""
+class SegmentationStudent(_ModelWithProcessor):
+    """
+    A model for semantic segmentation of background and target, with its image processor.
+
+    Example:
+        >>> student = SegmentationStudent.from_pretrained("runs/nuaa/student")
+        >>> student.probabilities("frame.png").shape
+        (64, 96)
+    """
 
     auto_class = AutoModelForSemanticSegmentation
 
     def probabilities(self, frame: Any) -> np.ndarray:
-        """Target probability of each pixel, `(H, W)` float32, at the frame's own size."""
+        """Target probability of each pixel, `(H, W)` float32, see [`Teacher.probabilities`]."""
         outputs, sizes = self._outputs(frame)
         return self.processor.post_process_probabilities(outputs, sizes)[0].float().cpu().numpy()
 
     def predict(self, frames: Sequence[Any]) -> list[Prediction]:
-        """What the student says about frames, as a [`Teacher`] does; one view each."""
+        """Predictions for frames, see [`Teacher.predict`]; of one view each."""
         return [Prediction(self.probabilities(frame)) for frame in frames]
 
     def fingerprint(self) -> str:
-        """Hash of everything a prediction depends on: weights, architecture and processor."""
+        """Hash of everything that predictions depend on: weights, architecture and processor."""
         config = self.model.config.to_dict()
-        kept = {key: value for key, value in config.items() if key not in INCIDENTAL}
+        kept = {key: value for key, value in config.items() if key not in IRRELEVANT_FIELDS}
         return fingerprint_of(self.model, {"config": kept, "processor": self.processor.to_dict()})
 
 
-class DetectionStudent(_Saved):
-    """A model for object detection and its image processor."""
+class DetectionStudent(_ModelWithProcessor):
+    """A model for object detection of one class, target, with its image processor."""
 
     auto_class = AutoModelForObjectDetection
 
     def detect(self, frame: Any, threshold: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-        """Scores `(N,)` above the threshold, best first, and boxes `(N, 4)`, (x0, y0, x1, y1) in the frame's pixels."""
+        """
+        Find targets in a frame.
+
+        Args:
+            frame: a path, `PIL.Image` or array `(H, W)`, see [`InfraredImageProcessor`].
+            threshold: of the scores.
+
+        Returns the scores `(N,)` above the threshold, highest first, and boxes `(N, 4)` as (x0, y0, x1, y1) in pixels.
+        """
         outputs, sizes = self._outputs(frame)
         found = self.processor.post_process_object_detection(outputs, threshold, sizes)[0]
         return found["scores"].cpu().numpy(), found["boxes"].cpu().numpy()
 
 
-class StandAloneTeacher(_Saved):
-    """A teacher that is one model with its base, [`ScalpelSamModel`], and its processor."""
+class StandAloneTeacher(_ModelWithProcessor):
+    """A teacher merged with its base into one model, [`ScalpelSamModel`], with its processor."""
 
     auto_class = AutoModelForMaskGeneration
 
@@ -117,7 +142,7 @@ class StandAloneTeacher(_Saved):
 
     @torch.no_grad()
     def probabilities(self, frame: Any) -> np.ndarray:
-        """Target probability of each pixel, `(H, W)` float32, at the frame's own size."""
+        """Target probability of each pixel, `(H, W)` float32, see [`Teacher.probabilities`]."""
         inputs = self.processor(frame, return_tensors="pt").to(self.model.device)
         maps = self.processor.post_process_probabilities(self.model(**inputs), inputs["original_sizes"])
         return maps[0].float().cpu().numpy()
@@ -131,10 +156,22 @@ STUDENTS: dict[ModelKind, type[SegmentationStudent | DetectionStudent | StandAlo
 
 
 def load_student(name_or_path: str | Path, **kwargs: Any) -> SegmentationStudent | DetectionStudent:
-    """The student in a folder or repository, of the kind that its configuration says; `ValueError` where it is none."""
+    """
+    Load a segmentation or detection student from a folder or the Hub.
+
+    Args:
+        name_or_path: folder or repository; its config.json tells the kind.
+        kwargs: of transformers' `from_pretrained`, such as `revision` or `dtype`.
+
+    Raises `ValueError` if there is no student, or one exported to ONNX.
+
+    Example:
+        >>> type(load_student("runs/nuaa/student")).__name__
+        'SegmentationStudent'
+    """
     kind = kind_of(name_or_path, **{name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs})
     if kind not in (ModelKind.SEGMENTATION, ModelKind.DETECTION):
-        raise ValueError(f"{name_or_path} holds {kind.value} and no student that torch runs")
+        raise ValueError(f"{name_or_path} holds {kind.value}, not a student in PyTorch")
     return cast(SegmentationStudent | DetectionStudent, STUDENTS[kind].from_pretrained(name_or_path, **kwargs))
 
 
@@ -150,25 +187,29 @@ def new_student(
 
     Args:
         task: `segmentation` or `detection`.
-        name_or_path: any model for that task in transformers: a folder or a repository on the Hub. A folder with a
-            config.json and no weights gives a fresh model; a head for other classes is replaced by a fresh one. Empty
-            for this project's own.
-        size: of this project's own, see [`ScalpelStudentConfig.from_size`].
-        normalization: of its [`InfraredImageProcessor`], which other models get too in place of their own: those cut
-            16-bit frames to 8 bits and resize all frames to one size.
-        front_end: of this project's own, see [`ScalpelStudentConfig`].
+        name_or_path: folder or repository of any transformers model for the task; a new model of this project if empty.
+            A folder with config.json alone gives a new model with random weights. A head for other classes is replaced
+            by a new one.
+        size: of this project's model, see [`ScalpelStudentConfig.from_size`].
+        normalization: of the [`InfraredImageProcessor`]. It replaces a transformers model's own image processor, which
+            would cut 16-bit frames to 8 bits and resize all frames to one size.
+        front_end: of this project's model, see [`ScalpelStudentConfig`].
 
-    Raises `ValueError` for an unknown task, size or front end, for a front end before another model, and where there is
-    no such model or none for the task.
+    Raises `ValueError` for an unknown task, size or front end, for a front end with a transformers model, and if there
+    is no such model or it is for another task.
+
+    Example:
+        >>> new_student("segmentation", size="small").model.num_parameters() < 1_000_000
+        True
     """
     if task not in LABELS:
-        raise ValueError(f"`task` is one of {', '.join(LABELS)}, got {task!r}")
+        raise ValueError(f"`task` must be one of {', '.join(LABELS)}, got {task!r}")
     kind = SegmentationStudent if task == "segmentation" else DetectionStudent
     model: Any
     if name_or_path:
         if front_end != "none":
-            raise ValueError(f"a `front_end` belongs to this project's own students, not to {str(name_or_path)!r}")
-        model = _any_model(kind.auto_class, str(name_or_path), LABELS[task])
+            raise ValueError(f"only this project's students can have a `front_end`, not {str(name_or_path)!r}")
+        model = _transformers_model(kind.auto_class, str(name_or_path), LABELS[task])
     elif task == "segmentation":
         model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size(size, front_end=front_end))
     else:
@@ -183,7 +224,7 @@ def new_student(
     return kind(model, processor)
 
 
-def _any_model(auto_class: Any, name: str, labels: list[str]) -> PreTrainedModel:
+def _transformers_model(auto_class: Any, name: str, labels: list[str]) -> PreTrainedModel:
     ids = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     try:
         with loading(name, "config.json"):
@@ -194,7 +235,7 @@ def _any_model(auto_class: Any, name: str, labels: list[str]) -> PreTrainedModel
             f"{str(error).strip().splitlines()[0]}"
         ) from error
     if type(config) not in auto_class._model_mapping:
-        raise ValueError(f"{name!r} is a {config.model_type!r} model, which {auto_class.__name__} doesn't know")
+        raise ValueError(f"{name!r} is a {config.model_type!r} model, which {auto_class.__name__} doesn't support")
     saved_as, classes = config.architectures or [], (config.num_labels, config.num_labels + 1)
     with loading(name):
         config = AutoConfig.from_pretrained(name, **ids)
@@ -205,26 +246,26 @@ def _any_model(auto_class: Any, name: str, labels: list[str]) -> PreTrainedModel
         )
     missing, surplus, mismatched = keys_that_differ(found)
     if not isinstance(model, ScalpelStudentBackbone) or type(model).__name__ not in saved_as:
-        surplus = []  # another head, or what a release of transformers has no use for
-    if type(model).__name__ not in saved_as:  # a head of its own starts afresh, which transformers says
-        missing = [key for key in missing if _in_body(model, key)]
+        surplus = []  # weights of another head, or that this version of transformers doesn't use
+    if type(model).__name__ not in saved_as:  # transformers warns that the head is new
+        missing = [key for key in missing if _is_backbone_weight(model, key)]
     check_weights(
         f"{name} holds no whole {type(model).__name__}",
         missing=missing,
         surplus=surplus,
-        mismatched={key: shapes for key, shapes in mismatched.items() if not _of_other_classes(*shapes, classes)},
+        mismatched={key: shapes for key, shapes in mismatched.items() if not _differ_in_classes(*shapes, classes)},
     )
     check_numbers(name, model.named_parameters())
     return model
 
 
-def _in_body(model: PreTrainedModel, key: str) -> bool:
-    """Whether a weight is of the part that models with different heads share."""
+def _is_backbone_weight(model: PreTrainedModel, key: str) -> bool:
+    """Whether a weight belongs to the backbone, not to the head."""
     if isinstance(model, ScalpelStudentBackbone):
         return not key.startswith(("classifier.", "head."))
     return key.startswith(f"{model.base_model_prefix}.")
 
 
-def _of_other_classes(there: tuple[int, ...], here: tuple[int, ...], classes: tuple[int, ...]) -> bool:
-    """Whether a weight's two shapes differ only in the number of classes; `classes` are the numbers in the file."""
+def _differ_in_classes(there: tuple[int, ...], here: tuple[int, ...], classes: tuple[int, ...]) -> bool:
+    """Whether a weight's two shapes differ only in the number of classes. `classes`: possible numbers in the file."""
     return len(there) == len(here) and all(a in classes for a, b in zip(there, here, strict=True) if a != b)

@@ -1,4 +1,4 @@
-"""A trained teacher as an object that labels frames."""
+"""A trained teacher: an adapted Segment Anything model that predicts targets in frames."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -28,30 +28,43 @@ from .sam import load_sam
 from .student import SegmentationStudent
 from .tiling import blend_tiles
 
-# What a saved and a fresh configuration of the same adapter may differ in.
-INCIDENTAL = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type")
+# Fields of an adapter's configuration on which its predictions don't depend.
+IRRELEVANT_FIELDS = (
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "peft_version",
+    "revision",
+    "task_type",
+)
 
-MIRRORED: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))  # axes along which a frame is flipped
-PROMPTS = 32  # boxes that Segment Anything is prompted with at a time
+FLIP_AXES: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))  # of the frame and its three mirror images
+PROMPTS = 32  # most boxes in one call of Segment Anything's decoder
 
 
 class Teacher(FromFolder):
     """
-    An adapted Segment Anything model and its image processor.
-
-    A frame with a side longer than `tile_size` is answered in overlapping tiles, each as if it were a frame.
+    An adapted Segment Anything model with its image processor.
 
     Args:
         model: a `PeftModel` around a Segment Anything model.
-        processor: with `sam_size` equal to the model's input size.
-        feature_cache_dir: where the encoder's frozen features are kept; `None` computes them each time.
-        flips: average the predictions for the frame and its three mirror images.
-        feature_cache_dtype: precision of what is kept there, `float16` or `float32`.
-        feature_cache_bytes: most that the cache may hold; 0 only reads what is there, `None` is no bound.
-        scales: average the predictions for the frame resampled by these factors. They share one pass through the
-            encoder, which sees the frame at its input size whatever its own; operators and masks work on the resampled
-            frame.
-        tile_size: longest side in pixels of what is answered whole; the model's input size by default.
+        processor: its `sam_size` must be the model's input size.
+        feature_cache_dir: folder of a [`FeatureCache`] of the encoder's frozen features; by default there is none.
+        flips: test-time augmentation: average the probabilities of the frame and its three mirror images.
+        feature_cache_dtype: precision of the cached features, `float16` or `float32`.
+        feature_cache_bytes: largest size of the cache; 0 makes it read-only, `None` unlimited.
+        scales: test-time augmentation: average the probabilities of the frame resampled by these factors. The encoder
+            runs once for all scales, since it resizes every frame to its input size; operators and mask level run on
+            the resampled frames.
+        tile_size: a frame with a longer side is cut into overlapping tiles of this many pixels, which are predicted one
+            by one and blended. By default the model's input size.
+
+    Raises `ValueError` if the processor doesn't fit the model, or a scale isn't positive.
+
+    Example:
+        >>> teacher = Teacher.from_pretrained("runs/nuaa/teacher", flips=True)  # doctest: +SKIP
+        >>> teacher.probabilities("frame.png").shape  # doctest: +SKIP
+        (256, 256)
     """
 
     def __init__(
@@ -68,11 +81,11 @@ class Teacher(FromFolder):
         base = base_of(model)
         size = input_size(base)
         if processor.sam_size != size:
-            raise ValueError(f"the processor makes inputs of {processor.sam_size} pixels, the model takes {size}")
+            raise ValueError(f"the processor resizes frames to {processor.sam_size} pixels, but the model takes {size}")
         if tuple(processor.sam_mean) != family_of(base).mean:
             raise ValueError(
-                f"the processor makes inputs of mean {processor.sam_mean}, {type(base).__name__} takes "
-                f"{family_of(base).mean}: make it with `InfraredImageProcessor(**sam_input(base))`"
+                f"the processor's channel means are {processor.sam_mean}, but {type(base).__name__} takes "
+                f"{family_of(base).mean}: make the processor with `InfraredImageProcessor(**sam_input(base))`"
             )
         if not scales or min(scales) <= 0:
             raise ValueError(f"`scales` must be positive factors, got {tuple(scales)}")
@@ -98,31 +111,34 @@ class Teacher(FromFolder):
         **kwargs: Any,
     ) -> "Teacher":
         """
-        Load an adapter, its base model and its processor from a folder or the Hub; of several, or where a committee was
-        trained, a [`Committee`].
+        Load an adapter, its base model and its processor from a folder or the Hub.
 
         Args:
-            name_or_path: a folder or a repository, or a list of such.
-            base: where the base model is, if not at the adapter's `base_model_name_or_path`.
-            revision: of the adapter; it names the base's itself. token, cache_dir, local_files_only: of both, as
-                everywhere on the Hub.
-            dtype: of Segment Anything's own weights, such as `torch.bfloat16`; the experts stay in float32.
-            device_map: one device for all of the model, or `"auto"`, a GPU where there is one.
-            kwargs: `feature_cache_dir`, `flips`, `scales` and so on, see the class.
+            name_or_path: a folder or a repository. Several of them, or one that holds a committee, give a
+                [`Committee`].
+            base: folder or repository of the base model, if not the adapter's `base_model_name_or_path`.
+            revision: of the adapter's repository. The base's revision is recorded in the adapter's configuration.
+            token, cache_dir, local_files_only: of `huggingface_hub`, for adapter and base.
+            dtype: of the base's weights, such as `torch.bfloat16`; the adapter's stay in float32.
+            device_map: a device for the whole model, or `"auto"`: the GPU if there is one.
+            kwargs: `feature_cache_dir`, `flips`, `scales` and further arguments of [`Teacher`].
+
+        Raises `ValueError` or `OSError`, which name the folder or repository, if it holds no adapter or a damaged one,
+        or if the base model can't be loaded.
         """
-        from .committee import STUDENT, Committee, local_folder, other_members  # which is made of teachers
+        from .committee import STUDENT, Committee, local_folder, other_members  # committee.py imports this module
 
         names = [name_or_path] if isinstance(name_or_path, str | Path) else list(name_or_path)
         given = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         hub = {key: value for key, value in given.items() if value}
         members: list[Teacher | SegmentationStudent] = []
         for name in names:
-            members.append(cls._one(name, base, hub, dtype, kwargs))
+            members.append(cls._load_member(name, base, hub, dtype, kwargs))
             for folder, kind in other_members(name, **hub).items():
                 if kind == STUDENT:
                     members.append(SegmentationStudent.from_pretrained(local_folder(name, folder, **hub)))
                 else:
-                    members.append(cls._one(name, base, {**hub, "subfolder": folder}, dtype, kwargs))
+                    members.append(cls._load_member(name, base, {**hub, "subfolder": folder}, dtype, kwargs))
         first = members[0]
         teacher = first if len(members) == 1 and isinstance(first, Teacher) else Committee(members)
         if len(names) == 1:
@@ -132,7 +148,7 @@ class Teacher(FromFolder):
         return teacher if device_map is None else teacher.to(device_map)
 
     @classmethod
-    def _one(
+    def _load_member(
         cls,
         name: str | Path,
         base: str | Path | None,
@@ -144,35 +160,35 @@ class Teacher(FromFolder):
         return Teacher(model.to(memory_format=torch.channels_last), processor, **settings)  # 7 % faster on a CPU
 
     def to(self, device: torch.device | str) -> "Teacher":
-        """Move the model; returns the teacher."""
+        """Move the model to a device, and return self."""
         self.model.to(device)
         return self
 
     def save_pretrained(self, folder: str | Path) -> None:
         """
-        Write the adapter (safetensors) and the processor; not the base model.
+        Write the adapter's weights (safetensors) and configuration, and the processor; not the base model.
 
-        Of that adapter_config.json names the id on the Hub and the commit, or the folder by its absolute path.
+        adapter_config.json records where the base is: its Hub id and commit, or the absolute path of its folder.
         """
-        (Path(folder) / COMMITTEE_FILE).unlink(missing_ok=True)  # of a committee that was here
+        (Path(folder) / COMMITTEE_FILE).unlink(missing_ok=True)  # of a committee saved there before
         for config in self.model.peft_config.values():
             record_base(config, self.model.get_base_model())
         self.model.save_pretrained(str(folder))
         config_file = Path(folder) / ADAPTER_CONFIG
         content = read_json(config_file)
-        if isinstance(content["target_modules"], list):  # of other methods, which PEFT has in a set
+        if isinstance(content["target_modules"], list):  # LoRA's, which PEFT writes from a set, in any order
             write_json(config_file, {**content, "target_modules": sorted(content["target_modules"])})
         self.processor.save_pretrained(str(folder))
         as_umask_says(Path(folder), "*.safetensors")
 
     @property
     def members(self) -> "list[Teacher | SegmentationStudent]":
-        """Those that predict: the teacher itself, or those of a [`Committee`]."""
+        """The members of a [`Committee`]; of a single teacher, the teacher itself."""
         return [self]
 
     @property
     def one_model(self) -> PeftModel:
-        """The model that answers, for what needs it alone; `ValueError` where several do, as in a [`Committee`]."""
+        """The model, for callers that can use only one; `ValueError` for a [`Committee`] of several."""
         return self.model
 
     @property
@@ -180,18 +196,26 @@ class Teacher(FromFolder):
         return next(self.model.parameters()).device
 
     def __call__(self, frame: Any) -> np.ndarray:
-        """[`Teacher.probabilities`]."""
+        """The same as [`Teacher.probabilities`]."""
         return self.probabilities(frame)
 
     def probabilities(self, frame: Any) -> np.ndarray:
-        """Target probability of each pixel, `(H, W)` float32, at the frame's own size. `frame`: whatever the processor
-        takes."""
+        """
+        Target probability of each pixel, `(H, W)` float32, at the frame's own size.
+
+        Args:
+            frame: a path, `PIL.Image` or array `(H, W)`, see [`InfraredImageProcessor`].
+        """
         return self.predict([frame])[0].probability
 
     @torch.no_grad()
     def predict(self, frames: Sequence[Any]) -> list[Prediction]:
-        """What the teacher says about frames, whatever the processor takes. Those of one size go through the model
-        together (see `at_a_time`), one pass of the encoder a frame and mirror image."""
+        """
+        Predictions for frames of any sizes, in their order. Frames of one size form batches of `at_a_time`.
+
+        Args:
+            frames: paths, images or arrays `(H, W)`, see [`InfraredImageProcessor`].
+        """
         arrays = [read_frame(frame) for frame in frames]
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for index, array in enumerate(arrays):
@@ -199,61 +223,66 @@ class Teacher(FromFolder):
         predictions: dict[int, Prediction] = {}
         for shape, indices in by_shape.items():
             if max(shape) > self.tile_size:
-                predictions |= {i: self._in_tiles(arrays[i]) for i in indices}
+                predictions |= {i: self._predict_tiled(arrays[i]) for i in indices}
                 continue
             for start in range(0, len(indices), self.at_a_time):
                 same = indices[start : start + self.at_a_time]
-                predictions |= zip(same, self._whole([arrays[i] for i in same]), strict=True)
+                predictions |= zip(same, self._predict_untiled([arrays[i] for i in same]), strict=True)
         return [predictions[index] for index in range(len(arrays))]
 
     @property
     def at_a_time(self) -> int:
-        """Most frames that go through the model together: on a CPU 1, because the activations of one stay in its cache
-        and those of eight take half as long again for each frame (MobileSAM at 512 pixels)."""
+        """
+        Largest batch. On a CPU it is 1: the activations of one frame fit into the CPU's cache; in a batch of eight each
+        frame takes half as long again (MobileSAM at 512 pixels).
+        """
         return 1 if self.device.type == "cpu" else 64
 
-    def _whole(self, frames: list[np.ndarray]) -> list[Prediction]:
+    def _predict_untiled(self, frames: list[np.ndarray]) -> list[Prediction]:
         inputs, embeddings = self._encode(frames)
         moments = self._moments(frames, inputs, embeddings).numpy(force=True)
-        spread = np.sqrt(np.maximum(moments[1] - moments[0] ** 2, 0)) if self._views > 1 else [None] * len(frames)
+        spread = np.sqrt(np.maximum(moments[1] - moments[0] ** 2, 0)) if self._num_views > 1 else [None] * len(frames)
         asked = [
             partial(self._predicted_iou, frame, None if embeddings is None else of_image(embeddings, i), box)
             for i, (frame, box) in enumerate(zip(frames, inputs["frame_boxes"], strict=True))
         ]
         return [Prediction(*parts) for parts in zip(moments[0], spread, asked, strict=True)]
 
-    def _in_tiles(self, frame: np.ndarray) -> Prediction:
+    def _predict_tiled(self, frame: np.ndarray) -> Prediction:
         def predict(tile: np.ndarray) -> np.ndarray:
             return self._moments([tile], *self._encode([tile]))[:, 0].numpy(force=True)
 
         mean, square = blend_tiles(predict, frame, self.tile_size, self.tile_size // 8)
         square -= mean**2
-        return Prediction(mean, np.sqrt(np.maximum(square, 0, out=square), out=square) if self._views > 1 else None)
+        return Prediction(mean, np.sqrt(np.maximum(square, 0, out=square), out=square) if self._num_views > 1 else None)
 
     @property
-    def _views(self) -> int:
+    def _num_views(self) -> int:
         return (4 if self.flips else 1) * len(self.scales)
 
     def _moments(self, frames: list[np.ndarray], inputs: BatchFeature, embeddings: Any) -> Tensor:
-        """Mean and mean square over the views of the probabilities of frames of one size, `(2, B, H, W)`; `inputs` and
-        `embeddings` are the first view's."""
+        """
+        Mean and mean square, `(2, B, H, W)`, of the probabilities over the views of frames of one size.
+
+        `inputs` and `embeddings` are those of the frames themselves, the first view.
+        """
         total = torch.zeros(2, len(frames), *frames[0].shape, device=self.device)
-        for axes in MIRRORED if self.flips else MIRRORED[:1]:
+        for axes in FLIP_AXES if self.flips else FLIP_AXES[:1]:
             if axes:
                 inputs, embeddings = self._encode([np.flip(frame, axes).copy() for frame in frames])
             for scale in self.scales:
                 view = self._decode(inputs, embeddings, scale).flip([axis + 1 for axis in axes])
                 total += torch.stack([view, view**2])
-        return total / self._views
+        return total / self._num_views
 
     def _encode(self, frames: list[np.ndarray]) -> tuple[BatchFeature, Any]:
-        """The processor's output for frames of one size, and their image embeddings where the model asks SAM."""
+        """The processor's output for frames of one size, and SAM's image embeddings, if the model uses them."""
         inputs = self.processor(frames, return_tensors="pt")
         on_device = BatchFeature({key: inputs[key].to(self.device) for key in ("frames", "frame_boxes")})
         return on_device, self._embeddings(inputs) if asks_sam(self.model) else None
 
     def _embeddings(self, inputs: BatchFeature) -> Any:
-        """The image embeddings of the processor's output."""
+        """SAM's image embeddings for the processor's output."""
         if self.cache is None:
             states = self.frozen.states(inputs["pixel_values"].to(self.device))
         else:
@@ -262,7 +291,7 @@ class Teacher(FromFolder):
         return self.frozen.embeddings(states, frames, boxes)
 
     def _decode(self, inputs: BatchFeature, embeddings: Any, scale: float) -> Tensor:
-        """Probabilities `(B, H, W)` at the frames' size, decided on the frames resampled by `scale`."""
+        """Probabilities `(B, H, W)` at the frames' size, computed on the frames resampled by `scale`."""
         frames, boxes = inputs["frames"], inputs["frame_boxes"]
         size = frames.shape[-2:]
         scaled = frames if scale == 1 else _resize(frames, [max(1, round(side * scale)) for side in size])
@@ -276,14 +305,17 @@ class Teacher(FromFolder):
 
     @torch.no_grad()
     def _predicted_iou(self, frame: np.ndarray, embedding: Any, frame_box: Tensor, boxes: np.ndarray) -> np.ndarray:
-        """SAM's own estimate `(n,)` of the overlap between object and mask when prompted with boxes `(n, 4)`, as x, y,
-        width, height in pixels of the frame. The frame goes through the encoder now where it has not yet."""
+        """
+        The IoU `(n,)` that SAM predicts for its masks when prompted with boxes `(n, 4)`, as (x, y, width, height).
+
+        Without an embedding, the encoder runs on the frame first.
+        """
         if embedding is None:
             embedding = self._embeddings(self.processor([frame], return_tensors="pt"))
         prompts = torch.as_tensor(boxes, dtype=torch.float32, device=self.device).reshape(-1, 4)
         prompts = torch.cat([prompts[:, :2], prompts[:, :2] + prompts[:, 2:]], 1)
         scale = frame_box[2:] / frame_box.new_tensor(frame.shape[::-1])
-        # The masks themselves are not looked at: on a frame of one pixel they cost nothing.
+        # Only the IoU is used: on a frame of one pixel the masks cost nothing.
         link_frames(embedding, frame_box.new_zeros(1, 1, 1, 1), frame_box[None], self.frozen.input_size)
         found = [
             ask(self.model, embedding, input_boxes=part[None]).iou_scores[0, :, 0]
@@ -292,13 +324,18 @@ class Teacher(FromFolder):
         return torch.cat(found).float().numpy(force=True)
 
     def fingerprint(self) -> str:
-        """Hash of everything a prediction depends on: the base's and the adapter's weights and configurations, the
-        processor, the views, the tiles' size, the precision of the cache."""
+        """
+        Hash of everything that predictions depend on: weights and configurations of base and adapter, processor, flips,
+        scales, tile size, and the cache's precision.
+        """
         adapters = {name: c.to_dict() for name, c in getattr(self.model, "peft_config", {}).items()}
         settings = {
             "processor": self.processor.to_dict(),
             "encoder": self.frozen.config,
-            "adapters": {n: {k: _plain(v) for k, v in c.items() if k not in INCIDENTAL} for n, c in adapters.items()},
+            "adapters": {
+                n: {k: _sorted_if_set(v) for k, v in c.items() if k not in IRRELEVANT_FIELDS}
+                for n, c in adapters.items()
+            },
             "views": [self.flips, self.scales, self.tile_size],
             "cache": self.cache and self.cache.dtype,
         }
@@ -309,12 +346,14 @@ def load_adapted(
     name_or_path: str | Path, base: str | Path | None = None, dtype: torch.dtype | None = None, **hub: Any
 ) -> tuple[PeftModel, InfraredImageProcessor]:
     """
-    A teacher's adapter on its base, at the size that the adapter was trained at, and its image processor.
+    Load a teacher's adapter on its base, at the input size that it was trained with, and its image processor.
 
     Args:
-        base: where the base model is, if not at the adapter's `base_model_name_or_path` and the commit that it names.
-        dtype: of the base.
-        hub: for the adapter `revision` and `subfolder`, for both `cache_dir`, `token` and `local_files_only`.
+        name_or_path: folder or repository of the adapter.
+        base: folder or repository of the base model. By default the adapter's `base_model_name_or_path`, at the commit
+            that the adapter's configuration records.
+        dtype: of the base's weights.
+        hub: `revision` and `subfolder` of the adapter; `cache_dir`, `token` and `local_files_only` of adapter and base.
     """
     name, of_both = str(name_or_path), {key: hub[key] for key in hub if key not in ("revision", "subfolder")}
     config, processor = load_adapter_config(name, **hub), load_image_processor(name, **hub)
@@ -330,8 +369,8 @@ def load_adapted(
         if base is not None:
             raise
         raise ValueError(
-            f"{name} can't be loaded without its base model, {config.base_model_name_or_path!r}: {error}; say where "
-            "that is, with `base=` in Python or the programs' flag `--base-model`"
+            f"{name} can't be loaded without its base model, {config.base_model_name_or_path!r}: {error}; name its "
+            "folder or repository with `base=` in Python, or with the flag `--base-model`"
         ) from error
     return load_adapter(sam, name, config, **hub), processor
 
@@ -340,5 +379,5 @@ def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", antialias=True)
 
 
-def _plain(value: Any) -> Any:
+def _sorted_if_set(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else value

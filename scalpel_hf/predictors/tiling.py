@@ -1,4 +1,4 @@
-"""Maps of large frames from overlapping tiles, blended so that a seam neither cuts a target nor doubles it."""
+"""Predicts large frames in overlapping tiles, and blends these so that targets at a seam are found once."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,12 @@ import numpy as np
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     """
-    First pixels of the fewest tiles that cover an axis with at least `overlap` pixels shared by neighbours.
+    First pixels of the tiles along an axis: as few as possible, evenly spaced, neighbours overlapping by at least
+    `overlap` pixels. `[0]` if the axis is no longer than a tile.
 
-    They are spread evenly. An axis no longer than a tile gives `[0]`.
+    Example:
+        >>> tile_starts(length=100, tile=40, overlap=8)
+        [0, 30, 60]
     """
     if not 0 <= overlap < tile:
         raise ValueError(f"tiles of {tile} pixels can't overlap by {overlap}")
@@ -21,10 +24,10 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 def axis_weights(length: int, starts: list[int], tile: int) -> list[np.ndarray]:
     """
-    For each tile of an axis the weights of its pixels, float32.
+    The blending weights of each tile along an axis, float32.
 
-    A pixel's weight rises with its distance to the tile's nearest edge, and the weights of all tiles sum to 1 at each
-    pixel of the axis: where two tiles overlap, one fades out linearly as the other fades in.
+    A pixel's weight is its distance to the tile's nearer end, divided by the sum of these distances over all tiles that
+    contain the pixel. So the weights of all tiles sum to 1 at every pixel.
     """
     size = min(tile, length)
     ramp = np.minimum(np.arange(size) + 0.5, size - 0.5 - np.arange(size))
@@ -36,14 +39,15 @@ def axis_weights(length: int, starts: list[int], tile: int) -> list[np.ndarray]:
 
 def blend_tiles(predict: Callable[[np.ndarray], np.ndarray], frame: np.ndarray, tile: int, overlap: int) -> np.ndarray:
     """
-    Maps `(C, H, W)` float32 of a frame `(H, W)` from those of its tiles.
+    Predict a frame `(H, W)` tile by tile; returns the blended maps `(C, H, W)` float32.
 
-    What is held is the frame, its maps and one tile's, however many tiles there are.
+    Memory holds the maps of the frame and of one tile, whatever the number of tiles.
 
     Args:
         predict: from a tile `(h, w)` to its maps `(C, h, w)`.
-        tile: side of the tiles in pixels; a frame shorter than that in one direction is not cut there.
-        overlap: least number of pixels that neighbours share: twice a target's size, or more.
+        frame: `(H, W)`.
+        tile: side of the tiles in pixels. A frame is not cut along an axis that is shorter.
+        overlap: of neighbouring tiles in pixels; it should be at least twice the size of a target.
     """
     height, width = frame.shape
     rows, cols = tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)

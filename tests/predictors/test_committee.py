@@ -139,7 +139,7 @@ def test_what_takes_one_model_says_so(teachers: list[Teacher], tmp_path: Path) -
         lambda: save_standalone(tmp_path / "both", tmp_path / "standalone"),
         lambda: export_teacher(Committee(teachers), tmp_path / "onnx"),
     ):
-        with pytest.raises(ValueError, match="2 teachers answer together"):
+        with pytest.raises(ValueError, match="committee of 2 models"):
             refused()
     with pytest.warns(UserWarning, match="a committee of 2 teachers, a pipeline runs the first alone"):
         pipeline("infrared-small-target-detection", model=str(tmp_path / "both"))

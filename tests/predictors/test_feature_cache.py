@@ -133,7 +133,7 @@ def test_a_half_precision_base(base: nn.Module, tmp_path: Path, dtype: torch.dty
 def test_every_family_is_trained_from_the_cache_as_without(family: str, levels: list[str], tmp_path: Path) -> None:
     model, inputs = adapted(FAMILIES[family](), levels=levels), random_inputs(seed=5)
     if family == "edgetam" and "token" in levels:
-        with pytest.raises(ValueError, match=r"EdgeTamModel can be taken apart at backbone, neck; .*leave `token` out"):
+        with pytest.raises(ValueError, match=r"EdgeTamModel are backbone, neck: .*leave `token` out"):
             FrozenFeatures(model)
         return
     frozen = FrozenFeatures(model)
@@ -299,7 +299,7 @@ def test_what_the_precision_cannot_hold_is_an_error(tmp_path: Path) -> None:
     with torch.no_grad():
         frozen.encoder.neck.layer_norm2.weight.mul_(1e7)
     pixel_values = random_inputs()["pixel_values"][0]
-    with pytest.raises(ValueError, match="float16 can't hold: keep them as float32"):
+    with pytest.raises(ValueError, match="float16 can't hold: set `feature_cache_dtype` to float32"):
         FeatureCache(frozen, tmp_path).get(pixel_values)
     assert FeatureCache(frozen, tmp_path, "float32").get(pixel_values).isfinite().all()
     with pytest.raises(ValueError, match="not 'bfloat16'"):

@@ -92,7 +92,7 @@ def test_every_kind_is_told_and_loaded(models: Path, name: str) -> None:
             np.testing.assert_array_equal(found(FRAME), probability > 0.5)
     else:
         assert predictor.detect(FRAME)
-        with pytest.raises(ValueError, match="holds a detector: here a model is needed that gives masks"):
+        with pytest.raises(ValueError, match="holds a detector, but a model that predicts masks is needed"):
             load_trained(models / name)
         if found is not None:
             assert found(FRAME).shape == FRAME.shape and found(FRAME).dtype == bool
@@ -119,7 +119,7 @@ def test_arguments_of_a_teacher_reach_it(models: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name, (kind, _) in KINDS.items() if kind is not ModelKind.TEACHER])
 def test_views_are_refused_by_what_has_none(models: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name} holds an? [\w -]+: a teacher alone takes `flips`, `scales`$"):
+    with pytest.raises(ValueError, match=rf"{name} holds an? [\w -]+, and only teachers take `flips`, `scales`$"):
         load_predictor(models / name, models / "base", flips=True, scales=(1, 1.5))
     # Where frozen features would be kept changes nothing, and one such folder may serve several models in a row.
     load_predictor(models / name, models / "base", feature_cache_dir=models / "features", flips=False)
@@ -128,7 +128,7 @@ def test_views_are_refused_by_what_has_none(models: Path, name: str) -> None:
 def test_evaluate_says_that_a_student_takes_no_flips(models: Path, tmp_path: Path) -> None:
     SyntheticInfrared(size=(40, 48), seed=1).to_dataset(2).save_to_disk(str(tmp_path / "data"))
     arguments = ["--dataset", str(tmp_path / "data"), "--split", "train", "--model", str(models / "student")]
-    with pytest.raises(ValueError, match="student holds a segmentation student: a teacher alone takes `flips`"):
+    with pytest.raises(ValueError, match="student holds a segmentation student, and only teachers take `flips`"):
         evaluate.main([*arguments, "--flips"])
 
 
@@ -150,8 +150,8 @@ def config(content: object) -> Callable[[Path], None]:
         (lambda folder: None, "holds no model: there is no such folder"),
         (empty, r"holds no model \(no adapter_config.json, config.json or runtime.json\)"),
         (config([]), "config.json"),
-        (config({"architectures": [3]}), r"`architectures` of config.json must be names, and is \[3\]"),
-        (config({"architectures": "Some"}), "`architectures` of config.json must be names, and is 'Some'"),
+        (config({"architectures": [3]}), r"`architectures` in config.json must be a list of names, not \[3\]"),
+        (config({"architectures": "Some"}), "`architectures` in config.json must be a list of names, not 'Some'"),
     ],
 )
 def test_no_model_is_one_line_that_names_the_folder(make: Callable[[Path], None], message: str, tmp_path: Path) -> None:
@@ -164,5 +164,5 @@ def test_no_model_is_one_line_that_names_the_folder(make: Callable[[Path], None]
 
 def test_a_teacher_is_no_student(models: Path) -> None:
     for name, kind in (("teacher", "a teacher's adapter"), ("stand-alone", "a stand-alone teacher")):
-        with pytest.raises(ValueError, match=f"{name} holds {kind} and no student that torch runs"):
+        with pytest.raises(ValueError, match=f"{name} holds {kind}, not a student in PyTorch"):
             load_student(models / name)

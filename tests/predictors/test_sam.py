@@ -214,11 +214,11 @@ def test_what_is_not_sam_is_a_clear_error(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neither a folder with a model nor a model that the Hub gives"):
         load_sam(tmp_path / "absent")
     SegformerConfig().save_pretrained(str(tmp_path / "other"))
-    with pytest.raises(ValueError, match="'segformer' model, none of SamModel, MobileSamModel, SamHQModel,"):
+    with pytest.raises(ValueError, match="'segformer' model, not one of SamModel, MobileSamModel, SamHQModel,"):
         load_sam(tmp_path / "other")
     for model_type in ("sam3", "scalpel_sam", "sam_vision_model"):
         (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": model_type}))
-        with pytest.raises(ValueError, match=f"'{model_type}' model, none of SamModel"):
+        with pytest.raises(ValueError, match=f"'{model_type}' model, not one of SamModel"):
             load_sam(tmp_path / "other")
     shutil.copytree(folder / "sam", tmp_path / "lacking")
     weights = load_file(tmp_path / "lacking" / "model.safetensors")

@@ -163,15 +163,15 @@ def test_coarse_logits_are_measured_at_the_frames_resolution() -> None:
 
 
 def test_unknown_tasks_and_models_are_clear_errors(tmp_path: Any) -> None:
-    with pytest.raises(ValueError, match="`task` is one of segmentation, detection, got 'tracking'"):
+    with pytest.raises(ValueError, match="`task` must be one of segmentation, detection, got 'tracking'"):
         new_student("tracking")
     with pytest.raises(ValueError, match="neither a folder with a model nor"):
         new_student("segmentation", tmp_path / "absent")
     yolos().save_pretrained(tmp_path / "yolos")
     segformer().save_pretrained(tmp_path / "segformer")
-    with pytest.raises(ValueError, match="'yolos' model, which AutoModelForSemanticSegmentation doesn't know"):
+    with pytest.raises(ValueError, match="'yolos' model, which AutoModelForSemanticSegmentation doesn't support"):
         new_student("segmentation", tmp_path / "yolos")
-    with pytest.raises(ValueError, match="'segformer' model, which AutoModelForObjectDetection doesn't know"):
+    with pytest.raises(ValueError, match="'segformer' model, which AutoModelForObjectDetection doesn't support"):
         new_student("detection", tmp_path / "segformer")
 
 

@@ -43,7 +43,7 @@ from scalpel_hf.training.arguments import parse_arguments
 from scalpel_hf.training.background import background_samples, tell_background
 from scalpel_hf.training.box_margin import tell_margin
 from scalpel_hf.training.contact_sheet import contact_sheet, frames_to_watch
-from scalpel_hf.training.distillation import TeacherSamples, distillation_loss, freeze_operators, start_from
+from scalpel_hf.training.distillation import TeacherSamples, distillation_loss, freeze_operators, set_initial_bias
 from scalpel_hf.training.frames import labelled_sample
 from scalpel_hf.training.gate_fitting import fit_consensus_gate
 from scalpel_hf.training.guard import guard
@@ -100,7 +100,7 @@ def train_teacher(
     # Train
     shift = prior_shift(dataset)
     accelerator.print(tell_shift(shift))
-    start_from(model, shift)
+    set_initial_bias(model, shift)
     if dataset.margin:
         accelerator.print(tell_margin(dataset.margin))
     loss = distillation_loss(

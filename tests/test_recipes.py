@@ -268,7 +268,7 @@ def test_a_student_of_all_masks_needs_no_budget(work: SimpleNamespace, tmp_path:
         (distill, {"blocks": 99, "levels": ["pixel", "token", "mask"]}, "`blocks` asks for the last 99"),
         (distill, {"image_size": 70}, "multiple of 32"),
         (distill, {"feature_cache_dtype": "int8"}, "`feature_cache_dtype` must be one of float16, float32, got 'int8'"),
-        (distill, {"levels": ["token", "mask"], "sam_features": False}, "the `token` level changes SAM's features"),
+        (distill, {"levels": ["token", "mask"], "sam_features": False}, "`token` changes SAM's features"),
         (distill, {"validation_fraction": 0.99}, "leaves none to train on"),
         (transfer, {"dataset": ""}, "no data set given"),
         (transfer, {"pseudo_labels": "/absent/pseudo"}, "'/absent/pseudo' holds no data set"),
@@ -292,7 +292,7 @@ def test_the_guard_compares_before_it_trains(
     distill.main(flags(**values))
     record = json.loads((out / "metrics.json").read_text())["guard"]
     assert record["frames"] == 8 and set(record["lead"]) == {"iou", "niou", "pd", "fa"}
-    assert "a small network of the same labels" in capsys.readouterr().out
+    assert "a small network trained on the same labels" in capsys.readouterr().out
     assert (out / "guard" / "small-network-1").is_dir() and not (out / "features").exists()  # SAM was not asked
     teacher = Teacher.from_pretrained(out)
     assert teacher.probabilities(np.random.default_rng(0).normal(size=(40, 56))).shape == (40, 56)

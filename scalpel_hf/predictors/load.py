@@ -53,7 +53,8 @@ def load_predictor(
 
     Example:
         >>> predictor = load_predictor("runs/nuaa/student")
-        >>> predictor.probabilities("frame.png").shape  # (H, W)
+        >>> predictor.probabilities("frame.png").shape
+        (64, 96)
     """
     hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
     kind, path = kind_of(name_or_path, **hub), Path(name_or_path)

@@ -17,8 +17,10 @@ def option(default: Any, help: str, any_on_resume: bool = False, in_help: bool =
     A dataclass field with its help text.
 
     Args:
-        any_on_resume: whether a run may be resumed with another value: the result doesn't depend on it.
-        in_help: off for what an ablation needs and nobody else; YAML and flags take it as any other.
+        default: of the field; a list or dict is copied.
+        help: shown by `--help`.
+        any_on_resume: whether a run may be resumed with another value, because the result doesn't depend on it.
+        in_help: whether `--help` shows the field. Fields for ablations are hidden, but YAML and flags accept them.
     """
     metadata = {"help": help, "any_on_resume": any_on_resume, "in_help": in_help}
     if isinstance(default, list | dict):
@@ -27,24 +29,24 @@ def option(default: Any, help: str, any_on_resume: bool = False, in_help: bool =
 
 
 def decide_the_result(args: Any) -> dict[str, Any]:
-    """The values of a recipe's fields that its result depends on, with which a run can be resumed."""
+    """The settings that the result depends on: a run can only be resumed with the same values."""
     return {f.name: getattr(args, f.name) for f in fields(args) if not f.metadata.get("any_on_resume")}
 
 
 @dataclass(frozen=True)
 class Between:
-    """The least and the largest value of a field that make sense; every field that holds a number says them."""
+    """The allowed range of a field; every field with a number has one."""
 
     low: float
     high: float
 
     def check(self, name: str, value: float) -> None:
-        if not self.low <= value <= self.high:  # which NaN isn't either
+        if not self.low <= value <= self.high:  # true for NaN too
             raise ValueError(f"`{name}` must be between {self.low:g} and {self.high:g}, got {value}")
 
 
 class OneOf(tuple[str, ...]):
-    """The texts that a field may be."""
+    """The allowed values of a text field."""
 
     def check(self, name: str, value: str) -> None:
         if value not in self:
@@ -57,11 +59,11 @@ Args = TypeVar("Args")
 
 
 class Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """Help that shows defaults, and its description as it is written."""
+    """Help that shows defaults and keeps the description's line breaks."""
 
 
 class RecipeParser(HfArgumentParser):
-    """A dataclass's fields as flags that are spelt with hyphens; their names in the YAML, with underscores, do too."""
+    """Makes flags of a dataclass's fields: help shows them with hyphens; underscores, as in YAML, work too."""
 
     def add_argument(self, *names: str, any_on_resume: bool = False, in_help: bool = True, **settings: Any) -> Action:
         if not in_help:
@@ -75,19 +77,21 @@ class RecipeParser(HfArgumentParser):
 
 def parse_arguments(cls: type[Args], verb: str, description: str | None, argv: list[str] | None = None) -> Args:
     """
-    Read `--config FILE.yaml` and the flags that override it into a dataclass.
+    Read `--config FILE.yaml`, and flags that override it, into a dataclass.
 
     Args:
-        verb, description: of the help: `scalpel-hf VERB`, and what comes before the flags.
-        argv: arguments of the command line; by default its own.
+        cls: the dataclass, with fields made by [`option`].
+        verb: the command is `scalpel-hf VERB`.
+        description: shown by `--help` before the flags.
+        argv: the command's arguments; by default those of this process.
 
-    Raises `SystemExit` with a message that lists the right fields where the YAML has a wrong one, and with the right
-    type where a value doesn't fit.
+    Raises `SystemExit` with a message if a field is unknown (it lists all fields) or a value has the wrong type or is
+    out of range.
     """
     argv = sys.argv[1:] if argv is None else argv
     usage = f"scalpel-hf {verb} [--config FILE.yaml] [--field value ...]"
     parser = RecipeParser(cls, prog=f"scalpel-hf {verb}", usage=usage, description=description, formatter_class=Help)
-    about = "YAML file with any of the fields below, or one of the package by its name: nuaa_sirst/distill_10pct."
+    about = "YAML file with any of the fields below, or the package's recipe of that name: nuaa_sirst/distill_10pct."
     parser.add_argument("--config", help=about)
     values = _read_yaml(parser, cls, parser.parse_known_args(argv)[0].config)
     parser.set_defaults(**values)
@@ -119,13 +123,15 @@ def _read_yaml(parser: HfArgumentParser, cls: type, name: str | None) -> dict[st
 
 
 def _checked(value: Any, expected: Any) -> Any:
-    """The value as a field of that type takes it; `TypeError` with the type's name where it doesn't."""
+    """A YAML value converted to a field's type; `TypeError` with the type's description if it doesn't fit."""
     if get_origin(expected) is list:
         if not isinstance(value, list):
             raise TypeError("a list")
         return [_checked(item, get_args(expected)[0]) for item in value]
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return value if abs(value) > 1e300 else float(value)  # which is too large for any field, and said to be
+        return (
+            value if abs(value) > 1e300 else float(value)
+        )  # above every field's range, but may be too large for a float
     if not isinstance(value, expected) or (expected is not bool and isinstance(value, bool)):
         raise TypeError(TYPE_NAMES[expected])
     return value

@@ -1,4 +1,4 @@
-"""What a box asks of a mask: that it reaches the box's four sides."""
+"""A mask loss for labels that are boxes: the mask must touch the four sides of each box."""
 
 import math
 
@@ -7,30 +7,30 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-SURE = 0.9  # probability from which on a side counts as touched
+TOUCHING = 0.9  # probability from which on a side counts as touched
 
 
 def box_projection_loss(logits: Tensor, boxes: Tensor, margin: float = 0.0, slack: int = 1) -> Tensor:
     """
-    How far a mask is from touching the sides of the boxes that people drew around its targets.
+    How far the predicted mask is from touching the sides of the boxes that people drew around targets.
 
-    The mask's projections onto x and y are its highest probabilities in each column and row of a box. At each of the
-    four sides `relu(log SURE − log p)` of the highest of the outermost ones is taken, and the mean over sides: 0,
-    without a gradient, for a mask that touches them all. A side at the crop's edge may be a cut and asks nothing.
+    For each side of each box, p is the highest probability in the strip of `1 + slack + round(margin / 2)` pixels at
+    this side. The loss is the mean over all sides of `relu(log 0.9 − log p)`: 0, without gradient, for a mask that
+    touches all sides. Sides at the edge of the crop are left out, since the crop may cut the target there.
 
-    The outermost ones are as many as boxes are drawn larger than their targets, half of the margin, and `slack`: asked
-    to touch the sides of boxes that have a margin, a network puts a pixel at each side, and elsewhere too.
+    The strip allows for boxes that are drawn larger than their targets: if the mask had to touch such sides exactly,
+    the network would learn to predict extra pixels there.
 
-    Unlike BoxInst's projection term it doesn't ask for a target in every row and column of a box, which is true of one
-    connected target only, and nothing of the pixels outside, where the background says it all.
+    It differs from BoxInst's projection term in two ways: not every row and column of a box needs a target pixel, since
+    a box may hold several components; and pixels outside of boxes don't count, since labels have them as background.
 
     Args:
         logits: `(B, 1, H, W)`.
-        boxes: `(B, H, W)`, the number of the box that a pixel lies in, 0 outside.
+        boxes: `(B, H, W)`, the number of the box that contains the pixel, 0 outside of boxes.
         margin: pixels by which people's boxes are wider and higher than targets, see [`margin_of_boxes`].
-        slack: pixels by which a side may be further away besides.
+        slack: additional pixels of the strip.
 
-    Returns a scalar; 0 where there is no box.
+    Returns a scalar; 0 without boxes.
 
     Source: Tian et al., "BoxInst: High-Performance Instance Segmentation with Box Annotations", CVPR 2021.
     """
@@ -48,4 +48,4 @@ def box_projection_loss(logits: Tensor, boxes: Tensor, margin: float = 0.0, slac
                 sides += [projection[-depth:].amax()] if extent.stop < end else []
     if not sides:
         return logits.new_zeros(())
-    return F.relu(math.log(SURE) - F.logsigmoid(torch.stack(sides).float())).mean()
+    return F.relu(math.log(TOUCHING) - F.logsigmoid(torch.stack(sides).float())).mean()

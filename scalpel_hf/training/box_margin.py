@@ -1,4 +1,4 @@
-"""How much larger than its target a box is drawn, and boxes of pseudo labels as people draw them."""
+"""The margin: how much larger than targets people draw boxes. Gives pseudo labels boxes with the same margin."""
 
 from collections.abc import Iterable
 
@@ -12,16 +12,16 @@ from scalpel_hf.evaluation.box_metrics import as_corners
 
 
 def tell_margin(margin: float) -> str:
-    """What a training of masks says of it."""
-    return f"masks needn't touch the sides of people's boxes: here these are {margin:g} pixels larger than targets"
+    """A message about the margin, for the training of masks."""
+    return f"people's boxes are {margin:g} pixels larger than targets here, so masks needn't touch their sides"
 
 
 def margin_of_boxes(samples: Iterable[Sample]) -> float:
     """
-    By how many pixels the boxes that people drew are wider and higher than the targets proposed in them: the median
-    over the widths and heights of all boxes in which something is proposed, see [`weak_label`]; 0 without any.
+    Pixels by which people's boxes are wider and higher than the targets that [`weak_label`] proposes in them.
 
-    A number of pixels describes people's boxes better than a factor (docs/explanation/boxes_and_points.md).
+    It is the median over widths and heights of all boxes with a proposed target; 0 without any. The margin is measured
+    in pixels, not relative to the box, for the reason given in docs/explanation/boxes_and_points.md.
     """
     margins: list[int] = []
     for sample in samples:
@@ -38,11 +38,16 @@ def margin_of_boxes(samples: Iterable[Sample]) -> float:
 
 def margin_of_pseudo_labels(drawn: Iterable[Sample], pseudo: Iterable[Sample], reach: float) -> float:
     """
-    By how many pixels the boxes that people drew are larger than the targets of pseudo labels, see [`target_boxes`]:
-    the median of the former's widths and heights less that of the latter's, at least 0; 0 without any.
+    Pixels by which people's boxes are larger than those of pseudo labels (see [`target_boxes`]): median of widths and
+    heights of the former, minus that of the latter, at least 0. It is 0 if either is missing.
 
-    A teacher's targets have an extent of their own, between what is proposed in people's boxes and the boxes. It takes
-    labelled frames for a random sample of all.
+    It differs from [`margin_of_boxes`], since a teacher's masks are larger than the targets proposed in boxes. Labelled
+    frames are assumed to be a random sample.
+
+    Args:
+        drawn: frames with people's boxes.
+        pseudo: frames with pseudo labels.
+        reach: see [`target_boxes`].
     """
     sides = [
         s.stop - s.start
@@ -59,10 +64,10 @@ def margin_of_pseudo_labels(drawn: Iterable[Sample], pseudo: Iterable[Sample], r
 
 def target_boxes(target: np.ndarray, reach: float) -> np.ndarray:
     """
-    Boxes (N, 4), (x0, y0, x1, y1), around the targets of a mask `(H, W)`.
+    Bounding boxes of the targets in a mask `(H, W)`, as `(N, 4)`, (x0, y0, x1, y1).
 
-    Components of which one's centre lies in the other's box, were this `reach` pixels larger, are one target: of two
-    boxes so near a detector gives one.
+    Nearby components count as one target, since a detector would give one box for them: two components are joined if
+    the centre of one lies in the other's box, enlarged by `reach` pixels in width and height.
     """
     boxes = as_corners(objects_from_mask(target)["bbox"])
     if not len(boxes):
@@ -75,7 +80,7 @@ def target_boxes(target: np.ndarray, reach: float) -> np.ndarray:
 
 
 def number_boxes(target: np.ndarray, reach: float, margin: float) -> np.ndarray:
-    """[`target_boxes`], `margin` pixels larger, as [`WeakLabel`] has those that people drew: `(H, W)` int32."""
+    """[`target_boxes`], enlarged by `margin` pixels, as a map of box numbers `(H, W)` int32 like [`WeakLabel`]'s."""
     numbers = np.zeros(target.shape, np.int32)
     boxes = target_boxes(target, reach) + margin / 2 * np.array([-1, -1, 1, 1])
     by_size = sorted(np.rint(boxes).astype(int).clip(0).tolist(), key=lambda box: (box[0] - box[2]) * (box[3] - box[1]))

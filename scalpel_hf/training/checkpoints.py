@@ -1,8 +1,8 @@
-"""The running mean of what trains, and checkpoints from which a run resumes as if it had not been broken off.
+"""The moving average of the weights, and checkpoints from which a run resumes exactly.
 
-A checkpoint holds weights, running statistics, their means, optimiser, schedule and, where there is one, the scale of
-half-precision gradients, and says of which arguments, rows and first weights it is. It is written under another name
-and renamed, and only then the one before it is removed.
+A checkpoint holds weights, running statistics, their moving averages, optimiser, schedule and, for fp16, the gradient
+scaler; and the arguments and hashes of rows and initial weights, so that only the same run can resume from it. It is
+written under another name and renamed; then the previous one is removed.
 """
 
 import math
@@ -25,11 +25,11 @@ NEW_RUN: dict[str, Any] = {"step": 0, "seconds": 0.0, "best": None, "last": {}}
 
 class Ema:
     """
-    Running mean of what trains, `mean = d · mean + (1 − d) · value`, with a d that starts low.
+    Exponential moving average, `mean = d · mean + (1 − d) · value` with `d = min(decay, (1 + step) / (10 + step))`.
 
     Args:
-        values: weights by name, and the running statistics that go with them where there are any.
-        decay: the d that it rises to.
+        values: trained weights and running statistics, by name.
+        decay: upper limit of d.
     """
 
     def __init__(self, values: dict[str, Tensor], decay: float):
@@ -38,19 +38,20 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
+        """Include the present values."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, v in self.values.items():
             self.shadow[name].lerp_(v.detach(), 1 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the values with their means; a second call undoes it."""
+        """Exchange the model's values with their averages; a second call undoes it."""
         for name, v in self.values.items():
             v.data, self.shadow[name] = self.shadow[name], v.data
 
 
 class Checkpoints:
-    """The newest checkpoint of a run and, apart from it, the best weights so far."""
+    """A run's newest checkpoint and, in a separate file, its best weights."""
 
     def __init__(
         self,
@@ -71,28 +72,33 @@ class Checkpoints:
         remove_leftovers(folder / "any", r"checkpoint-\d+|best-\d+\.safetensors")
 
     def save(self, state: dict[str, Any]) -> None:
+        """Write a checkpoint of `state["step"]`, then remove older ones and the weights of earlier best steps."""
         final = self.folder / f"checkpoint-{state['step']}"
         with whole_folder(final, replace=True) as part:
             _save_tensors(self.values, part / "weights.safetensors")
             _save_tensors(self.ema.shadow, part / "ema.safetensors")
-            buffer = BytesIO()  # of a full disk, torch's own writer says "unexpected pos 64 vs 0" or the like
+            buffer = BytesIO()  # to a full disk, torch.save fails with a message that doesn't say so
             torch.save({name: of.state_dict() for name, of in self.training.items()}, buffer)
             (part / "training.pt").write_bytes(buffer.getbuffer())
             write_json(part / "state.json", state)
         for other in self._folders():
             if other != final:
                 remove_folder(other)
-        best = state["best"] and self._best(state["best"]["step"])
+        best = state["best"] and self._best_file(state["best"]["step"])
         for file in self.folder.glob("best-*.safetensors"):
             if file != best:
                 file.unlink()
 
     def load(self, arguments: dict[str, Any], made_of: dict[str, str]) -> dict[str, Any]:
         """
-        Restore the newest checkpoint and return its state; [`NEW_RUN`] where there is none.
+        Restore the newest checkpoint and return its state; [`NEW_RUN`] if there is none.
 
-        Raises `ValueError` that names the difference if it is of other arguments, rows or first weights, or the file
-        that is damaged.
+        Args:
+            arguments: the settings that the result depends on.
+            made_of: hashes of what else it depends on, by name.
+
+        Raises `ValueError` if the checkpoint is of a run with other arguments or hashes (it names these), or damaged
+        (it names the file).
         """
         folders = self._folders()
         if not folders:
@@ -103,48 +109,48 @@ class Checkpoints:
         changed = [f"{k} ({before[k]!r}, now {arguments.get(k)!r})" for k in before if before[k] != arguments.get(k)]
         if changed:
             raise ValueError(
-                f"{newest} is of a run with another {', '.join(changed)}: resume with the same, choose another "
+                f"{newest} is of a run with another {', '.join(changed)}: resume with the same value, choose another "
                 "`output_dir`, or start over with `--no_resume`"
             )
         others = [name for name in {**made_before, **made_of} if made_before.get(name) != made_of.get(name)]
         if others:
             raise ValueError(
-                f"{newest} is of a run with another content of: {', '.join(others)}. Resume with what it was made of, "
+                f"{newest} is of a run in which other content was used for: {', '.join(others)}. Resume with the same, "
                 "choose another `output_dir`, or start over with `--no_resume`"
             )
         self._restore(newest / "weights.safetensors")
         means = _load_tensors(newest / "ema.safetensors", self.ema.shadow)
         for name, mean in self.ema.shadow.items():
-            mean.copy_(means[name])  # in place: the memory format has a say in how results are rounded
+            mean.copy_(means[name])  # in place, to keep the memory format, on which rounding depends
         try:
             check_is_file(newest / "training.pt")
             training = torch.load(newest / "training.pt", weights_only=True, map_location="cpu")
             for name, part in self.training.items():
                 part.load_state_dict(training[name])
-            self._check_shapes()
-        except Exception as error:  # whatever a file that is none makes of torch's readers
-            if "weights_only" in str(error):  # whose advice is to run what is in it
-                error = ValueError("it holds something else than tensors and numbers")
-            raise _damaged(newest / "training.pt", newest, error) from error
-        if state["best"] is not None:  # an error now rather than after the last step
-            best = self._best(state["best"]["step"])
+            self._check_optimizer_shapes()
+        except Exception as error:  # torch's readers raise many kinds for a damaged file
+            if "weights_only" in str(error):  # torch's message advises to execute the file's content
+                error = ValueError("it holds other objects than tensors and numbers")
+            raise _damaged_file(newest / "training.pt", newest, error) from error
+        if state["best"] is not None:  # to find damage now rather than after the last step
+            best = self._best_file(state["best"]["step"])
             _load_tensors(best, self.values, checkpoint=newest)
         return state
 
-    def _check_shapes(self) -> None:
+    def _check_optimizer_shapes(self) -> None:
         for parameter, means in self.training["optimizer"].state.items():
             for name, value in means.items():
                 if value.ndim and value.shape != parameter.shape:
                     raise ValueError(f"{name} of a weight {tuple(parameter.shape)} is {tuple(value.shape)}")
 
     def save_best(self, step: int) -> None:
-        with whole_file(self._best(step)) as part:
+        with whole_file(self._best_file(step)) as part:
             _save_tensors(self.values, part)
 
     def load_best(self, step: int) -> None:
-        self._restore(self._best(step))
+        self._restore(self._best_file(step))
 
-    def _best(self, step: int) -> Path:
+    def _best_file(self, step: int) -> Path:
         return self.folder / f"best-{step}.safetensors"
 
     def _restore(self, path: Path) -> None:
@@ -160,16 +166,16 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _load_tensors(path: Path, like: dict[str, Tensor], checkpoint: Path | None = None) -> dict[str, Tensor]:
-    """A file's tensors; `ValueError` unless it is whole and they are those of `like` by name and shape."""
+    """A file's tensors; `ValueError` if it is damaged, or names or shapes differ from those of `like`."""
     try:
         check_is_file(path)
         saved = load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
-        raise _damaged(path, checkpoint or path.parent, error) from error
+        raise _damaged_file(path, checkpoint or path.parent, error) from error
     wrong = sorted(set(saved) ^ set(like)) or [name for name in like if saved[name].shape != like[name].shape]
     if wrong:
         raise ValueError(
-            f"{path} was written by another configuration, which differs in {', '.join(wrong[:3])}"
+            f"{path} was written with another configuration; these weights differ: {', '.join(wrong[:3])}"
             f"{' …' if len(wrong) > 3 else ''}: choose another `output_dir`, or start over with `--no_resume`"
         )
     return saved
@@ -191,14 +197,14 @@ def _read_state(folder: Path) -> dict[str, Any]:
             and all(isinstance(state[name], dict) for name in ("last", "arguments", "made_of"))
         )
     except (OSError, ValueError, TypeError, LookupError) as error:
-        raise _damaged(path, folder, error) from error
+        raise _damaged_file(path, folder, error) from error
     if not right:
-        raise _damaged(path, folder, ValueError("its values are not those of a run's state"))
+        raise _damaged_file(path, folder, ValueError("its values are not a run's state"))
     return state
 
 
-def _damaged(path: Path, checkpoint: Path, error: Exception) -> ValueError:
+def _damaged_file(path: Path, checkpoint: Path, error: Exception) -> ValueError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return ValueError(
-        f"{path} is damaged ({type(error).__name__}: {reason}): remove {checkpoint}, and the same command starts anew"
+        f"{path} is damaged ({type(error).__name__}: {reason}): remove {checkpoint}, and the same command starts over"
     )

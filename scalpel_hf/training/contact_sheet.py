@@ -1,4 +1,4 @@
-"""A picture of held-out frames, their labels and a model's answers, for people to watch a training by."""
+"""A contact sheet: held-out frames with their labels and the model's predictions, to watch a training by."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -31,14 +31,19 @@ from scalpel_hf.utils.files import write_bytes
 from scalpel_hf.utils.visualization import BLUE, GREEN, RED, YELLOW, draw_outline, fill_boxes, gray
 
 SHEET_FILE = "contact_sheet.png"
-FRAMES, COLUMNS, SIDE, TEXT, GAP = 12, 3, 224, 13, 6  # most frames; pixels of a picture, a line and between them
-THRESHOLD = 0.5  # as evaluations during a training have it
-LEGEND = (("label, found", GREEN), ("label, missed", YELLOW), ("answer", BLUE), ("false alarm", RED))
+FRAMES, COLUMNS, SIDE, TEXT, GAP = 12, 3, 224, 13, 6  # most frames, columns; pixels of a frame, a line of text, a gap
+THRESHOLD = 0.5  # the same as in evaluations during training
+LEGEND = (("label, found", GREEN), ("label, missed", YELLOW), ("prediction", BLUE), ("false alarm", RED))
 
 
-class Judged(NamedTuple):
-    """Masks `(H, W)` of the labels that were found and missed and of the answers that are right and false; how many
-    labels were found and missed, and how many answers are false."""
+class Comparison(NamedTuple):
+    """
+    A frame's labels and predictions, compared.
+
+    Args:
+        masks: `(H, W)` each, of found labels, missed labels, right predictions and false alarms.
+        found, missed, false: numbers of found labels, missed labels and false alarms.
+    """
 
     masks: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     found: int
@@ -48,20 +53,20 @@ class Judged(NamedTuple):
 
 def contact_sheet(model: Any, rows: datasets.Dataset, step: int) -> Image.Image:
     """
-    Up to `FRAMES` labelled rows, evenly spread: each frame, and beside it the same with outlines of its labels and of
-    what the model finds, in the colours of `LEGEND`.
+    A picture of up to `FRAMES` labelled rows, evenly spaced: each frame, and beside it the frame with its labels and
+    predictions outlined in the colours of `LEGEND`.
 
-    An answer is right as in the evaluations: of a segmenter, against masks, its centroid lies within 3 pixels of the
-    target's; else its box has its centre in the target's.
+    Predictions are right by the same rule as in evaluations: for a segmenter and masks, the centroids of prediction and
+    target are within 3 pixels; otherwise the centre of the predicted box lies in the target's box.
 
     Args:
         model: with `probabilities`, or a detector with `detect`.
-        rows: with `image` and a human's `mask`, or `objects` and `label_source`.
-        step: for the heading.
+        rows: with `image` and a person's `mask`, or `objects` and `label_source`.
+        step: of the training, for the heading.
     """
     chosen = rows.select(np.linspace(0, len(rows) - 1, min(FRAMES, len(rows))).round().astype(int))
-    judgements = judge_by_boxes(model, chosen) if judged_by_boxes(rows) else judge_by_masks(model, chosen)
-    cells = [_cell(row, judged) for row, judged in zip(undecoded(chosen), judgements, strict=True)]
+    comparisons = compare_by_boxes(model, chosen) if judged_by_boxes(rows) else compare_by_masks(model, chosen)
+    cells = [_cell(row, comparison) for row, comparison in zip(undecoded(chosen), comparisons, strict=True)]
     lines = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
     width, height = max(len(line) for line in lines) * (cells[0].width + GAP), TEXT + 2 * GAP
     sheet = Image.new("RGB", (max(width, 480), height + len(lines) * (cells[0].height + GAP)), "white")
@@ -73,7 +78,7 @@ def contact_sheet(model: Any, rows: datasets.Dataset, step: int) -> Image.Image:
 
 
 def frames_to_watch(dataset: str, split: str, held_out: datasets.Dataset | None) -> datasets.Dataset | None:
-    """Frames to draw while a model trains: those that choose the best step, else a split's; `None` where neither is."""
+    """Labelled frames for contact sheets: the held-out ones if there are any, else a split's; else `None`."""
     if held_out:
         return held_out
     remedy = "`--watch-split ''` to look at none"
@@ -81,8 +86,7 @@ def frames_to_watch(dataset: str, split: str, held_out: datasets.Dataset | None)
 
 
 def keep_sheet(accelerator: Accelerator, folder: str | Path, sheet: Image.Image, step: int) -> None:
-    """Write a sheet into a run's folder in place of the last one, and give it to the trackers that keep what they get
-    on this machine, TensorBoard and Trackio."""
+    """Write a sheet to a run's folder in place of the last one, and to TensorBoard or Trackio, which stay local."""
     buffer = BytesIO()
     sheet.save(buffer, "PNG", compress_level=1)
     write_bytes(Path(folder) / SHEET_FILE, buffer.getvalue())
@@ -95,56 +99,58 @@ def keep_sheet(accelerator: Accelerator, folder: str | Path, sheet: Image.Image,
             tracker.log({"held out": trackio.Image(sheet)}, step=step)
 
 
-def judge_by_masks(model: Any, rows: datasets.Dataset) -> Iterator[Judged]:
+def compare_by_masks(model: Any, rows: datasets.Dataset) -> Iterator[Comparison]:
     by_pixels = hasattr(model, "probabilities")
     ask = model.probabilities if by_pixels else partial(model.detect, threshold=THRESHOLD)
-    for answer, mask in predictions_and_masks(ask, rows):
+    for prediction, mask in predictions_and_masks(ask, rows):
         if by_pixels:
-            yield _by_pixels(answer > THRESHOLD, mask)
+            yield _by_pixels(prediction > THRESHOLD, mask)
         else:
-            yield _by_boxes(answer[1], as_corners(objects_from_mask(mask)["bbox"]), mask.shape)
+            yield _by_boxes(prediction[1], as_corners(objects_from_mask(mask)["bbox"]), mask.shape)
 
 
-def judge_by_boxes(model: Any, rows: datasets.Dataset) -> Iterator[Judged]:
+def compare_by_boxes(model: Any, rows: datasets.Dataset) -> Iterator[Comparison]:
     by_pixels = hasattr(model, "probabilities")
     ask = as_detector(model.probabilities, THRESHOLD) if by_pixels else partial(model.detect, threshold=THRESHOLD)
     for row in undecoded(rows):
         yield _by_boxes(ask(row["image"])[1], truth_of(row), read_frame(row["image"]).shape)
 
 
-def _by_pixels(answer: np.ndarray, mask: np.ndarray) -> Judged:
-    taken = match(components(mask)[0], components(answer)[0], RADIUS)
-    labels, answers = (ndimage.label(of, structure=EIGHT_CONNECTED)[0] for of in (mask, answer))
-    found, right = np.isin(labels, 1 + np.flatnonzero(taken >= 0)), np.isin(answers, 1 + taken[taken >= 0])
-    masks = (found, mask & ~found, right, answer & ~right)
-    return Judged(masks, int((taken >= 0).sum()), int((taken < 0).sum()), answers.max() - len(taken[taken >= 0]))
+def _by_pixels(prediction: np.ndarray, mask: np.ndarray) -> Comparison:
+    taken = match(components(mask)[0], components(prediction)[0], RADIUS)
+    labels, predictions = (ndimage.label(of, structure=EIGHT_CONNECTED)[0] for of in (mask, prediction))
+    found, right = np.isin(labels, 1 + np.flatnonzero(taken >= 0)), np.isin(predictions, 1 + taken[taken >= 0])
+    masks = (found, mask & ~found, right, prediction & ~right)
+    return Comparison(
+        masks, int((taken >= 0).sum()), int((taken < 0).sum()), predictions.max() - len(taken[taken >= 0])
+    )
 
 
-def _by_boxes(boxes: np.ndarray, truth: np.ndarray, shape: tuple[int, ...]) -> Judged:
+def _by_boxes(boxes: np.ndarray, truth: np.ndarray, shape: tuple[int, ...]) -> Comparison:
     inside = centres_inside(boxes, truth)
     found, right = inside.any(0), inside.any(1)
     parts = (truth[found], truth[~found], boxes[right], boxes[~right])
     filled = [fill_boxes(part, shape) for part in parts]
-    return Judged((filled[0], filled[1], filled[2], filled[3]), len(parts[0]), len(parts[1]), len(parts[3]))
+    return Comparison((filled[0], filled[1], filled[2], filled[3]), len(parts[0]), len(parts[1]), len(parts[3]))
 
 
-def _cell(row: dict[str, Any], judged: Judged) -> Image.Image:
-    """A frame and the same with outlines, fitted into squares, above its name and what was found."""
+def _cell(row: dict[str, Any], comparison: Comparison) -> Image.Image:
+    """A frame, plain and with outlines, fitted into squares, above its name and counts."""
     plain = gray(read_frame(row["image"]).astype(np.float32))
     scale = SIDE / max(plain.size)
     size = (max(1, round(plain.width * scale)), max(1, round(plain.height * scale)))
     plain = plain.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
     outlined = np.array(plain)
-    for distance, mask, (_, color) in zip((3, 3, 1, 1), judged.masks, LEGEND, strict=True):
-        # Outlines are drawn at the picture's size, in which a line of one pixel stays one.
+    for distance, mask, (_, color) in zip((3, 3, 1, 1), comparison.masks, LEGEND, strict=True):
+        # Outlines are drawn after resizing, so that their lines are one pixel wide.
         shown = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX)) > 0
         draw_outline(outlined, shown, color, distance)
     cell = Image.new("RGB", (2 * SIDE, SIDE + TEXT + GAP), "white")
     cell.paste(plain, (0, 0))
     cell.paste(Image.fromarray(outlined), (SIDE, 0))
-    targets = judged.found + judged.missed
-    found = f"{judged.found} of {targets} found" if targets else "no target"
-    text = f"{found}, {judged.false} false: {row['name']}"
+    targets = comparison.found + comparison.missed
+    found = f"{comparison.found} of {targets} found" if targets else "no target"
+    text = f"{found}, {comparison.false} false: {row['name']}"
     ImageDraw.Draw(cell).text((0, SIDE + 1), text, "black", ImageFont.load_default(TEXT))
     return cell
 

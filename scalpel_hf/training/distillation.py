@@ -1,4 +1,4 @@
-"""Stage 1, prior-guided knowledge distillation: what a teacher is shown and what it is asked for."""
+"""Stage 1, prior-guided knowledge distillation: the teacher's training samples and loss."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,25 +20,30 @@ from scalpel_hf.training.box_loss import box_projection_loss
 from scalpel_hf.training.box_margin import margin_of_boxes
 from scalpel_hf.training.sampling import shuffled
 
-SYMMETRIES = 8  # of the square
+SYMMETRIES = 8  # of the square: four rotations, each with or without a flip
 
 
 class TeacherSamples(Dataset):
     """
-    Fresh crops of labelled frames, with what the frozen features of SAM's encoder makes of the whole frame.
+    Augmented crops of labelled frames, with the frozen features of SAM's encoder for the whole frame.
 
-    A frame is shown in its eight symmetries, each of which has an entry in the cache; place, zoom, pasted targets,
-    noise and response curve are drawn anew for every crop, and the crop's place in SAM's input goes with it. Fixed
-    views would be learned by heart (docs/log.md). Sample i is a pure function of (`seed`, i), and every pass shows each
-    frame once. With background, every other sample is of it, by its own passes, in one symmetry.
+    SAM sees the whole frame in one of its eight symmetries, each of which is cached. Everything else is drawn anew for
+    every crop: position, zoom, pasted targets, noise, response curve. (With fixed crops the teacher overfits, see
+    docs/log.md.) Sample i is a pure function of (`seed`, i). Each epoch shows each frame once. With `background`, every
+    second sample is a background frame, in one symmetry.
+
+    A sample has `frames` `(1, S, S)`, `labels` and `weights` `(S, S)`; `boxes` `(S, S)` if some labels are boxes; and
+    with a cache `states` (frozen features) and `frame_boxes` `(4,)` (the crop's box in SAM's input).
 
     Args:
         samples: the labelled frames, in sensor units.
-        cache: of the frozen features; `None` where the model looks at nothing of SAM's.
-        crop_size: side of the crops in pixels.
+        processor: normalises frames and makes SAM's input.
+        cache: of the frozen features; `None` if the model doesn't use SAM's features.
+        crop_size: side S of the crops in pixels.
+        seed: of all random choices.
         background: unlabelled frames, see [`background_samples`].
 
-    `margin` is that of people's boxes, see [`margin_of_boxes`].
+    Attributes: `margin`, that of people's boxes, see [`margin_of_boxes`].
     """
 
     def __init__(
@@ -52,7 +57,9 @@ class TeacherSamples(Dataset):
     ):
         self.samples = [normalized_sample(sample, processor) for sample in samples]
         self.background = [normalized_sample(sample, processor) for sample in background]
-        self.donors = [sample for sample in self.samples if sample.boxes is None] or self.samples  # of known extents
+        self.donors = [
+            sample for sample in self.samples if sample.boxes is None
+        ] or self.samples  # with exact masks, if there are any
         self.cutouts = [cut_out(donor.frame, donor.target, donor.weight) for donor in self.donors]
         self.has_boxes = any(sample.boxes is not None for sample in self.samples)
         self.margin = margin_of_boxes(self.samples)
@@ -61,7 +68,7 @@ class TeacherSamples(Dataset):
         self._entries: dict[tuple[int, int], tuple[str, Tensor]] = {}
 
     def fill(self, progress: bool = True) -> None:
-        """Compute all activations that are not on disk yet."""
+        """Compute the frozen features that are not in the cache yet."""
         if self.cache is None:
             return
         views = [(i, turn) for i in range(len(self.samples)) for turn in range(SYMMETRIES)]
@@ -71,19 +78,19 @@ class TeacherSamples(Dataset):
             self._states(dihedral(frames[index], turn).frame, index, turn)
 
     def _states(self, frame: np.ndarray, index: int, turn: int) -> tuple[Tensor, Tensor]:
-        """The frozen features of a turned frame, and the region (4,) that it covers of SAM's input."""
+        """The frozen features of a frame in one symmetry, and the region (4,) that the frame covers in SAM's input."""
         assert self.cache is not None
         if (index, turn) not in self._entries:
             pixel_values, region = self._input(frame)
             self._entries[index, turn] = self.cache.key(pixel_values), region
         key, region = self._entries[index, turn]
         states = self.cache.load(key)
-        if states is None:  # not there yet, or lost or damaged since
+        if states is None:  # not in the cache, or damaged
             states = self.cache.get(self._input(frame)[0])
         return states, region
 
     def _input(self, frame: np.ndarray) -> tuple[Tensor, Tensor]:
-        """SAM's input of a frame, and the region of it that the frame covers."""
+        """SAM's input for a frame, and the region (4,) that the frame covers in it."""
         assert self.cache is not None
         turned = torch.from_numpy(np.ascontiguousarray(frame))
         return to_sam_input(turned, self.cache.frozen.input_size, **self.channels)
@@ -113,11 +120,11 @@ class TeacherSamples(Dataset):
         return item
 
     def labelled_frame(self, i: int) -> Sample:
-        """The whole frame that sample i is a view of, as it is labelled."""
+        """The whole frame, with its label, that sample i is a crop of."""
         return self._frame(i)[0]
 
     def _frame(self, i: int) -> tuple[Sample, int, bool]:
-        """The frame of sample i, its number, and whether it is of the background."""
+        """The frame of sample i, the frame's index, and whether it is a background frame."""
         i, is_background = divmod(i, 2) if self.background else (i, 0)
         pool = self.background if is_background else self.samples
         number = shuffled(i, len(pool), self.seed)
@@ -125,7 +132,7 @@ class TeacherSamples(Dataset):
 
 
 def normalized_sample(sample: Sample, processor: InfraredImageProcessor) -> Sample:
-    """A sample with its frame as the model takes it. What is done to a crop later is the same in any linear unit."""
+    """A sample with its frame normalised. (Augmentations commute with the linear normalisation.)"""
     frame = normalize_frame(torch.from_numpy(sample.frame), processor.normalization, processor.percentiles)
     return Sample(frame.numpy(), sample.target, sample.weight, sample.boxes)
 
@@ -140,14 +147,22 @@ def distillation_loss(
     margin: float = 0.0,
 ) -> Callable[[nn.Module, dict[str, Tensor], int], tuple[Tensor, dict[str, float]]]:
     """
-    The teacher's loss as a function of (model, batch, step).
+    The teacher's loss:
 
-    `supervised · (10 · BCE + soft IoU) + prior · prior guidance + balance · load balance`, and where people drew boxes
-    `box_projection ·` [`box_projection_loss`], for boxes of that `margin`. Prior guidance has two parts: the routed
-    mixture of priors must explain the labels (BCE on its logit), and a confident prediction where no prior fires is
-    penalised.
+    `supervised · (10 · BCE + soft IoU) + prior · prior guidance + balance · load balance + box_projection · boxes`
 
-    `logit_shift` is added to the logits in the loss, see `transfer_loss`: without it too much is taken for target.
+    See [`teacher_losses`] for the first three terms. Prior guidance has two parts: BCE between the routed mixture of
+    prior maps and the labels, and a penalty on confident predictions where no operator responds. The last term is
+    [`box_projection_loss`], if people drew boxes.
+
+    Args:
+        frozen: computes image embeddings from a batch's frozen features.
+        supervised, prior, balance, box_projection: weights of the terms.
+        logit_shift: added to the logits in the loss, see [`transfer_loss`]; without it the teacher predicts too many
+            target pixels.
+        margin: of people's boxes in pixels, see [`margin_of_boxes`].
+
+    Returns `(model, batch, step) → (loss, value of each term)`.
     """
 
     weights = {"supervised": supervised, "prior": prior, "balance": balance, "boxes": box_projection}
@@ -163,10 +178,12 @@ def distillation_loss(
     return loss_function
 
 
-def start_from(model: nn.Module, logit_shift: float) -> None:
+def set_initial_bias(model: nn.Module, logit_shift: float) -> None:
     """
-    Lower a fresh model's logits by `logit_shift`, so that to the loss it is at first what it is without the shift; and
-    where nothing of SAM answers, which leaves every pixel at even odds, to one target pixel in a hundred.
+    Set the initial bias of an untrained model's logits.
+
+    They are lowered by `logit_shift`, which the loss adds again. A model without SAM's decoder starts with logits of 0;
+    it gets log(1/99) besides, a target probability of 0.01.
     """
     level = active_mask_level(model)
     if level is not None:
@@ -174,15 +191,18 @@ def start_from(model: nn.Module, logit_shift: float) -> None:
 
 
 def freeze_operators(model: nn.Module) -> None:
-    """Keep the operators on the frame the classical ones: a few hundred steps hardly change them, and their gradient
-    takes a third of a step."""
+    """
+    Don't train the pixel level's operators: they keep their classical parameters.
+
+    A few hundred steps hardly change them, and their gradient takes a third of a step's time.
+    """
     level = active_mask_level(model)
     if level is not None and level.pyramid is not None:
         level.pyramid.requires_grad_(False)
 
 
 def prompt_free_outputs(model: nn.Module, frozen: FrozenFeatures, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`logits` `(B, 1, H, W)` on the frames' grid and, where there are operators, what [`MaskLevel`] gives besides."""
+    """`logits` `(B, 1, H, W)` for a batch of [`TeacherSamples`], and the other outputs of [`MaskLevel`], if any."""
     if not asks_sam(model):
         return outputs_without_sam(model, batch["frames"])
     embeddings = frozen.embeddings(batch["states"], batch["frames"], batch["frame_boxes"])

@@ -1,4 +1,4 @@
-"""Labelled frames as crops are cut of them: decoded once, and kept in memory as far as that reaches."""
+"""Labelled frames in memory, from which students' crops are cut: decoded once and cached, up to a limit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,14 +21,17 @@ MEMORY = 1 << 30  # bytes of decoded frames that a process keeps: 1300 frames of
 
 
 def labelled_sample(row: dict) -> Sample:
-    """A data set's row as frame, target and weight, see [`training_mask`], of boxes and points see [`weak_label`]; an
-    error naming the row where it has no label."""
+    """
+    A row's frame, target and weight: of a mask see [`training_mask`], of boxes and points [`weak_label`].
+
+    Raises `ValueError`, which names the row, if it has no label or frame and mask differ in size.
+    """
     sample = _read(row)
     return replace(sample, frame=sample.frame.astype(np.float32))
 
 
 def _read(row: dict) -> Sample:
-    """[`labelled_sample`] with the frame as it is stored."""
+    """[`labelled_sample`], but with the frame's stored dtype."""
     if row["label_source"] in (BOX, POINT):
         frame = read_frame(row["image"])
         weak = row_weak_label(row, frame)
@@ -45,14 +48,14 @@ def _read(row: dict) -> Sample:
 @dataclass
 class LabelledFrame:
     """
-    A frame and its label, and what crops of it ask for time and again.
+    A frame with its label, and cached values that its crops need. All arrays are `(H, W)`.
 
     Args:
-        frame: as it is stored.
+        frame: in its stored dtype.
         target: bool.
-        weight: in steps of 1 / 255, uint8: a confidence has 8 bits.
-        boxes: the numbers of boxes, int32, if people drew any, or as if they had.
-        processor: by whose rule crops are normalised: as parts of the whole frame.
+        weight: 255 times the weight, uint8.
+        boxes: int32, the number of the box that contains the pixel, 0 outside; `None` without boxes.
+        processor: for the normalisation.
     """
 
     frame: np.ndarray
@@ -68,11 +71,11 @@ class LabelledFrame:
 
     @property
     def sample(self) -> Sample:
-        """The arrays as they are kept: weights are 255 times what they are."""
+        """The arrays as a [`Sample`], with weights times 255."""
         return Sample(self.frame, self.target, self.weight, self.boxes)
 
     def labelled(self) -> Sample:
-        """What [`labelled_sample`] gives."""
+        """The same as [`labelled_sample`]."""
         frame, target = self.frame.astype(np.float32), self.target.astype(np.float32)
         return Sample(frame, target, self.weight / np.float32(255), self.boxes)
 
@@ -94,12 +97,12 @@ class LabelledFrame:
 
     def normalize(self, window: np.ndarray, whole: np.ndarray | None = None, curve: Curve | None = None) -> np.ndarray:
         """
-        A crop as a part of the whole frame, normalised like it, float32.
+        A crop, float32, normalised with the statistics of the whole frame.
 
         Args:
-            window: the crop, with all that was done to it.
-            whole: the frame with the targets that were pasted, if any were.
-            curve: of the camera's response to it.
+            window: the augmented crop.
+            whole: the frame with pasted targets, if there are any.
+            curve: the response curve that was applied to the crop, if any.
         """
         if whole is None and curve is None:
             return apply_normalization(window, *self._linear, self.spread.low)
@@ -117,16 +120,17 @@ class LabelledFrame:
 
 class LabelledFrames(Sequence[LabelledFrame]):
     """
-    The frames of a data set's labelled rows, decoded, and checked for damage, when they are first asked for.
+    The labelled frames of a data set, decoded and checked at first access, then cached.
 
-    The first that fit into memory are kept, not the last: of passes over all of them in random orders, those would find
-    none. Of a loader's workers, each keeps its share.
+    The frames that come first stay in the cache until it is full; none is evicted. (With random passes over all frames,
+    evicting the oldest would make the cache useless.) Workers of a `DataLoader` share the limit equally.
 
     Args:
-        dataset: with `image` and people's masks, boxes or points, or pseudo labels.
-        memory: bytes that may be kept.
+        dataset: rows with `image` and people's masks, boxes or points, or pseudo labels.
+        processor: for the normalisation.
+        memory: limit of the cache in bytes.
 
-    `pseudo_boxes`, where it is set, gives the numbers of boxes of a pseudo label's target.
+    Attributes: `pseudo_boxes`, if set, makes the `boxes` of a pseudo label from its target `(H, W)`.
     """
 
     pseudo_boxes: Callable[[np.ndarray], np.ndarray] | None = None
@@ -155,5 +159,5 @@ class LabelledFrames(Sequence[LabelledFrame]):
         return frame
 
     def __getstate__(self) -> dict:
-        """For another process, which decodes its frames itself."""
+        """Without the cache: another process fills its own."""
         return {**self.__dict__, "kept": {}, "bytes_kept": 0}

@@ -1,4 +1,4 @@
-"""Fitting the gate on the operators' consensus: how much they must see for a target, from labelled ones."""
+"""Fits the consensus gate: how strongly the operators must respond to a target, from labelled targets."""
 
 import math
 from collections.abc import Callable
@@ -18,13 +18,15 @@ from scalpel_hf.predictors.teacher import Teacher
 
 def target_responses(labelled: list[Sample], consensus_of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """
-    What the operators answer to labelled targets, `(n, 2)`: the consensus' peak on each, and in the whole of its frame.
+    The operators' responses to labelled targets, `(n, 2)`: the maximum of the consensus map on each target, and the
+    maximum in the target's whole frame.
 
-    Both before compression. Targets that no operator answers to, such as a mask on a constant frame, don't count.
+    Both are linear responses, without the prior maps' log(1 + x). Targets without response, such as a mask on a
+    constant frame, are left out.
 
     Args:
         labelled: frames with their targets, in sensor units.
-        consensus_of: from a frame `(H, W)` to what the operators agree on, `(H, W)`, in the prior maps' units.
+        consensus_of: from a frame `(H, W)` to its consensus map `(H, W)`, in the prior maps' units.
     """
     responses: list[tuple[float, float]] = []
     for sample in labelled:
@@ -35,8 +37,8 @@ def target_responses(labelled: list[Sample], consensus_of: Callable[[np.ndarray]
     return np.array([response for response in responses if response[0] > 0]).reshape(-1, 2)
 
 
-def half_of_the_faintest(responses: np.ndarray) -> float | None:
-    """Half of the lowest of [`target_responses`]' peaks, compressed again; `None` where there is none."""
+def half_of_faintest_response(responses: np.ndarray) -> float | None:
+    """log(1 + half of the lowest response to a target), from [`target_responses`]; `None` without responses."""
     return math.log1p(responses[:, 0].min() / 2) if len(responses) else None
 
 
@@ -45,14 +47,15 @@ def fit_consensus_gate(teacher: Teacher, labelled: list[Sample], noise_floor: fl
     """
     Fit the active adapter's [`ConsensusGate`] to labelled targets, and return it.
 
-    It asks for half of what the adapter's own learned operators see of the faintest target: in the prior maps' units
-    (`threshold`), and as a share of what they see at the strongest place of the target's frame (`share`). It asks for
-    nothing where the adapter has no pixel level or its operators see none of the targets. With labelled frames of
-    another camera it can be fitted anew, without any training.
+    The gate's two thresholds are half of the weakest response of the adapter's trained operators to a target:
+    `threshold` of the response itself, in the prior maps' units, and `share` of the response relative to the maximum in
+    the target's frame. Both stay 0 if the adapter has no pixel level, or its operators respond to no target. For
+    another camera, the gate can be fitted again to its labelled frames, without training.
 
     Args:
+        teacher: its adapter is changed.
         labelled: frames with their targets, in sensor units.
-        noise_floor: of the gate from now on; the adapter's own when left out.
+        noise_floor: of the gate; by default the present one.
     """
     layer = mask_level_layer(teacher.model)
     if layer is None or layer.active_name is None or layer.active.pyramid is None:
@@ -67,7 +70,7 @@ def fit_consensus_gate(teacher: Teacher, labelled: list[Sample], noise_floor: fl
 
     responses = target_responses(labelled, consensus_of)
     if len(responses):
-        threshold, share = half_of_the_faintest(responses), float((responses[:, 0] / responses[:, 1]).min() / 2)
+        threshold, share = half_of_faintest_response(responses), float((responses[:, 0] / responses[:, 1]).min() / 2)
         level.set_gate(replace(level.gate, threshold=threshold, share=share))
     teacher.model.peft_config[layer.active_name].consensus_gate = asdict(level.gate)
     return level.gate

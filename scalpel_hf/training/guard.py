@@ -1,7 +1,7 @@
-"""Is a teacher worth labelling with? It against a small network of the same labels, on labelled frames held out.
+"""The guard: compares a teacher with a small network trained on the same labels, by cross-validation.
 
-A teacher that is worse than what a student learns from the labels alone costs in place of paying, and on a data set
-that nobody tuned it on only this comparison tells.
+If the small network is better, the teacher's pseudo labels would make students worse than the labels alone do. On a new
+data set only this comparison tells.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from .run_record import METRICS_FILE
 
 ARMS = ("teacher", "small network")
 METRICS = ("iou", "niou", "pd", "fa")
-LEAST_FRAMES = 8  # labelled ones; from fewer, halves say nothing
+LEAST_FRAMES = 8  # labelled frames that the comparison needs
 
 Probabilities = Callable[[Any], np.ndarray]
 TrainArm = Callable[[str, int, datasets.Dataset], Probabilities]
@@ -35,22 +35,23 @@ def guard(
     args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset, arms: dict[str, Train]
 ) -> dict[str, Any] | None:
     """
-    What [`compare_with_small_network`] says of networks trained as the teacher is to be, in a third of the steps.
+    [`compare_with_small_network`], with a third of the steps that the teacher will be trained for.
 
     Args:
-        rows: what the teacher is to be trained on.
+        args: of the teacher.
+        rows: the teacher's training data.
         arms: how each of [`ARMS`] is trained.
 
-    Returns `None`, and says so, where there is nothing to compare, or more than one process.
+    Returns the comparison; `None`, with a message, if there are too few frames or more than one process.
     """
     masks, others = split_by_source(rows, (HUMAN,))
     if not can_compare(masks) or accelerator.num_processes > 1:
         accelerator.print(
-            f"no comparison with a small network: it takes {LEAST_FRAMES} frames with a mask, of two recordings or "
-            "more, and one process"
+            f"no comparison with a small network: it needs {LEAST_FRAMES} frames with a mask, from two recordings or "
+            "more, and a single process"
         )
         return None
-    steps, features = max(1, args.max_steps // 3), args.features_folder  # the teacher's own: its frames are these
+    steps, features = max(1, args.max_steps // 3), args.features_folder  # the teacher's cache: its frames are the same
     short = replace(args, max_steps=steps, validation_fraction=0.0, watch_split="", feature_cache_dir=features)
 
     def train_arm(arm: str, fold: int, half: datasets.Dataset) -> Probabilities:
@@ -65,20 +66,23 @@ def guard(
 
 
 def can_compare(labelled: datasets.Dataset) -> bool:
-    """Whether halves of the labelled frames say anything: there are enough of them, and not all of one recording."""
+    """Whether there are enough labelled frames for two folds, and at least two recordings among them."""
     return len(labelled) >= LEAST_FRAMES and len(set(recordings_of(labelled))) > 1
 
 
 def compare_with_small_network(train_arm: TrainArm, labelled: datasets.Dataset, seed: int) -> dict[str, Any]:
     """
-    Cross-validate both arms in two halves of the labelled frames; frames of one recording are in one half.
+    Cross-validate a teacher and a small network in two folds. All frames of a recording are in the same fold.
 
     Args:
-        train_arm: from (arm, fold, rows to train on) to what gives a frame's probabilities `(H, W)`.
-        labelled: rows with a human's mask.
+        train_arm: `(arm, fold, rows to train on) → predict`, where `arm` is one of `ARMS` and `predict(frame)` gives
+            probabilities `(H, W)`.
+        labelled: rows with a person's mask.
+        seed: of the folds.
 
-    Returns each arm's metrics over all frames, each measured by what has not seen it, and by figure the teacher's lead
-    with the ends of its 95 % bootstrap interval over frames, or over recordings.
+    Returns `frames` (their number); for each of `ARMS` its `METRICS` over all frames, each predicted by the model that
+    was not trained on it; and `lead`, for each metric: teacher minus small network, and both ends of its 95 % bootstrap
+    interval over recordings (or over frames, if there are no recordings).
     """
     halves = folds_by_recording(labelled, 2, seed)
     counts = {}
@@ -103,18 +107,18 @@ def compare_with_small_network(train_arm: TrainArm, labelled: datasets.Dataset, 
 
 
 def verdict(record: dict[str, Any]) -> str:
-    """One sentence: which is better and by how much."""
+    """One sentence about the result of [`compare_with_small_network`]: which is better, and by how much."""
     lead, low, high = (100 * value for value in record["lead"]["iou"])
     metrics = " against ".join(
         "{:.1f} / {:.1f} / {:.1f} / {:.0f}".format(*(record[arm][k] * (100 if k != "fa" else 1) for k in METRICS))
         for arm in ARMS
     )
     if low > 0:
-        found = "the teacher is better than a small network of the same labels"
+        found = "the teacher is better than a small network trained on the same labels"
     elif high < 0:
-        found = "a small network of the same labels is better than the teacher"
+        found = "a small network trained on the same labels is better than the teacher"
     else:
-        found = "the teacher and a small network of the same labels do not differ beyond chance"
+        found = "the teacher and a small network trained on the same labels do not differ significantly"
     return (
         f"{found}: IoU {lead:+.1f} ({low:+.1f} to {high:+.1f}) on {record['frames']} labelled frames held out; "
         f"IoU / nIoU / Pd / Fa {metrics}"
@@ -123,18 +127,26 @@ def verdict(record: dict[str, Any]) -> str:
 
 def check_teacher(name_or_path: str | Path, any_teacher: bool, say: Callable[[str], None]) -> None:
     """
-    Say what a teacher's training found of it, before it labels.
+    Report, before a teacher labels, how it compared with a small network in its training.
 
-    Raises `ValueError` where a small network was better beyond chance, unless `any_teacher`.
+    Args:
+        name_or_path: folder of the teacher.
+        any_teacher: don't raise.
+        say: called with the message.
+
+    Raises `ValueError` if the small network was significantly better (95 % interval of IoU), unless `any_teacher`.
     """
     path = Path(name_or_path) / METRICS_FILE
     record = read_json(path).get("guard") if path.is_file() else None
     if record is None:
-        say("this teacher was not compared with a small network of the same labels: train it with `--guard` to know")
+        say(
+            "this teacher was not compared with a small network trained on the same labels: for that, train it with "
+            "`--guard`"
+        )
         return
     if record["lead"]["iou"][2] < 0 and not any_teacher:
         raise ValueError(
-            f"{verdict(record)}. Train a student on the labels alone, give the teacher more of them, or label with it "
-            "all the same by --any-teacher"
+            f"{verdict(record)}. Train a student on the labels alone, train the teacher on more labels, or use it "
+            "anyway with --any-teacher"
         )
     say(verdict(record))

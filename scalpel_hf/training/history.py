@@ -1,4 +1,4 @@
-"""A training's curves, as numbers and as a picture in the run's folder."""
+"""A training's curves, as JSON and SVG in the run's folder."""
 
 import math
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Any
 from scalpel_hf.utils.files import write_json, write_text
 from scalpel_hf.utils.templates import html_template
 
-HISTORY_FILE = "history.json"  # losses every `logging_steps`, and metrics on frames held out to choose the step by
+HISTORY_FILE = "history.json"  # losses every `logging_steps` and metrics on held-out frames every `eval_steps`
 PICTURE_FILE = "history.svg"
 SHOWN = ("iou", "niou", "pd", "ap50", "f1")  # held-out metrics between 0 and 1
 COLORS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b")
-WIDTH, HEIGHT, LEFT, TOP = 640, 220, 48, 30  # of a panel in pixels, and where its axes begin
+WIDTH, HEIGHT, LEFT, TOP = 640, 220, 48, 30  # size of a panel in pixels, and its left and top margin
 
 Points = list[tuple[float, float]]
 
@@ -30,14 +30,14 @@ TEMPLATE = """<svg xmlns="http://www.w3.org/2000/svg" width="{{ width }}" height
 
 
 def write_history(folder: str | Path, history: list[dict[str, Any]]) -> None:
-    """`history.json` and, once there is something to see, `history.svg`: the losses above, held-out metrics below."""
+    """Write `history.json` and, from two entries on, `history.svg`: losses above, metrics on held-out frames below."""
     write_json(Path(folder) / HISTORY_FILE, history)
     if len(history) > 1:
         write_text(Path(folder) / PICTURE_FILE, draw(history))
 
 
 def draw(history: list[dict[str, Any]]) -> str:
-    """An SVG picture of a history's curves over the steps."""
+    """The curves of a history over the steps, as an SVG picture."""
     losses: dict[str, Points] = {}
     metrics: dict[str, Points] = {}
     for entry in history:
@@ -57,10 +57,10 @@ def _panel(curves: dict[str, Points], last: int) -> dict[str, Any]:
     high = high if high > low else low + 1
 
     def place(step: float, value: float) -> str:
-        return f"{LEFT + (WIDTH - LEFT - 12) * step / last:.1f},{_height(value, low, high):.1f}"
+        return f"{LEFT + (WIDTH - LEFT - 12) * step / last:.1f},{_y_coordinate(value, low, high):.1f}"
 
     return {
-        "ticks": [(round(_height(v, low, high), 1), f"{v:.2g}") for v in (low, (low + high) / 2, high)],
+        "ticks": [(round(_y_coordinate(v, low, high), 1), f"{v:.2g}") for v in (low, (low + high) / 2, high)],
         "curves": [
             {"name": name, "color": COLORS[i % len(COLORS)], "points": " ".join(place(*point) for point in points)}
             for i, (name, points) in enumerate(curves.items())
@@ -68,6 +68,6 @@ def _panel(curves: dict[str, Points], last: int) -> dict[str, Any]:
     }
 
 
-def _height(value: float, low: float, high: float) -> float:
-    """From the top of its panel in pixels."""
+def _y_coordinate(value: float, low: float, high: float) -> float:
+    """y coordinate of a value, in pixels from the top of its panel."""
     return HEIGHT - TOP - (HEIGHT - 2 * TOP) * (value - low) / (high - low)

@@ -1,4 +1,4 @@
-"""Stage 2, deployment-oriented transfer: what a student is shown and what it is asked for."""
+"""Stage 2, deployment-oriented knowledge transfer: the student's training samples and losses."""
 
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +33,7 @@ from scalpel_hf.training.box_margin import margin_of_boxes, margin_of_pseudo_lab
 from scalpel_hf.training.frames import LabelledFrame, LabelledFrames, labelled_sample
 from scalpel_hf.training.sampling import shuffled
 
-MEASURED = 200  # frames, or up to twice as many, that tell the margin of people's boxes
+MEASURED = 200  # frames (at least; at most twice as many) in which the margin of people's boxes is measured
 
 
 class StudentSamples(Dataset):
@@ -41,16 +41,23 @@ class StudentSamples(Dataset):
     Augmented crops of all frames that have a label.
 
     Sample i is a pure function of (`seed`, i). Frames that people labelled make up at least `human_share` of the
-    samples, so that a tenth of true labels is not lost among the pseudo labels; within each kind every pass shows each
-    frame once, in a new order. A crop costs the same of frames of any size, see [`zoomed_crop`], and memory is bounded,
-    see [`LabelledFrames`].
+    samples. Each epoch over the frames that people labelled, and each over the pseudo-labelled ones, shows every frame
+    once, in a new order. The time for a crop doesn't depend on the size of its frame, see [`zoomed_crop`]; memory is
+    bounded, see [`LabelledFrames`].
+
+    A sample has `pixel_values` `(C, S, S)`, `labels` and `weights` `(S, S)`, `human` (1 for a person's label, else 0),
+    and `boxes` `(S, S)` if some labels are boxes or points.
 
     Args:
-        dataset: rows with `image` and people's masks, boxes or points, or pseudo labels; others are left out.
-        crop_size: side of the crops in pixels.
+        dataset: rows with `image` and people's masks, boxes or points, or pseudo labels; other rows are left out.
+        processor: the student's.
+        crop_size: side S of the crops in pixels.
+        seed: of all random choices.
         human_share: between 0 and 1.
 
-    `margin` is that of people's boxes, in pixels of the frame, see [`margin_of_boxes`]; 0 where they drew none.
+    Attributes: `margin`, that of people's boxes in pixels, see [`margin_of_boxes`]; 0 without boxes.
+
+    Raises `ValueError` if no row has a label, or `human_share` or `crop_size` is out of range.
     """
 
     def __init__(
@@ -69,7 +76,7 @@ class StudentSamples(Dataset):
         self.human = [i for i, source in enumerate(sources) if source in BY_PEOPLE]
         self.human_set = set(self.human)
         self.pseudo = [i for i, source in enumerate(sources) if source == PSEUDO]
-        # A pasted target counts in full: it should be a true one, of a known extent.
+        # Pasted targets have weight 1, so they are taken from exact masks if there are any.
         self.donors = [i for i in self.human if sources[i] == HUMAN] or self.human or self.pseudo
         self.drawn = [i for i in self.human if sources[i] in (BOX, POINT)]
         self.has_boxes = bool(self.drawn)
@@ -77,27 +84,27 @@ class StudentSamples(Dataset):
         if not self.indices:
             raise ValueError("no frame of the data set has a label: every `label_source` is 'none'")
         self.frames = LabelledFrames(dataset, processor)
-        self.margin = margin_of_boxes(self.frames[i].sample for i in _some(self.drawn))
+        self.margin = margin_of_boxes(self.frames[i].sample for i in _evenly_spaced(self.drawn))
         self.processor, self.crop_size, self.seed = processor, crop_size, seed
         share = max(human_share, len(self.human) / len(self.indices)) if self.human else 0.0
         self.share = share if self.pseudo else 1.0
 
     def _index(self, i: int) -> int:
-        """Row of sample i: `floor(i · share)` human samples have come before it."""
+        """Row of sample i. `floor(i · share)` of the samples before it are people's."""
         before = int(i * self.share + 1e-9)
         human = int((i + 1) * self.share + 1e-9) > before
         rows, number = (self.human, before) if human else (self.pseudo, i - before)
         return rows[shuffled(number, len(rows), self.seed)]
 
     def labelled_frame(self, i: int) -> Sample:
-        """The whole frame that sample i is a view of, as it is labelled."""
+        """The whole frame, with its label, that sample i is a crop of."""
         return self.frames[self._index(i)].labelled()
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         return self._crop(i)[0]
 
     def _crop(self, i: int) -> tuple[dict[str, Any], float]:
-        """Sample i, and the factor by which it is zoomed."""
+        """Sample i, and its zoom factor."""
         index = self._index(i)
         frame, is_human = self.frames[index], index in self.human_set
         rng = np.random.default_rng([self.seed, 1, i])
@@ -122,7 +129,7 @@ class StudentSamples(Dataset):
         return result, factor
 
     def _patches(self, frame: LabelledFrame, taken: np.ndarray, factor: float, rng: np.random.Generator) -> list[Patch]:
-        """One to three targets of another frame, placed anywhere in the zoomed one where no pixel is taken."""
+        """One to three targets of another frame, placed at random in the zoomed frame, away from its own targets."""
         donor = self.frames[self.donors[int(rng.integers(len(self.donors)))]]
         if not (frame.has_spread and donor.has_spread):
             return []
@@ -130,18 +137,18 @@ class StudentSamples(Dataset):
         return place_cutouts(donor.cutouts, taken, zoomed_shape(taken.shape, factor), rng, count, unit)
 
     def _pixel_values(self, crop: np.ndarray) -> Tensor:
-        """A crop as the model takes it, (C, S, S)."""
+        """The model's input `(C, S, S)` for a crop `(S, S)`."""
         return torch.from_numpy(crop).expand(self.processor.num_channels, -1, -1)
 
 
 class DetectionSamples(StudentSamples):
     """
-    [`StudentSamples`] with the boxes of their targets in place of the mask, in transformers' format: `labels` with
-    `class_labels` (N,), all 0, and `boxes` (N, 4), (centre x, centre y, width, height) as shares of the crop.
+    [`StudentSamples`] for detectors: `labels` are in transformers' format, `class_labels` `(N,)`, all 0, and `boxes`
+    `(N, 4)`, (centre x, centre y, width, height) relative to the crop.
 
-    A box that a person drew is taken as it is, cut off at the crop's edge, and its pixels weigh 1. Where these have a
-    margin, other targets get boxes of the same kind: pasted ones and those of masks their own with that margin, those
-    of pseudo labels theirs with `pseudo_margin`, see [`margin_of_pseudo_labels`].
+    People's boxes are used as drawn, clipped to the crop, and their pixels have weight 1. If people draw boxes larger
+    than targets, the boxes of all other targets are enlarged to match: those of masks and pasted targets by `margin`,
+    those of pseudo labels by `pseudo_margin`, see [`margin_of_pseudo_labels`].
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -149,7 +156,8 @@ class DetectionSamples(StudentSamples):
         self.pseudo_margin = 0.0
         if self.margin and self.pseudo:
             drawn, pseudo = (
-                map(labelled_sample, self.frames.dataset.select(rows)) for rows in map(_some, (self.drawn, self.pseudo))
+                map(labelled_sample, self.frames.dataset.select(rows))
+                for rows in map(_evenly_spaced, (self.drawn, self.pseudo))
             )
             self.pseudo_margin = margin_of_pseudo_labels(drawn, pseudo, self.margin)
             self.frames.pseudo_boxes = partial(number_boxes, reach=self.margin, margin=self.pseudo_margin)
@@ -158,8 +166,8 @@ class DetectionSamples(StudentSamples):
         sample, zoom = self._crop(i)
         target = sample["labels"].numpy()
         numbers = sample.pop("boxes").numpy() if self.has_boxes else np.zeros(target.shape, np.int32)
-        others = boxes_of_target(_away_from_boxes(target, numbers))
-        found = np.concatenate([_drawn_boxes(numbers), _grown(others, self.margin * zoom, self.crop_size)])
+        others = boxes_of_target(_outside_of_drawn_boxes(target, numbers))
+        found = np.concatenate([_boxes_of_components(numbers), _enlarged(others, self.margin * zoom, self.crop_size)])
         if sample["human"]:
             sample["weights"][torch.from_numpy(numbers > 0)] = 1
         boxes = torch.from_numpy(found) / self.crop_size
@@ -168,44 +176,50 @@ class DetectionSamples(StudentSamples):
 
     @staticmethod
     def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """A batch, with `labels` as a list."""
         labels = [sample.pop("labels") for sample in samples]
         return {**default_collate(samples), "labels": labels}
 
 
-def _some(rows: list[int]) -> list[int]:
-    """`MEASURED` rows, or up to twice as many, at equal distances."""
+def _evenly_spaced(rows: list[int]) -> list[int]:
+    """At least `MEASURED` of the rows (if there are as many) and at most twice as many, evenly spaced."""
     return rows[:: max(1, len(rows) // MEASURED)]
 
 
 def boxes_of_target(target: np.ndarray) -> np.ndarray:
     """
-    Boxes (N, 4), float32, (centre x, centre y, width, height) in pixels, of the components of a target map in [0, 1].
+    Bounding boxes of the targets in a map `(H, W)` in [0, 1], as float32 `(N, 4)`, (centre x, centre y, width, height)
+    in pixels.
 
-    A component is where the map exceeds half of the highest value in its 8-connected region above 0: one half where
-    that is 1. A zoom may spread a target of a pixel or two over several, none of which exceeds one half.
+    A target's pixels are those above half of the maximum of their 8-connected region. (A fixed threshold of 0.5 would
+    lose small targets: zooming may spread one pixel over several, all below 0.5.)
+
+    Example:
+        >>> boxes_of_target(np.array([[0, 0.4, 0.1], [0, 0.4, 0.1]]))
+        array([[1.5, 1. , 1. , 2. ]], dtype=float32)
     """
     regions, count = ndimage.label(target > 0, structure=EIGHT_CONNECTED)
     peaks = np.asarray(ndimage.maximum(target, regions, range(count + 1)), dtype=np.float32)
     labels, _ = ndimage.label(target > peaks[regions] / 2, structure=EIGHT_CONNECTED)
-    return _drawn_boxes(labels)
+    return _boxes_of_components(labels)
 
 
-def _drawn_boxes(numbers: np.ndarray) -> np.ndarray:
-    """Those of a map of numbers, as [`boxes_of_target`] has them."""
+def _boxes_of_components(numbers: np.ndarray) -> np.ndarray:
+    """Bounding boxes of a label map's components, as in [`boxes_of_target`]."""
     windows = [window for window in ndimage.find_objects(numbers) if window is not None]
     corners = [(c.start, r.start, c.stop, r.stop) for r, c in windows]
     x0, y0, x1, y1 = np.array(corners, dtype=np.float32).reshape(-1, 4).T
     return np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], axis=1)
 
 
-def _away_from_boxes(target: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """A target map without what lies in drawn boxes, or reaches out of one."""
+def _outside_of_drawn_boxes(target: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """A target map without the components that touch a box that a person drew."""
     regions, _ = ndimage.label((target > 0) | (numbers > 0), structure=EIGHT_CONNECTED)
     return np.where(np.isin(regions, regions[numbers > 0]), 0, target)
 
 
-def _grown(boxes: np.ndarray, by: float, size: int) -> np.ndarray:
-    """Boxes (N, 4), (centre x, centre y, width, height), so much wider and higher, and cut off at a crop's edge."""
+def _enlarged(boxes: np.ndarray, by: float, size: int) -> np.ndarray:
+    """Boxes `(N, 4)`, (centre x, centre y, width, height), `by` pixels wider and higher, clipped to the crop."""
     low = np.maximum(boxes[:, :2] - (boxes[:, 2:] + by) / 2, 0)
     high = np.minimum(boxes[:, :2] + (boxes[:, 2:] + by) / 2, size)
     return np.concatenate([(low + high) / 2, high - low], axis=1).astype(np.float32)
@@ -218,19 +232,24 @@ def transfer_loss(
     pseudo_weight: float, warmup_steps: int, logit_shift: float = 0.0, box_weight: float = 1.0, margin: float = 0.0
 ) -> LossFunction:
     """
-    The student's loss as a function of (model, batch, step): `10 · BCE + soft IoU`, each pixel weighted.
+    The loss of a segmentation student: `10 · BCE + soft IoU + box_weight · box projection`.
 
-    A pseudo-labelled pixel weighs its confidence times `pseudo_weight`, which rises from 0 over `warmup_steps`. Coarser
-    logits are resized to the labels' size.
+    BCE and soft IoU are weighted by pixel, see [`StudentSamples`]; the last term is [`box_projection_loss`], if people
+    drew boxes. Logits coarser than the labels are resized to these.
 
-    `logit_shift` is added to the logits, so that by themselves they are calibrated to whole frames, where targets are
-    rarer than in the crops: the logit adjustment of Menon et al. (arXiv 2007.07314) by what `prior_shift` measures.
+    Args:
+        pseudo_weight: factor for pixels of pseudo-labelled frames; it rises linearly from 0 over `warmup_steps`.
+        logit_shift: added to the logits in the loss. Without the shift the student's probabilities are then calibrated
+            to whole frames, where targets are rarer than in the crops: the logit adjustment of Menon et al., "Long-tail
+            learning via logit adjustment" (arXiv 2007.07314), by [`prior_shift`].
+        box_weight: of the box projection.
+        margin: of people's boxes in pixels, see [`margin_of_boxes`].
 
-    Where people drew boxes, `box_weight` times [`box_projection_loss`] is added, for boxes of that margin.
+    Returns `(model, batch, step) → (loss, value of each term)`.
     """
 
     def loss_function(model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, float]]:
-        share = _share(batch["human"], pseudo_weight, step, warmup_steps)
+        share = _frame_weights(batch["human"], pseudo_weight, step, warmup_steps)
         target, weight = batch["labels"][:, None], batch["weights"][:, None] * share[:, None, None, None]
         logits = foreground_logits(model(pixel_values=batch["pixel_values"]).logits, target.shape[2:]) + logit_shift
         bce, iou = weighted_bce(logits, target, weight), soft_iou_loss(logits, target, weight)
@@ -244,23 +263,26 @@ def transfer_loss(
 
 
 def foreground_logits(logits: Tensor, size: torch.Size) -> Tensor:
-    """(B, 1, H, W) of the logits of a model for semantic segmentation, resized where they are coarser than frames."""
+    """One logit of target against background, `(B, 1, H, W)`, from the logits of any segmentation model."""
     logits = as_foreground(logits)
     return logits if logits.shape[2:] == size else F.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
 def detection_loss(pseudo_weight: float, warmup_steps: int, weigh_pixels: bool) -> LossFunction:
     """
-    A detector's own loss as a function of (model, batch, step).
+    The loss of a detection student: the model's own, with weights.
 
     Args:
-        pseudo_weight: of pseudo-labelled frames beside human ones, risen from 0 over `warmup_steps`.
-        weigh_pixels: whether the model takes `pixel_weights`, as [`ScalpelStudentForObjectDetection`] does: pixels then
-            weigh their confidence too. Of another model the loss of each kind of frame is taken apart and weighted.
+        pseudo_weight: factor for pseudo-labelled frames; it rises linearly from 0 over `warmup_steps`.
+        weigh_pixels: whether the model takes `pixel_weights`, as [`ScalpelStudentForObjectDetection`] does. Pixels are
+            then weighted by their confidence too. Otherwise the model's loss is computed for people's frames and for
+            pseudo-labelled ones, and the weighted mean is taken.
+
+    Returns `(model, batch, step) → (loss, value of each term)`.
     """
 
     def loss_function(model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, float]]:
-        share = _share(batch["human"], pseudo_weight, step, warmup_steps)
+        share = _frame_weights(batch["human"], pseudo_weight, step, warmup_steps)
         if weigh_pixels:
             weights = batch["weights"] * share[:, None, None]
             outputs = model(pixel_values=batch["pixel_values"], labels=batch["labels"], pixel_weights=weights)
@@ -276,6 +298,6 @@ def detection_loss(pseudo_weight: float, warmup_steps: int, weigh_pixels: bool) 
     return loss_function
 
 
-def _share(human: Tensor, pseudo_weight: float, step: int, warmup_steps: int) -> Tensor:
-    """Weight (B,) of each frame at a step."""
+def _frame_weights(human: Tensor, pseudo_weight: float, step: int, warmup_steps: int) -> Tensor:
+    """Weight `(B,)` of each frame at a step: 1 for people's, `pseudo_weight` (warmed up) for pseudo-labelled ones."""
     return human + (1 - human) * pseudo_weight * min(1.0, (step + 1) / max(1, warmup_steps))

@@ -1,15 +1,15 @@
-"""One training loop for both stages.
+"""The training loop of both stages.
 
 Notable:
-- sample number i is a pure function of (seed, i), and so are the random numbers of a step, so that a run that was
-  killed and resumed sees what an unbroken one sees, without a record of what has been read or drawn.
-- processes average their gradients here rather than in DistributedDataParallel, which loses track of weights that are
-  used outside the model's `forward`, as the teacher's prior and the end of its encoder are.
-- a module trains, dropout and running statistics included, where all its weights do; a frozen base stays as it is in
-  evaluation. Running statistics are averaged like the weights, so that the two fit.
-- processes share one model at every step: running statistics are averaged over them like gradients, and what the main
-  process measures decides for all. Each batch norm normalises by its own process's part of the batch, which is what
-  two processes differ in from one with a batch of twice the size (docs/how_to/several_gpus.md).
+- sample i and the random numbers of a step are pure functions of the seed and of i or the step. So a run that was
+  killed and resumed gives the same result as an uninterrupted one.
+- gradients are averaged over processes here, not by DistributedDataParallel, which doesn't support weights that are
+  used outside the model's `forward`, such as the teacher's prior and its last encoder blocks.
+- a module is in training mode (dropout, running statistics of batch norm) if all its weights are trained; a frozen base
+  is in evaluation mode. The running statistics are averaged like the weights (EMA).
+- all processes have the same model after every step: gradients and running statistics are averaged over them, and the
+  main process alone evaluates. Batch norm normalises by the batch of its own process, so two processes differ from one
+  with twice the batch size (docs/how_to/several_gpus.md).
 """
 
 import hashlib
@@ -51,7 +51,7 @@ Show = Callable[[int], Image.Image]
 
 
 class RangeSampler(Sampler[int]):
-    """Numbers of the samples still to come: `start`, `start + 1`, … `stop − 1`."""
+    """Yields the indices `start`, `start + 1`, … `stop − 1`."""
 
     def __init__(self, start: int, stop: int):
         self.start, self.stop = start, stop
@@ -65,22 +65,22 @@ class RangeSampler(Sampler[int]):
 
 def make_accelerator(args: LoopArguments) -> Accelerator:
     """
-    Accelerator with the arguments' precision, accumulation and tracker; seeds everything.
+    An `Accelerator` with the arguments' precision, gradient accumulation and tracker. Sets all random seeds.
 
-    Raises `ValueError` for an `output_dir` that can't be written to, and for half precision without a GPU.
+    Raises `ValueError` if `output_dir` can't be written to, or `fp16` is set without a GPU.
     """
     check_can_be_made(args.output_dir, "output_dir")
     precision, on_cpu = args.mixed_precision, default_device() == "cpu"
     if precision == "auto":
         precision = "bf16" if not on_cpu and torch.cuda.is_bf16_supported() else "no"
     if precision == "fp16" and on_cpu:
-        raise ValueError("`mixed_precision: fp16` needs a GPU, and none is used here: set it to `auto`, or to `no`")
+        raise ValueError("`mixed_precision: fp16` needs a GPU, and none is in use: set it to `auto` or `no`")
     accelerator = Accelerator(
         mixed_precision=precision,
         cpu=on_cpu,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=None if args.report_to == "none" else args.report_to,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],  # the others wait while one measures
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],  # other processes wait while one evaluates
         project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/logs"),
     )
     set_seed(args.seed)
@@ -100,27 +100,33 @@ def train(
     show: Show | None = None,
 ) -> dict[str, Any]:
     """
-    Train a model's trainable weights and leave their running mean in it, in evaluation mode.
+    Train a model's trainable weights by AdamW.
+
+    Afterwards the model holds the exponential moving average of its weights, of the best step if `evaluate` is given,
+    else of the last one, and is in evaluation mode.
 
     Args:
-        dataset: sample number i as a dict of tensors, a pure function of i.
+        accelerator: from [`make_accelerator`].
+        dataset: its item i is a dict of tensors and a pure function of i.
         loss_function: `(model, batch, step) → (loss, metrics to log)`.
-        evaluate: metrics on held-out labelled frames; the step with the highest `best_metric` is then kept. Called in
-            the main process alone.
-        collate: batch of a list of samples, where they are more than dicts of tensors of one shape.
-        made_of: what the result depends on beside the arguments, each with a hash of its content: rows, first weights.
-        show: what held-out frames look like to the model, a picture by the step; drawn every `eval_steps`, after
-            `evaluate`.
+        args: from the recipe.
+        evaluate: `model → metrics` on held-out labelled frames. Called in the main process only.
+        best_metric: the metric whose highest value makes a step the best.
+        collate: of the `DataLoader`, if samples can't be stacked.
+        made_of: hashes of what the result depends on besides the arguments, such as rows and initial weights, by name.
+        show: `step → picture` of the model's predictions, called every `eval_steps`, after `evaluate`.
 
-    Returns steps, seconds, samples and the last losses; with `evaluate` the best metrics and their step.
+    Returns `steps`, `samples`, `seconds`, `last` (losses of the last step) and `best` (`step` and `metrics` of the best
+    one; `None` without `evaluate`).
 
     Raises:
-        FloatingPointError: where the loss is no number.
-        ValueError: where `output_dir` has a checkpoint of a run with other arguments, made of something else or of
-            another model, or a damaged one.
+        FloatingPointError: if the loss isn't finite.
+        ValueError: if the checkpoint in `output_dir` is damaged, or of a run with other arguments, rows or model.
     """
-    # First of all: it may put other tensors in the place of buffers, which are looked up below.
-    wrapped = accelerator.prepare_model(model, evaluation_mode=True)  # mixed precision, and no wrapper around it
+    # Before buffers are collected below: this may replace them by other tensors.
+    wrapped = accelerator.prepare_model(
+        model, evaluation_mode=True
+    )  # for mixed precision, without DistributedDataParallel
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     decayed = [p for p in trainable.values() if p.ndim > 1]
     others = [p for p in trainable.values() if p.ndim <= 1]
@@ -128,8 +134,8 @@ def train(
         [{"params": decayed, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=args.learning_rate,
     )
-    scheduler = LambdaLR(optimizer, lambda step: _schedule(step, args))
-    buffers = _buffers(model)
+    scheduler = LambdaLR(optimizer, lambda step: _learning_rate_factor(step, args))
+    buffers = _trained_buffers(model)
     ema = Ema({**trainable, **{n: b for n, b in buffers.items() if b.is_floating_point()}}, args.ema_decay)
     values = {**trainable, **buffers}
     checkpoints = Checkpoints(
@@ -138,7 +144,7 @@ def train(
     made_of = {**(made_of or {}), "version of scalpel-hf": __version__}
     start = checkpoints.load(decide_the_result(args), made_of) if args.resume else NEW_RUN
     if start["step"] < args.max_steps and accelerator.is_main_process:
-        (Path(args.output_dir) / METRICS_FILE).unlink(missing_ok=True)  # of weights that come to be replaced
+        (Path(args.output_dir) / METRICS_FILE).unlink(missing_ok=True)  # they are of weights that this run replaces
     if start["step"]:
         accelerator.print(f"resuming from step {start['step']} of {args.max_steps}")
 
@@ -147,10 +153,10 @@ def train(
     loader = DataLoader(
         dataset, batch_size=args.batch_size, sampler=sampler, num_workers=args.num_workers, collate_fn=collate
     )
-    # The weights are on their device already. Placed again, a resumed AdamW's step counts would go there too, and every
-    # step would wait for the GPU to say each of them.
+    # The optimiser isn't moved: the weights are on their device already, and AdamW's step counts, moved to a GPU, would
+    # make every step wait for it.
     optimizer, loader = accelerator.prepare(optimizer, loader, device_placement=[False, True])
-    _train_mode(wrapped)
+    _set_training_mode(wrapped)
     if args.report_to != "none":
         accelerator.init_trackers("scalpel", config={k: str(v) for k, v in vars(args).items()})
 
@@ -170,7 +176,7 @@ def train(
                 )
             accelerator.backward(loss)
             if accelerator.sync_gradients:
-                _average(accelerator, [p.grad for p in trainable.values() if p.grad is not None])
+                _average_over_processes(accelerator, [p.grad for p in trainable.values() if p.grad is not None])
                 accelerator.clip_grad_norm_(trainable.values(), args.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
@@ -178,7 +184,7 @@ def train(
             continue
         step += 1
         scheduler.step()
-        _average(accelerator, [b for b in buffers.values() if b.is_floating_point()])
+        _average_over_processes(accelerator, [b for b in buffers.values() if b.is_floating_point()])
         ema.update(step)
         logs = {"loss": loss.item(), **metrics}
         bar.update()
@@ -190,7 +196,7 @@ def train(
             if accelerator.is_main_process:
                 best = _evaluate(accelerator, model, ema, evaluate, show, best, best_metric, step, checkpoints, history)
                 write_history(args.output_dir, history)
-                _train_mode(wrapped)
+                _set_training_mode(wrapped)
             best = broadcast_object_list([best])[0]
         if accelerator.is_main_process and (step % args.checkpoint_steps == 0 or step == args.max_steps):
             seconds = time.monotonic() - began
@@ -201,12 +207,12 @@ def train(
         write_history(args.output_dir, history)
 
     model.eval()
-    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # measured and used in full precision, as it is saved
+    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # evaluated, used and saved in full precision
     ema.swap()
     if best is not None:
-        accelerator.wait_for_everyone()  # the main process may still be writing it
+        accelerator.wait_for_everyone()  # the main process may still be writing the file
         checkpoints.load_best(best["step"])
-    accelerator.end_training()  # from here on the processes don't hear of each other
+    accelerator.end_training()  # afterwards processes don't communicate any more
     return {
         "steps": step,
         "samples": step * per_step,
@@ -217,8 +223,8 @@ def train(
 
 
 @torch.no_grad()
-def _average(accelerator: Accelerator, tensors: list[Tensor]) -> None:
-    """Give every process the mean over all processes of tensors that all of them have."""
+def _average_over_processes(accelerator: Accelerator, tensors: list[Tensor]) -> None:
+    """Replace tensors by their mean over all processes, in place."""
     if accelerator.num_processes == 1 or not tensors:
         return
     mean = accelerator.reduce(torch.cat([t.flatten() for t in tensors]), "mean")
@@ -226,32 +232,32 @@ def _average(accelerator: Accelerator, tensors: list[Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
-def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules with weights, all of which are trained."""
+def _trained_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that have weights and train all of them."""
     for name, module in model.named_modules():
         parameters = list(module.parameters())
         if parameters and all(p.requires_grad for p in parameters):
             yield name, module
 
 
-def _train_mode(model: nn.Module) -> None:
-    """Training mode for what is trained; a frozen base stays in evaluation mode and keeps its running statistics."""
+def _set_training_mode(model: nn.Module) -> None:
+    """Training mode for trained modules; evaluation mode for frozen ones, so that running statistics don't change."""
     model.eval()
-    for _, module in _trained(model):
+    for _, module in _trained_modules(model):
         module.train()
 
 
-def _buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Running statistics of what is trained; a frozen base's don't change."""
+def _trained_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers (running statistics) of the trained modules, by name."""
     return {
         f"{name}.{key}" if name else key: buffer
-        for name, module in _trained(model)
+        for name, module in _trained_modules(model)
         for key, buffer in module.named_buffers(recurse=False)
     }
 
 
 def hash_weights(model: nn.Module) -> str:
-    """Hash of a model's weights and buffers: what a training begins with."""
+    """Hash of a model's weights and buffers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -263,7 +269,7 @@ def _step_seed(seed: int, step: int, process: int) -> int:
     return int(np.random.SeedSequence([seed, step, process]).generate_state(1)[0])
 
 
-def _schedule(step: int, args: LoopArguments) -> float:
+def _learning_rate_factor(step: int, args: LoopArguments) -> float:
     warmup = max(1, round(args.warmup_ratio * args.max_steps))
     if step < warmup:
         return (step + 1) / warmup
@@ -282,8 +288,11 @@ def _evaluate(
     checkpoints: Checkpoints,
     history: list[dict[str, Any]],
 ) -> dict[str, Any] | None:
-    """Measure and show the running mean of the weights, and keep them where they are the best so far; the best step's
-    record."""
+    """
+    Evaluate the moving average of the weights, and save it if it is the best so far.
+
+    Returns the best step so far, and its metrics.
+    """
     model.eval()
     ema.swap()
     if evaluate is not None:

@@ -1,4 +1,4 @@
-"""LoRA in the adapter's place and of its size, to compare the adapter with."""
+"""The baseline for the adapter: LoRA with as many trainable weights."""
 
 import copy
 
@@ -12,11 +12,12 @@ from scalpel_hf.adapter.model import encoder_mlps
 
 def lora_of_equal_size(base: SamModel, config: ScalpelMoeConfig) -> LoraConfig:
     """
-    LoRA on every linear layer of the adapter's encoder blocks and of the mask decoder, with as many weights as it has.
+    LoRA on all linear layers of the mask decoder and of the last `config.blocks` encoder blocks. The rank is chosen so
+    that it has about as many trainable weights as the adapter.
 
     Args:
-        base: not adapted yet; left alone.
-        config: of the adapter to compare with. Its `blocks` count without the `token` level too.
+        base: the base model without adapter; it isn't changed.
+        config: of the adapter. Its `blocks` count even if its `levels` lack `token`.
     """
     blocks = [name.removesuffix("mlp") for name in encoder_mlps(base, config.blocks)]
     parts = ("mask_decoder.", *blocks)

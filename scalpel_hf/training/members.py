@@ -1,4 +1,4 @@
-"""The networks of a committee: what each is trained with, and all of them as one teacher."""
+"""The members of a committee: the settings that each is trained with, and how they become one teacher."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -12,19 +12,19 @@ from scalpel_hf.predictors.teacher import Teacher
 
 from .recipe_arguments import DistillArguments, LoopArguments, TransferArguments
 
-# From arguments, accelerator, rows and frames held out to what was trained, and how its training went.
+# `(args, accelerator, rows, held-out frames) → (trained model, outcome of `train`)`
 Trained = tuple[Any, dict[str, Any]]
 Train = Callable[[DistillArguments, Accelerator, datasets.Dataset, datasets.Dataset | None], Trained]
 
 
 def committee_members(args: DistillArguments) -> list[tuple[str, DistillArguments]]:
     """
-    The kind, `teacher` or `student`, of each network that `args.committee` asks for, and its own arguments.
+    The kind, `teacher` or `student`, and the settings of each of `args.committee` members.
 
-    Three kinds take turns, as networks that differ err less alike (docs/log.md): a teacher with operators, one of the
-    frame alone, and a small student of the same labels.
+    Members are by turns a teacher with operators, a teacher without them, and a small student trained on the same
+    labels: the errors of different networks are less correlated (docs/log.md).
     """
-    frame_alone = [level for level in args.levels if level != "pixel"] or args.levels
+    without_operators = [level for level in args.levels if level != "pixel"] or args.levels
     return [
         (
             STUDENT if number % 3 == 2 else TEACHER,
@@ -34,7 +34,7 @@ def committee_members(args: DistillArguments) -> list[tuple[str, DistillArgument
                 output_dir=f"{args.output_dir}/{member_folder(number)}".rstrip("/"),
                 seed=args.seed + 1000 * number,
                 feature_cache_dir=args.features_folder,
-                levels=args.levels if number % 3 == 0 else frame_alone,
+                levels=args.levels if number % 3 == 0 else without_operators,
             ),
         )
         for number in range(args.committee)
@@ -42,7 +42,7 @@ def committee_members(args: DistillArguments) -> list[tuple[str, DistillArgument
 
 
 def small_network(args: DistillArguments) -> TransferArguments:
-    """Of a student of the same labels: its steps take so little that it gets two and a half times as many."""
+    """Settings of a small student on the same labels. Its steps are fast, so it trains for 2.5 times as many."""
     loop = {field.name: getattr(args, field.name) for field in fields(LoopArguments)}
     loop |= {"max_steps": 5 * args.max_steps // 2, "push_to_hub": ""}
     own = {name: getattr(args, name) for name in ("dataset", "normalization", "crop_size", "box_weight")}
@@ -50,7 +50,7 @@ def small_network(args: DistillArguments) -> TransferArguments:
 
 
 def as_one_teacher(trained: Sequence[Trained]) -> tuple[Teacher, dict[str, Any]]:
-    """A committee of the networks, or the only one; and how their trainings went."""
+    """The trained networks as one teacher, a [`Committee`] if there are several; and the outcome of their training."""
     members, outcomes = zip(*trained, strict=True)
     if len(members) == 1:
         return members[0], outcomes[0]

@@ -1,4 +1,4 @@
-"""The record that a run leaves: what it did and everything needed to do it again."""
+"""metrics.json: a run's results, and everything that is needed to repeat it."""
 
 import logging
 import os
@@ -34,18 +34,26 @@ def write_metrics(
     guard: dict[str, Any] | None = None,
 ) -> Path:
     """
-    Write `metrics.json` into the run's folder.
+    Write `metrics.json` to the run's folder.
 
-    Figures of other splits and a comparison that are there already stay: [`train`] has removed what was of other
-    weights.
+    Its keys are `metrics` (by split, with threshold and matching radius), `training` (steps, seconds, last losses, best
+    step), `arguments`, `base_revision`, `command`, `commit`, `machine` and, if given, `guard`.
 
-    Keys: `metrics` (by split, with their threshold and matching radius), `training` (steps, seconds, last losses, best
-    step), `arguments`, `base_revision` (the base's commit, where it came from the Hub), `command`, `commit`, `machine`
-    and, where it was asked for, `guard` (see `scalpel_hf.training.guard`). Paths are as they were given, so that the
-    run can be repeated here; [`without_local_paths`] is what others get.
+    If the file exists, its metrics of other splits and its `guard` are kept: [`train`] has removed the file if the
+    weights changed. Paths are kept as given, so that the run can be repeated on this machine; use
+    [`without_local_paths`] before publishing.
+
+    Args:
+        args: of the run.
+        outcome: from [`train`].
+        metrics: by split.
+        base_revision: commit of the base model, if it came from the Hub.
+        guard: from [`compare_with_small_network`].
+
+    Returns the file.
     """
     path = Path(args.output_dir) / METRICS_FILE
-    earlier = _earlier(path)
+    earlier = _earlier_record(path)
     guard = guard or earlier.get("guard")
     record = {
         "metrics": {**earlier.get("metrics", {}), **metrics},
@@ -53,7 +61,7 @@ def write_metrics(
         "arguments": asdict(args),
         "base_revision": base_revision,
         "command": shlex.join(sys.argv),
-        **place_of_run(),
+        **commit_and_machine(),
     }
     if guard is not None:
         record["guard"] = guard
@@ -62,8 +70,7 @@ def write_metrics(
 
 
 def closing(folder: str | Path, metrics: dict[str, dict[str, Any]], next_command: str) -> str:
-    """What a training ends with: its metrics by split, with counts and the share of targets found, its folder, and the
-    command that comes next."""
+    """The last lines that a training prints: metrics by split, its folder, and the next command."""
     lines = [f"{split}: {_shown_metrics(found)}" for split, found in metrics.items()]
     return "\n".join([*lines, f"written to {folder}", f"next: {next_command}"])
 
@@ -82,40 +89,39 @@ def _shown_metrics(found: dict[str, Any]) -> str:
     return f"{found['n_images']} frames, {', '.join(shares)}"
 
 
-def _earlier(path: Path) -> dict[str, Any]:
+def _earlier_record(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
         record: dict[str, Any] = read_json(path)
         return {**record, "metrics": dict(record["metrics"])}
     except (KeyError, TypeError, ValueError) as error:
-        logger.warning("the metrics in %s can't be kept (%s): it is written anew", path, error)
+        logger.warning("the metrics in %s can't be kept (%s): the file is replaced", path, error)
         return {}
 
 
 def without_local_paths(record: dict[str, Any]) -> dict[str, Any]:
-    """The record for readers elsewhere: of every path in it, and in its command, that begins outside the
-    working directory the last part alone."""
-    command = shlex.join(map(_shown, shlex.split(record["command"])))
+    """A record to publish: of paths outside the working directory, also in its command, only the last part is kept."""
+    command = shlex.join(map(_without_local_path, shlex.split(record["command"])))
     return {**{key: shown_values(value) for key, value in record.items()}, "command": command}
 
 
 def shown_values(value: Any) -> Any:
-    """Nested lists and dicts with every path in them as [`shown_name`] has it."""
+    """A copy of nested lists and dicts, with [`shown_name`] applied to every string."""
     if isinstance(value, dict):
         return {key: shown_values(item) for key, item in value.items()}
     if isinstance(value, list):
         return [shown_values(item) for item in value]
-    return _shown(value) if isinstance(value, str) else value
+    return _without_local_path(value) if isinstance(value, str) else value
 
 
-def _shown(text: str) -> str:
+def _without_local_path(text: str) -> str:
     flag, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
     return flag + equals + shown_name(value)
 
 
-def place_of_run() -> dict[str, Any]:
-    """The `commit` and the `machine` that figures come from."""
+def commit_and_machine() -> dict[str, Any]:
+    """The `commit` and the `machine` of a run."""
     return {
         "commit": _commit(),
         "machine": {
@@ -129,7 +135,7 @@ def place_of_run() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with `+` where it has changes; `None` outside a checkout."""
+    """The checkout's commit, with `+` if there are uncommitted changes; `None` outside a checkout."""
     try:
         _git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in another checkout
         return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain") else "")

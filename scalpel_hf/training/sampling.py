@@ -1,4 +1,4 @@
-"""Which frames a training sees, in which order, and how much likelier its crops make targets."""
+"""The order of frames in training, and how much more frequent target pixels are in crops than in frames."""
 
 import math
 from functools import lru_cache
@@ -10,7 +10,7 @@ from scalpel_hf.data.transforms import Sample
 
 
 def shuffled(i: int, count: int, seed: int) -> int:
-    """The i-th index of endless passes over `count`, each in another order: a pure function."""
+    """Index i of an endless sequence of permutations of `range(count)`, one for each epoch: a pure function."""
     epoch, position = divmod(i, count)
     return int(_order(count, seed, epoch)[position])
 
@@ -21,7 +21,7 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class LabelledCrops(Protocol):
-    """Samples of a training, and the whole frame that each is a view of."""
+    """Training samples, and the whole frame that each is a crop of."""
 
     def __getitem__(self, i: int) -> dict[str, Any]: ...
 
@@ -30,9 +30,11 @@ class LabelledCrops(Protocol):
 
 def prior_shift(samples: LabelledCrops, count: int = 256) -> float:
     """
-    By how much the crops raise the log-odds of a target pixel over the frames that they are of: most are made to hold
-    a target, and many get further ones. Over the first `count` samples, each pixel by the weight of its label; 0 where
-    either shows no target, or nothing else.
+    Log-odds of a target pixel in the crops, minus that in the whole frames.
+
+    Crops have more target pixels: most are chosen to contain a target, and targets are pasted into many. Measured over
+    the first `count` samples, with each pixel weighted as its label. 0 if crops or frames have no target pixel, or no
+    background pixel.
     """
     totals = np.zeros((2, 2))  # crops and frames, target and background
     for i in range(count):
@@ -46,5 +48,5 @@ def prior_shift(samples: LabelledCrops, count: int = 256) -> float:
 
 
 def tell_shift(shift: float) -> str:
-    """What a training says of its [`prior_shift`]."""
+    """A message about the [`prior_shift`]."""
     return f"target pixels are {math.exp(shift):.1f} times as likely in crops as in frames"

@@ -30,7 +30,7 @@ from scalpel_hf.data.proposals import MARGIN, weak_label
 from scalpel_hf.formats import read_voc_boxes
 from scalpel_hf.modeling import InfraredImageProcessor, ScalpelSamProcessor
 from scalpel_hf.predictors.sam import load_sam
-from scalpel_hf.training.run_record import place_of_run
+from scalpel_hf.training.run_record import commit_and_machine
 from scalpel_hf.utils.files import write_json
 
 KINDS = ("drawn", "tight", "point")
@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
             start = time.monotonic()
             found = measure(ways[way](), cases(args.dataset, budget, args.voc, kind))
             record = {"labels": kind, "way": way, "columns": ["pixels", "targets", "iou"], "objects": found}
-            write_json(path, {**record, "seconds": time.monotonic() - start, **place_of_run()})
+            write_json(path, {**record, "seconds": time.monotonic() - start, **commit_and_machine()})
             print(kind, way, f"mean IoU {np.mean([iou for _, _, iou in found]):.3f} of {len(found)}", flush=True)
 
 

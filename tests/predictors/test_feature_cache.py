@@ -52,11 +52,11 @@ def test_which_stages_form_the_prefix(make, kwargs: dict, last: str, length: int
 def test_an_encoder_that_trains_from_the_start_has_none() -> None:
     model = small_sam().requires_grad_(False)
     model.vision_encoder.patch_embed.requires_grad_(True)
-    with pytest.raises(ValueError, match="trained from its first layer on"):
+    with pytest.raises(ValueError, match="trained from its first stage on"):
         FrozenFeatures(model)
     model = small_sam().requires_grad_(False)
     model.vision_encoder.pos_embed.requires_grad_(True)
-    with pytest.raises(ValueError, match="trained from its first layer on"):
+    with pytest.raises(ValueError, match="trained from its first stage on"):
         FrozenFeatures(model)
     model = small_sam().requires_grad_(False)
     model.vision_encoder.neck.requires_grad_(True)

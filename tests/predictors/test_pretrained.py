@@ -171,7 +171,7 @@ def test_the_table_of_keys_is_held_back_only_where_an_error_says_it(
         ({"base_model_name_or_path": None}, "can't be loaded without its base model, None: no base model given"),
         (
             {"base_model_name_or_path": "not/there"},
-            "base model, 'not/there': .*with `base=` in Python or the programs'",
+            "base model, 'not/there': .*with `base=` in Python, or with the flag",
         ),
         ({"revision": 1}, "`revision` must be text, not 1"),
         ({"scales": [1, 2]}, r"adapter_config\.json isn't an adapter's configuration: unknown operators in `scales`"),

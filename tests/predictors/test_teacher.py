@@ -62,7 +62,7 @@ def test_a_teacher_of_every_family(family: str, tmp_path: Path) -> None:
     model = get_peft_model(base, ScalpelMoeConfig(levels=["pixel", "mask"], channels=8))
     perturb(model)
     if family == "sam3":
-        with pytest.raises(ValueError, match=r"inputs of mean \(123.*Sam3TrackerModel takes \(127.5"):
+        with pytest.raises(ValueError, match=r"channel means are \(123.*Sam3TrackerModel takes \(127.5"):
             make(model)
     teacher = Teacher(model, InfraredImageProcessor(**sam_input(base)), feature_cache_dir=tmp_path / "cache")
     inputs = teacher.processor(FRAME, return_tensors="pt")

@@ -18,7 +18,7 @@ from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.training.background import background_samples, consensus, may_be_target
 from scalpel_hf.training.distillation import TeacherSamples
 from scalpel_hf.training.frames import labelled_sample
-from scalpel_hf.training.gate_fitting import half_of_the_faintest, target_responses
+from scalpel_hf.training.gate_fitting import half_of_faintest_response, target_responses
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_on_real_frames(shared_dir: Path) -> None:
 
 def test_no_labelled_target_would_be_background(tenth: datasets.Dataset) -> None:
     samples = labelled(tenth)
-    bar = half_of_the_faintest(target_responses(samples, consensus))
+    bar = half_of_faintest_response(target_responses(samples, consensus))
     assert bar is not None
     for sample in samples:
         assert may_be_target(sample.frame, bar)[sample.target > 0.5].any()
@@ -84,7 +84,7 @@ def test_half_of_a_response_and_not_of_its_logarithm() -> None:
     frame[20, 30] += 30
     target = np.zeros_like(frame)
     target[20, 30] = 1
-    bar = half_of_the_faintest(target_responses([Sample(frame, target, np.ones_like(frame))], consensus))
+    bar = half_of_faintest_response(target_responses([Sample(frame, target, np.ones_like(frame))], consensus))
     assert bar is not None
     assert np.expm1(bar) == pytest.approx(np.expm1(consensus(frame)[20, 30]) / 2, rel=1e-5)
     left_out = may_be_target(frame, bar)
@@ -114,9 +114,9 @@ def test_nothing_to_draw_from_is_an_error(full: datasets.Dataset, tenth: dataset
 def test_a_target_that_no_operator_sees_does_not_count(tenth: datasets.Dataset) -> None:
     samples = labelled(tenth)
     constant = Sample(np.full((40, 40), 9.0, np.float32), np.eye(40, dtype=np.float32), np.ones((40, 40), np.float32))
-    bar = half_of_the_faintest(target_responses(samples, consensus))
+    bar = half_of_faintest_response(target_responses(samples, consensus))
     assert bar is not None
-    assert half_of_the_faintest(target_responses([*samples, constant], consensus)) == bar > 0
+    assert half_of_faintest_response(target_responses([*samples, constant], consensus)) == bar > 0
 
 
 class Prefix:

@@ -162,7 +162,7 @@ def test_a_run_made_of_something_else_is_not_gone_on_with(tmp_path: Path) -> Non
         ({"rows": "a", "base": "b", "teacher": "t"}, "teacher"),
     ):
         with pytest.raises(
-            ValueError, match=rf"{NEWEST} is of a run with another content of: {names}\. .*`--no_resume`"
+            ValueError, match=rf"{NEWEST} is of a run in which other content was used for: {names}\. .*`--no_resume`"
         ):
             start(**other)
     with pytest.MonkeyPatch.context() as patch:
@@ -176,5 +176,5 @@ def test_weights_of_another_shape_are_another_configuration(tmp_path: Path) -> N
     path = tmp_path / NEWEST / "weights.safetensors"
     tensors = load_file(path)
     save_file({**tensors, "layers.0.bias": torch.zeros(9)}, path)
-    with pytest.raises(ValueError, match=r"written by another configuration, which differs in layers\.0\.bias"):
+    with pytest.raises(ValueError, match=r"written with another configuration; these weights differ: layers\.0\.bias"):
         run(tmp_path)

@@ -22,10 +22,10 @@ from scalpel_hf.training.contact_sheet import (
     LEGEND,
     SHEET_FILE,
     SIDE,
+    compare_by_boxes,
+    compare_by_masks,
     contact_sheet,
     frames_to_watch,
-    judge_by_boxes,
-    judge_by_masks,
     keep_sheet,
 )
 from tests.pseudo_labels.helpers import FakeTeacher
@@ -75,7 +75,7 @@ def detector(answers: Any = ANSWERS) -> Any:
 
 @pytest.mark.parametrize("model", [segmenter, detector])
 @pytest.mark.parametrize(
-    ("judge", "source"), [(judge_by_masks, "human"), (judge_by_boxes, "box"), (judge_by_boxes, "human")]
+    ("judge", "source"), [(compare_by_masks, "human"), (compare_by_boxes, "box"), (compare_by_boxes, "human")]
 )
 def test_labels_are_found_or_missed_and_answers_right_or_false(
     model: Callable[[], Any], judge: Any, source: str
@@ -91,7 +91,7 @@ def test_it_counts_as_the_evaluation_does() -> None:
     camera = SyntheticInfrared(size=(64, 64), n_targets=(0, 3), extent=(1, 6), snr=(3, 8), seed=1)
     rows = camera.to_dataset(8)
     model = SimpleNamespace(probabilities=lambda cell: FakeTeacher().probabilities(read_frame(cell)))
-    judged = list(judge_by_masks(model, rows))
+    judged = list(compare_by_masks(model, rows))
     metrics = evaluate_predictor(model, rows)
     assert metrics["n_detected"] == sum(j.found for j in judged)
     assert metrics["n_targets"] == sum(j.found + j.missed for j in judged)

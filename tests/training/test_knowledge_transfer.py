@@ -285,5 +285,5 @@ def test_a_front_end_is_our_own_students() -> None:
     assert new_student("detection", size="nano", front_end="frozen").model.config.front_end == "frozen"
     with pytest.raises(Exception, match="none, frozen, learned, got 'thawed'"):
         new_student("segmentation", front_end="thawed")
-    with pytest.raises(ValueError, match="belongs to this project's own students, not to 'org/other'"):
+    with pytest.raises(ValueError, match="only this project's students can have a `front_end`, not 'org/other'"):
         new_student("segmentation", "org/other", front_end="frozen")

@@ -160,7 +160,7 @@ def test_a_folder_that_cannot_be_written_stops_a_run_before_it_starts(tmp_path: 
 
 def test_half_precision_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ValueError, match="`mixed_precision: fp16` needs a GPU, and none is used here: set it to"):
+    with pytest.raises(ValueError, match="`mixed_precision: fp16` needs a GPU, and none is in use: set it to"):
         run(tmp_path, mixed_precision="fp16")
 
 
@@ -306,7 +306,7 @@ def test_a_checkpoint_of_another_run_is_an_error(tmp_path: Path) -> None:
     for changes in ({"learning_rate": 0.5}, {"max_steps": 20}, {"seed": 3}):
         with pytest.raises(ValueError, match=rf"another {next(iter(changes))} \(.*`--no_resume`"):
             run(tmp_path, **changes)
-    with pytest.raises(ValueError, match=r"weights.safetensors was written by another configuration.*layers\.0"):
+    with pytest.raises(ValueError, match=r"weights.safetensors was written with another configuration.*layers\.0"):
         run(tmp_path, width=8)
     run(tmp_path, logging_steps=5, checkpoint_steps=50, num_workers=0)  # these don't matter
 

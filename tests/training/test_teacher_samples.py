@@ -12,7 +12,7 @@ from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig
 from scalpel_hf.adapter.layer import active_mask_level, asks_sam, outputs_without_sam
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.modeling.mask_level import sample_region
-from scalpel_hf.training.distillation import TeacherSamples, freeze_operators, prompt_free_outputs, start_from
+from scalpel_hf.training.distillation import TeacherSamples, freeze_operators, prompt_free_outputs, set_initial_bias
 from scalpel_hf.training.sampling import prior_shift
 from tests.small_models import small_mobile_sam
 
@@ -115,7 +115,7 @@ def test_the_answer_without_sam_is_that_of_the_whole_model(adapted: nn.Module) -
 
 
 def test_a_fresh_teacher_starts_where_targets_are_rare(adapted: nn.Module) -> None:
-    start_from(adapted, 1.5)
+    set_initial_bias(adapted, 1.5)
     with torch.no_grad():
         logits = outputs_without_sam(adapted, torch.randn(1, 1, 32, 32))["logits"] + 1.5
     torch.testing.assert_close(logits.sigmoid(), torch.full_like(logits, 0.01), atol=1e-4, rtol=0)

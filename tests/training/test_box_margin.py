@@ -16,7 +16,7 @@ from scalpel_hf.training import knowledge_transfer
 from scalpel_hf.training.box_margin import margin_of_boxes, margin_of_pseudo_labels, number_boxes, target_boxes
 from scalpel_hf.training.distillation import TeacherSamples
 from scalpel_hf.training.frames import labelled_sample
-from scalpel_hf.training.knowledge_transfer import DetectionSamples, StudentSamples, _away_from_boxes
+from scalpel_hf.training.knowledge_transfer import DetectionSamples, StudentSamples, _outside_of_drawn_boxes
 
 SIDES = {0: (4, 4), 1: (7, 3), 2: (3, 6), 3: (9, 5)}  # of the target in each frame, width and height
 CORNER = (30, 26)
@@ -173,7 +173,7 @@ def test_what_reaches_out_of_a_drawn_box_gets_none_of_its_own() -> None:
     sample = labelled_sample(row(1, "box", -2))
     assert sample.boxes is not None and (sample.target[sample.boxes == 0] > 0).any()
     sample.target[50:53, 60:62] = 1  # another one, away from it
-    left = _away_from_boxes(sample.target, sample.boxes)
+    left = _outside_of_drawn_boxes(sample.target, sample.boxes)
     assert left.sum() == 6 and left[50:53, 60:62].all()
 
 

@@ -335,7 +335,7 @@ def test_what_cannot_be_measured_is_said_before_training(
             ({"dataset": tmp_path / "flat"}, r"flat' has no split 'test', only train.*`--eval_split ''`"),
             ({"eval_split": "train"}, r"4 of its 8 frames have no mask \(.*`--eval_split ''` for no metrics"),
             ({"dataset": tmp_path / "leaking"}, r"all 4 frames of split 'test' .* were trained on.*`--eval_split ''`"),
-            ({"dataset": tmp_path / "no-masks"}, "has no column `mask` to measure against"),
+            ({"dataset": tmp_path / "no-masks"}, "has no column `mask` to evaluate with"),
         ):
             with pytest.raises(ValueError, match=message):
                 recipe.main(flags(**{**values, **changes, "output_dir": tmp_path / "run"}))

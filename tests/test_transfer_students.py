@@ -168,7 +168,7 @@ def test_a_missing_evaluator_is_an_error_before_the_training(
 
 def test_a_hidden_mask_is_an_error() -> None:
     row = {"name": "a", "image": np.eye(8), "mask": None}
-    with pytest.raises(ValueError, match="a has no mask to measure against"):
+    with pytest.raises(ValueError, match="a has no mask to evaluate with"):
         evaluate_detections(lambda frame: (np.zeros(0), np.zeros((0, 4))), [row])
 
 

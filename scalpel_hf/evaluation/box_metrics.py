@@ -1,4 +1,4 @@
-"""Against boxes and points that people drew: how many targets are found, how many false alarms there are a frame."""
+"""Metrics for frames labelled by boxes or points: targets found, and false alarms per frame."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,21 +13,21 @@ from scalpel_hf.data.splits import recordings_of
 from scalpel_hf.runtime.components import find_detections
 
 COUNTS = ("n_targets", "n_detected", "n_false", "n_images")
-RADIUS = 3.0  # pixels around a point, the distance within which targets of masks are matched
+RADIUS = 3.0  # pixels: half the side of the box around a point, and the matching distance for masks
 
 Detect = Callable[[Any], tuple[np.ndarray, np.ndarray]]  # from a frame to scores (N,) and boxes (N, 4) as corners
-Frame = tuple[np.ndarray, np.ndarray, np.ndarray]  # scores, boxes, and the boxes that are there
+Frame = tuple[np.ndarray, np.ndarray, np.ndarray]  # scores, predicted boxes, true boxes
 
 
 def judged_by_boxes(rows: Any) -> bool:
-    """Whether frames are measured by boxes, since people drew boxes or points, and no mask, in some of them."""
+    """Whether rows are evaluated by boxes: some of them are labelled by boxes or points, not by a mask."""
     if not isinstance(rows, datasets.Dataset) or "label_source" not in rows.column_names:
         return False
     return not {BOX, POINT}.isdisjoint(rows["label_source"][:])
 
 
 def as_detector(probabilities: Callable[[Any], np.ndarray], threshold: float = 0.5) -> Detect:
-    """What a model for segmentation finds: the components of what exceeds the threshold, and their mean probability."""
+    """A detector from a segmentation model: boxes of components above the threshold, scored by mean probability."""
 
     def detect(frame: Any) -> tuple[np.ndarray, np.ndarray]:
         found = find_detections(probabilities(frame), threshold)
@@ -37,8 +37,7 @@ def as_detector(probabilities: Callable[[Any], np.ndarray], threshold: float = 0
 
 
 def detector_of(model: Any, threshold: float = 0.5) -> Detect:
-    """What a model detects, whichever kind it is: of a detector, torch's or an exported one's, boxes of any score; of
-    one for segmentation see [`as_detector`]."""
+    """A detector from any model: its own boxes, of all scores, or those of [`as_detector`] for segmentation models."""
     if hasattr(model, "probabilities"):
         return as_detector(model.probabilities, threshold)
 
@@ -50,19 +49,26 @@ def detector_of(model: Any, threshold: float = 0.5) -> Detect:
 
 
 def as_corners(boxes: Any) -> np.ndarray:
-    """Boxes `[x, y, width, height]`, any number of them, as `(M, 4)`, (x0, y0, x1, y1)."""
+    """
+    Convert boxes from (x, y, width, height) to `(M, 4)`, (x0, y0, x1, y1).
+
+    Example:
+        >>> as_corners([[4, 2, 3, 1]])
+        array([[4., 2., 7., 3.]])
+    """
     corners = np.array(boxes, dtype=float).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     return corners
 
 
 def truth_of(row: dict[str, Any]) -> np.ndarray:
-    """`(M, 4)`, (x0, y0, x1, y1) in pixels: the boxes of a row, with its points grown by `RADIUS`.
+    """
+    The true boxes of a row, `(M, 4)` as (x0, y0, x1, y1) in pixels; a point is a box from −`RADIUS` to +`RADIUS`.
 
-    Raises `ValueError` where no person labelled the row.
+    Raises `ValueError` if nobody labelled the row.
     """
     if row["label_source"] not in BY_PEOPLE:
-        raise ValueError(f"{row['name']} has no label to measure against: name a split that people labelled")
+        raise ValueError(f"{row['name']} has no label to evaluate with: choose a split that people labelled")
     corners = as_corners(row["objects"]["bbox"])
     points = (corners[:, 2:] == corners[:, :2]).all(1)
     return corners + np.where(points[:, None], RADIUS * np.array([-1.0, -1.0, 1.0, 1.0]), 0.0)
@@ -70,13 +76,15 @@ def truth_of(row: dict[str, Any]) -> np.ndarray:
 
 def count_found(boxes: np.ndarray, truth: np.ndarray) -> tuple[int, int, int, int]:
     """
-    `COUNTS` of one frame. A target is found where the centre of a detection lies in its box, the edges included; a
-    detection whose centre lies in none is a false alarm.
+    The `COUNTS` of one frame: targets, found targets, false alarms, and 1 for the frame.
 
-    Overlap isn't required: people draw boxes with a margin, and a target of few pixels fills a small part of it.
+    A target is found if the centre of a detection lies in its box (edges included). A detection with its centre in no
+    box is a false alarm. IoU isn't used, since people draw boxes with a margin, which is large for targets of a few
+    pixels.
 
     Args:
-        boxes: (N, 4), what was detected. truth: (M, 4), the targets. Both (x0, y0, x1, y1) in pixels.
+        boxes: detections `(N, 4)`, (x0, y0, x1, y1) in pixels.
+        truth: targets `(M, 4)`, alike.
 
     Example:
         >>> count_found(np.array([[4, 2, 6, 4], [20, 20, 22, 22]]), np.array([[2, 0, 9, 8]]))
@@ -87,29 +95,33 @@ def count_found(boxes: np.ndarray, truth: np.ndarray) -> tuple[int, int, int, in
 
 
 def centres_inside(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """`(N, M)`, bool: whether the centre of each of N boxes lies in each of M, both as [`count_found`] has them."""
+    """Whether the centre of each detection `(N, 4)` lies in each true box `(M, 4)`: `(N, M)` bool."""
     x, y = (boxes.reshape(-1, 4)[:, :2] / 2 + boxes.reshape(-1, 4)[:, 2:] / 2).T[..., None]
     x0, y0, x1, y1 = truth.reshape(-1, 4).T
     return (x0 <= x) & (x <= x1) & (y0 <= y) & (y <= y1)
 
 
 def detect_all(detect: Detect, rows: Iterable[dict[str, Any]]) -> list[Frame]:
-    """What a model detects in each row, and what is there."""
+    """Detections and true boxes of each row."""
     files = undecoded(rows) if isinstance(rows, datasets.Dataset) else rows
     return [(*detect(row["image"]), truth_of(row)) for row in tqdm(files, "evaluation", leave=False, unit="frame")]
 
 
 def count_boxes(frames: Iterable[Frame], threshold: float = 0.5) -> np.ndarray:
-    """`(frames, 4)`: [`count_found`] of each frame, by the detections whose score exceeds the threshold."""
+    """[`count_found`] for each frame, `(frames, 4)`, with the detections that score above the threshold."""
     counts = [count_found(boxes[scores > threshold], truth) for scores, boxes, truth in frames]
     return np.array(counts, dtype=np.int64).reshape(-1, len(COUNTS))
 
 
 def by_recording(counts: np.ndarray, rows: datasets.Dataset) -> np.ndarray:
     """
-    `(recordings, 4)`: the counts of each recording, a frame that is of none being one by itself.
+    Counts summed over each recording, `(recordings, 4)`; a frame of no recording counts as one.
 
-    Frames of one recording are near each other: what other frames would give is told by drawing recordings.
+    Frames of a recording are correlated, so recordings, not frames, are resampled for intervals.
+
+    Args:
+        counts: `(frames, 4)` from [`count_boxes`].
+        rows: the frames.
     """
     recordings, of_frame = np.unique(recordings_of(rows), return_inverse=True)
     sums = np.zeros((len(recordings), len(COUNTS)), dtype=np.int64)
@@ -119,12 +131,13 @@ def by_recording(counts: np.ndarray, rows: datasets.Dataset) -> np.ndarray:
 
 def metrics_of_box_counts(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
-    `(seeds, draws, 3)`: F1 and Pd, the share of targets found, in [0, 1], and false alarms a frame.
+    F1, Pd and false alarms per frame, `(seeds, draws, 3)`.
 
-    F1 is 2 · found / (2 · found + false alarms + missed).
+    Pd = found / targets and F1 = 2 · found / (2 · found + false alarms + missed), both in [0, 1].
 
     Args:
-        counts: `(seeds, units, 4)`, frames or recordings. weights: `(draws, units)`, how often each counts.
+        counts: `(seeds, units, 4)`, where units are frames or recordings.
+        weights: `(draws, units)`, how often each unit is drawn.
     """
     targets, found, false, frames = np.moveaxis((weights @ counts).astype(float), -1, 0)
     f1 = 2 * found / np.maximum(found + false + targets, 1)
@@ -132,7 +145,7 @@ def metrics_of_box_counts(counts: np.ndarray, weights: np.ndarray) -> np.ndarray
 
 
 def metrics_by_boxes(counts: np.ndarray, threshold: float) -> dict[str, Any]:
-    """F1, Pd and false alarms a frame of `(frames, 4)` counts, with the sums they come from and the threshold."""
+    """F1, Pd and false alarms per frame from counts `(frames, 4)`, with the sums of the counts and the threshold."""
     f1, pd, false_alarms = metrics_of_box_counts(counts[None], np.ones((1, len(counts)), dtype=np.int64))[0, 0].tolist()
     sums = dict(zip(COUNTS, counts.sum(0).tolist(), strict=True))
     return {"f1": f1, "pd": pd, "false_alarms_per_frame": false_alarms, **sums, "threshold": threshold}

@@ -1,4 +1,4 @@
-"""Two models side by side on the same frames: is their difference more than other frames and seeds would make?"""
+"""Paired comparison of two models on the same frames, with bootstrap intervals over frames and seeds."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,16 +18,17 @@ from .unseen import TrainedOn, rows_to_measure, trained_on
 COUNTS = ("n_intersection", "n_union", "n_targets", "n_detected", "n_false_pixels", "n_pixels")
 DRAWS = 10_000
 MetricsOfCounts = Callable[[np.ndarray, np.ndarray], np.ndarray]
-SIZES = (10, 40, 100)  # pixels: upper ends of the classes of targets, with one more for what is larger
+SIZES = (10, 40, 100)  # pixels: largest target of each size class; a last class holds larger ones
 
 
 def frames_to_compare(dataset: str, split: str, models: Iterable[str | Path], labelled: str | None) -> datasets.Dataset:
     """
-    The split's rows, without those that any of the models was trained on.
+    A split's rows, without those that any of the models was trained on.
 
     Args:
-        models: folders, which say what that was.
-        labelled: a data set whose frames with a human's mask are left out too.
+        dataset, split: the data.
+        models: folders or repositories with a record of their training frames, see [`TrainedOn`].
+        labelled: a data set whose frames with a person's mask are left out too.
     """
     known = trained_on(models)
     if labelled is not None:
@@ -39,8 +40,13 @@ def count_frames(
     probabilities: Callable[[Any], np.ndarray], rows: Iterable[dict[str, Any]], threshold: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    What [`IRSTDMetrics`] counts on each frame alone, `(frames, 6)` in the order of `COUNTS`; and for each target of the
-    frames `(targets, 2)`, its pixels and how many of them are found.
+    The counts of [`IRSTDMetrics`] for each frame, `(frames, 6)` in the order of `COUNTS`; and for each target its area
+    and the number of its pixels that are predicted, `(targets, 2)`.
+
+    Args:
+        probabilities: from a frame to probabilities `(H, W)`.
+        rows: with `image` and `mask`.
+        threshold: probability above which a pixel is predicted as target.
     """
     counts, targets = [], []
     for predicted, truth in predictions_and_masks(probabilities, rows):
@@ -54,7 +60,7 @@ def count_frames(
 
 
 def count_record(probabilities: Callable[[Any], np.ndarray], rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Metrics at threshold 0.5, and the counts on every frame that they come from, as results/ holds them."""
+    """Metrics at threshold 0.5, and the counts of every frame, as in the files of results/."""
     counts, _ = count_frames(probabilities, rows)
     iou, niou, pd, fa = mean_metrics(counts[None]).tolist()
     return {
@@ -65,12 +71,13 @@ def count_record(probabilities: Callable[[Any], np.ndarray], rows: Iterable[dict
 
 def found_by_size(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
-    How much of the targets is found by their size, as a share of all their pixels, the mean over seeds.
+    For each size class of targets: the number of targets, and the share of their pixels that is predicted.
 
     Args:
-        targets: `(seeds, targets, 2)` of [`count_frames`].
+        targets: `(seeds, targets, 2)` from [`count_frames`].
 
-    Returns two of `(len(SIZES) + 1,)`: how many targets are of up to 10, 40 and 100 pixels and larger, and the share.
+    Returns both as `(len(SIZES) + 1,)`, for targets of up to 10, 40 and 100 pixels, and larger. The share is the mean
+    over seeds.
     """
     sizes = np.searchsorted(SIZES, targets[0, :, 0])
     classes = sizes == np.arange(len(SIZES) + 1)[:, None]  # (classes, targets)
@@ -80,12 +87,13 @@ def found_by_size(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def iou_by_size(objects: np.ndarray) -> list[tuple[int, float, float, float]]:
     """
-    How many boxes or points there are, the mean IoU of what was proposed for them, and the ends of what 95 % of draws
-    of them give: all, then those of one target by its size, the classes being those of [`found_by_size`], and those of
-    several targets.
+    Quality of the masks proposed for boxes or points: (number, mean IoU, both ends of its 95 % bootstrap interval).
+
+    Returns one such row for all boxes, one for each size class of [`found_by_size`] (boxes with one target), and one
+    for boxes with several targets.
 
     Args:
-        objects: `(n, 3)`, the pixels and the number of the targets that each is of, and the IoU.
+        objects: `(n, 3)`; for each box the area of its targets in pixels, their number, and the proposal's IoU.
     """
     pixels, targets, ious = objects.T
     sizes = np.where(targets == 1, np.searchsorted(SIZES, pixels), len(SIZES) + 1)
@@ -103,10 +111,11 @@ def iou_by_size(objects: np.ndarray) -> list[tuple[int, float, float, float]]:
 
 def metrics_of_counts(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
-    `(seeds, draws, 4)`: IoU, nIoU and Pd in [0, 1] and Fa in 1e-6, as [`IRSTDMetrics`] has them.
+    IoU, nIoU and Pd in [0, 1] and Fa in 1e-6, `(seeds, draws, 4)`, as defined in [`IRSTDMetrics`].
 
     Args:
-        counts: `(seeds, frames, 6)` of [`count_frames`]. weights: `(draws, frames)`, how often each frame counts.
+        counts: `(seeds, frames, 6)` from [`count_frames`].
+        weights: `(draws, frames)`, how often each frame is drawn.
     """
     intersection, union, targets, detected, false, pixels = np.moveaxis(weights @ counts, -1, 0)
     niou = (_ratio(counts[..., 0], counts[..., 1]) @ weights.T) / weights.sum(-1)
@@ -114,7 +123,7 @@ def metrics_of_counts(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def mean_metrics(counts: np.ndarray) -> np.ndarray:
-    """`(4,)` over all frames, the mean over seeds."""
+    """[`metrics_of_counts`] over all frames, averaged over seeds, `(4,)`."""
     return metrics_of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0].mean(0)
 
 
@@ -124,13 +133,13 @@ def bootstrap_differences(
     metrics: MetricsOfCounts = metrics_of_counts,
     units: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """`(DRAWS, 4)`: metrics of the first model less those of the second, see [`bootstrap_pairs`]."""
+    """Bootstrap draws of the first model's metrics minus the second's, `(DRAWS, 4)`; see [`bootstrap_pairs`]."""
     drawn = bootstrap_pairs(first, second, metrics, units)
     return drawn[0] - drawn[1]
 
 
 def bootstrap_ratios(first: np.ndarray, second: np.ndarray, metrics: MetricsOfCounts = metrics_of_counts) -> np.ndarray:
-    """`(DRAWS, 4)`: metrics of the first model over those of the second, see [`bootstrap_pairs`]; NaN over 0."""
+    """Bootstrap draws of the first model's metrics divided by the second's, `(DRAWS, 4)`; NaN where that is 0."""
     drawn = bootstrap_pairs(first, second, metrics)
     return np.divide(*drawn, out=np.full_like(drawn[0], np.nan), where=drawn[1] != 0)
 
@@ -142,22 +151,22 @@ def bootstrap_pairs(
     units: Sequence[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    `(DRAWS, 4)` for each of two models: their metrics, had the frames and the seeds been others.
+    Paired bootstrap of two models' metrics over frames and seeds.
 
-    A draw takes, with replacement, as many frames as there are, the same for both models, and as many seeds as each
-    has; a model's metrics are the mean over its seeds. Few seeds vary less when drawn from than new ones would: with
-    three their share of the spread comes out a fifth too small, with one it is left out.
+    Each draw takes, with replacement, as many frames as there are (the same for both models) and as many seeds as the
+    model has. A model's metrics are averaged over the drawn seeds. With few seeds the bootstrap underestimates the
+    spread over seeds: with three by a fifth, with one completely.
 
     Args:
-        first, second: `(seeds, frames, 6)` of [`count_frames`] on the same frames.
-        metrics: of such counts, by how often each frame is drawn; [`metrics_of_box_counts`] where the counts are by
-            boxes.
-        units: of each frame the recording that it is of; whole recordings are drawn then, since frames of one are
-            near each other.
+        first, second: counts of both models on the same frames, `(seeds, frames, 6)` from [`count_frames`].
+        metrics: computes metrics from counts and weights; [`metrics_of_box_counts`] for counts by boxes.
+        units: the recording of each frame. Whole recordings are drawn then, since their frames are correlated.
+
+    Returns the drawn metrics of each model, `(DRAWS, 4)`.
 
     Source: Efron, Tibshirani: An Introduction to the Bootstrap, 1993.
     """
-    generator = np.random.default_rng(0)  # the same models always give the same interval
+    generator = np.random.default_rng(0)  # a fixed seed, so that intervals are reproducible
     names, of_frame = np.unique(np.arange(first.shape[1]) if units is None else units, return_inverse=True)
     weights = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)[:, of_frame]
 
@@ -169,7 +178,7 @@ def bootstrap_pairs(
 
 
 def iou_without_each_frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """`(frames,)`: the difference of the two models' mean pooled IoU with that frame left out."""
+    """For each frame, `(frames,)`: the difference of the two models' IoU (mean over seeds) without this frame."""
 
     def mean_iou(counts: np.ndarray) -> np.ndarray:
         rest = counts.sum(1, keepdims=True) - counts  # (seeds, frames, 6)
@@ -179,4 +188,4 @@ def iou_without_each_frame(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return numerator / np.maximum(denominator, 1)  # of 0 to 0: 0
+    return numerator / np.maximum(denominator, 1)  # 0 / 0 is 0

@@ -1,6 +1,6 @@
-"""AP and precision, recall, F1 of boxes around small targets.
+"""AP, precision, recall and F1 of boxes around small targets.
 
-Average precision comes from pycocotools, the reference implementation of COCO's rules (extra `detection`).
+Average precision is computed by pycocotools, COCO's reference implementation (extra `detection`).
 """
 
 import contextlib
@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-# Areas of boxes in pixels, lower bound included. 9 x 9 is the SPIE's bound of a small target; COCO's own least range,
-# up to 32 x 32, would hold nearly all.
+# Areas of boxes in pixels, lower bound included. 9 x 9 is the SPIE's limit for small targets; COCO's smallest class, up
+# to 32 x 32, would contain nearly all of them.
 AREAS = {"all": (0, 1e10), "tiny": (0, 9), "small": (9, 81), "large": (81, 1e10)}
 
 
 class DetectionMetrics:
     """Metrics of small-target boxes, accumulated frame by frame at the frames' own size.
 
-    - `ap50`, `ap50_95`: COCO's average precision at an overlap of 0.5, and averaged over 0.5, 0.55, … 0.95, of the 100
-      best boxes a frame. `ap50_tiny`, `ap50_95_tiny`, `…_small`, `…_large`: the same for targets whose boxes have an
-      area below 9, from 9 to below 81, and from 81 pixels on; `None` where there are no such targets.
-    - `precision`, `recall`, `f1`: of the boxes whose score exceeds `threshold`. In order of their scores, each takes
-      the nearest free target whose centre lies strictly closer than `distance` pixels: greedy, one to one. Overlap
-      isn't asked for: moved by one pixel, a box of 2 x 2 has an overlap of a third.
+    - `ap50`, `ap50_95`: COCO's average precision at an IoU of 0.5, and averaged over IoU 0.5, 0.55, … 0.95, of the 100
+      best boxes in each frame. `ap50_tiny`, `ap50_95_tiny`, `…_small`, `…_large`: the same for targets whose boxes have
+      an area below 9, from 9 to below 81, and from 81 pixels on; `None` without such targets.
+    - `precision`, `recall`, `f1`: of the boxes with a score above `threshold`. From the highest score on, each box is
+      matched with the nearest free target whose centre is strictly closer than `distance` pixels (greedy, one to one).
+      IoU isn't used: a box of 2 x 2 moved by one pixel has an IoU of 1/3.
 
-    A ratio of 0 to 0 is 0. Source of COCO's rules: Lin et al., "Microsoft COCO" (ECCV 2014).
+    0 / 0 is 0. Source of COCO's rules: Lin et al., "Microsoft COCO" (ECCV 2014).
 
     Args:
         threshold: score above which a box counts for precision, recall and F1.
@@ -54,7 +54,7 @@ class DetectionMetrics:
             truth: (M, 4), the targets' boxes.
 
         Raises:
-            ValueError: on other shapes, boxes whose edges are not in order, and scores outside [0, 1].
+            ValueError: if shapes differ from these, x1 < x0 or y1 < y0, or a score is outside [0, 1].
         """
         score, box, target = np.asarray(scores, float), _boxes(boxes, "boxes"), _boxes(truth, "truth")
         if score.shape != (len(box),) or not ((score >= 0) & (score <= 1)).all():
@@ -62,7 +62,7 @@ class DetectionMetrics:
         self.frames.append((score, box, target))
 
     def compute(self) -> dict[str, float | None]:
-        """All metrics, with the counts they come from and the settings."""
+        """All metrics over the frames so far, with the counts behind them and the settings."""
         n_targets = sum(len(truth) for _, _, truth in self.frames)
         kept = [(score > self.threshold, score, box, truth) for score, box, truth in self.frames]
         n_predicted = int(sum(keep.sum() for keep, *_ in kept))
@@ -103,7 +103,7 @@ def _matches(scores: np.ndarray, boxes: np.ndarray, truth: np.ndarray, distance:
 
 
 def coco_classes() -> tuple[Any, Any]:
-    """pycocotools' `COCO` and `COCOeval`; `ImportError` with the remedy where it isn't installed."""
+    """pycocotools' `COCO` and `COCOeval`; `ImportError` with the remedy if it isn't installed."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -122,7 +122,7 @@ def _average_precision(frames: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) 
         result.dataset = {
             "images": images,
             "categories": categories,
-            # Ids start at 1: the evaluator takes a match with annotation 0 for none.
+            # Ids start at 1: COCOeval takes a match with annotation 0 for no match.
             "annotations": [{**a, "id": i, "category_id": 0, "iscrowd": 0} for i, a in enumerate(annotations, 1)],
         }
         result.createIndex()

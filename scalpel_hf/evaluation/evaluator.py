@@ -1,4 +1,4 @@
-"""Measure anything that gives probabilities against human masks."""
+"""Evaluates a model on labelled rows: segmentation or detection, against masks or boxes."""
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,21 +30,29 @@ def predictions_and_masks(
     predict: Callable[[Any], Predicted], rows: Iterable[dict[str, Any]]
 ) -> Iterator[tuple[Predicted, np.ndarray]]:
     """
-    What a model says of each row's `image`, and where the human's `mask` is target, boolean `(H, W)`.
+    A model's prediction for each row's `image`, and the row's `mask` as bool `(H, W)`.
 
-    Where that leaves pixels open, the prediction is taken for none: probability 0, or no box whose centre lies there.
-    Raises `ValueError` naming the row whose mask is hidden, can't be read, or has another size than the prediction.
+    On pixels that the mask ignores, predictions don't count: probabilities are set to 0, and boxes with their centre
+    there are removed.
+
+    Args:
+        predict: from a frame to probabilities `(H, W)`, or to scores `(N,)` and boxes `(N, 4)`.
+        rows: with `image` and `mask`.
+
+    Raises `ValueError`, which names the row, if a mask is missing, unreadable or not of the prediction's size.
     """
     files = undecoded(rows) if isinstance(rows, datasets.Dataset) else rows
     for row in tqdm(files, desc="evaluation", leave=False, unit="frame"):
         if row["mask"] is None:
-            raise ValueError(f"{row.get('name')} has no mask to measure against: evaluate on a split with all masks")
+            raise ValueError(
+                f"{row.get('name')} has no mask to evaluate with: choose a split in which every frame has one"
+            )
         mask = read_row_mask(row)
-        yield _where_judged(predict(row["image"]), mask, row.get("name")), mask == TARGET
+        yield _without_ignored(predict(row["image"]), mask, row.get("name")), mask == TARGET
 
 
-def _where_judged(predicted: Any, mask: np.ndarray, name: str | None) -> Any:
-    """A prediction without what it says of pixels that the mask leaves open."""
+def _without_ignored(predicted: Any, mask: np.ndarray, name: str | None) -> Any:
+    """A prediction without those on pixels that the mask ignores."""
     ignored = mask == IGNORED
     if isinstance(predicted, tuple):  # scores (N,) and boxes (N, 4) as corners
         scores, boxes = predicted
@@ -57,7 +65,7 @@ def _where_judged(predicted: Any, mask: np.ndarray, name: str | None) -> Any:
 
 
 def evaluate_predictor(predictor: Any, rows: Iterable[dict[str, Any]], threshold: float = 0.5) -> dict[str, Any]:
-    """Metrics of whatever `load_predictor` gives, see [`evaluate_probabilities`] and [`evaluate_detections`]."""
+    """Evaluate any model from `load_predictor`, by [`evaluate_probabilities`] or [`evaluate_detections`]."""
     if hasattr(predictor, "probabilities"):
         return evaluate_probabilities(predictor.probabilities, rows, threshold)
     return evaluate_detections(detector_of(predictor), rows, threshold)
@@ -67,15 +75,24 @@ def evaluate_probabilities(
     probabilities: Callable[[Any], np.ndarray], rows: Iterable[dict[str, Any]], threshold: float = 0.5
 ) -> dict[str, float]:
     """
-    IoU, nIoU, Pd, Fa and F1 of a model over a data set's rows, at the frames' own size.
+    Evaluate a segmentation model on rows, at the frames' own sizes.
 
-    Where people drew boxes or points in some of the rows, it is measured by these instead: [`metrics_by_boxes`].
+    Returns IoU, nIoU, Pd, Fa and F1, see [`IRSTDMetrics`]. If some rows are labelled by boxes or points, components of
+    the prediction are compared with these, see [`metrics_by_boxes`].
 
     Args:
-        probabilities: from a frame (whatever the processor takes) to `(H, W)` in [0, 1].
-        rows: with `image` and a human's `mask`, or `objects` and `label_source`.
+        probabilities: from a frame to probabilities `(H, W)`.
+        rows: with `image` and a person's `mask`, or `objects` and `label_source`.
+        threshold: probability above which a pixel is predicted as target.
 
-    Raises `ValueError` where a row's mask is hidden.
+    Raises `ValueError`, which names the row, if a row has no label.
+
+    Example:
+        >>> from scalpel_hf import SyntheticInfrared, load_predictor
+        >>> rows = SyntheticInfrared(size=(64, 64)).to_dataset(2)
+        >>> metrics = evaluate_probabilities(load_predictor("runs/nuaa/student").probabilities, rows)
+        >>> metrics["n_images"]
+        2
     """
     if judged_by_boxes(rows):
         frames = detect_all(as_detector(probabilities, threshold), rows)
@@ -86,7 +103,7 @@ def evaluate_probabilities(
 def evaluate_curve(
     probabilities: Callable[[Any], np.ndarray], rows: Iterable[dict[str, Any]], thresholds: Sequence[float]
 ) -> list[dict[str, float]]:
-    """[`evaluate_probabilities`] at several thresholds, in their order: the points of a curve of Pd over Fa."""
+    """The metrics of [`IRSTDMetrics`] at several thresholds, such as for a curve of Pd over Fa (ROC)."""
     points = [IRSTDMetrics(threshold=threshold) for threshold in thresholds]
     for predicted, truth in predictions_and_masks(probabilities, rows):
         for metrics in points:
@@ -95,12 +112,18 @@ def evaluate_curve(
 
 
 def pd_at_fa(curve: Iterable[dict[str, float]], fa: float) -> float:
-    """The largest Pd among a curve's points of at most `fa` false alarms, in 1e-6; 0 where there is none."""
+    """
+    The highest Pd of a curve's points with a false-alarm rate of at most `fa`, in 1e-6; 0 without such a point.
+
+    Example:
+        >>> pd_at_fa([{"pd": 0.9, "fa": 30.0}, {"pd": 0.8, "fa": 5.0}], fa=10)
+        0.8
+    """
     return max((point["pd"] for point in curve if point["fa"] <= fa), default=0.0)
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    """`mean ± standard deviation` over seeds to one decimal; of a single value the value alone."""
+    """`mean ± standard deviation` over seeds, to one decimal; of a single seed the value."""
     mean = f"{statistics.mean(values):.1f}"
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
@@ -109,16 +132,18 @@ def evaluate_detections(
     detect: Callable[[Any], tuple[np.ndarray, np.ndarray]], rows: Iterable[dict[str, Any]], threshold: float = 0.5
 ) -> dict[str, float | None]:
     """
-    AP, precision, recall and F1 of a detector over a data set's rows, at the frames' own size: [`DetectionMetrics`].
+    Evaluate a detector on rows, at the frames' own sizes.
+
+    Returns AP, precision, recall and F1, see [`DetectionMetrics`]. If some rows are labelled by boxes or points, AP is
+    computed with these, and the other metrics are those of [`metrics_by_boxes`].
 
     Args:
-        detect: from a frame to scores `(N,)` and boxes `(N, 4)`, (x0, y0, x1, y1) in pixels, whatever their score.
-        rows: with `image` and a human's `mask`, whose 8-connected components are the targets.
+        detect: from a frame to scores `(N,)` and boxes `(N, 4)`, (x0, y0, x1, y1) in pixels, with all scores.
+        rows: with `image` and a person's `mask`, whose 8-connected components are the targets; or `objects` and
+            `label_source`.
         threshold: score above which a box counts for precision, recall and F1.
 
-    Where people drew boxes or points in some of the rows, AP is of those boxes, and the rest [`metrics_by_boxes`].
-
-    Raises `ValueError` where a row's mask is hidden.
+    Raises `ValueError`, which names the row, if a row has no label.
     """
     metrics = DetectionMetrics(threshold=threshold)
     if judged_by_boxes(rows):
@@ -133,13 +158,13 @@ def evaluate_detections(
 
 def evaluate_pseudo_labels(labelled: datasets.Dataset, truth: datasets.Dataset) -> dict[str, float]:
     """
-    Quality of pseudo labels, at the threshold they were made with, against masks that were hidden from training.
+    The metrics of [`IRSTDMetrics`] for pseudo labels, against masks that the teacher didn't see.
 
     Args:
-        labelled: rows with `label_source` and `pseudo_mask`; those of other sources are passed over.
+        labelled: rows with `name`, `label_source` and `pseudo_mask`; only those with source `pseudo` are evaluated.
         truth: rows with `name` and `mask`.
 
-    Raises `ValueError` where `truth` lacks a row or its mask, and where no row has a pseudo label.
+    Raises `ValueError` if `truth` lacks a frame or its mask, or if no row has a pseudo label.
     """
     if PSEUDO not in labelled["label_source"][:]:
         raise ValueError("no frame has a pseudo label to measure")

@@ -18,17 +18,17 @@ class IRSTDMetrics:
 
     - `iou`: foreground intersection over union, both summed over all pixels of all frames before dividing.
     - `f1`: the pooled 2·TP / (2·TP + FP + FN) = 2·IoU / (1 + IoU).
-    - `niou`: the IoU of each frame, averaged over frames. A frame with neither target nor prediction counts as 0,
-      which is the rule of the field's published code; the score of a set with empty frames is bounded by that.
+    - `niou`: the IoU of each frame, averaged over frames. A frame with neither target nor prediction counts as 0, as in
+      the field's published code, so a set with empty frames can't reach 1.
     - `pd`: probability of detection, matched targets / targets. Each target in label order takes the first free
       predicted component whose centroid lies strictly closer than `distance` pixels: greedy, one to one, no overlap
       needed.
     - `fa`: false-alarm rate, pixels of unmatched predicted components / all pixels, in 1e-6. With `legacy_fa`, an
-      unmatched component whose area equals the area of a matched one in its frame is not counted, as much published
-      code has it; that understates the rate.
+      unmatched component with the same area as a matched one in its frame is not counted, as in much published code;
+      this understates the rate.
 
-    A ratio of 0 to 0 (no target in any frame, say) is 0. All counts are exact and the mean is taken over the frames'
-    own scores, so neither the order of the frames nor how they are spread over processes changes a digit.
+    0 / 0 (such as without any target) is 0. Results don't depend on the order of frames or their distribution over
+    processes.
 
     Sources: Dai et al., "Asymmetric Contextual Modulation" (WACV 2021) for IoU and nIoU; Li et al., "Dense Nested
     Attention Network" (TIP 2022) for Pd and Fa.
@@ -56,7 +56,7 @@ class IRSTDMetrics:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all frames."""
+        """Remove all frames."""
         self.frame_ious: list[float] = []
         self.n_intersection = self.n_union = self.n_pixels = 0
         self.n_targets = self.n_detected = self.n_false_pixels = 0
@@ -66,11 +66,11 @@ class IRSTDMetrics:
 
         Args:
             prob: predicted probabilities in [0, 1], (H, W), or a sequence (list or array (N, H, W)) of such.
-            mask: truth of the same size: boolean, or 0/1, or 0 to 255 with the foreground above the middle.
+            mask: true masks of the same sizes: boolean, 0/1, or 0 to 255 with target above 127.
 
         Raises:
-            ValueError: on sizes that differ, on anything but a two-dimensional frame, and on values that are not
-                numbers in the range. Nothing of the call is counted then.
+            ValueError: if sizes differ, a frame isn't two-dimensional, or values are not numbers in range. No frame of
+                the call is added then.
         """
         if _is_single_frame(prob):
             prob, mask = [prob], [mask]
@@ -99,7 +99,7 @@ class IRSTDMetrics:
         self.n_false_pixels += int(false_areas.sum())
 
     def merge(self, other: "IRSTDMetrics") -> "IRSTDMetrics":
-        """Add the frames of `other`, which another process has seen, and return `self`.
+        """Add the frames of `other`, such as from another process, and return `self`.
 
         Raises:
             ValueError: if the two were made with different settings.
@@ -193,8 +193,8 @@ def components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def match(targets: np.ndarray, predictions: np.ndarray, distance: float) -> np.ndarray:
-    """Number (T,) of the prediction that each target (T, 2) takes, in order: the first free one (P, 2) in reach; −1
-    where there is none."""
+    """Greedy matching of centroids `(T, 2)` and `(P, 2)`: for each target in order, the index of the first prediction
+    closer than `distance` that isn't taken yet, or −1."""
     taken: list[int] = []
     for target in targets:
         in_reach = np.flatnonzero(np.linalg.norm(predictions - target, axis=1) < distance)

@@ -1,4 +1,4 @@
-"""The JSON files that experiments write, one a run: read back and checked, with the metrics that their counts give."""
+"""Reads and checks the JSON files that experiments write for each run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +14,20 @@ from .comparison import COUNTS, MetricsOfCounts, metrics_of_counts
 
 KEYS = {"arm", "dataset", "seed", "seconds", "commit", "machine", "metrics", "counts"}
 
-Runs = dict[str, list[dict[str, Any]]]  # by arm, in the order of seeds
+Runs = dict[str, list[dict[str, Any]]]  # of each arm, sorted by seed
 
 
 class Kind(NamedTuple):
-    """What counts are of, their columns, the metrics that they give with titles and units, and those without counts."""
+    """
+    How runs are evaluated: by masks or by boxes.
+
+    Args:
+        units: what the counts are of, `frames` or `recordings`.
+        counts: names of the counts' columns.
+        of_counts: computes metrics from counts.
+        titles: title and factor of each of these metrics.
+        others: title and factor of metrics that can't be computed from counts.
+    """
 
     units: str
     counts: Sequence[str]
@@ -50,28 +59,31 @@ KINDS = (
 
 
 def read_runs(folder: Path) -> Runs:
-    """The folder's runs by arm; a file whose metrics aren't those of its counts is an error."""
+    """The runs in a folder, by arm; `ValueError`, which names the file, if one is inconsistent."""
     runs: Runs = {}
     for path in sorted(folder.glob("*.json")):
         run = read_json(path)
         if missing := KEYS - set(run):
             raise ValueError(f"{path}: has no {', '.join(sorted(missing))}")
         if path.stem != f"{run['arm']}-{run['seed']}":
-            raise ValueError(f"{path}: is of {run['arm']}, seed {run['seed']}, which its name doesn't say")
+            raise ValueError(
+                f"{path}: its content is of {run['arm']}, seed {run['seed']}, so its name should be "
+                f"{run['arm']}-{run['seed']}.json"
+            )
         try:
             kind = kind_of_run(run)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         metrics = metrics_of_seeds(kind, stacked_counts(kind, [run]))[0]
         if not np.allclose([run["metrics"][name] for name in kind.titles], metrics, rtol=1e-6, atol=1e-9):
-            raise ValueError(f"{path}: its metrics are not those of its counts")
+            raise ValueError(f"{path}: its metrics differ from those that its counts give")
         runs.setdefault(run["arm"], []).append(run)
     every = [run for seeds in runs.values() for run in seeds]
     if len({kind_of_run(run).units for run in every}) > 1:
-        raise ValueError(f"{folder}: some of its runs were measured by masks and some by boxes")
+        raise ValueError(f"{folder}: some of its runs were evaluated by masks and some by boxes")
     if len(numbers := numbers_of_units(every)) > 1:
         raise ValueError(
-            f"{folder}: its runs were measured on {' and '.join(map(str, numbers))} {kind_of_run(every[0]).units}"
+            f"{folder}: its runs were evaluated on {' and '.join(map(str, numbers))} {kind_of_run(every[0]).units}"
         )
     return {arm: sorted(seeds, key=lambda run: run["seed"]) for arm, seeds in runs.items()}
 
@@ -84,7 +96,7 @@ def kind_of_run(run: dict[str, Any]) -> Kind:
 
 
 def numbers_of_units(runs: list[dict[str, Any]]) -> list[int]:
-    """How many frames or recordings runs were measured on."""
+    """The numbers of frames (or recordings) that runs were evaluated on, without repeats."""
     return sorted({len(run["counts"][kind_of_run(run).units]) for run in runs})
 
 
@@ -93,5 +105,5 @@ def stacked_counts(kind: Kind, runs: list[dict[str, Any]]) -> np.ndarray:
 
 
 def metrics_of_seeds(kind: Kind, counts: np.ndarray) -> np.ndarray:
-    """`(seeds, metrics)` over all frames."""
+    """Metrics `(seeds, metrics)` from counts `(seeds, units, columns)`."""
     return kind.of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0]

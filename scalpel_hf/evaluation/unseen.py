@@ -1,4 +1,4 @@
-"""Which frames a model may be measured on: those with a human's mask that it was not trained on."""
+"""Frames for evaluation: those that people labelled and the model was not trained on."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -27,10 +27,9 @@ SHOWN = 5  # names in a message
 @dataclass
 class TrainedOn:
     """
-    The frames whose labels, a human's or a teacher's, a model was trained on, or that chose its best step.
+    The frames with whose labels (people's or pseudo) a model was trained, or its best step was chosen.
 
-    Frames that it saw without a label, as background, are not among them: their masks had no part in it, and how well
-    it labels them is what a teacher is measured by.
+    Frames used without their label, as background, are not included: a teacher may be evaluated on them.
     """
 
     frames: list[FrameKey] = field(default_factory=list)
@@ -43,14 +42,14 @@ class TrainedOn:
 
     @classmethod
     def of(cls, rows: datasets.Dataset) -> "TrainedOn":
-        """Made of rows with `name` and `image`; reads all images."""
+        """The record of rows with `name` and `image`; reads all images."""
         return cls(list(_keys(rows, "frames trained on")))
 
     def __add__(self, other: "TrainedOn | None") -> "TrainedOn":
         return TrainedOn([*self.frames, *(other.frames if other else [])])
 
     def holds(self, frame: FrameKey) -> bool:
-        """Whether a frame is one of these: by its pixels whatever its name, or by its name where it looks alike too."""
+        """Whether a frame is one of these: same pixels, or same name and similar image."""
         return frame.pixels in self._pixels or any(map(frame.looks_like, self._looks.get(frame.name, [])))
 
     def save(self, folder: str | Path) -> None:
@@ -59,13 +58,13 @@ class TrainedOn:
     @classmethod
     def load(cls, model: str | Path) -> "TrainedOn | None":
         """
-        What a model says that it was trained on; `None` where it doesn't say.
+        Read the record of a model; `None` if it has none.
 
         Args:
-            model: folder of a run or of its ONNX files, an ONNX file, or a repository on the Hub. For a folder of
-                pseudo labels the answer is that of their teacher.
+            model: folder of a run or of its ONNX files, an ONNX file, or a repository on the Hub. A folder or
+                repository of pseudo labels has the record of their teacher.
 
-        Raises `ValueError`, naming the file, where that is damaged.
+        Raises `ValueError`, which names the file, if it is damaged.
         """
         path = _find(model)
         if path is None:
@@ -73,10 +72,10 @@ class TrainedOn:
         try:
             frames = [FrameKey(*map(str, frame)) for frame in read_json(path)["frames"]]
             if any(len(frame.look) != 16 or not frame.looks_like(frame.look) for frame in frames):
-                raise ValueError("a hash is none")
+                raise ValueError("an image hash is malformed")
             return cls(frames)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged ({error}): take it from where the model was trained") from error
+            raise ValueError(f"{path} is damaged ({error}): copy it again from the folder of the training") from error
 
 
 def _find(model: str | Path) -> Path | None:
@@ -85,72 +84,76 @@ def _find(model: str | Path) -> Path | None:
     if folder.is_dir():
         places = (folder, folder.parent) if folder.name == "onnx" else (folder,)
         return next((p / TRAINED_ON_FILE for p in places if (p / TRAINED_ON_FILE).is_file()), None)
-    for kind in ("model", "dataset"):  # pseudo labels say what their teacher was trained on
+    for kind in ("model", "dataset"):  # a repository of pseudo labels has the record of their teacher
         try:
             return Path(hf_hub_download(str(model), TRAINED_ON_FILE, repo_type=kind))
-        except Exception:  # whatever its HTTP library raises; a Hub that isn't reached is said by what loads it
+        except Exception:  # of the HTTP library; if the Hub can't be reached, loading the model says so
             continue
     return None
 
 
 def trained_on(models: Iterable[str | Path]) -> TrainedOn:
-    """What any of several models was trained on; says so where one has no record of it."""
+    """The frames that any of several models was trained on; logs a warning for models without a record."""
     known = TrainedOn()
     for model in models:
         record = TrainedOn.load(model)
         if record is None:
-            logger.warning("note: %s doesn't say what it was trained on, so that isn't left out here", model)
+            logger.warning("note: %s has no record of what it was trained on, so those frames can't be left out", model)
         known = known + record
     return known
 
 
 def rows_to_measure(dataset: str | Path, split: str, known: TrainedOn, remedy: str = "") -> datasets.Dataset:
     """
-    The rows of a split that a model may be measured on, see [`with_labels`] and [`unseen_rows`].
+    The rows of a split on which a model can be evaluated: labelled, and not among those it was trained on.
 
     Args:
+        dataset: folder or repository.
+        split: name of the split.
         known: what the model was trained on.
-        remedy: what to do where the split isn't there, or can't be measured on: a flag that does without.
+        remedy: appended to error messages, such as a flag to skip the evaluation.
+
+    Raises `ValueError` if the split doesn't exist, has rows without a label, or no row is left.
     """
     name = f"split {split!r} of {str(dataset)!r}"
     return unseen_rows(with_labels(load_split(dataset, split, remedy), name, remedy), known, name, remedy)
 
 
 def with_labels(rows: datasets.Dataset, name: str, remedy: str = "") -> datasets.Dataset:
-    """The rows, each of which has a mask to measure against or, where people drew boxes or points, their label."""
+    """The rows; `ValueError` unless people labelled each: by masks, or in part by boxes or points."""
     if not judged_by_boxes(rows):
         return with_masks(rows, name, remedy)
     if none := [index for index, source in enumerate(rows["label_source"][:]) if source not in BY_PEOPLE]:
         raise ValueError(
-            f"{name} can't be measured on: people labelled {len(rows) - len(none)} of its {len(rows)} frames, but not "
-            f"{_listed(_names(rows.select(none)))}{remedy and '; ' + remedy}"
+            f"{name} can't be used for evaluation: people labelled {len(rows) - len(none)} of its {len(rows)} frames, "
+            f"but not {_listed(_names(rows.select(none)))}{remedy and '; ' + remedy}"
         )
     return rows
 
 
 def with_masks(rows: datasets.Dataset, name: str, remedy: str = "") -> datasets.Dataset:
-    """The rows; `ValueError`, before any work, unless each has a human's mask to measure against."""
+    """The rows; `ValueError` unless each has a person's mask. Reads no image."""
     if "mask" not in rows.column_names:
-        raise ValueError(f"{name} has no column `mask` to measure against{remedy and '; ' + remedy}")
+        raise ValueError(f"{name} has no column `mask` to evaluate with{remedy and '; ' + remedy}")
     hidden = [index for index, is_there in enumerate(has_mask(rows)) if not is_there]
     if hidden:
         raise ValueError(
-            f"{name} can't be measured on: {len(hidden)} of its {len(rows)} frames have no mask "
+            f"{name} can't be used for evaluation: {len(hidden)} of its {len(rows)} frames have no mask "
             f"({_listed(_names(rows.select(hidden)))}); name one with all masks{remedy and ', or ' + remedy}"
         )
     return rows
 
 
 def unseen_rows(rows: datasets.Dataset, known: TrainedOn, name: str, remedy: str = "") -> datasets.Dataset:
-    """The rows that a model was not trained on; says which are left out. `ValueError` where none is left."""
+    """The rows that a model was not trained on; logs which are left out. `ValueError` if no row is left."""
     seen = seen_rows(rows, known)
     if not seen:
         return rows
     names = _names(rows.select(sorted(seen)))
     if len(seen) == len(rows):
         raise ValueError(
-            f"all {len(rows)} frames of {name} were trained on ({_listed(names)}), so nothing can be measured on them: "
-            f"name other frames{remedy and ', or ' + remedy}"
+            f"all {len(rows)} frames of {name} were trained on ({_listed(names)}), so the model can't be evaluated on "
+            f"them: name other frames{remedy and ', or ' + remedy}"
         )
     logger.warning(
         "note: %d of the %d frames of %s were trained on and are left out: %s",
@@ -160,7 +163,7 @@ def unseen_rows(rows: datasets.Dataset, known: TrainedOn, name: str, remedy: str
 
 
 def seen_rows(rows: datasets.Dataset, known: TrainedOn) -> set[int]:
-    """Numbers of the rows that were trained on."""
+    """Indices of the rows that were trained on."""
     if not known.frames:
         return set()
     return {index for index, key in enumerate(_keys(rows, "frames to measure on")) if known.holds(key)}

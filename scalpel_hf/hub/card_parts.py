@@ -1,4 +1,4 @@
-"""What the cards of models and data sets have in common: their tags, their picture, and how a template becomes one."""
+"""Shared by model cards and data set cards: tags, picture, rendering of templates."""
 
 import json
 from pathlib import Path
@@ -16,13 +16,16 @@ Card = TypeVar("Card", ModelCard, DatasetCard)
 
 def render(card: type[Card], template: str, data: Any, picture: bool, **context: Any) -> Card:
     """
-    A card of its front matter and a template beside this file.
+    Render a card from its metadata and a template in this folder.
 
-    Templates write whatever a person or a file gave as `code(…)`, `escape(…)` or `json(…)`.
+    Templates must pass text from people or files through `code(…)`, `escape(…)` or `json(…)`.
 
     Args:
-        picture: whether the picture grid goes along.
-        context: the template's variables.
+        card: class of the card.
+        template: file name.
+        data: the card's metadata.
+        picture: whether the card shows `PICTURE`.
+        context: variables of the template.
     """
     path = str(Path(__file__).with_name(template))
     shown = PICTURE if picture else None

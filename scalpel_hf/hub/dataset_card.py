@@ -1,5 +1,4 @@
-"""The card of a labelled data set that is published on the Hub; its text is in dataset_card.md. What it says is counted
-in the data set itself."""
+"""Data set cards for the Hub, from the template dataset_card.md and counts of the data set."""
 
 from collections import Counter
 from typing import Any
@@ -24,13 +23,15 @@ def dataset_card(
     picture: bool = False,
 ) -> DatasetCard:
     """
-    Card of a data set with human masks, and pseudo labels where there are any.
+    The card of a data set with people's labels, and pseudo labels if there are any.
 
     Args:
-        license: the images' and human masks', by the Hub's name for it.
-        budget: how the frames were drawn that people labelled.
-        run: the record of the run that made the pseudo labels, see `pseudo_labels.output.read_run`.
-        picture: show the picture grid `PICTURE`, which is pushed beside the card.
+        splits: the data set.
+        repo_id: `org/name` that the card is for.
+        license: of images and people's labels, as the Hub names it, such as `cc-by-4.0`.
+        budget: how the frames that people labelled were drawn.
+        run: record of the run that made the pseudo labels, from [`read_run`].
+        picture: whether the picture `PICTURE` is pushed too.
     """
     name = repo_id.split("/")[-1]
     labelled = [rows for rows in splits.values() if "pseudo_mask" in rows.column_names]
@@ -64,7 +65,7 @@ def dataset_card(
 
 
 def _counts(split: str, rows: datasets.Dataset) -> list[dict[str, Any]]:
-    """How many frames of a split have a label of each source."""
+    """The number of a split's frames with each `label_source`."""
     sources = Counter(rows["label_source"] if "label_source" in rows.column_names else ["human"] * len(rows))
     return [
         {
@@ -79,7 +80,7 @@ def _counts(split: str, rows: datasets.Dataset) -> list[dict[str, Any]]:
 
 
 def _teachers(labelled: list[datasets.Dataset]) -> list[tuple[str, str | None, str, float]]:
-    """Name, revision, fingerprint and threshold of all that labelled."""
+    """Name, revision, fingerprint and threshold of each teacher in the column `teacher`."""
     rows = [row for split in labelled for row in split["teacher"] if row is not None]
     teachers = {(row["repo"], row["revision"], row["fingerprint"], row["threshold"]) for row in rows}
     return [(shown_name(repo), *others) for repo, *others in sorted(teachers, key=str)]

@@ -1,4 +1,4 @@
-"""The picture grid of a model's card: frames, truth, and what the model finds."""
+"""The picture of a model card: test frames with true and predicted targets."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,15 +18,19 @@ from scalpel_hf.utils.visualization import GREEN, RED, gray, mark_targets, outli
 
 from .provenance import Provenance, read_record
 
-ROWS, CELL, CROP = 4, 192, 96  # frames; side of a picture and of what a close-up shows, in pixels
+ROWS, CELL, CROP = 4, 192, 96  # number of frames; side of a cell, and of the region in a close-up, in pixels
 
 
 def example_pictures(folder: str | Path, provenance: Provenance) -> bytes | None:
     """
-    A PNG with a row for each of a few test frames that have a target: the frame, a close-up of its largest target
-    with the truth in green, and the same with what the model in the folder finds in red.
+    A PNG with a row for each of up to `ROWS` test frames with a target: the frame, a close-up of its largest target
+    with the true mask in green, and the same close-up with the prediction in red.
 
-    `None` where the run was not measured on a split, or its data is not found any more.
+    `None` if the run has no `eval_split`, its data is missing, or no frame has a target.
+
+    Args:
+        folder: of a run.
+        provenance: from [`trace`].
     """
     arguments = read_record(folder, for_others=False)["arguments"]
     if not arguments.get("eval_split") or provenance.dataset_revision is None:
@@ -39,12 +43,12 @@ def example_pictures(folder: str | Path, provenance: Provenance) -> bytes | None
 
 
 def finder(folder: str | Path, base: str | Path | None = None) -> Callable[[Any], np.ndarray]:
-    """What marks the targets that the model in a folder finds: from a frame to a mask `(H, W)`, bool."""
+    """A function from a frame to the bool mask `(H, W)` of targets that the model in a folder predicts."""
     return partial(mark_targets, load_predictor(folder, base))
 
 
 def _with_targets(rows: Any) -> list[dict[str, Any]]:
-    """A few rows, evenly spread over those with a target."""
+    """Up to `ROWS` rows, evenly spaced among those with a target."""
     rows = undecoded(rows)
     found = [i for i, row in enumerate(rows.select_columns(["mask"])) if row["mask"] and read_target(row["mask"]).any()]
     return (

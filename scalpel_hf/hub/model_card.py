@@ -1,4 +1,4 @@
-"""Cards of models that are published on the Hub; their text is in model_card.md. Metrics come from the run's record."""
+"""Model cards for the Hub, from the template model_card.md and the run's metrics.json."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ METRICS = {
     "f1": ("F1", 100, "%"),
     "false_alarms_per_frame": ("False alarms a frame", 1, "number"),
 }
-# `cache_dir` is what `feature_cache_dir` was called.
+# Arguments that a card doesn't list. `cache_dir` is the former name of `feature_cache_dir`.
 HIDDEN = {"output_dir", "feature_cache_dir", "cache_dir", "push_to_hub", "base_model_id", "resume", "num_workers"}
 
 
@@ -33,13 +33,15 @@ def teacher_card(
     folder: str | Path, repo_id: str, provenance: Provenance = NOTHING_KNOWN, picture: bool = False
 ) -> ModelCard:
     """
-    Card of an adapter in a folder that `scalpel-hf distill` wrote.
+    The card of an adapter in a folder that `scalpel-hf distill` wrote.
 
     Args:
-        provenance: with a `base_model` unless the adapter was trained on one from the Hub.
-        picture: whether a picture grid goes along.
+        folder: of the run.
+        repo_id: `org/name` that the card is for.
+        provenance: its `base_model` is needed if the base was loaded from a folder.
+        picture: whether the picture `PICTURE` is pushed too.
 
-    Raises `ValueError` for a base that was loaded from a folder, without the Hub's id for it.
+    Raises `ValueError` if the base was loaded from a folder and its Hub id is missing.
     """
     record, config = read_record(folder), read_json(Path(folder) / ADAPTER_CONFIG)
     base = base_on_hub(config["base_model_name_or_path"], provenance.base_model)
@@ -65,7 +67,7 @@ def teacher_card(
 def standalone_card(
     folder: str | Path, repo_id: str, provenance: Provenance = NOTHING_KNOWN, picture: bool = False
 ) -> ModelCard:
-    """Card of a stand-alone teacher, a [`ScalpelSamModel`], in a folder with its run's metrics.json."""
+    """The card of a stand-alone teacher ([`ScalpelSamModel`]) in a folder with metrics.json; see [`teacher_card`]."""
     record = read_record(folder)
     base = base_on_hub(record["arguments"].get("base_model"), provenance.base_model)
     data = metadata(
@@ -85,7 +87,7 @@ def standalone_card(
 def student_card(
     folder: str | Path, repo_id: str, provenance: Provenance = NOTHING_KNOWN, picture: bool = False
 ) -> ModelCard:
-    """Card of a student in a folder that `scalpel-hf transfer` wrote."""
+    """The card of a student in a folder that `scalpel-hf transfer` wrote; see [`teacher_card`]."""
     record, model_type = read_record(folder), read_json(Path(folder) / "config.json")["model_type"]
     detects = record["arguments"].get("task") == "detection"
     data = metadata(
@@ -106,7 +108,7 @@ def student_card(
 
 
 def training(record: dict[str, Any], provenance: Provenance, repo_id: str) -> dict[str, Any]:
-    """The variables of the template that every model has: how it was trained, and how well it does."""
+    """Variables of the template for all kinds of models: training and metrics."""
     arguments, metrics = record["arguments"], record["metrics"]
     packages = record["machine"]["packages"].items()
     present = {k: v for k, v in METRICS.items() if any(values.get(k) is not None for values in metrics.values())}
@@ -128,7 +130,7 @@ def training(record: dict[str, Any], provenance: Provenance, repo_id: str) -> di
 
 
 def metadata(record: dict[str, Any], provenance: Provenance, repo_id: str, **kwargs: Any) -> ModelCardData:
-    """The front matter of a model's card."""
+    """The YAML metadata of a model card."""
     arguments = record["arguments"]
     names = [n for n in (arguments.get("dataset"), arguments.get("pseudo_labels")) if is_hub_id(n)]
     known = {
@@ -150,7 +152,7 @@ def metadata(record: dict[str, Any], provenance: Provenance, repo_id: str, **kwa
 
 
 def eval_results(record: dict[str, Any], provenance: Provenance) -> list[EvalResult] | None:
-    """The metrics as the Hub shows them beside a model."""
+    """The metrics for the Hub's evaluation results; `None` without metrics."""
     name = shown_name(record["arguments"]["dataset"])
     results = [
         EvalResult(

@@ -1,4 +1,4 @@
-"""What a model was made of, for its card: the run's record, the base, the data, the label budget."""
+"""Provenance of a model, for its card: the run's record, base model, training data and label budget."""
 
 import tempfile
 from dataclasses import dataclass
@@ -19,13 +19,14 @@ BUDGET_FILE = "label_budget.json"
 @dataclass(frozen=True)
 class Provenance:
     """
+    What a model was made of. `None` if unknown.
+
     Args:
-        base_model: Hub id of the base, where there is one.
-        base_revision: its commit that the model was trained on; its latest one where that isn't known.
-        base_size: side of the input that its weights are made for, in pixels.
-        dataset_revision: commit of the training data on the Hub, or the fingerprint of the split in a folder.
-        budget: `fraction`, `seed`, `total` and the number of `labelled` frames; `None` where all had labels, or the
-            data doesn't say.
+        base_model: Hub id of the base model.
+        base_revision: commit of the base that the model was trained on, or else its latest commit.
+        base_size: the base's own input size in pixels.
+        dataset_revision: commit of the training data on the Hub, or fingerprint of the split in a folder.
+        budget: `fraction`, `seed`, `total` and number of `labelled` frames of the label budget.
     """
 
     base_model: str | None = None
@@ -39,21 +40,26 @@ NOTHING_KNOWN = Provenance()
 
 
 def read_record(folder: str | Path, for_others: bool = True) -> dict[str, Any]:
-    """A run's metrics.json, without this machine's paths where it is `for_others`."""
+    """A run's metrics.json; if it is `for_others`, without paths of this machine."""
     path = Path(folder) / METRICS_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: a card's metrics come from it; let the recipe finish first")
+        raise FileNotFoundError(f"{path} is missing, but a card's metrics come from it: let the training finish first")
     record = read_json(path)
     if not isinstance(record.get("arguments"), dict) or "dataset" not in record["arguments"]:
-        raise ValueError(f"{path} is no record of a run, which names its `dataset`: let the recipe finish first")
+        raise ValueError(f"{path} isn't a run's record (no `dataset` in `arguments`): let the training finish first")
     return without_local_paths(record) if for_others else record
 
 
 def trace(api: HfApi, folder: str | Path, base_model: str | None) -> Provenance:
     """
-    Find out what is known about a run's base and data, on the Hub and in folders that are still here.
+    Look up the provenance of a run's model, on the Hub and in local folders.
 
-    Raises `ValueError` for a base that is not on the Hub.
+    Args:
+        api: client of the Hub.
+        folder: of the run.
+        base_model: Hub id of the base model; `None` for students.
+
+    Raises `ValueError` if the base is not on the Hub.
     """
     record = read_record(folder, for_others=False)
     arguments = record["arguments"]
@@ -74,22 +80,21 @@ def trace(api: HfApi, folder: str | Path, base_model: str | None) -> Provenance:
 
 
 def base_on_hub(base_model: str | None, base_model_id: str | None = None) -> str:
-    """The Hub id to publish for an adapter's base; `ValueError` with the remedy where there is none."""
+    """The Hub id of an adapter's base, to publish; `ValueError` with the remedy if there is none."""
     base = base_model_id or base_model
     if not base or not is_hub_id(base):
         raise ValueError(
-            f"the base model {base!r} is not a repository on the Hub, and a path means nothing elsewhere: push the "
-            "base to the Hub and pass its id as `base_model_id`"
+            f"the base model {base!r} is not a repository on the Hub, where others could load it: push the base to the "
+            "Hub and pass its id as `base_model_id`"
         )
     return base
 
 
 def base_commit(api: HfApi, base_model: str, trained_on: str | None = None) -> str:
     """
-    The commit of a base that belongs with what was trained on it: the one it was trained on where that is known, and
-    else the one it has now.
+    The commit of a base model to record with an adapter: the one it was trained on, if known, else the latest.
 
-    Raises `ValueError` where it is not on the Hub.
+    Raises `ValueError` if the base or the commit is not on the Hub.
     """
     try:
         return str(api.model_info(base_model, revision=trained_on).sha)

@@ -1,4 +1,4 @@
-"""Push what was loaded from a run's folder, as `scalpel-hf push` pushes the folder."""
+"""Pushes a loaded model by pushing the run's folder that it was loaded from."""
 
 import tempfile
 from pathlib import Path
@@ -18,29 +18,32 @@ def push_loaded(
     loaded: Any, repo_id: str, base_model_id: str | None = None, private: bool | None = None, pictures: bool = True
 ) -> str:
     """
-    [`push_run`] of the folder that a teacher, a committee or a student was loaded from; returns the commit's URL.
+    [`push_run`] for the folder that a teacher, committee or student was loaded from; returns the commit's URL.
 
-    Raises `ValueError` where it came from elsewhere, or has other weights by now: the card's figures would not be its.
+    Raises `ValueError` if it wasn't loaded from a folder, or its weights have changed since: the metrics in the card
+    would be those of another model.
     """
     folder = loaded.folder
     if folder is None:
         raise ValueError(
-            "only what was loaded from the folder of a run can be pushed, with the figures in its metrics.json: "
-            "save it in one, and push that with `scalpel-hf push`"
+            "only models that were loaded from a run's folder can be pushed, since the card needs its metrics.json: "
+            "save the model in such a folder, and push that with `scalpel-hf push`"
         )
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}, which this was loaded from, is gone: it has the figures for the card")
+        raise FileNotFoundError(
+            f"{folder}, from which this model was loaded, is missing: the card needs its metrics.json"
+        )
     changed = _changed_file(loaded, folder)
     if changed:
         raise ValueError(
-            f"this is not what was loaded from {folder} any more ({changed} differs), and the figures in its "
-            "metrics.json are not of it: train it by a recipe, or push the folder with `scalpel-hf push`"
+            f"the model has changed since it was loaded from {folder} ({changed} differs), so the metrics in its "
+            "metrics.json are of another model: train it by a recipe, or push the folder with `scalpel-hf push`"
         )
     return push_run(folder, repo_id, base_model_id, private, pictures)
 
 
 def _changed_file(loaded: Any, folder: Path) -> str | None:
-    """A file of weights, or how it prepares frames, that it would be saved in and that differs in the folder."""
+    """Name of the first file of weights or processor that would now be saved differently; `None` if there is none."""
     with tempfile.TemporaryDirectory() as now:
         loaded.save_pretrained(now)
         for file in sorted(Path(now).rglob("*")):
@@ -58,4 +61,6 @@ def _same_weights(file: Path, other: Path) -> bool:
 
 def _same_json(file: Path, other: Path) -> bool:
     now, before = read_json(file), read_json(other)
-    return all(now[key] == before[key] for key in now.keys() & before.keys())  # versions may have others besides
+    return all(
+        now[key] == before[key] for key in now.keys() & before.keys()
+    )  # keys that only one version writes don't count

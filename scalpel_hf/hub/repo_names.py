@@ -1,4 +1,4 @@
-"""Names of models and data sets: repositories on the Hub and folders, as they are kept here and shown elsewhere."""
+"""Names of models and data sets, which are Hub ids or folders: to store, and to publish."""
 
 import re
 from pathlib import Path, PureWindowsPath
@@ -8,15 +8,15 @@ SNAPSHOT = re.compile(r"models--(?P<id>[^/]+--[^/]+)/snapshots/(?P<revision>[0-9
 
 
 def is_hub_id(name: str | None) -> bool:
-    """Whether a name is `org/name` and no folder here."""
+    """Whether a name has the form `org/name` and isn't a local path."""
     return bool(name) and HUB_ID.fullmatch(str(name)) is not None and not Path(str(name)).exists()
 
 
 def lasting_name(name: str | Path) -> tuple[str, str | None]:
     """
-    A model's name that loads it from any working directory, and its commit where the name tells it.
+    A model's name that is valid in any working directory, and its commit if known.
 
-    Of a folder that is its absolute path; of one in the Hub's cache the id and commit of what lies there.
+    A folder's is its absolute path; a folder in the Hub's cache has a Hub id and commit; a Hub id stays as it is.
     """
     path = Path(name).absolute()
     if not path.is_dir():
@@ -28,7 +28,13 @@ def lasting_name(name: str | Path) -> tuple[str, str | None]:
 
 
 def shown_name(name: str) -> str:
-    """A name for readers elsewhere: of a path that begins outside the working directory its last part."""
+    """
+    A name to publish: of a path outside the working directory only its last part.
+
+    Example:
+        >>> shown_name("/home/me/data/nuaa"), shown_name("data/nuaa")
+        ('nuaa', 'data/nuaa')
+    """
     parts = Path(name).parts
     outside = Path(name).is_absolute() or PureWindowsPath(name).is_absolute() or name.startswith(("~", "\\\\"))
     if not outside and ".." not in parts:

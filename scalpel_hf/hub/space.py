@@ -1,4 +1,4 @@
-"""The page of `scalpel-hf app` as a Space on the Hub: a few lines of code that load models from there."""
+"""The page of `scalpel-hf app` as a Space on the Hub."""
 
 import json
 import tempfile
@@ -20,8 +20,9 @@ page({{who: load_predictor(name) for who, name in MODELS.items()}}, title={title
 REQUIREMENTS = "scalpel-hf[app,onnx,video]\n"
 CARD = """# {title}
 
-What {names} finds in infrared frames: drop a frame or a recording, move the threshold, see what the operators see. The
-page is `scalpel-hf app` of scalpel-hf. What is dropped here goes to this Space; to keep frames on your machine, run
+Small targets in infrared frames, found by {names}: drop a frame or a recording, move the threshold, see the operators'
+maps. This page is `scalpel-hf app` of scalpel-hf. Files that you drop are uploaded to this Space; to keep them on your
+machine, run
 
 ```bash
 scalpel-hf app {first}
@@ -30,7 +31,7 @@ scalpel-hf app {first}
 
 
 def space_files(model: str, repo_id: str, teacher: str | None = None) -> dict[str, str]:
-    """Content of a Space's files by their names, README.md aside; see [`push_space`]."""
+    """Content of a Space's files except README.md, by name; see [`push_space`]."""
     models = {"student": model, "teacher": teacher} if teacher else {"model": model}
     app = APP.format(models=json.dumps(models), title=json.dumps(repo_id.split("/")[-1]))
     return {"app.py": app, "requirements.txt": REQUIREMENTS}
@@ -38,15 +39,17 @@ def space_files(model: str, repo_id: str, teacher: str | None = None) -> dict[st
 
 def push_space(model: str, repo_id: str, teacher: str | None = None, private: bool | None = None) -> str:
     """
-    Push the page of one model, or of a student and its teacher, as a Space.
+    Push a Space with the page of one model, or of a student and its teacher.
 
-    The models are loaded from the Hub when it starts; of private ones it needs a token, its secret `HF_TOKEN`.
+    The Space loads the models from the Hub when it starts. For private models it needs a token, as the secret
+    `HF_TOKEN`.
 
     Args:
-        model, teacher: ids on the Hub.
-        repo_id: `org/name` of the Space; it is made if it isn't there.
+        model, teacher: Hub ids.
+        repo_id: `org/name` of the Space; it is created if it doesn't exist.
+        private: whether a new Space is private.
 
-    Returns the commit's URL. Raises `ValueError` for a model that is not on the Hub.
+    Returns the commit's URL. Raises `ValueError` if a model is not on the Hub.
     """
     names = [name for name in (model, teacher) if name]
     _check_on_hub(upload.HfApi(), names, repo_id)
@@ -64,7 +67,7 @@ def _check_on_hub(api: HfApi, names: list[str], repo_id: str) -> None:
     for name in names:
         if not is_hub_id(name):
             raise ValueError(
-                f"a Space loads its models from the Hub, and {name!r} is none there: first `scalpel-hf push {name} "
+                f"a Space loads its models from the Hub, but {name!r} is not on the Hub: first `scalpel-hf push {name} "
                 f"org/model`, then `scalpel-hf push org/model {repo_id} --space`"
             )
         if not any(api.file_exists(name, file) for file in ("adapter_config.json", "config.json")):

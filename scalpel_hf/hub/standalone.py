@@ -1,4 +1,4 @@
-"""A teacher's adapter and base as one model, which needs neither peft nor this package."""
+"""Merges a teacher's adapter and base into one model, which loads without peft and this package."""
 
 import shutil
 from pathlib import Path
@@ -13,11 +13,15 @@ from scalpel_hf.utils.files import as_umask_says
 
 def save_standalone(teacher: str | Path, folder: str | Path, base: str | Path | None = None) -> None:
     """
-    Write the stand-alone model of a teacher in a folder or on the Hub: weights, configuration, processor, and the
-    run's metrics.json and trained_on.json where they are there.
+    Write a teacher as a stand-alone model: weights, configuration, processor, and the run's metrics.json and
+    trained_on.json if they exist.
 
     Args:
-        base: where the base model is, if not at the adapter's `base_model_name_or_path`.
+        teacher: folder or repository of the teacher.
+        folder: to write to.
+        base: folder or repository of the base model, if not the adapter's `base_model_name_or_path`.
+
+    Raises `ValueError` for a committee, and for bases that [`ScalpelSamModel`] doesn't support.
     """
     loaded = Teacher.from_pretrained(teacher, base)
     ScalpelSamModel.from_peft(loaded.one_model).save_pretrained(str(folder))

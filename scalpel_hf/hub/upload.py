@@ -1,4 +1,4 @@
-"""Publish models, data sets and the metric on the Hub: one commit a push, and only what belongs there."""
+"""Pushes models, data sets and the metric to the Hub, each in one commit."""
 
 import fnmatch
 import json
@@ -42,12 +42,12 @@ FILES = {
     "dataset": ("data/*.parquet", BUDGET_FILE, TRAINED_ON_FILE, "summary.json"),
     "space": ("*.py", "requirements.txt"),
 }
-# What an earlier push may have left that would be read beside what is pushed.
+# Files of an earlier push to delete, because they would be loaded together with the new ones.
 STALE = {
     "dataset": ("data/*.parquet", TRAINED_ON_FILE),
     "model": (IMAGE_PROCESSOR_FILE, TRAINED_ON_FILE, "onnx/*.onnx", "onnx/*.json", COMMITTEE_FILE, MEMBER_FOLDERS),
 }
-ROWS = 5000  # of a data set in one parquet file
+ROWS = 5000  # most rows in a parquet file
 METRIC = Path(__file__).parents[1] / "evaluation" / "irstd"
 METRIC_APP = """import evaluate
 from evaluate.utils import launch_gradio_widget
@@ -64,12 +64,16 @@ def push_run(
     pictures: bool = True,
 ) -> str:
     """
-    Push the teacher, stand-alone teacher or student in a folder with a run's metrics.json, with a card made of that and
-    of what the Hub and this machine know about its base and data; see [`push_folder`].
+    Push the teacher, stand-alone teacher or student in a run's folder, with a model card; see [`push_folder`].
 
     Args:
-        base_model_id: Hub id of a teacher's base, where it was loaded from a folder.
-        pictures: show the model's predictions on a few test frames in the card; the data's licence must allow it.
+        folder: with the model and its metrics.json.
+        repo_id: `org/name`; the repository is created if it doesn't exist.
+        base_model_id: Hub id of a teacher's base model, needed if the base was loaded from a folder.
+        private: whether a new repository is private.
+        pictures: show predictions for a few test frames in the card. The data's licence must allow it.
+
+    Returns the commit's URL.
     """
     api, base, make_card = HfApi(), None, student_card
     record = read_record(folder, for_others=False)
@@ -96,31 +100,33 @@ def push_folder(
     extra: dict[str, bytes] | None = None,
 ) -> str:
     """
-    Push a folder's weights, configurations, metrics and what it was trained on, with the card as README.md, in one
-    commit.
+    Push a folder to the Hub in one commit, with the card as README.md.
 
-    So are the files of one export in the folder `onnx`. Checkpoints, caches and whatever else lies there stay behind,
-    and so do the paths of this machine. An adapter's `base_model_name_or_path` is published as the card's `base_model`,
-    with the commit that it was trained on, or where that is not recorded, as of a base in a folder, the one it has now.
-    Models and processors of this project get the code that `trust_remote_code=True` loads
-    them with. The folder itself is not changed.
+    Pushed are weights, configurations, metrics.json, trained_on.json and the ONNX export in the subfolder `onnx`; not
+    checkpoints, caches and other files. The folder isn't changed, but some files are adapted for publishing:
 
-    Until the commit, which comes last, the repository stays as it was, so an interrupted push is simply repeated. Data
-    files and processors of an earlier push that are no longer there are removed.
+    - paths of this machine are removed;
+    - an adapter's configuration names the card's `base_model` and its commit, see [`base_commit`];
+    - this project's models and processors get their code for `trust_remote_code=True`.
+
+    An interrupted push leaves the repository as it was and can be repeated. Files of an earlier push that would be
+    loaded together with the new ones are deleted.
 
     Args:
-        folder: output of a recipe, or one with `data/*.parquet`, or of a metric.
-        repo_id: `org/name`; the repository is made if it isn't there.
-        private: whether a repository that is made is private; as the organisation has it by default.
-        extra: content of further files by their names.
+        folder: output of a recipe, or with `data/*.parquet`, or of a metric.
+        repo_id: `org/name`; the repository is created if it doesn't exist.
+        card: becomes README.md.
+        repo_type: `model`, `dataset` or `space`.
+        private: whether a new repository is private; by default as the organisation sets it.
+        extra: content of further files, by name.
 
     Returns the commit's URL.
 
     Raises:
-        ConnectionError: where the connection broke.
-        FileNotFoundError: where the folder has nothing to push.
-        ValueError: where `onnx` holds files of different exports, for an adapter whose base is not on the Hub, or where
-            adapter and whole model would share a repository.
+        ConnectionError: if the connection broke.
+        FileNotFoundError: if the folder has nothing to push.
+        ValueError: if `onnx` holds files of different exports, an adapter's base is not on the Hub, or the repository
+            holds an adapter and this is a whole model, or the reverse.
     """
     folder, api = Path(folder), HfApi()
     contents: dict[str, str | bytes] = {path: str(folder / path) for path in _files(folder, repo_type)}
@@ -149,7 +155,7 @@ def push_folder(
         return api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type).commit_url
     except (OSError, ValueError):
         raise
-    except Exception as error:  # the client lets through what its HTTP library raises
+    except Exception as error:  # of the client's HTTP library
         raise ConnectionError(f"{folder} was not pushed to {repo_id} ({error}): push it again") from error
 
 
@@ -163,14 +169,19 @@ def push_dataset(
     run: str | Path | None = None,
 ) -> str:
     """
-    Push a data set as parquet files with the images inside, and its card; see [`push_folder`].
+    Push a data set as parquet files that contain the images, with a card; see [`push_folder`].
 
     Args:
-        split: name of the split where `dataset` has none.
-        license: the images' and human masks', by the Hub's name for it.
-        budget: which frames people labelled; goes along as label_budget.json.
-        run: folder that `scalpel-hf label` left; its summary.json goes along, so does what its teacher was trained on,
-            and the card tells of it.
+        dataset: the data set, or one split of it.
+        repo_id: `org/name`; the repository is created if it doesn't exist.
+        split: name of the split, if `dataset` is one.
+        license: of images and people's labels, as the Hub names it, such as `cc-by-4.0`.
+        private: whether a new repository is private.
+        budget: how the frames that people labelled were drawn; pushed as label_budget.json.
+        run: output folder of `scalpel-hf label`; its summary.json and trained_on.json are pushed, and the card
+            describes the run.
+
+    Returns the commit's URL.
     """
     splits = dataset if isinstance(dataset, datasets.DatasetDict) else datasets.DatasetDict({split: dataset})
     if any("label_source" in rows.column_names for rows in splits.values()):
@@ -192,7 +203,7 @@ def push_dataset(
 
 
 def push_metric(repo_id: str, private: bool | None = None) -> str:
-    """Push the metric as a Space that `evaluate.load(repo_id)` loads without scalpel-hf; see [`push_folder`]."""
+    """Push the metric as a Space, for `evaluate.load(repo_id)` on machines without scalpel-hf; see [`push_folder`]."""
     script = (METRIC / "irstd.py").read_text(encoding="utf-8")
     script = re.sub(
         r"^from scalpel_hf\.evaluation\.irstd_metrics import", "from .irstd_metrics import", script, flags=re.M
@@ -216,7 +227,7 @@ def push_metric(repo_id: str, private: bool | None = None) -> str:
 
 def _files(folder: Path, repo_type: str) -> list[str]:
     files = [path for pattern in FILES[repo_type] for path in folder.glob(pattern)]
-    if not (folder / COMMITTEE_FILE).exists():  # what is left of a committee that was here belongs to nothing
+    if not (folder / COMMITTEE_FILE).exists():  # without that file, subfolders are left over from an earlier committee
         files = [path for path in files if not path.parent.match(MEMBER_FOLDERS)]
     if repo_type == "model":
         files += belonging_files(folder / ONNX)  # what `scalpel-hf export` adds, for machines without torch
@@ -227,14 +238,14 @@ def _files(folder: Path, repo_type: str) -> list[str]:
 
 
 def _with_label_source(rows: datasets.Dataset) -> datasets.Dataset:
-    """Splits of one repository have the same columns: one that lacks this one would come back with nothing in it."""
+    """The rows with `label_source`, `human` by default: all splits of a repository need the same columns."""
     if "label_source" in rows.column_names:
         return rows
     return rows.add_column("label_source", ["human"] * len(rows))
 
 
-def _with_shown_teachers(rows: datasets.Dataset) -> datasets.Dataset:
-    """The same, where teachers have names that mean something elsewhere in place of this machine's paths."""
+def _without_local_teacher_paths(rows: datasets.Dataset) -> datasets.Dataset:
+    """The rows with paths of this machine removed from the column `teacher`."""
     if "teacher" not in rows.column_names:
         return rows
 
@@ -247,7 +258,7 @@ def _with_shown_teachers(rows: datasets.Dataset) -> datasets.Dataset:
 def _write_parquet(rows: datasets.Dataset, folder: Path, split: str) -> None:
     count = max(1, -(-len(rows) // ROWS))
     for index in range(count):
-        shard = _with_shown_teachers(rows.shard(count, index, contiguous=True))
+        shard = _without_local_teacher_paths(rows.shard(count, index, contiguous=True))
         write_parquet_file(shard, folder / f"{split}-{index:05d}-of-{count:05d}.parquet")
 
 
@@ -259,7 +270,7 @@ def _published_adapter(api: HfApi, path: Path, card: RepoCard) -> bytes:
 
 
 def _with_code(folder: Path, contents: dict[str, str | bytes]) -> dict[str, str | bytes]:
-    """The same contents, with `auto_map` in the configurations and the code that it names."""
+    """The contents with `auto_map` in the configurations, and the code files that it names."""
     configs = {name: read_json(folder / name) for name in contents if name.endswith("config.json")}
     others = {name: content for name, content in contents.items() if name not in configs}
     published = {name: _json(config) for name, config in published_configs(configs).items()}
@@ -271,12 +282,12 @@ def _check_one_kind(repo_id: str, contents: dict[str, str | bytes], there: list[
         if own in contents and other in there:
             kind = "a whole model" if other == "config.json" else "an adapter"
             raise ValueError(
-                f"{repo_id} holds {kind}, beside which this would not be found: push to another repository"
+                f"{repo_id} holds {kind}, which would be loaded instead of this: push to another repository"
             )
 
 
 def _with_known_datasets(api: HfApi, card: RepoCard) -> RepoCard:
-    """The card without those `datasets` that aren't on the Hub: `data/nuaa` may as well have been a folder."""
+    """The card without `datasets` that aren't on the Hub: a name like `data/nuaa` may have been that of a folder."""
     card = type(card)(str(card))
     if isinstance(card, ModelCard | DatasetCard):
         known = [name for name in card.data.get("datasets") or [] if api.repo_exists(name, repo_type="dataset")]

@@ -57,7 +57,7 @@ def test_points_reach_three_pixels() -> None:
         truth_of(row([[10, 20, 0, 0], [1, 2, 3, 4]], "point")), [[7, 17, 13, 23], [1, 2, 4, 6]]
     )
     assert truth_of(row([])).shape == (0, 4)
-    with pytest.raises(ValueError, match="f has no label to measure against"):
+    with pytest.raises(ValueError, match="f has no label to evaluate with"):
         truth_of(row([], "none"))
 
 
@@ -133,7 +133,7 @@ def test_which_rows_are_judged_by_boxes() -> None:
     rows = boxed_frames(["", ""])
     assert judged_by_boxes(rows) and with_labels(rows, "it") is rows
     mixed = rows.remove_columns("label_source").add_column("label_source", ["box", "none"])
-    with pytest.raises(ValueError, match="it can't be measured on: people labelled 1 of its 2 frames, but not"):
+    with pytest.raises(ValueError, match="it can't be used for evaluation: people labelled 1 of its 2 frames, but not"):
         with_labels(mixed, "it")
     masks = rows.remove_columns("label_source").add_column("label_source", ["human", "human"])
     assert not judged_by_boxes(masks) and not judged_by_boxes([{}])

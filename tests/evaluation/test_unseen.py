@@ -77,7 +77,7 @@ def test_the_record_is_kept_with_the_model(rows: datasets.Dataset, tmp_path: Pat
     (tmp_path / "other").mkdir()
     with caplog.at_level(logging.WARNING):
         assert trained_on([tmp_path / "run", tmp_path / "other"]) == record
-    assert f"{tmp_path / 'other'} doesn't say what it was trained on" in caplog.text
+    assert f"{tmp_path / 'other'} has no record of what it was trained on" in caplog.text
     size = (tmp_path / "run" / TRAINED_ON_FILE).stat().st_size
     assert size < 250 * 2  # bytes a frame
 
@@ -92,10 +92,10 @@ def test_a_damaged_record_is_named(tmp_path: Path, frames: str) -> None:
 def test_what_cannot_be_measured_says_so(rows: datasets.Dataset, tmp_path: Path) -> None:
     hidden = rows.map(lambda _, i: {"mask": None} if i in (1, 4) else {}, with_indices=True, features=rows.features)
     with pytest.raises(
-        ValueError, match=r"can't be measured on: 2 of its 6 frames have no mask \(.+, .+\).* or a flag"
+        ValueError, match=r"can't be used for evaluation: 2 of its 6 frames have no mask \(.+, .+\).* or a flag"
     ):
         with_masks(hidden, "split 'test'", "a flag")
-    with pytest.raises(ValueError, match="has no column `mask` to measure against; a flag"):
+    with pytest.raises(ValueError, match="has no column `mask` to evaluate with; a flag"):
         with_masks(rows.remove_columns("mask"), "split 'test'", "a flag")
     assert with_masks(rows, "split 'test'") is rows
     rows.save_to_disk(str(tmp_path / "flat"))

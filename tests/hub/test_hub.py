@@ -433,7 +433,7 @@ def test_what_is_of_no_folder_or_has_changed_is_not_pushed(client: HfApi, tmp_pa
     again = Teacher.from_pretrained(tmp_path / "teacher")
     both = Teacher.from_pretrained([tmp_path / "teacher", tmp_path / "teacher"])
     for of_no_folder in (made, teacher, both, Committee([again])):
-        with pytest.raises(ValueError, match=r"only what was loaded from the folder of a run.*`scalpel-hf push`"):
+        with pytest.raises(ValueError, match=r"only models that were loaded from a run's folder.*`scalpel-hf push`"):
             of_no_folder.push_to_hub(STUDENT)
     student = load_predictor(tmp_path / "student")
     with torch.no_grad():
@@ -449,13 +449,13 @@ def test_what_is_of_no_folder_or_has_changed_is_not_pushed(client: HfApi, tmp_pa
         student.push_to_hub(STUDENT)
     student, record = load_predictor(tmp_path / "student"), tmp_path / "student" / "metrics.json"
     record.write_text('{"arguments": {}}')
-    with pytest.raises(ValueError, match=r"metrics\.json is no record of a run, which names its `dataset`"):
+    with pytest.raises(ValueError, match=r"metrics\.json isn't a run's record \(no `dataset` in `arguments`\)"):
         student.push_to_hub(STUDENT)
     record.unlink()
     with pytest.raises(FileNotFoundError, match=r"metrics\.json is missing"):
         student.push_to_hub(STUDENT)
     shutil.rmtree(tmp_path / "student")
-    with pytest.raises(FileNotFoundError, match="student, which this was loaded from, is gone"):
+    with pytest.raises(FileNotFoundError, match="student, from which this model was loaded, is missing"):
         student.push_to_hub(STUDENT)
     assert not client.repo_exists(STUDENT)
 

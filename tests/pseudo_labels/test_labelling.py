@@ -241,5 +241,5 @@ def test_summary_and_quality(dataset: datasets.Dataset) -> None:
         evaluate_pseudo_labels(labelled, dataset)
     with pytest.raises(ValueError, match="has no mask of synthetic-"):
         evaluate_pseudo_labels(labelled, truth.select([0]))
-    with pytest.raises(ValueError, match=r"synthetic-.* has no mask to measure against"):
+    with pytest.raises(ValueError, match=r"synthetic-.* has no mask to evaluate with"):
         evaluate_probabilities(rounded, dataset)

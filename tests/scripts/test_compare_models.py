@@ -182,7 +182,7 @@ def test_the_program(
     datasets.DatasetDict({"train": budget}).save_to_disk(str(tmp_path / "budget"))
     compare_models.main([*command, "--split", "train", "--trained-on", str(tmp_path / "budget")])
     assert capsys.readouterr().out.startswith("9 frames, ")
-    with pytest.raises(ValueError, match="nothing can be measured on them"):
+    with pytest.raises(ValueError, match="the model can't be evaluated on them"):
         compare_models.main([*command, "--split", "train", "--trained-on", saved_rows])
 
 

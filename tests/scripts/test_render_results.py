@@ -132,7 +132,10 @@ def test_without_runs_it_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"metrics": {"iou": 0.9, "niou": 0.5, "pd": 1.0, "fa": 0.0}}, "not those of its counts"),
+        (
+            {"metrics": {"iou": 0.9, "niou": 0.5, "pd": 1.0, "fa": 0.0}},
+            "its metrics differ from those that its counts give",
+        ),
         ({"arm": "student"}, "is of student"),
         ({"counts": {"columns": ["n_union"], "frames": []}}, "columns"),
     ],
@@ -187,7 +190,7 @@ def test_runs_measured_by_boxes_have_columns_of_their_own(tmp_path: Path) -> Non
     assert cells(text, "every less few")[3].startswith("+43.3 (+40.0, +50.0)")
     assert "On 2 recordings. In brackets: 95 % of" in text
     write_run(folder, "masks", 0)
-    with pytest.raises(ValueError, match="some of its runs were measured by masks and some by boxes"):
+    with pytest.raises(ValueError, match="some of its runs were evaluated by masks and some by boxes"):
         render(marked("results/clips"), tmp_path)
 
 

@@ -1,6 +1,7 @@
-"""What an adapted base takes and gives in a forward pass besides its own: `frames`, `frame_boxes`, `labels`, a loss.
+"""The forward pass of an adapted base model: its additional arguments `frames`, `frame_boxes`, `labels`, and the loss.
 
-Hooks on the base do it, so that `PeftModel`, `add_adapter` of transformers and replicas of a model are alike to it.
+These are implemented by hooks on the base model, so that they work with `PeftModel`, with transformers' `add_adapter`,
+and in replicas of a model.
 """
 
 from collections.abc import Callable
@@ -18,14 +19,21 @@ from scalpel_hf.modeling.teacher_loss import loss_of_labels
 
 from .families import input_size, tensors_of
 
-# The order of every family's arguments.
+# The order of positional arguments, the same in all families.
 ARGUMENTS = ("pixel_values", "input_points", "input_labels", "input_boxes", "input_masks", "image_embeddings")
 
 
 @dataclass
 class Call:
-    """A forward pass that is under way: its frames, whether SAM is prompted in it, its labels, and what the mask level
-    of an adapter gave besides masks."""
+    """
+    State of a running forward pass.
+
+    Args:
+        region: the frames, and their place in SAM's input.
+        prompted: whether SAM gets points or boxes.
+        labels: of the loss.
+        seen: outputs of the mask level besides masks, such as prior maps.
+    """
 
     region: FrameRegion | None = None
     prompted: bool = False
@@ -34,17 +42,24 @@ class Call:
 
 
 _CALLS: ContextVar[tuple[Call, ...]] = ContextVar("calls", default=())  # per thread, the innermost last
-# What embeddings were made of that are asked about later: the tensors themselves are the key, in any thread, and the
-# entry goes when they do.
+# The frames that image embeddings were computed from. Keys are the embeddings' tensors, by identity; an entry is
+# deleted with its tensor.
 _LINKS: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def link_frames(image_embeddings: Any, frames: Tensor, frame_boxes: Tensor, input_size: int) -> None:
     """
-    Say which frames an embedding was made of, where it was not an adapted model's `get_image_embeddings` that made it.
+    Link image embeddings to their frames, for a later forward pass with `image_embeddings`.
+
+    Only needed for embeddings that an adapted model's `get_image_embeddings` didn't return, such as cached ones.
 
     Args:
-        image_embeddings: a tensor, or tensors in lists and tuples, as that gives them.
+        image_embeddings: a tensor, or tensors in lists and tuples, as `get_image_embeddings` returns them.
+        frames: normalised frames, `(B, 1, H, W)`.
+        frame_boxes: region (x0, y0, x1, y1) of SAM's input that each frame covers, `(B, 4)`.
+        input_size: side of SAM's input in pixels.
+
+    Raises `ValueError` if the shapes don't fit.
     """
     for tensor in tensors_of(image_embeddings):
         if frames.shape[0] != tensor.shape[0] or frame_boxes.shape != (frames.shape[0], 4):
@@ -56,19 +71,19 @@ def link_frames(image_embeddings: Any, frames: Tensor, frame_boxes: Tensor, inpu
 
 
 def linked_frames(image_embeddings: Any) -> FrameRegion:
-    """The frames of an embedding; an error that says what to do when there are none."""
+    """The frames that image embeddings are linked to; `ValueError` with the remedy if there are none."""
     region = _LINKS.get(next(tensors_of(image_embeddings)))
     if region is None:
         raise ValueError(
-            "these `image_embeddings` did not come straight from this model's `get_image_embeddings`, with its adapter "
-            "on (a copy, a slice or a cast loses the frame they were made of): pass `frames` and `frame_boxes` with "
-            "them, or `pixel_values` in their place, or call `scalpel_hf.adapter.link_frames` on them"
+            "these `image_embeddings` are not linked to frames: only the very tensors that this model's "
+            "`get_image_embeddings` returned with its adapter enabled are, not copies, slices or casts. Pass `frames` "
+            "and `frame_boxes` too, or `pixel_values` instead, or call `scalpel_hf.adapter.link_frames` first"
         )
     return region
 
 
 def given_frames(frames: Tensor | None, frame_boxes: Tensor | None, input_size: int) -> FrameRegion | None:
-    """The frames that a call was given, or `None`."""
+    """The frames passed to `forward`, `None` if there are none."""
     if (frames is None) != (frame_boxes is None):
         raise ValueError("pass `frames` and `frame_boxes` together, or neither")
     return None if frames is None or frame_boxes is None else FrameRegion(frames, frame_boxes, input_size)
@@ -76,12 +91,12 @@ def given_frames(frames: Tensor | None, frame_boxes: Tensor | None, input_size: 
 
 def current_call() -> Call:
     if not (calls := _CALLS.get()):
-        raise ValueError("an adapted mask decoder knows the frames only in its model's forward pass: call the model")
+        raise ValueError("an adapted mask decoder can't be called alone, since it needs the frames: call the model")
     return calls[-1]
 
 
 def begin_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
-    """Forward pre-hook of the base: keep what is not its own."""
+    """Forward pre-hook of the base: remove the additional arguments and keep them in a [`Call`]."""
     call = Call()
     _CALLS.set((*_CALLS.get(), call))
     if model.training:
@@ -103,15 +118,15 @@ def begin_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 def whole_input(model: nn.Module, pixel_values: Tensor) -> FrameRegion:
-    """The input as its own frame."""
+    """SAM's input itself as the frame, if no frames are passed."""
     (height, width), size = pixel_values.shape[-2:], input_size(model)
-    if (height, width) != (size, size):  # which later families notice in the middle of their decoders
+    if (height, width) != (size, size):  # some families would only fail in their decoder
         raise ValueError(f"The input is {height} x {width} pixels, the model takes {size} x {size}.")
     return FrameRegion.whole(pixel_values)
 
 
 def end_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> ScalpelSamOutput | None:
-    """Forward hook of the base, called after errors too: with labels the output has the whole loss."""
+    """Forward hook of the base, also called after errors: with labels, add the loss to the output."""
     calls = _CALLS.get()
     _CALLS.set(calls[:-1])
     labels = None if output is None else calls[-1].labels
@@ -129,7 +144,7 @@ def embeddings_with_frames(
     frame_boxes: Tensor | None = None,
     **kwargs: Any,
 ) -> Any:
-    """In place of the base's `get_image_embeddings`: linked to the frames, unless adapters are off."""
+    """Replaces the base's `get_image_embeddings`; links the result to the frames, unless adapters are disabled."""
     embeddings = own(pixel_values, **kwargs)
     region = given_frames(frames, frame_boxes, input_size(model))
     if getattr(model.mask_decoder, "active_name", None):
@@ -139,7 +154,7 @@ def embeddings_with_frames(
 
 
 class CallHooks:
-    """All this around a base, until it is removed."""
+    """Installs these hooks on a base model, until `remove` is called."""
 
     def __init__(self, model: Any):
         self.model = model
@@ -148,7 +163,9 @@ class CallHooks:
             model.register_forward_hook(end_call, with_kwargs=True, always_call=True),
         ]
         model.get_image_embeddings = partial(embeddings_with_frames, model, model.get_image_embeddings)
-        model.accepts_loss_kwargs = False  # the loss is a mean, which a Trainer that accumulates gradients divides
+        model.accepts_loss_kwargs = (
+            False  # the loss is a mean, so a Trainer must divide it when it accumulates gradients
+        )
 
     def remove(self) -> None:
         for handle in self.handles:

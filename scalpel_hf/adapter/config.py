@@ -9,11 +9,11 @@ from torch import nn
 from scalpel_hf.hub.repo_names import lasting_name
 from scalpel_hf.modeling.configuration_experts import MASK_GRIDS, ExpertsConfig, is_whole
 
-MOST_REPEATS = 4  # of a regular expression over names of some 100 characters
+MOST_REPEATS = 4  # repeats that a regular expression may have; names have some 100 characters
 
 
 class ScalpelPeftType(str, Enum):
-    """Peft's own `PeftType` is closed; a `str` enum whose name equals its value serves as key in its mappings."""
+    """The adapter's PEFT type. Members can't be added to peft's `PeftType`, but its mappings accept any `str` enum."""
 
     SCALPEL_MOE = "SCALPEL_MOE"
 
@@ -23,19 +23,27 @@ class ScalpelMoeConfig(PeftConfig, ExpertsConfig):
     r"""
     Configuration of the hierarchical mixture-of-experts adapter for Segment Anything models.
 
-    It has the fields of [`ExpertsConfig`], and these.
+    It has the fields of [`ExpertsConfig`] and the following.
 
     Args:
-        full_resolution_channels: of the mask level's convolutions on the frame's own grid. 8 by default, and 0 where a
-            configuration is loaded that was saved before there were any.
-        blocks: the encoder blocks that get a token adapter: a number n for the last n, a list of names of blocks or of
-            their MLPs (`"layers.11"`), or a regular expression over the MLPs' full names
+        full_resolution_channels: channels of the mask level's convolutions at the frame's resolution. By default 8; in
+            saved configurations without this field 0.
+        blocks: the encoder blocks that get a token adapter: the number of last blocks, or a list of names of blocks or
+            MLPs (`"layers.11"`), or a regular expression for full names of MLPs
             (`r"vision_encoder\.layers\.\d\.mlp"`).
-        mask_grid: `frame` gives masks on the grid of the frames passed as `frames` (of `pixel_values` when none are),
-            `base` on the base model's own grid, a quarter of its input.
-        modules_to_save: modules of the base to train and save besides, for example `["neck"]`. The mask decoder and its
-            direct children can't be among them while the mask level is around it.
-        temperature, prior_bar, prior_share, noise_floor: of files that were saved before; today's are in the gate.
+        mask_grid: resolution of the masks: `frame` for that of `frames` (of `pixel_values` without `frames`), `base`
+            for the base model's own, a quarter of its input.
+        target_modules, exclude_modules: see `peft`; by default the targets follow from `levels` and `blocks`.
+        modules_to_save: further modules of the base to train and save, such as `["neck"]`. With the level `mask`, the
+            mask decoder and its direct children are not allowed.
+        temperature, prior_bar, prior_share, noise_floor: only read from old configurations. They are now fields of
+            `consensus_gate`.
+
+    Raises `ValueError` if a field's value is out of range.
+
+    Example:
+        >>> ScalpelMoeConfig(levels=["pixel", "mask"], channels=16).full_resolution_channels
+        8
     """
 
     full_resolution_channels: int | None = None  # 8
@@ -54,29 +62,29 @@ class ScalpelMoeConfig(PeftConfig, ExpertsConfig):
         gate = {"prior_bar": prior_bar, "prior_share": prior_share, "noise_floor": noise_floor}
         before = {"temperature": temperature, **gate}
         self.complete({name: value for name, value in before.items() if value is not None})
-        saved = getattr(self, "peft_type", None) is not None  # a file names it, a fresh configuration doesn't
+        saved = getattr(self, "peft_type", None) is not None  # set if the configuration was loaded from a file
         if self.full_resolution_channels is None:
             self.full_resolution_channels = 0 if saved else 8
         self.peft_type = ScalpelPeftType.SCALPEL_MOE
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         self.validate_experts()
-        _check_where(self)
+        _check_modules_and_grid(self)
         if not saved and not self.sam_features and {"token", "mask"} <= set(self.levels):
             raise ValueError(
-                "with `sam_features` off, nothing of SAM reaches the mask level, so that the token level could never "
-                "learn: leave `token` out of `levels`"
+                "with `sam_features` off, the mask level doesn't use SAM's features, so the token level can't be "
+                "trained: leave `token` out of `levels`"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as it is saved, the same for equal ones: sets have another order in every process."""
+        """The configuration as a dict, with sets as sorted lists, so that equal configurations are saved equally."""
         return {key: sorted(value) if isinstance(value, set) else value for key, value in super().to_dict().items()}
 
 
 def record_base(config: PeftConfig, base: nn.Module) -> None:
     """
-    Write into an adapter's configuration which base it was made on: a name that loads it from any working directory,
-    and its commit where `load_sam` or the name tells it.
+    Record the base model in an adapter's configuration: a name that is valid in any working directory, and the commit
+    if it is known from `load_sam` or from the name.
     """
     if not config.base_model_name_or_path:
         return
@@ -86,8 +94,8 @@ def record_base(config: PeftConfig, base: nn.Module) -> None:
         config.revision = revision or getattr(base.config, "_commit_hash", None)
 
 
-def _check_where(config: ScalpelMoeConfig) -> None:
-    """The modules that the adapter is put on, and the grid of its masks."""
+def _check_modules_and_grid(config: ScalpelMoeConfig) -> None:
+    """Check `blocks`, `mask_grid` and the fields that name modules."""
     blocks = config.blocks
     if isinstance(blocks, str):
         _check_pattern("blocks", blocks)
@@ -115,14 +123,14 @@ def _check_modules(name: str, value: Any) -> None:
 
 
 def _check_pattern(name: str, pattern: str) -> None:
-    """A regular expression may come with somebody's adapter: it must be one, and one that ends in time."""
+    """Refuse invalid regular expressions, and slow ones: they may come with an adapter from the Hub."""
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"`{name}` is not a regular expression: {error} in {pattern!r}") from None
-    bare = re.sub(r"\\.|\[\]?[^\]]*\]", "c", pattern)  # without escapes and sets, whose characters mean themselves
+    bare = re.sub(r"\\.|\[\]?[^\]]*\]", "c", pattern)  # without escapes and character sets
     if re.search(r"\)[*+{]", bare) or len(re.findall(r"[*+{]", bare)) > MOST_REPEATS:
         raise ValueError(
-            f"`{name}` may take for ever: a repeated group, or more than {MOST_REPEATS} repeats, in {pattern!r}; list "
-            "the modules' names instead"
+            f"matching `{name}` may never end: {pattern!r} has a repeated group or more than {MOST_REPEATS} repeats; "
+            "list the modules' names instead"
         )

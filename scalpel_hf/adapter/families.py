@@ -1,7 +1,7 @@
-"""What differs between the families of Segment Anything models: one entry of a table each, and no question elsewhere.
+"""The differences between the families of Segment Anything models, in the table `FAMILIES`.
 
-A family's encoder is a list of stages. What flows between them is a tuple of tensors: the running activations, and what
-earlier stages put aside for later ones. The last stage's are the maps that the mask decoder is given.
+A family's encoder is a list of stages. Each takes and returns a tuple of tensors: the activations, and outputs of
+earlier stages that later ones need (skip connections). The last stage returns the mask decoder's inputs.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ State = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of an encoder: the modules and parameters that it uses, and what it makes of the stage before."""
+    """A part of an encoder: its modules and parameters, and the function from the last stage's output to its own."""
 
     name: str
     parts: tuple[nn.Module | nn.Parameter, ...]
@@ -27,17 +27,18 @@ class Stage:
 @dataclass(frozen=True)
 class Family:
     """
+    One family of Segment Anything models.
+
     Args:
-        stages: of a model's encoder.
-        embeddings: what the model's `get_image_embeddings` gives, of the last stage's maps.
-        ask: how the model is asked about it, as arguments of its forward pass.
-        mlp: what the MLPs of the encoder's blocks are called.
-        channels_first: whether they see maps `(B, C, h, w)` rather than `(B, h, w, C)`.
-        resize: set another input size in the model's configuration.
-        multiple: an input size must be a multiple of it, or of `patch_size` if it is 0.
-        fine: divisors of the embedding's width that give the widths of the finer maps that come with it, at strides 4
-            and 8; none where there is the embedding alone.
-        mean, std: of the input's channels, on a scale of 0 to 255.
+        stages: from a model to the stages of its encoder.
+        embeddings: from the last stage's output to the result of the model's `get_image_embeddings`.
+        ask: from that result to arguments of the model's `forward`.
+        resize: sets another input size in a model's configuration.
+        multiple: input sizes must be multiples of this, or of `patch_size` if it is 0.
+        mlp: name of the MLP in an encoder block.
+        channels_first: whether the MLPs' inputs are `(B, C, h, w)`, not `(B, h, w, C)`.
+        fine: if there are embeddings at strides 4 and 8 too: their channels are those at stride 16 divided by these.
+        mean, std: normalisation of the input's channels, on a scale of 0 to 255.
     """
 
     stages: Callable[[Any], list[Stage]]
@@ -56,7 +57,7 @@ def family_of(model: nn.Module) -> Family:
     """
     The family of a base model.
 
-    Raises `ValueError` for a model of none, or one that has a mask level of its own.
+    Raises `ValueError` for other models, and for stand-alone teachers, which have a mask level already.
     """
     names = [cls.__name__ for cls in type(model).__mro__]
     found = next((FAMILIES[name] for name in names if name in FAMILIES), None)
@@ -68,7 +69,7 @@ def family_of(model: nn.Module) -> Family:
 
 
 def base_of(model: Any) -> Any:
-    """The base model that a `PeftModel` is around; a model itself where it is none."""
+    """The base model of a `PeftModel`; any other model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -78,13 +79,13 @@ def input_size(model: Any) -> int:
 
 
 def sam_input(model: Any) -> dict[str, Any]:
-    """What an `InfraredImageProcessor` has to know of a base model to make its input."""
+    """Arguments of an [`InfraredImageProcessor`] for a base model: `sam_size`, and mean and std if not SAM's."""
     family, size = family_of(model), {"sam_size": input_size(model)}
     return size if family.mean == SAM_MEAN else {**size, "sam_mean": family.mean, "sam_std": family.std}
 
 
 def tensors_of(embeddings: Any) -> Iterator[Tensor]:
-    """The tensors in what a family's `get_image_embeddings` gives."""
+    """All tensors in the result of `get_image_embeddings`."""
     if isinstance(embeddings, Tensor):
         yield embeddings
     else:
@@ -93,7 +94,7 @@ def tensors_of(embeddings: Any) -> Iterator[Tensor]:
 
 
 def of_image(embeddings: Any, index: int) -> Any:
-    """The same for one image of the batch, as a batch of one."""
+    """The result of `get_image_embeddings` for one image of the batch, as a batch of one."""
     if isinstance(embeddings, Tensor):
         return embeddings[index : index + 1]
     return type(embeddings)(of_image(part, index) for part in embeddings)
@@ -107,7 +108,7 @@ def _blocks(prefix: str, blocks: Any) -> list[Stage]:
 
 
 def _sam_stages(model: Any) -> list[Stage]:
-    """Patches and their positions, the blocks (of MobileSAM, which has no table of positions, its layers), the neck."""
+    """Patch embedding with positions (MobileSAM has none), blocks (MobileSAM: layers), neck."""
     encoder = model.vision_encoder
     positions = getattr(encoder, "pos_embed", None)
 
@@ -124,7 +125,7 @@ def _sam_stages(model: Any) -> list[Stage]:
 
 
 def _sam_hq_stages(model: Any) -> list[Stage]:
-    """As SAM's; the first block with global attention puts aside its output, which the mask decoder reads."""
+    """SAM's stages; the mask decoder also gets the output of the first block with global attention."""
     stages = _sam_stages(model)
 
     def keep(stage: Stage) -> Stage:
@@ -140,7 +141,7 @@ def _sam_hq_stages(model: Any) -> list[Stage]:
 
 
 def _pyramid(model: Any, neck: Callable[[State], list[Tensor]]) -> Stage:
-    """The neck of a later family, and what the model does with its maps, the finest first, before it is asked."""
+    """The neck of SAM 2 and later, with what the model does to its maps (finest first) before the decoder."""
     decoder, nothing = model.mask_decoder, model.no_memory_embedding
 
     def run(state: State) -> State:
@@ -158,7 +159,7 @@ def _finest_first(model: Any, maps: State) -> list[Tensor]:
 
 
 def _sam2_stages(model: Any) -> list[Stage]:
-    """Hiera: the last block of each of its four stages puts aside its output, which the neck reads."""
+    """Hiera; the neck gets the output of the last block of each of its four stages."""
     backbone = model.vision_encoder.backbone
 
     def patches(state: State) -> State:
@@ -180,7 +181,7 @@ def _sam2_stages(model: Any) -> list[Stage]:
 
 
 def _edgetam_stages(model: Any) -> list[Stage]:
-    """The convolutional backbone is of timm and can't be taken apart: all of it is frozen, or nothing."""
+    """The backbone is a convolutional network from timm, treated as one stage."""
     encoder = model.vision_encoder
 
     def backbone(state: State) -> State:
@@ -193,7 +194,7 @@ def _edgetam_stages(model: Any) -> list[Stage]:
 
 
 def _sam3_stages(model: Any) -> list[Stage]:
-    """A plain ViT; its one map is brought to all scales by the neck."""
+    """A plain ViT; the neck makes maps at all scales from its single output."""
     backbone = model.vision_encoder.backbone
     patch = backbone.config.patch_size
 
@@ -246,7 +247,7 @@ def _resize_pyramid(config: Any, size: int) -> None:
 FINE = (8, 4)
 HALF = (127.5, 127.5, 127.5)
 
-# By the names of the models' classes, of which a release of transformers may lack some.
+# Keys are class names: older versions of transformers lack some of the classes.
 FAMILIES = {
     "SamModel": Family(_sam_stages, _alone, _ask_alone, _resize_sam),
     "MobileSamModel": Family(_sam_stages, _alone, _ask_alone, _resize_mobile_sam, multiple=32),

@@ -22,10 +22,10 @@ _ROUTER_SINK: ContextVar[list[dict[str, Tensor]] | None] = ContextVar("router_si
 @contextmanager
 def record_router() -> Iterator[list[dict[str, Tensor]]]:
     """
-    Collect what the routers decide, for every forward pass inside the block.
+    Record the routers' outputs of every forward pass inside the `with` block.
 
-    Each entry has `router_weights` `(B, E, H, W)`, `image_weights` `(B, E)`, `prior_maps` `(B, M, H, W)`, `prior`
-    `(B, 1, H, W)`, their routed mixture, and `logits`, with their gradients where gradients are on.
+    Each entry of the list has, for E experts and M maps, `router_weights` `(B, E, H, W)`, `image_weights` `(B, E)`,
+    `prior_maps` `(B, M, H, W)`, their routed mixture `prior` `(B, 1, H, W)`, and `logits`. Gradients flow through them.
 
     Example:
         >>> with record_router() as records:  # doctest: +SKIP
@@ -42,7 +42,7 @@ def record_router() -> Iterator[list[dict[str, Tensor]]]:
 
 
 class ScalpelMoeLayer(nn.Module, BaseTunerLayer):
-    """What the adapter's layers share: one adapter active at a time, nothing to merge."""
+    """Base class of the adapter's layers. One adapter is active at a time; merging is impossible."""
 
     adapter_layer_names: tuple[str, ...] = ()
     base_layer: Any
@@ -55,18 +55,18 @@ class ScalpelMoeLayer(nn.Module, BaseTunerLayer):
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: ScalpelMoeConfig) -> None:
-        # A base that came from `from_pretrained` is in evaluation mode, and batch norms beside it are to be, too.
+        # The same mode as the base, which is evaluation mode after `from_pretrained`.
         self._adapters[adapter_name] = self.build(config).train(self.get_base_layer().training)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(adapter_name, inference_mode=config.inference_mode)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        # The base class looks for `.weight`, which a whole MLP or mask decoder lacks, and would leave it on the CPU.
+        # The base class reads the device of `.weight`, which an MLP or mask decoder doesn't have.
         device = next(self.get_base_layer().parameters()).device if device is None else device
         super()._move_adapter_to_device_of_base_layer(adapter_name, device)
 
     def build(self, config: ScalpelMoeConfig) -> nn.Module:
-        raise NotImplementedError(f"{type(self).__name__} must say which module it adds")
+        raise NotImplementedError(f"{type(self).__name__} must implement `build`")
 
     @property
     def _adapters(self) -> Any:
@@ -74,22 +74,22 @@ class ScalpelMoeLayer(nn.Module, BaseTunerLayer):
 
     @property
     def active_name(self) -> str | None:
-        """The adapter to apply, `None` when adapters are off; other methods' adapters may be active beside it."""
+        """Name of the active adapter of this kind; `None` if there is none or adapters are disabled."""
         names = [name for name in self.active_adapters if name in self._adapters]
         if self.disable_adapters or not names:
             return None
         if len(names) > 1:
-            raise ValueError(f"one Scalpel adapter at a time, active are {names}: call `set_adapter` with one name")
+            raise ValueError(f"only one Scalpel adapter can be active, not {names}: call `set_adapter` with one name")
         return names[0]
 
     @property
     def active(self) -> Any:
-        """Its module, or `None`."""
+        """Module of the active adapter, or `None`."""
         name = self.active_name
         return None if name is None else self._adapters[name]
 
     def remove_hooks(self) -> None:
-        """Take back what was hooked into the base layer."""
+        """Remove hooks from the base layer."""
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         raise ValueError(
@@ -102,7 +102,7 @@ class ScalpelMoeLayer(nn.Module, BaseTunerLayer):
 
 
 class TokenLevelLayer(ScalpelMoeLayer):
-    """An encoder block's MLP with a routed bottleneck of operators beside it."""
+    """Token level: an encoder block's MLP with a parallel bottleneck adapter of routed operators."""
 
     adapter_layer_names = ("scalpel_moe_token",)
 
@@ -124,7 +124,7 @@ class TokenLevelLayer(ScalpelMoeLayer):
 
 
 class MaskLevelLayer(ScalpelMoeLayer):
-    """SAM's mask decoder with the pixel and mask levels behind it."""
+    """Pixel and mask level: wraps SAM's mask decoder."""
 
     adapter_layer_names = ("scalpel_moe_mask",)
     other_param_names = ("grids",)
@@ -144,7 +144,7 @@ class MaskLevelLayer(ScalpelMoeLayer):
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
-        except AttributeError:  # a base may call parts of its decoder itself
+        except AttributeError:  # the base model may access attributes of its decoder
             if name == "base_layer":
                 raise
             return getattr(self.base_layer, name)
@@ -177,24 +177,24 @@ class MaskLevelLayer(ScalpelMoeLayer):
 
 
 def mask_level_layer(model: nn.Module) -> MaskLevelLayer | None:
-    """The layer around a model's mask decoder; `None` where no mask level has been put there."""
+    """The layer that wraps a model's mask decoder; `None` without a mask level."""
     return next((module for module in model.modules() if isinstance(module, MaskLevelLayer)), None)
 
 
 def active_mask_level(model: nn.Module) -> MaskLevel | None:
-    """The mask level that predicts in an adapted model; `None` where there is none, or adapters are off."""
+    """The active mask level of an adapted model; `None` without one, or if adapters are disabled."""
     layer = mask_level_layer(model)
     return None if layer is None else layer.active
 
 
 def asks_sam(model: nn.Module) -> bool:
-    """Whether an adapted model needs SAM's encoder or decoder to predict without prompts."""
+    """Whether an adapted model uses SAM's encoder and decoder for predictions without prompts."""
     level = active_mask_level(model)
     return level is None or level.sam_features
 
 
 def outputs_without_sam(model: nn.Module, frames: Tensor) -> dict[str, Tensor]:
-    """What the active mask level gives for normalised frames `(B, 1, H, W)` of a model that doesn't ask SAM."""
+    """Outputs of the active mask level for normalised frames `(B, 1, H, W)`, if the model doesn't use SAM."""
     level = active_mask_level(model)
     assert level is not None
     outputs = level.without_sam(frames)
@@ -204,15 +204,15 @@ def outputs_without_sam(model: nn.Module, frames: Tensor) -> dict[str, Tensor]:
 
 
 def ask(model: nn.Module, image_embeddings: Any, **prompts: Any) -> Any:
-    """The output, one mask a prompt, of an adapted model for embeddings as its `get_image_embeddings` gives them."""
+    """Run an adapted model on image embeddings from its `get_image_embeddings`, with one mask for each prompt."""
     return model(**family_of(base_of(model)).ask(image_embeddings), **prompts, multimask_output=False)
 
 
 def prompt_free_logits(model: nn.Module, image_embeddings: Any) -> Tensor:
     """
-    Mask logits `(B, 1, H, W)` on the grid of the frames that the embeddings are linked to.
+    Mask logits `(B, 1, H, W)` without prompts, at the resolution of the frames that the embeddings are linked to.
 
-    Where no mask level predicts on that grid, with other adapters or other levels, SAM's own masks are resized to it.
+    For adapters without a mask level, SAM's own masks are resized to it.
     """
     masks = ask(model, image_embeddings).pred_masks[:, 0]  # (B, 1, h, w)
     if mask_level_layer(model) is not None:

@@ -16,10 +16,10 @@ from .layer import MaskLevelLayer, ScalpelMoeLayer, TokenLevelLayer
 
 def encoder_mlps(model: nn.Module, blocks: int | list[str] | str) -> set[str]:
     """
-    Full names of the MLPs of the encoder blocks that `ScalpelMoeConfig.blocks` stands for.
+    Full names of the MLPs in the encoder blocks that [`ScalpelMoeConfig`]'s `blocks` selects.
 
     Raises:
-        ValueError: on more blocks than there are, and a name or expression that matches none.
+        ValueError: if there are fewer blocks, or a name or expression matches no MLP.
     """
     mlp = family_of(model).mlp
     names = [f"vision_encoder.{n}" for n, _ in model.vision_encoder.named_modules() if n.endswith(f".{mlp}")]
@@ -39,10 +39,14 @@ def encoder_mlps(model: nn.Module, blocks: int | list[str] | str) -> set[str]:
 
 class ScalpelMoeModel(BaseTuner):
     """
-    Puts the hierarchical mixture-of-experts adapter into a Segment Anything model, see [`FAMILIES`].
+    The PEFT tuner: adds the hierarchical mixture-of-experts adapter to a Segment Anything model (of [`FAMILIES`]).
 
-    The model then takes `frames`, `frame_boxes` and `labels` besides its own arguments. With labels, 0 to 1 and 255 for
-    what is ignored, its output is a [`ScalpelSamOutput`] with the whole `loss`.
+    The model's `forward` then also takes
+
+    - `frames` `(B, 1, H, W)`: the normalised frames;
+    - `frame_boxes` `(B, 4)`: the region (x0, y0, x1, y1) of SAM's input that each frame covers;
+    - `labels` `(B, H, W)`: target in [0, 1], or 255 for pixels to ignore. With labels the output is a
+      [`ScalpelSamOutput`] with the `loss`.
 
     Example:
         >>> from peft import get_peft_model
@@ -73,7 +77,7 @@ class ScalpelMoeModel(BaseTuner):
         return peft_config
 
     def _check_not_shared(self, config: PeftConfig) -> None:
-        """Around a module that holds LoRA the adapter would work, but LoRA's saved names would fit no other model."""
+        """Refuse to wrap a module that has another adapter, such as LoRA: the names of its weights would change."""
         for name, module in self.model.named_modules():
             if not isinstance(module, BaseTunerLayer) or isinstance(module, ScalpelMoeLayer):
                 continue
@@ -87,12 +91,11 @@ class ScalpelMoeModel(BaseTuner):
                 )
 
     def _check_module_to_save(self, name: str, mask_level: bool) -> None:
-        """Refuse a name that peft would silently ignore: one that no module's name ends with, or a child of an adapted
-        module."""
+        """Refuse names that peft would silently ignore: of no module, or of a child of an adapted module."""
         found = [key.replace(".base_layer", "") for key, _ in self.model.named_modules() if key.endswith(name)]
         if mask_level and any(key.startswith("mask_decoder") and key.count(".") < 2 for key in found):
             raise ValueError(
-                f"`modules_to_save` {name!r} is what the mask level is put around: name parts further inside, such as "
+                f"`modules_to_save` {name!r} is wrapped by the mask level: name modules further inside, such as "
                 "'final_attn_token_to_image', or leave `mask` out of `levels`"
             )
         if not found or (mask_level and name.startswith("mask_decoder.")):
@@ -133,7 +136,7 @@ class ScalpelMoeModel(BaseTuner):
         layers = [n for n, m in model.named_modules() if isinstance(m, ScalpelMoeLayer) and adapter_name in m._adapters]
         targets = config.target_modules if isinstance(config.target_modules, set) else set()
         absent = sorted(t for t in targets if not any(f".{n}".endswith(f".{t}") for n in layers))
-        if absent:  # peft is content when one target of several is found
+        if absent:  # peft only raises if no target is found at all
             raise ValueError(f"{type(model).__name__} has no {absent}: the configuration was made for another base")
         hooks: Any = model.__dict__.setdefault("_scalpel_hooks", {})
         if not hooks:
@@ -143,7 +146,7 @@ class ScalpelMoeModel(BaseTuner):
             hooks["call"] = CallHooks(model)
 
     def _get_module_names_tied_with_embedding(self) -> list[str]:
-        return []  # no target of ours is an embedding, and asking for them is an error with an encoder of timm's
+        return []  # targets are never embeddings, and peft's search for these fails with timm's encoders
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: object, **kwargs: object) -> nn.Module:
         if merge:
@@ -151,7 +154,7 @@ class ScalpelMoeModel(BaseTuner):
                 "a mixture of experts is not linear and can't be merged into the base weights: keep the adapter, or "
                 "call `unload()` to get the base model back"
             )
-        # Ours first: the base class doesn't look inside them, where trained copies of the base's modules may be.
+        # Before the base class unloads: inside these layers may be `modules_to_save`, which it wouldn't find.
         for name, module in list(self.model.named_modules()):
             if isinstance(module, ScalpelMoeLayer):
                 module.remove_hooks()
@@ -163,7 +166,7 @@ class ScalpelMoeModel(BaseTuner):
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        # The experts nest several modules deep, so the adapter's name isn't the last part but one.
+        # peft expects the adapter's name before the last part, but experts have further parts after it.
         return re.sub(rf"(\.{cls.prefix}(?:token|mask))\.{re.escape(adapter_name)}\.", r"\1.", key)
 
 
@@ -180,11 +183,11 @@ def _layer_class(name: str, family: Family) -> type[ScalpelMoeLayer]:
 
 def refuse_hidden_targets(model: nn.Module, _: tuple[Any, ...]) -> None:
     """
-    Hook of a base model: what another adapter was to be put on inside an adapted MLP or mask decoder is an error.
+    Forward pre-hook of the base: raise if another adapter targets a module inside an adapted MLP or mask decoder.
 
-    PEFT skips such modules silently, and the next forward pass is the first moment to say so.
+    PEFT skips such modules silently; the next forward pass is the first opportunity to notice it.
     """
-    configs = getattr(model, "peft_config", {})  # transformers takes it away with the last adapter
+    configs = getattr(model, "peft_config", {})  # transformers deletes it with the last adapter
     seen = [id(config) for config in configs.values()]
     if torch.compiler.is_compiling() or model.__dict__.get("_scalpel_seen") == seen:
         return
@@ -196,7 +199,7 @@ def refuse_hidden_targets(model: nn.Module, _: tuple[Any, ...]) -> None:
         hidden = next((name for name in inside if check_target_module_exists(config, name)), None)
         if hidden is not None:
             raise ValueError(
-                f"the adapter {adapter!r} names {hidden!r}, which PEFT passes over, because it is inside an adapted "
+                f"the adapter {adapter!r} targets {hidden!r}, which PEFT skips, because it is inside an adapted "
                 "module: target modules outside, such as the encoder's attention, or name those inside in its "
                 "`exclude_modules`"
             )
@@ -204,12 +207,12 @@ def refuse_hidden_targets(model: nn.Module, _: tuple[Any, ...]) -> None:
 
 
 def rename_keys(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-    """Hook of a base model, before it loads weights: those of an adapter get the names of today."""
+    """State-dict pre-hook of the base: rename an adapter's weights that have names of earlier versions."""
     renamed = [key for key in state_dict if key.startswith(prefix) and ".scalpel_moe_" in key]
     for key in (key for key in renamed if current_name(key) != key):
         own = {prefix + name for name, _ in model.named_parameters()} - state_dict.keys()
         name = current_name(key)
-        if name not in own:  # PEFT puts an adapter's name only into the names that a model has
+        if name not in own:  # PEFT adds the adapter's name only to names that the model has
             name = next((n for n in own if _bare(n) == name and _has_siblings(n, state_dict)), name)
         state_dict[name] = state_dict.pop(key)
 
@@ -224,13 +227,13 @@ def _has_siblings(name: str, state_dict: dict[str, Tensor]) -> bool:
 
 
 def refuse_surplus_keys(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-    """Hook of a base model: an adapter's weights that it has no place for are an error, also when not `strict`."""
+    """State-dict pre-hook of the base: unexpected weights of an adapter are an error, even with `strict=False`."""
     tensors = (*model.named_parameters(), *model.named_buffers())
     own = {prefix + name for name, _ in tensors if ".scalpel_moe_" in name}
     surplus = [k for k in state_dict if k.startswith(prefix) and ".scalpel_moe_" in k and k not in own]
     if surplus:
         errors = args[-1]
         errors.append(
-            f"{len(surplus)} weights of an adapter have no place in this model, `{min(surplus)}` for one: they were "
-            "trained with another configuration or under another name"
+            f"{len(surplus)} weights of an adapter don't fit this model, such as `{min(surplus)}`: they were trained "
+            "with another configuration, or under another adapter name"
         )

@@ -20,13 +20,13 @@ LABEL_COLUMNS = ("mask", "objects")
 @dataclass(frozen=True)
 class LabelBudget:
     """
-    The names of the frames that people labelled, and how they were drawn.
+    The names of the frames that keep their labels, and how they were drawn.
 
     Args:
-        names (`tuple[str, ...]`): sorted.
-        fraction (`float`): of the names drawn from.
+        names (`tuple[str, ...]`): of these frames, sorted.
+        fraction (`float`): their share of all frames.
         seed (`int`): of the draw.
-        total (`int`): how many names it was drawn from.
+        total (`int`): number of all frames.
     """
 
     names: tuple[str, ...]
@@ -39,9 +39,8 @@ class LabelBudget:
         """
         Draw `round(fraction · n)` of `n` names, at least one.
 
-        Names are put in the order of `SHA-256(seed, name)` and the first are taken. So the draw depends on the set of
-        names and the seed alone, not on row order, masks or library versions, and budgets of one seed are nested:
-        1 % ⊂ 5 % ⊂ 10 %.
+        These are the first names in the order of `SHA-256(seed, name)`. So the draw depends only on the names and the
+        seed, and budgets with the same seed are nested: 1 % ⊂ 5 % ⊂ 10 %.
 
         Raises:
             `ValueError`: if `fraction` is not in (0, 1], there are no names, or one occurs twice.
@@ -56,12 +55,12 @@ class LabelBudget:
         return cls(tuple(sorted(drawn)), float(fraction), int(seed), len(pool))
 
     def save(self, path: str | Path) -> None:
-        """Write the budget as JSON, in one step."""
+        """Write to a JSON file, atomically."""
         write_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> "LabelBudget":
-        """Read what `save` wrote. Raises `ValueError`, naming the file, if it is something else."""
+        """Read the file of `save`. Raises `ValueError`, which names the file, if it has other content."""
         try:
             content = read_json(path)
             names = content["names"]
@@ -76,7 +75,7 @@ class LabelBudget:
                 raise TypeError(f"total must be from the number of names to {MOST_FRAMES}, not {budget.total!r:.40}")
             return budget
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no label budget: {type(error).__name__}: {error}") from error
+            raise ValueError(f"{path} isn't a label budget: {type(error).__name__}: {error}") from error
 
 
 def apply_label_budget(
@@ -88,16 +87,18 @@ def apply_label_budget(
     hide: bool = True,
 ) -> Dataset:
     """
-    Add the column `label_source`: `"human"` for the rows in the budget, or what it says there of boxes and points, and
-    `"none"` for the others.
+    Hide the labels of all frames outside a label budget.
+
+    Sets the column `label_source`: for rows in the budget it is `"human"` (or stays `"box"` or `"point"`), for all
+    others `"none"`.
 
     Args:
         dataset (`Dataset`): with the features of [`load_irst_dataset`].
-        fraction (`float`, *optional*): draw a budget of this size from the data set's names ([`LabelBudget.draw`]).
+        fraction (`float`, *optional*): draw a budget of this share of the frames, see [`LabelBudget.draw`].
         seed (`int`, defaults to 0): of the draw.
-        budget (`LabelBudget`, *optional*): use this one, a file's for example, instead of drawing.
-        hide (`bool`, defaults to `True`): replace `mask` and `objects` of the other rows by `None`, so that no
-            training can reach them. To judge pseudo labels, load the full set again.
+        budget (`LabelBudget`, *optional*): use this budget instead of drawing one.
+        hide (`bool`, defaults to `True`): set `mask` and `objects` of the other rows to `None`, so that training can't
+            use them. To evaluate pseudo labels, load the full data set again.
 
     Raises:
         `ValueError`: unless exactly one of `fraction` and `budget` is given, if the budget names frames that the data
@@ -135,7 +136,7 @@ def apply_label_budget(
 
 
 def _held(said: str, labels: pa.Table, row: int) -> str:
-    """What kind of label a row holds: the boxes or points that it says it has, else its mask."""
+    """The `label_source` of a row in the budget: `box` or `point` as stated, `human` with a mask, else `none`."""
     if said in (BOX, POINT):
         return said if labels.column("objects")[row].is_valid else NONE
     return HUMAN if labels.column("mask")[row].is_valid else NONE

@@ -1,4 +1,4 @@
-"""What rows and frames hold, as hashes: the same for the same content, wherever and in whatever file it is kept."""
+"""Hashes of rows and frames by content, independent of files and their format."""
 
 import hashlib
 import json
@@ -13,12 +13,12 @@ from scalpel_hf.modeling.frame_io import read_frame
 
 from .image_cells import cell_content, undecoded
 
-LOOK_ALIKE = 12  # of 64 bits: fewer differ between two files of one frame, about 32 between two frames
+LOOK_ALIKE = 12  # of 64 bits: fewer differ between versions of one frame, about 32 between different frames
 
 
 def hash_rows(rows: datasets.Dataset | Iterable[dict[str, Any]]) -> str:
     """
-    Hash of all columns of rows, in their order; of images, of their files' bytes.
+    Hash of all columns of all rows, in their order; of images, the files' bytes are hashed.
 
     Args:
         rows: a `Dataset`, or rows with undecoded images.
@@ -37,20 +37,20 @@ def _content(value: Any) -> bytes:
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
         try:
             return cell_content(value)
-        except (OSError, ValueError):  # whoever needs the image says what is wrong with it
+        except (OSError, ValueError):  # the error is raised when the image is read
             return repr(value).encode()
     return json.dumps(value, sort_keys=True, default=str).encode()
 
 
 class FrameKey(NamedTuple):
     """
-    What a frame is known by.
+    The identity of a frame, to recognise it in other data sets.
 
     Args:
         name: in its data set.
-        pixels: hash of its size and values; another file of the same values has the same.
-        look: difference hash of 64 bits, hexadecimal: whether it is brighter to the right, on a grid of 8 × 8. It
-            survives other sizes, bit depths and lossy files, and tells two frames of one name apart.
+        pixels: hash of its size and pixel values.
+        look: perceptual hash (difference hash) of 64 bits, hexadecimal. It hardly changes with size, bit depth and
+            lossy compression, and tells different frames with the same name apart.
 
     Source of the difference hash: Krawetz, "Kind of Like That", 2013.
     """
@@ -61,7 +61,7 @@ class FrameKey(NamedTuple):
 
     @classmethod
     def of(cls, name: str, image: Any) -> "FrameKey":
-        """Of whatever [`read_frame`] takes; `ValueError` naming the frame where it can't be read."""
+        """The key of a frame (path, image, array or cell); `ValueError`, which names it, if it can't be read."""
         try:
             frame = read_frame(image).astype(np.float32)
         except (OSError, ValueError) as error:
@@ -71,4 +71,5 @@ class FrameKey(NamedTuple):
         return cls(name, pixels, np.packbits(np.diff(small, axis=1) > 0).tobytes().hex())
 
     def looks_like(self, look: str) -> bool:
+        """Whether another frame's `look` is similar."""
         return (int(self.look, 16) ^ int(look, 16)).bit_count() < LOOK_ALIKE

@@ -1,4 +1,4 @@
-"""The pixels of masks as they are stored, before anyone says what their values mean."""
+"""Reads the stored pixel values of masks, without interpreting them."""
 
 import os
 from dataclasses import dataclass
@@ -9,25 +9,25 @@ from PIL import Image
 from scalpel_hf.modeling.frame_io import ImageLike, open_image, read_frame
 
 COLOUR = 1 << 24  # added to the 24 bits of a pixel that is not gray
-LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000")  # in these, the values of edges are blurred
+LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000")  # their compression blurs edges
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """A mask's `values` `(H, W)`, whether they are places in a palette, and whether the file's kind blurs edges."""
+    """A mask's `values` `(H, W)`; whether they are palette indices; whether the file's compression is lossy."""
 
     values: np.ndarray
     indexed: bool = False
     lossy: bool = False
 
     def exact(self) -> np.ndarray:
-        """The values; of a lossy file 0 and 255, cut at half, where there is anything above half."""
+        """The values; for lossy files thresholded at 127 to 0 and 255, if any is above that."""
         blurred = self.lossy and (self.values > 127).any()
         return np.where(self.values > 127, 255, 0) if blurred else self.values
 
 
 def mask_pixels(source: ImageLike) -> Pixels:
-    """A mask's pixels, whatever holds them. Errors are those of `read_frame`."""
+    """The pixels of a mask from a path, image, array or cell; raises as `read_frame`."""
     frame = read_frame(source)
     if isinstance(source, dict):
         source = source["path"] if source.get("bytes") is None else source["bytes"]
@@ -58,7 +58,9 @@ def _palette_pixels(places: np.ndarray, image: Image.Image) -> Pixels:
     if (used == used[:, :1]).all():
         return Pixels(palette[places, 0])
     if palette[0].any():
-        raise ValueError("its palette's place 0 isn't black, so that nobody knows what its places mean: store it gray")
+        raise ValueError(
+            "its palette's entry 0 isn't black, so the meaning of its indices is unknown: store it as a gray image"
+        )
     return Pixels(places, indexed=True)
 
 
@@ -70,7 +72,7 @@ def _with_alpha(rgba: np.ndarray) -> np.ndarray:
         return colours
     if (colours == colours[0, 0]).all():
         return alpha
-    raise ValueError("its colours say one thing and its alpha another: store the mask as one channel")
+    raise ValueError("its colours and its alpha channel differ: store the mask as one channel")
 
 
 def _colours(rgb: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """
-What the values of masks mean, and masks read by it: the one place where pixels become target, background or neither.
+Reads masks: decides which values are target, background, or to be ignored.
 
-What they mean is decided once for a whole data set, from the values of all its masks, or stated by whoever knows. Where
-it would be a guess, it is refused.
+The meaning of values is decided once for a data set, from the values of all its masks, or given by the user. If the
+values are ambiguous, an error asks the user to give it.
 """
 
 import warnings
@@ -18,10 +18,10 @@ from scalpel_hf.modeling.normalization import ImageLike
 from .mask_pixels import COLOUR, Pixels, mask_pixels
 
 BACKGROUND, TARGET = 0, 255
-IGNORED = (
-    73  # neither target nor background. Below half for who cuts at half; no class's share of 255, as 64 and 127 are
-)
-SHOWN = 8  # values or masks that a message lists
+# Neither target nor background. It is below 128, for programs that threshold there, and isn't a value that masks with
+# several classes use, such as 64 and 127.
+IGNORED = 73
+SHOWN = 8  # most values that a message lists
 REMEDY = (
     "say which values are target with --mask-values (such as 255, or '>127' for gray edges), and with --ignore-value "
     "which are neither target nor background; in Python: `mask_values=MaskValues.stated([255], [128])`"
@@ -29,20 +29,20 @@ REMEDY = (
 
 
 class MaskValuesError(ValueError):
-    """Masks of which nobody can know what their values mean; the message lists the values and the remedy."""
+    """The meaning of masks' values is ambiguous. The message lists the values and the remedy."""
 
 
 @dataclass(frozen=True)
 class MaskValues:
     """
-    What the values of masks mean. A colour counts as the number `COLOUR + 0xRRGGBB`.
+    The meaning of masks' values. A colour's value is `COLOUR + 0xRRGGBB`.
 
     Args:
-        target (`frozenset[float]`): the values of target pixels.
-        ignored (`frozenset[float]`): those of pixels that are neither target nor background.
-        above (`float`, *optional*): what exceeds it is target, instead of `target`.
-        rest (`bool`): whether all other values are background. If not, only 0 is, and another one is an error.
-        indexed (`bool`): whether the values are places in a palette of colours.
+        target (`frozenset[float]`): values of target pixels.
+        ignored (`frozenset[float]`): values of pixels to ignore, neither target nor background.
+        above (`float`, *optional*): values above it are target; replaces `target`.
+        rest (`bool`): whether all other values are background. Otherwise only 0 is, and other values are an error.
+        indexed (`bool`): whether the values are indices into a palette of colours.
     """
 
     target: frozenset[float] = frozenset()
@@ -56,10 +56,14 @@ class MaskValues:
         cls, target: Iterable[float | str] | None, ignored: Iterable[float | str] | None = None
     ) -> "MaskValues | None":
         """
-        As a person states it: values such as `255`, `"#ff0000"` or one `">127"`; all others are background.
+        From a user's input: values such as `255` or `"#ff0000"`, or a single `">127"`. All others are background.
 
-        With `ignored` alone, `target` of what comes back is empty: [`decide_mask_values`] finds it from the other
-        values. `None` if nothing is stated. Raises `ValueError` for something that is not a value, or is stated twice.
+        With `ignored` alone, `target` stays empty, and [`decide_mask_values`] finds it from the masks. Without both,
+        the result is `None`. Raises `ValueError` if a text isn't a value, or a value is both target and ignored.
+
+        Example:
+            >>> str(MaskValues.stated([255], [128]))
+            '255 target, all others background, 128 neither'
         """
         texts, void = [str(v) for v in target or ()], frozenset(_number(str(v)) for v in ignored or ())
         if not texts:
@@ -81,14 +85,14 @@ class MaskValues:
         return f"{target}{place} target, {others} background{ignored}"
 
     def explain(self, values: frozenset[float], indexed: bool) -> bool:
-        """Whether a mask with such values, those of palette places where `indexed`, can be read so."""
+        """Whether a mask with these values (palette indices if `indexed`) can be read with this meaning."""
         return self.rest or not values or (indexed == self.indexed and values <= self.target | self.ignored)
 
     def read(self, pixels: "Pixels") -> np.ndarray:
         """
-        A mask's pixels as uint8 `(H, W)` of `BACKGROUND`, `IGNORED` and `TARGET`.
+        Convert a mask's pixels to `BACKGROUND`, `IGNORED` and `TARGET`, uint8 `(H, W)`.
 
-        Raises [`MaskValuesError`] for values of which nothing is known.
+        Raises [`MaskValuesError`] for unknown values.
         """
         values = pixels.values if self.above is not None else pixels.exact()
         if not self.explain(_nonzero(values), pixels.indexed):
@@ -105,12 +109,14 @@ PREPARED = MaskValues(target=frozenset([TARGET]), ignored=frozenset([IGNORED]))
 VOC = MaskValues(target=frozenset([1]), ignored=frozenset([255]), indexed=True)
 ABOVE_HALF = MaskValues(above=127, rest=True)
 
-MaskSource: TypeAlias = tuple[str, Callable[[], ImageLike | None]]  # a mask's name in messages, and what gives it
+MaskSource: TypeAlias = tuple[
+    str, Callable[[], ImageLike | None]
+]  # a mask's name for messages, and a function that loads it
 
 
 @dataclass(frozen=True)
 class _Survey:
-    """What one mask holds: its values but 0, and half of the most that its type can hold."""
+    """Summary of one mask: its values except 0, and half of the highest value that its dtype can hold."""
 
     name: str
     values: frozenset[float]
@@ -127,33 +133,39 @@ class _Survey:
 
 def read_mask(source: ImageLike, values: MaskValues | None = None) -> np.ndarray:
     """
-    A mask `(H, W)`, uint8, of `BACKGROUND` (0), `TARGET` (255) and, for what is neither, `IGNORED` (73).
+    Read a mask: uint8 `(H, W)` of `BACKGROUND` (0), `TARGET` (255) and `IGNORED` (73, neither of both).
 
     Args:
-        source: whatever `read_frame` reads. Palettes of grays are looked up; of palettes with colours, as Pascal VOC
-            has them, the places count. Where all pixels have one colour, alpha is the mask.
-        values: what the values mean. By default this mask alone says it: those of prepared data sets, 0 and 1, 0 and
-            another value above half, VOC's palette. JPEG is cut at half.
+        source: a path, `PIL.Image`, array or cell of a data set, see `read_frame`. Images with a palette of grays are
+            converted to gray; for palettes with colours, as in Pascal VOC, the indices are the values. If all pixels
+            have the same colour, the alpha channel is the mask.
+        values: meaning of the values. By default it is decided from this mask alone, which may be of a prepared data
+            set, or have values 0 and 1, 0 and one value above half of the range, or VOC's palette. JPEG files are
+            thresholded at half.
 
     Raises:
-        `OSError` and `ValueError`: as `read_frame` does; [`MaskValuesError`] where its values could mean more than one
-            thing.
+        `OSError`, `ValueError`: if the file can't be read; [`MaskValuesError`] if its values are ambiguous.
+
+    Example:
+        >>> read_mask(np.array([[0, 1], [1, 0]], dtype=np.uint8))
+        array([[  0, 255],
+               [255,   0]], dtype=uint8)
     """
     pixels = mask_pixels(source)
     return (values or _decide([_Survey.of("", pixels)], prepared=True)).read(pixels)
 
 
 def read_target(source: ImageLike) -> np.ndarray:
-    """Where [`read_mask`] finds target, `(H, W)` bool."""
+    """The target pixels of [`read_mask`], `(H, W)` bool."""
     return read_mask(source) == TARGET
 
 
 def read_row_mask(row: Mapping[str, Any], column: str = "mask") -> np.ndarray:
     """
-    What [`read_mask`] reads of a row's mask.
+    [`read_mask`] for a row of a data set.
 
-    Raises `ValueError` naming the row where it has none, or one that can't be read or is of another size than the row
-    says.
+    Raises `ValueError`, which names the row, if the mask is missing, can't be read, or its size differs from the row's
+    `width` and `height`.
     """
     name = row.get("name")
     if row[column] is None:
@@ -176,18 +188,20 @@ def decide_mask_values(
     say: Callable[[str], object] | None = None,
 ) -> MaskValues:
     """
-    What the values of a data set's masks mean: what most masks agree on, if it can mean but one thing.
+    Decide the meaning of the values in a data set's masks.
 
-    That is: 255 beside 0; 1 beside 0; one other value above half of what the type holds; one colour on black; VOC's
-    palette with 1 and 255. A mask with other values is then an error when it is read.
+    Without `stated`, it is the one that fits most masks, of: 0 and 255; 0 and 1; 0 and one other value above half of
+    the dtype's range; black and one colour; VOC's palette with indices 1 and 255. Masks with other values are an error
+    when they are read later.
 
     Args:
-        masks: those that can't be read are passed over, and `None`.
-        stated: what a person says, or the data set's layout.
-        prepared: whether the masks may be a prepared data set's, with `IGNORED`.
-        say: gets a line that says what was decided; by default a warning, unless it is the usual or was stated.
+        masks: unreadable ones, and those that load as `None`, are skipped.
+        stated: given by the user, or by the data set's layout.
+        prepared: whether the masks may be those of a prepared data set, with `IGNORED`.
+        say: called with a message about the decision. By default it is a warning, which is left out for 0 and 255, 0
+            and 1, and `stated` values.
 
-    Raises [`MaskValuesError`] where most masks have several values, or where what is stated as target occurs in none.
+    Raises [`MaskValuesError`] if no meaning fits more than half of the masks, or no mask has a stated target value.
     """
     with ThreadPoolExecutor() as pool:
         surveys = [survey for survey in pool.map(_survey, masks) if survey is not None]
@@ -223,11 +237,11 @@ def _survey(mask: MaskSource) -> _Survey | None:
         source = give()
         return None if source is None else _Survey.of(name, mask_pixels(source))
     except (OSError, ValueError):
-        return None  # whoever reads it says what is wrong
+        return None  # the error is raised when the mask is read
 
 
 def _decide(surveys: Sequence[_Survey], prepared: bool = False, ignored: frozenset[float] = frozenset()) -> MaskValues:
-    """The meaning that explains most masks, more than half of them, values that are `ignored` left aside."""
+    """The meaning that fits most masks, and more than half of them; `ignored` values don't count."""
     filled = [replace(survey, values=survey.values - ignored) for survey in surveys if survey.values - ignored]
     single = {value for s in filled for value in s.values if len(s.values) == 1 and (value > s.half or value >= COLOUR)}
     candidates = [ZERO_AND_255, ZERO_AND_ONE, *([PREPARED] if prepared else []), VOC]
@@ -248,9 +262,9 @@ def _decide(surveys: Sequence[_Survey], prepared: bool = False, ignored: frozens
 def _many_meanings(surveys: Sequence[_Survey]) -> str:
     values = _shown({0.0}.union(*(survey.values for survey in surveys)))
     if len(surveys) == 1 and not surveys[0].name:
-        return f"what its values {values} mean would be a guess: {REMEDY}"
+        return f"the meaning of its values {values} is ambiguous: {REMEDY}"
     examples = "; ".join(f"{survey.name}: {_shown({0.0} | survey.values)}" for survey in surveys[:3])
-    return f"what the masks' values {values} mean would be a guess ({examples}): {REMEDY}"
+    return f"the meaning of the masks' values {values} is ambiguous ({examples}): {REMEDY}"
 
 
 def _nonzero(values: np.ndarray) -> frozenset[float]:
@@ -270,7 +284,7 @@ def _number(text: str) -> float:
     except ValueError:
         number = np.nan
     if not np.isfinite(number):
-        raise ValueError(f"{text!r} is no value of a mask: a number, a colour such as '#ff0000', or '>127'")
+        raise ValueError(f"{text!r} isn't a mask value: give a number, a colour such as '#ff0000', or '>127'")
     return number
 
 

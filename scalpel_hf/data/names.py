@@ -1,4 +1,4 @@
-"""The names of frames: each must have one of its own, and lists that name them otherwise are told which is meant."""
+"""Names of frames: checks that they are unique, and finds names that are spelt differently in lists."""
 
 import difflib
 import re
@@ -10,23 +10,25 @@ from pathlib import PurePosixPath
 from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES
 
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's, before the name of a file that was uploaded
-LARGEST_SEARCH = 20_000  # names among which the nearest is looked for
-SEARCHES = 20  # the nearest name is looked for as often: a list of another data set has thousands that aren't found
+LARGEST_SEARCH = 20_000  # most names to search for the most similar one
+SEARCHES = 20  # most searches for a similar name: a list of another data set may have thousands of unknown names
 
 
 class UnknownNameError(ValueError):
-    """A name that no frame has; the message says what was tried, and the nearest name."""
+    """No frame has this name, or several may be meant. The message has the most similar name."""
 
 
 class FrameNames:
     """
-    The names of a data set's frames, found as other programs and systems spell them.
-
-    That is: with a file's suffix, with folders before it, written with either slash, in another normal form of Unicode,
-    or after the prefix that Label Studio gives to uploads.
+    Finds frames by names as other programs spell them: with a file's suffix, folders, backslashes, in another Unicode
+    normal form, or with Label Studio's prefix for uploads.
 
     Args:
         names: of the frames.
+
+    Example:
+        >>> FrameNames(["f0", "f1"]).find("images/f1.png")
+        'f1'
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -39,7 +41,7 @@ class FrameNames:
                 self._spelt.setdefault(key, set()).add(name)
 
     def find(self, given: str) -> str:
-        """The frame's name that `given` means. Raises [`UnknownNameError`] where there is none, or several."""
+        """The name of the frame that `given` means. Raises [`UnknownNameError`] if there is none, or several."""
         found = self._meant(given)
         if len(found) == 1:
             return next(iter(found))
@@ -50,7 +52,7 @@ class FrameNames:
         raise UnknownNameError(f"the data set has no frame {given!r}{also}{self._nearest(tried[-1])}")
 
     def get(self, given: str) -> str | None:
-        """As `find`, but `None` where there is none, or several."""
+        """Like `find`, but `None` if there is none, or several."""
         found = self._meant(given)
         return next(iter(found)) if len(found) == 1 else None
 
@@ -70,7 +72,7 @@ def _normal(name: str) -> str:
 
 
 def _spellings(given: str) -> list[str]:
-    """What a frame may be called that somebody calls `given`, the likeliest first."""
+    """Possible names of the frame that `given` means, the most likely first."""
     whole = _normal(given.strip()).removeprefix("./")
     plain = str(PurePosixPath(whole).with_suffix("")) if whole.lower().endswith(IMAGE_SUFFIXES) else whole
     last = plain.rpartition("/")[2]
@@ -80,9 +82,9 @@ def _spellings(given: str) -> list[str]:
 
 
 def check_names(names: Sequence[object], where: str) -> None:
-    """Raise `ValueError` where frames have no name, one that isn't text, or one that occurs twice, in `where`."""
+    """Raise `ValueError` if a name is missing, isn't text, or occurs twice; `where` is for the message."""
     if nameless := [place for place, name in enumerate(names) if not isinstance(name, str) or not name.strip()]:
-        raise ValueError(f"rows without a name in {where}: {few(nameless)}; give each a text of its own in `name`")
+        raise ValueError(f"rows without a name in {where}: {few(nameless)}; give each a different text in `name`")
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(
             f"names occur more than once in {where}: {few(repeated)}; label budgets and pseudo labels need one name "
@@ -91,6 +93,6 @@ def check_names(names: Sequence[object], where: str) -> None:
 
 
 def few(names: Sequence[object], limit: int = 10) -> str:
-    """The first names of a list, and how many more there are."""
+    """The first names of a list and the number of the others, for messages."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(str, names[:limit])) + more

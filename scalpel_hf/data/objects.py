@@ -11,14 +11,18 @@ EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
 
 def objects_from_mask(mask: np.ndarray) -> dict[str, list]:
     """
-    The 8-connected components of a mask as objects of the COCO kind.
+    The 8-connected components of a mask as objects, in COCO's format.
 
     Args:
-        mask (`np.ndarray`): `(H, W)`; target where it isn't 0, as of [`read_target`].
+        mask (`np.ndarray`): `(H, W)`; nonzero pixels are target. See [`read_target`].
 
     Returns:
-        `dict`: `bbox`, one `[x, y, width, height]` in pixels each (float, the corner is the pixel's own: a single
-        pixel in row 3, column 5 is `[5, 3, 1, 1]`); `area`, pixels in each; `category`, 0 for each (target).
+        `dict` of lists with an entry for each object: `bbox`, `[x, y, width, height]` in pixels (float); `area` in
+        pixels; `category`, always 0 (target).
+
+    Example:
+        >>> objects_from_mask(np.array([[0, 0, 0], [0, 1, 1]]))
+        {'bbox': [[1.0, 1.0, 2.0, 1.0]], 'area': [2], 'category': [0]}
     """
     labels, n = ndimage.label(mask != 0, structure=EIGHT_CONNECTED)
     bbox = [

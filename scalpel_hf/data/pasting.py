@@ -1,4 +1,4 @@
-"""Targets of one frame that are pasted into another: cut out, placed, added."""
+"""Copy-paste augmentation: cuts targets out of one frame and adds them to another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,14 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Cutout:
-    """How far a target and its point spread rise above what surrounds them (h, w), which pixels are target, and which
-    are open."""
+    """
+    A target cut out of a frame. All arrays are `(h, w)`.
+
+    Args:
+        excess: the target's contrast to its surroundings.
+        own: its pixels, bool.
+        is_open: pixels to ignore, bool.
+    """
 
     excess: Array
     own: Array
@@ -23,7 +29,7 @@ class Cutout:
 
 @dataclass(frozen=True)
 class Patch:
-    """A [`Cutout`] at a place: its corner (y, x) in the frame, and what is added there."""
+    """A [`Cutout`] to add at a corner (y, x) of a frame."""
 
     corner: tuple[int, int]
     excess: Array
@@ -31,16 +37,20 @@ class Patch:
     is_open: Array
 
     def pixels(self) -> Array:
-        """Of the target, (N, 2) as (y, x) in the frame."""
+        """The target's pixels, `(N, 2)` as (y, x) in the frame."""
         return np.argwhere(self.own) + self.corner
 
 
 def cut_out(frame: Array, target: Array, weight: Array, margin: int = 4) -> list[Cutout]:
     """
-    The targets of a frame: each one's contrast above its own surroundings, point spread included, not its pixels.
+    Cut the targets out of a frame, as contrast to their surroundings.
 
-    It is the excess over the median of the ring around it, faded out over `margin` pixels. What has no weight around it
-    is open. Of a constant frame there is none: a target has no contrast there.
+    The contrast is the frame minus the median of the ring around the target, faded out over `margin` pixels, so that it
+    includes the target's point spread. Pixels with weight 0 are to be ignored. Constant frames have no cut-outs.
+
+    Args:
+        frame, target, weight: arrays `(H, W)` of a [`Sample`].
+        margin: width of the faded border in pixels.
     """
     labels, count = ndimage.label(target > 0.5, structure=EIGHT_CONNECTED)
     if count == 0 or not has_spread(float(frame.min()), float(frame.max())):
@@ -68,11 +78,15 @@ def place_cutouts(
     unit: float,
 ) -> list[Patch]:
     """
-    At most `count` random cut-outs, turned, at free random places of a frame, with between half and one and a half of
-    their contrast times `unit`.
+    Place at most `count` random cut-outs, randomly rotated, where they don't overlap a target or each other.
 
-    `target` `(H, W)` is the frame's own, `zoomed` the shape that the frame is resampled to before they are added. A
-    place is free without a target: pasted over one, both would be mislabelled.
+    Args:
+        cutouts: to choose from.
+        target: `(H, W)`, the frame's own targets.
+        zoomed: shape of the zoomed frame, to which the cut-outs will be added.
+        rng: for choice, rotation, place and contrast.
+        count: number of attempts.
+        unit: factor for the contrast, besides a random one between 0.5 and 1.5.
     """
     patches: list[Patch] = []
     for index in rng.integers(len(cutouts), size=count) if cutouts else ():
@@ -83,10 +97,10 @@ def place_cutouts(
         if (room < 0).any():
             continue
         y, x = (int(c) for c in rng.integers(room + 1))
-        rows, columns = (_seen(*axis) for axis in zip((y, x), own.shape, zoomed, target.shape, strict=True))
+        rows, columns = (_source_range(*axis) for axis in zip((y, x), own.shape, zoomed, target.shape, strict=True))
         before = np.zeros(own.shape, bool)
         for patch in patches:
-            _add(before, np.logical_or, patch.own, (patch.corner[0] - y, patch.corner[1] - x))
+            _apply_overlap(before, np.logical_or, patch.own, (patch.corner[0] - y, patch.corner[1] - x))
         if not (target[rows, columns].any() or before.any()):
             patches.append(Patch((y, x), excess * (unit * rng.uniform(0.5, 1.5)), own, is_open))
     return patches
@@ -100,17 +114,17 @@ def add_patches(
     corner: tuple[int, int] = (0, 0),
     full_weight: float = 1.0,
 ) -> None:
-    """Add patches, or what lies of them in the window at `corner`, to its arrays, in place."""
+    """Add patches to the arrays of a crop at `corner` of the frame, in place; parts outside are cut off."""
     for patch in patches:
         offset = patch.corner[0] - corner[0], patch.corner[1] - corner[1]
-        _add(frame, np.add, patch.excess, offset)
-        _add(target, np.maximum, patch.own, offset)
-        _add(weight, lambda old, is_open: np.where(is_open, 0, old), patch.is_open, offset)
-        _add(weight, lambda old, own: np.where(own, full_weight, old), patch.own, offset)
+        _apply_overlap(frame, np.add, patch.excess, offset)
+        _apply_overlap(target, np.maximum, patch.own, offset)
+        _apply_overlap(weight, lambda old, is_open: np.where(is_open, 0, old), patch.is_open, offset)
+        _apply_overlap(weight, lambda old, own: np.where(own, full_weight, old), patch.own, offset)
 
 
 def with_patches(frame: Array, patches: Sequence[Patch], zoomed: Sequence[int]) -> Array:
-    """A frame, float32, with the patches of its self of the shape `zoomed`: what its statistics are of."""
+    """A frame, float32, with patches that were placed in its zoomed version: for its statistics."""
     result = frame.astype(np.float32)
     scale = np.array(frame.shape) / zoomed
     for patch in patches:
@@ -119,23 +133,23 @@ def with_patches(frame: Array, patches: Sequence[Patch], zoomed: Sequence[int]) 
             ((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(shape, patch.excess.shape, strict=True)
         )
         y, x = np.rint(scale * patch.corner).astype(int)
-        _add(result, np.add, patch.excess[np.ix_(rows, columns)], (int(y), int(x)))
+        _apply_overlap(result, np.add, patch.excess[np.ix_(rows, columns)], (int(y), int(x)))
     return result
 
 
 def has_spread(low: float, high: float) -> bool:
-    """Whether a frame's values, between these two, differ by more than resampling rounds them by."""
+    """Whether a frame with this minimum and maximum is not constant (up to rounding)."""
     return high - low > 1e-6 * max(abs(low), abs(high))
 
 
-def _seen(start: int, length: int, zoomed: int, side: int) -> slice:
-    """The pixels of a frame that places `start` to `start + length` of its zoomed self are resampled from."""
+def _source_range(start: int, length: int, zoomed: int, side: int) -> slice:
+    """The range of a frame's pixels from which `start` to `start + length` of its zoomed version are computed."""
     low, high = ((place + 0.5) * (side / zoomed) - 0.5 for place in (start, start + length - 1))
     return slice(max(int(np.floor(low)), 0), int(np.ceil(high)) + 1)
 
 
-def _add(array: Array, function, part: Array, offset: tuple[int, int]) -> None:  # type: ignore[no-untyped-def]
-    """`array = function(array, part)` where a part at an offset, perhaps a negative one, overlaps it."""
+def _apply_overlap(array: Array, function, part: Array, offset: tuple[int, int]) -> None:  # type: ignore[no-untyped-def]
+    """`array = function(array, part)` where `part`, placed at `offset` (may be negative), overlaps the array."""
     starts = [max(0, start) for start in offset]
     stops = [max(0, min(n, start + m)) for n, start, m in zip(array.shape, offset, part.shape, strict=True)]
     place = tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))

@@ -10,12 +10,11 @@ from .stored import as_splits, load_stored
 
 def load_prepared(name_or_path: str | Path) -> datasets.DatasetDict:
     """
-    A data set made by `scalpel-hf prepare` or `scalpel-hf label`: a folder, or a repository on the Hub. One
-    without splits has one, see [`as_splits`].
+    Load a data set made by `scalpel-hf prepare` or `scalpel-hf label`, from a folder or the Hub.
 
-    What people decided about its frames on the review page counts: see [`with_reviews`].
+    People's decisions on the review page are applied, see [`with_reviews`].
 
-    Raises `ValueError` naming the folder and how it is made where there is none, and as [`load_stored`] does.
+    Raises `ValueError` if there is no data set (with the command that makes one), and as [`load_stored`] does.
     """
     name = str(name_or_path)
     if not name or name == ".":
@@ -29,7 +28,9 @@ def load_prepared(name_or_path: str | Path) -> datasets.DatasetDict:
     try:
         return as_splits(load_stored(name))
     except OSError as error:
-        raise ValueError(f"{name!r} is neither a folder nor a data set that the Hub gives: {remedy}") from error
+        raise ValueError(
+            f"{name!r} is neither a folder nor a data set on the Hub that can be loaded: {remedy}"
+        ) from error
 
 
 def holds_data_set(folder: Path) -> bool:
@@ -38,24 +39,25 @@ def holds_data_set(folder: Path) -> bool:
 
 
 def _reviewed(splits: datasets.DatasetDict, folder: Path) -> datasets.DatasetDict:
-    from scalpel_hf.pseudo_labels.reviews import with_reviews  # that room imports this one
+    from scalpel_hf.pseudo_labels.reviews import with_reviews  # pseudo_labels imports data
 
-    if len(splits) > 1:  # what is reviewed are pseudo labels, which have one split
+    if len(splits) > 1:  # only pseudo labels, which have one split, are reviewed
         return splits
     return datasets.DatasetDict({name: with_reviews(rows, folder) for name, rows in splits.items()})
 
 
 def load_split(name_or_path: str | Path, split: str, remedy: str = "") -> datasets.Dataset:
     """
-    One split of what [`load_prepared`] loads.
+    Load one split by [`load_prepared`].
 
-    Without a column `label_source` the masks are taken for a human's, and the column is added.
+    Without a column `label_source`, it is added: rows with a mask are `human`, others `none`.
 
     Args:
-        remedy: what to do where the split isn't there: a flag that does without.
+        name_or_path: folder or repository.
+        split: its name.
+        remedy: appended to the message about a missing split, such as a flag to do without it.
 
-    Raises `ValueError` also for a split that isn't there, has no rows or lacks `name` or `image`, and for rows without
-    a name of their own.
+    Raises `ValueError` also if the split is missing or empty, lacks `name` or `image`, or its names are not unique.
     """
     splits = load_prepared(name_or_path)
     if split not in splits:
@@ -79,14 +81,14 @@ def _check_rows(rows: datasets.Dataset, where: str) -> None:
 
 
 def has_mask(rows: datasets.Dataset) -> list[bool]:
-    """Which rows have a mask."""
+    """Whether each row has a mask, without decoding it."""
     if "mask" not in rows.column_names:
         return [False] * len(rows)
     return rows.select_columns("mask").with_format("arrow")[:].column("mask").is_valid().to_pylist()
 
 
 def human_labelled(rows: datasets.Dataset, name: str) -> datasets.Dataset:
-    """The rows with a human's mask, of a split of the data set `name`; `ValueError` where there is none."""
+    """The rows with a person's mask; `ValueError`, which has the data set's `name`, if there are none."""
     labelled, _ = split_by_source(rows, (HUMAN,))
     if not len(labelled):
         raise ValueError(f"no frame of {name!r} has a human's mask: every `label_source` is something else")
@@ -94,8 +96,7 @@ def human_labelled(rows: datasets.Dataset, name: str) -> datasets.Dataset:
 
 
 def labelled_by_people(rows: datasets.Dataset, name: str) -> datasets.Dataset:
-    """The rows with a person's mask, boxes or points, of a split of the data set `name`; `ValueError` where there is
-    none."""
+    """The rows with a person's mask, boxes or points; `ValueError`, which has the data set's `name`, without any."""
     labelled, _ = split_by_source(rows, BY_PEOPLE)
     if not len(labelled):
         raise ValueError(f"no frame of {name!r} has a person's mask, boxes or points: see its `label_source`")
@@ -103,7 +104,7 @@ def labelled_by_people(rows: datasets.Dataset, name: str) -> datasets.Dataset:
 
 
 def split_by_source(rows: datasets.Dataset, sources: Collection[str]) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """The rows of which `label_source` is one of `sources`, and the others."""
+    """The rows whose `label_source` is one of `sources`, and the others."""
 
     def part(wanted: bool) -> datasets.Dataset:
         return rows.filter(lambda s: (s in sources) == wanted, input_columns="label_source", keep_in_memory=True)

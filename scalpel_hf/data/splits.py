@@ -62,11 +62,13 @@ def split_by_recording(rows: Dataset, shares: Mapping[str, float], seed: int = 0
 
 def train_val_split(rows: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """
-    Split rows into those to train on and, to choose the best step, a share of the frames with a person's mask.
+    Split rows into training and validation rows. The latter are `fraction` of the rows with a person's mask.
 
-    Whole recordings are held out, until they have that share; their rows without a mask are in neither part.
-    Recordings, and frames that are of none, are drawn by name, so that the share doesn't depend on the rows' order.
-    Those to train on have the ones with a mask first. A fraction of 0 holds out none.
+    Whole recordings (and frames of no recording) are drawn for validation until that share is reached; their rows
+    without a mask are in neither part. The draw doesn't depend on the order of rows. Training rows with a mask come
+    first. With a fraction of 0 there are no validation rows.
+
+    Raises `ValueError` if `fraction` is not in [0, 1), or leaves no mask for one of the parts.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"`validation_fraction` must be at least 0 and below 1, got {fraction}")
@@ -75,7 +77,7 @@ def train_val_split(rows: Dataset, fraction: float, seed: int) -> tuple[Dataset,
     masks = int(has_mask.sum())
     units, counts = np.unique(names[has_mask], return_counts=True)
     order = np.random.default_rng(seed).permutation(len(units))
-    before = np.cumsum(counts[order]) - counts[order]  # frames that are held out when a unit's turn comes
+    before = np.cumsum(counts[order]) - counts[order]  # frames held out before this unit
     held = np.isin(names, units[order[before < round(fraction * masks)]])
     if fraction and not 0 < (held & has_mask).sum() < masks:
         of = f", of {len(units)} recordings," if len(units) < masks else ""
@@ -88,14 +90,14 @@ def train_val_split(rows: Dataset, fraction: float, seed: int) -> tuple[Dataset,
 
 
 def folds_by_recording(rows: Dataset, count: int, seed: int) -> list[np.ndarray]:
-    """Row numbers in up to `count` parts of about the same number of recordings, none of which is in two parts."""
+    """Row indices of up to `count` cross-validation folds, with all rows of a recording in one fold."""
     groups = np.array(recordings_of(rows))
     order = np.random.default_rng(seed).permutation(np.unique(groups))
     return [np.flatnonzero(np.isin(groups, order[fold::count])) for fold in range(min(count, len(order)))]
 
 
 def recordings_of(rows: Dataset) -> list[str]:
-    """A group for each frame, which stays in one split: its recording's name, or one of its own."""
+    """The recording of each frame, which must stay in one split; a unique text for frames of no recording."""
     return [recording or f"\0{index}" for index, recording in enumerate(_recordings(rows))]
 
 
@@ -104,7 +106,7 @@ def _recordings(rows: Dataset) -> list[str]:
 
 
 def _draw(groups: list[str], labelled: list[bool], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """The split of each group that is held out."""
+    """The split of each held-out recording."""
     counts: dict[str, int] = {}
     for group, is_labelled in zip(groups, labelled, strict=True):
         if is_labelled:

@@ -1,8 +1,8 @@
-"""Augmentations that fit infrared physics, on frames `(H, W)` in sensor units with their masks.
+"""Augmentations for infrared frames `(H, W)` in sensor units, with their labels.
 
-A label travels as arrays beside the frame: `target` in [0, 1], `weight` ≥ 0 (0 = ignore) and, where people drew boxes,
-the number of each pixel's box. Every function takes a `numpy.random.Generator`, so that a view of a frame is a pure
-function of its seed. Of a zoomed frame, nothing but the window that is shown is computed.
+A label is a set of arrays of the frame's size: `target` in [0, 1], `weight` ≥ 0 (0 for pixels to ignore) and, for
+boxes, the number of each pixel's box. Random functions take a `numpy.random.Generator`, so that their result is a pure
+function of its seed. Zooming computes only the pixels of the crop.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,13 @@ Array = np.ndarray
 @dataclass
 class Sample:
     """
-    A frame `(H, W)` in sensor units, its target map in [0, 1] and the weight of each pixel in the loss; and where its
-    label is of boxes or points the number of the box that a pixel lies in, see [`WeakLabel`].
+    A frame with its label. All arrays are `(H, W)`.
+
+    Args:
+        frame: in sensor units.
+        target: in [0, 1].
+        weight: of each pixel in the loss.
+        boxes: if the label is boxes or points: the number of the box that contains the pixel, see [`WeakLabel`].
     """
 
     frame: Array
@@ -30,21 +35,22 @@ class Sample:
     boxes: Array | None = None
 
     def map(self, function) -> "Sample":  # type: ignore[no-untyped-def]
+        """Apply a function to each array."""
         boxes = None if self.boxes is None else function(self.boxes)
         return Sample(function(self.frame), function(self.target), function(self.weight), boxes)
 
     def pixels(self) -> Array:
-        """Those of targets and boxes, (N, 2), as (y, x)."""
+        """The pixels of targets and boxes, `(N, 2)`, as (y, x)."""
         is_target = self.target if self.target.dtype == bool else self.target > 0.5
         return np.argwhere(is_target if self.boxes is None else is_target | (self.boxes > 0))
 
     def numbered_boxes(self) -> Array:
-        """The boxes' numbers, int32; all 0 where the label is a mask."""
+        """`boxes`, or zeros (int32) if the label is a mask."""
         return np.zeros(self.target.shape, np.int32) if self.boxes is None else self.boxes
 
 
 def dihedral(sample: Sample, k: int) -> Sample:
-    """One of the square's eight symmetries, as views: `k % 4` quarter turns, then a flip when `k >= 4`."""
+    """One of the square's eight symmetries, without copying: `k % 4` quarter turns, then a flip if `k >= 4`."""
 
     def turn(a: Array) -> Array:
         a = np.rot90(a, k % 4)
@@ -54,7 +60,7 @@ def dihedral(sample: Sample, k: int) -> Sample:
 
 
 def dihedral_points(points: Array, shape: tuple[int, int], k: int) -> Array:
-    """Where pixels (N, 2), as (y, x) in an array of `shape`, are after [`dihedral`]."""
+    """Coordinates of pixels `(N, 2)`, as (y, x) in an array of `shape`, after [`dihedral`]."""
     y, x = points.T
     height, width = shape
     for _ in range(k % 4):
@@ -78,17 +84,21 @@ def zoomed_crop(
     full_weight: float = 1.0,
 ) -> tuple[Sample, Array]:
     """
-    A random `size` × `size` window of a frame that is zoomed by `factor`, with probability `on_target` one that
-    contains a random pixel of a target or box.
+    A random crop of `size` × `size` pixels from a zoomed frame.
 
     Args:
-        sample: arrays of any type.
-        pixels: the sample's [`Sample.pixels`], if known.
-        patches: targets that are pasted into the zoomed frame; those in the window are.
-        full_weight: what their pixels weigh, in the sample's units.
+        sample: arrays of any dtype.
+        size: side of the crop.
+        factor: of the zoom.
+        rng: for the position.
+        on_target: probability that the crop is chosen to contain a random pixel of a target or box.
+        pixels: the sample's [`Sample.pixels`], if already computed.
+        patches: targets to paste into the zoomed frame.
+        full_weight: weight of pasted pixels, in the sample's units.
 
-    Returns the window, float32, see [`resampled_window`], and its box (x0, y0, x1, y1) in the frame's own pixels. Where
-    the zoomed frame is smaller than the window, its mirror image is at the bottom and right, with weight 0.
+    Returns the crop, float32, see [`resampled_window`], and its box (x0, y0, x1, y1) in pixels of the frame. If the
+    zoomed frame is smaller than the crop, the crop is filled at the bottom and right with the mirror image, which has
+    weight 0.
     """
     pixels = sample.pixels() if pixels is None else pixels
     height, width = shape = zoomed_shape(sample.frame.shape, factor)
@@ -112,7 +122,7 @@ def _choose_corner(
     pixels: Array,
     patches: Sequence[Patch],
 ) -> tuple[int, int]:
-    """Corner (y0, x0) of a window in the zoomed frame. A target counts by its area there."""
+    """A random corner (y0, x0) of the crop in the zoomed frame. Targets are chosen in proportion to their area."""
     room = np.maximum(np.array(zoomed) - size, 0)
     corner = rng.integers(room + 1)
     scale = np.array(zoomed) / shape
@@ -128,7 +138,7 @@ def _choose_corner(
 
 
 class Taps(NamedTuple):
-    """Between which two of an array's rows, or columns, each of a window's lies, and what the higher one's share is."""
+    """Linear interpolation along an axis: indices of both neighbours, and the weight of the higher one."""
 
     low: Array
     high: Array
@@ -137,8 +147,8 @@ class Taps(NamedTuple):
 
 def window_taps(shape: Sequence[int], zoomed: Sequence[int], corner: Sequence[int], size: int) -> tuple[Taps, Taps]:
     """
-    Of the rows and of the columns of the `size` × `size` window at `corner` (y0, x0) of arrays of `shape` that are
-    resampled to `zoomed`: pixels as areas, edges repeated, mirrored beyond `zoomed` at the bottom and right.
+    Interpolation along rows and columns for a crop of `size` × `size` at `corner` (y0, x0) of arrays that are resampled
+    from `shape` to `zoomed` (pixel centres as with `align_corners=False`), mirrored beyond the bottom and right edges.
     """
 
     def taps(side: int, zoomed: int, start: int) -> Taps:
@@ -153,8 +163,11 @@ def window_taps(shape: Sequence[int], zoomed: Sequence[int], corner: Sequence[in
 
 
 def resampled_window(array: Array, rows: Taps, columns: Taps) -> Array:
-    """The bilinear resampling of an array `(H, W)` in the window of [`window_taps`], float32. Target and weight are
-    resampled so too, which keeps partial pixels partial; boxes have the nearest number, int32."""
+    """
+    The crop of [`window_taps`] from an array `(H, W)`, bilinearly interpolated, float32.
+
+    Masks and weights are interpolated too. int32 arrays, which hold box numbers, use the nearest pixel.
+    """
     if array.dtype == np.int32:
         return array[np.ix_(*(np.where(taps.share < 0.5, taps.low, taps.high) for taps in (rows, columns)))]
     top, left = rows.low.min(), columns.low.min()
@@ -171,10 +184,16 @@ def paste_targets(
     sample: Sample, cutouts: Sequence[Cutout], rng: np.random.Generator, count: int = 2, unit: float = 1.0
 ) -> Sample:
     """
-    Add some of another frame's targets at free random places, see [`cut_out`] and [`place_cutouts`].
+    Paste targets of another frame at random places without a target, see [`cut_out`] and [`place_cutouts`].
 
-    `unit` is what the cut-outs' contrast is multiplied by: the ratio of this frame's standard deviation to theirs.
-    Onto a frame that is constant nothing is pasted: a target has no contrast there, and would be a label of nothing.
+    Nothing is pasted onto constant frames, in which targets have no contrast.
+
+    Args:
+        sample: the frame.
+        cutouts: targets of the other frame.
+        rng: for choice, place and contrast.
+        count: most targets to paste.
+        unit: factor for the targets' contrast: the ratio of this frame's standard deviation to the other's.
     """
     if not has_spread(float(sample.frame.min()), float(sample.frame.max())):
         return sample
@@ -199,7 +218,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Curve:
-    """A response curve that leaves `low` and `high` where they are: a gamma between them. Nothing is below `low`."""
+    """A gamma curve that maps `low` and `high` to themselves; values below `low` become `low`."""
 
     low: float
     high: float
@@ -211,15 +230,18 @@ class Curve:
 
 
 def response_curve(low: float, high: float, rng: np.random.Generator) -> Curve | None:
-    """A camera's, with a chance of one half; none for a constant frame."""
+    """A random response curve of a camera, with probability 1/2; `None` otherwise, and for constant frames."""
     if rng.random() < 0.5 and high > low:
         return Curve(low, high, rng.uniform(0.7, 1.4))
     return None
 
 
 def sensor_noise(frame: Array, rng: np.random.Generator, deviation: float) -> Array:
-    """Blur by defocus, noise, and column fixed-pattern noise, each with its own chance. `deviation` is what the noises'
-    spread is in units of."""
+    """
+    Random defocus blur, noise, and fixed-pattern noise of columns.
+
+    Noise levels are relative to `deviation`, the frame's standard deviation.
+    """
     if rng.random() < 0.2:
         frame = ndimage.gaussian_filter(frame, rng.uniform(0.3, 0.8))
     if rng.random() < 0.5:
@@ -231,8 +253,7 @@ def sensor_noise(frame: Array, rng: np.random.Generator, deviation: float) -> Ar
 
 def photometric(frame: Array, rng: np.random.Generator) -> Array:
     """
-    What a camera does to a scene: [`response_curve`] and [`sensor_noise`]. Gain and offset are left to the
-    normalisation, which removes them.
+    [`response_curve`] and [`sensor_noise`]. Gain and offset are not varied, since the normalisation removes them.
     """
     spread = Spread.of(frame)
     curve = response_curve(spread.low, spread.high, rng)

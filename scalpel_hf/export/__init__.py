@@ -1,6 +1,6 @@
-"""Students and teachers as ONNX, each checked against torch. Needs the extra `onnx`.
+"""Export of students and teachers to ONNX, with checks against PyTorch. Needs the extra `onnx`.
 
-What runs an exported student, [`scalpel_hf.runtime`], needs the ONNX file and the runtime.json beside it.
+[`scalpel_hf.runtime`] runs exported students; it needs the ONNX file and runtime.json in one folder.
 """
 
 from .int8 import quantize_student

@@ -1,4 +1,4 @@
-"""An exported student in 8 bits, by onnxruntime's static quantisation."""
+"""INT8: static quantisation of exported students with onnxruntime."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -22,16 +22,17 @@ CROP = 256
 
 def quantize_student(folder: str | Path, frames: Sequence[Any]) -> OnnxStudent | OnnxDetector:
     """
-    Write model_int8.onnx beside a student's model.onnx.
+    Quantise an exported student: write model_int8.onnx to its folder.
 
-    Weights become 8-bit integers with a scale for each channel, activations with one for each tensor: between the least
-    and the greatest that it takes on the calibration frames, around their brightest pixel. The first and the last
-    convolution stay in floating point: they take a tenth of the time and make most of the error (docs/log.md).
+    Weights become 8-bit integers with a scale for each channel; activations with a scale for each tensor, from its
+    minimum and maximum on the calibration frames (crops around their brightest pixel). The first and last convolutions
+    stay in floating point: they take a tenth of the time but would cause most of the error (docs/log.md).
 
     Args:
-        frames: to calibrate on, a few dozen of those the student was trained on; whatever `read_frame` takes.
+        folder: with model.onnx and runtime.json.
+        frames: for calibration, a few dozen training frames: paths, images or arrays.
 
-    Returns the quantised student as the runtime loads it. Raises `ValueError` without frames.
+    Returns the quantised student, loaded by the runtime. Raises `ValueError` without frames.
     """
     folder, student = Path(folder), load_exported(folder)
     if not len(frames):
@@ -44,12 +45,14 @@ def quantize_student(folder: str | Path, frames: Sequence[Any]) -> OnnxStudent |
 
 def quantize(model: Path, out: Path, feeds: Iterable[dict[str, np.ndarray]]) -> None:
     """
-    Write an ONNX file in 8 bits.
+    Quantise an ONNX file.
+
+    Only operators of [`QUANTIZED`] between the first and the last convolution are quantised; not the normalisation and
+    white-box operators before, nor the computation of boxes after them.
 
     Args:
-        feeds: inputs to calibrate on. Of the nodes those of [`QUANTIZED`] between the first convolution and the last
-            are quantised: not what comes before, normalisation and white-box operators, nor what comes after, such as
-            the coordinates of boxes.
+        model, out: files.
+        feeds: inputs for calibration.
     """
     prepared = out.with_suffix(".prepared.onnx")
     quant_pre_process(model, prepared, skip_optimization=True, skip_symbolic_shape=True)
@@ -69,7 +72,7 @@ def quantize(model: Path, out: Path, feeds: Iterable[dict[str, np.ndarray]]) -> 
 
 
 def _not_between_the_convolutions(model: Path) -> list[str]:
-    """Names of the first convolution and the last and of the nodes outside; a graph lists each after those it reads."""
+    """Names of the nodes up to the first convolution and from the last one on (nodes are in topological order)."""
     nodes = onnx.load(model).graph.node
     convolutions = [index for index, node in enumerate(nodes) if node.op_type == "Conv"]
     return [node.name for node in [*nodes[: convolutions[0] + 1], *nodes[convolutions[-1] :]]]
@@ -84,7 +87,7 @@ class _Reader(CalibrationDataReader):
 
 
 def _feeds(student: OnnxStudent | OnnxDetector, frames: Sequence[Any]) -> Iterator[dict[str, np.ndarray]]:
-    """What is around the brightest pixel of each frame."""
+    """A crop around the brightest pixel of each frame, as input of the graph."""
     for array in map(read_frame, frames):
         peak = np.unravel_index(np.argmax(array), array.shape)
         rows, columns = (

@@ -1,4 +1,4 @@
-"""A student that detects as one ONNX graph for frames of any size and number."""
+"""Export of detection students: one ONNX graph for any frame size and batch size."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -21,10 +21,12 @@ from .onnx_student import normalize_frames, runtime_config, to_proto
 
 class DetectorGraph(nn.Module):
     """
-    What is exported of a detector: `frames` (B, 1, H, W) float32 → `scores` (B, Q), best first but for those of 0,
-    which are no boxes, and `boxes` (B, Q, 4), (x0, y0, x1, y1) in pixels.
+    The exported module of a detector: `frames` `(B, 1, H, W)` float32 → `scores` `(B, Q)`, highest first, and `boxes`
+    `(B, Q, 4)`, (x0, y0, x1, y1) in pixels. Boxes with score 0 are padding.
 
-    `normalize`: whether `frames` are as they were read; otherwise they are normalised already.
+    Args:
+        detector: the model and its processor.
+        normalize: whether the graph normalises `frames`; otherwise its inputs must be normalised.
     """
 
     def __init__(self, detector: DetectionStudent, normalize: bool = True):
@@ -48,16 +50,18 @@ def export_detector(
     detector: DetectionStudent, folder: str | Path, normalize: bool = True, threshold: float = 0.5
 ) -> OnnxDetector:
     """
-    Write model.onnx and runtime.json of this project's own detection student to a folder.
+    Export this project's detection student: write model.onnx and runtime.json.
 
     Args:
+        detector: the student.
+        folder: to write to.
         normalize: whether the graph normalises frames.
-        threshold: score that boxes exceed, applied by the runtime: a graph has as many boxes for every frame.
+        threshold: lowest score of a box. The runtime applies it, since a graph returns a fixed number of boxes.
 
-    Returns the detector as the runtime loads it. Raises `ValueError` for another model.
+    Returns the detector, loaded by the runtime. Raises `ValueError` for another model.
     """
     if not isinstance(detector.model, ScalpelStudentForObjectDetection):
-        raise ValueError(f"of detectors only this project's own is exported, not {type(detector.model).__name__}")
+        raise ValueError(f"only this project's own detector can be exported, not {type(detector.model).__name__}")
     config = runtime_config(detector, normalize, threshold, threshold_inside=False, task="detection")
     with whole_or_not_at_all(folder, CONFIG_FILE) as work:
         onnx.save(to_proto(DetectorGraph(detector, normalize), ["scores", "boxes"], normalize), work / MODEL_FILE)
@@ -68,11 +72,11 @@ def export_detector(
 @torch.no_grad()
 def check_detector(detector: DetectionStudent, exported: OnnxDetector, frames: Iterable[Any]) -> float:
     """
-    Largest difference between the predictions of an exported detector and of torch over frames, scores and boxes, these
-    as shares of the frame. Each box counts with the most similar one of the other prediction: of two with nearly the
-    same score either may come first.
+    Largest difference between an exported detector and PyTorch on some frames, over scores and boxes (relative to the
+    frame's size). Each box is compared with the most similar one of the other prediction, since the order of boxes with
+    nearly equal scores may differ.
 
-    Raises `ValueError` where it exceeds 1e-4, and without any frame.
+    Raises `ValueError` if it exceeds 1e-4, and without frames.
     """
     graph = DetectorGraph(detector, exported.config.normalization_inside)
     differences = []
@@ -89,6 +93,6 @@ def check_detector(detector: DetectionStudent, exported: OnnxDetector, frames: I
 
 
 def _rows(scores: np.ndarray, boxes: np.ndarray, sides: np.ndarray) -> np.ndarray:
-    """Score and box as shares, (Q, 5), of one frame; the boxes of what scores nothing are left out of it."""
+    """Score and relative box of each detection in one frame, `(Q, 5)`; rows with score 0 are set to 0."""
     rows = np.concatenate([scores[0, :, None], boxes[0] / sides], 1)
     return rows * (rows[:, :1] > 1e-4)

@@ -1,4 +1,4 @@
-"""What both exports share: how files are written, and how predictions are compared."""
+"""Shared by all exports: atomic writing of their files, and comparison with PyTorch."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ TOLERANCE = 1e-4
 
 
 def hash_state(state: Mapping[str, Tensor]) -> str:
-    """[`hash_tensors`] of a model's state, the same as of the files that it is saved in."""
+    """[`hash_tensors`] of a state dict, equal to that of the safetensors files it is saved in."""
     flat = (tensor.detach().cpu().contiguous().view(-1) for tensor in state.values())
     return hash_tensors(tensor.view(torch.uint8).numpy().tobytes() for tensor in flat)
 
@@ -29,9 +29,9 @@ def difference(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> float:
 
 
 def checked(differences: list[float]) -> float:
-    """The largest difference; `ValueError` where it exceeds 1e-4, or there is none."""
+    """The largest difference; `ValueError` if it exceeds 1e-4, or the list is empty."""
     if not differences:
-        raise ValueError("there is no frame to compare ONNX with torch on")
+        raise ValueError("there is no frame on which to compare ONNX with torch")
     worst = float(np.max(differences))  # NaN where there is one
     if not worst <= TOLERANCE:
         raise ValueError(f"ONNX differs from torch by {worst:.2g}, more than {TOLERANCE}: do not use it")
@@ -41,11 +41,11 @@ def checked(differences: list[float]) -> float:
 @contextmanager
 def whole_or_not_at_all(folder: str | Path, record: str) -> Iterator[Path]:
     """
-    A temporary folder whose files are moved to `folder` when the block ends well.
+    A temporary folder; its files are moved to `folder` when the block ends without an error.
 
-    `record` is the file that says which ONNX files belong together, see [`scalpel_hf.runtime.settings`]. It is moved
-    last: where a move is cut short, what lies there doesn't fit it, and loading says so. ONNX files that the record
-    before it named and this one doesn't, such as an earlier export's INT8, are removed.
+    `record` is the JSON file with the hashes of the ONNX files, see [`scalpel_hf.runtime.settings`]. It is moved last,
+    so that an interrupted move is detected on loading. ONNX files that only the previous record names, such as the INT8
+    file of an earlier export, are removed.
     """
     folder = Path(folder)
     with work_folder(folder / record) as work:
@@ -58,7 +58,7 @@ def whole_or_not_at_all(folder: str | Path, record: str) -> Iterator[Path]:
 
 
 def _recorded(record: Path) -> set[str]:
-    """Names of the ONNX files that a record names; none where there is no record, or a broken one."""
+    """Names of the ONNX files in a record; none if it is missing or damaged."""
     try:
         files = read_json(record)["files"]
         check_files(files)

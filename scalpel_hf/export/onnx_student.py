@@ -1,4 +1,4 @@
-"""A student as one ONNX graph for frames of any size and number."""
+"""Export of segmentation students: one ONNX graph for any frame size and batch size."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -24,12 +24,13 @@ from .onnx_files import OPSET, checked, difference, hash_state, whole_or_not_at_
 
 class StudentGraph(nn.Module):
     """
-    What is exported of a student: `frames` (B, 1, H, W) float32 → `logits`, or `probabilities` and `mask`, alike.
+    The exported module of a student: `frames` `(B, 1, H, W)` float32 → `probabilities` and `mask` (uint8), or `logits`,
+    of the same shape.
 
     Args:
-        student: the model and its processor, whose `num_channels` and `size_divisor` the graph applies itself.
-        normalize: whether `frames` are as they were read; otherwise they are normalised already.
-        threshold: probability above which the mask is 1 (uint8); `None` gives logits.
+        student: the model and its processor. The graph includes the repetition of channels and the padding.
+        normalize: whether the graph normalises `frames`; otherwise its inputs must be normalised.
+        threshold: probability above which the mask is 1; `None` for logits instead.
     """
 
     def __init__(self, student: SegmentationStudent, normalize: bool = True, threshold: float | None = 0.5):
@@ -62,10 +63,15 @@ def normalize_frames(
     frames: Tensor, normalization: str, percentiles: Sequence[float], given: Tensor | None = None
 ) -> Tensor:
     """
-    `scalpel_hf.modeling.normalize_frame` of each frame of a batch `(B, 1, H, W)`, in a form that can be exported.
+    `scalpel_hf.modeling.normalize_frame` for a batch `(B, 1, H, W)`, with operators that can be exported.
 
-    In double precision inside: float32 loses the digits of a faint scene with one hot pixel. `given` (2,) are offset
-    and scale that take the place of the frames' own, as for a tile those of its frame, unless the scale is 0.
+    It computes in double precision: with float32, one hot pixel would cost a faint scene its precision.
+
+    Args:
+        frames: as they were read.
+        normalization, percentiles: of the processor.
+        given: `(2,)`, offset and scale to use instead of the frames' own, such as those of a tile's whole frame. They
+            are ignored if the scale is 0.
     """
     x = frames.double()
     lowest = x.amin((-2, -1), keepdim=True)
@@ -84,7 +90,7 @@ def normalize_frames(
 
 
 def _percentile(x: Tensor, percent: float) -> Tensor:
-    """Linearly interpolated percentile `(B, 1, 1, 1)` of the pixels of each frame; only the nearer tail is sorted."""
+    """Linearly interpolated percentile `(B, 1, 1, 1)` of each frame's pixels; sorts only the smaller tail."""
     values = x.flatten(2)
     count, lower = values.shape[2], percent < 50
     share = percent if lower else 100 - percent
@@ -105,14 +111,16 @@ def export_student(
     threshold: float = 0.5,
 ) -> OnnxStudent:
     """
-    Write a student's model.onnx and runtime.json to a folder.
+    Export a segmentation student: write model.onnx and runtime.json.
 
     Args:
+        student: this project's, or any transformers model for semantic segmentation.
+        folder: to write to.
         normalize: whether the graph normalises frames; see [`StudentGraph`].
-        apply_threshold: whether it gives probabilities and a mask, or logits.
+        apply_threshold: whether the graph returns probabilities and a mask, or logits.
         threshold: probability above which a pixel is target.
 
-    Returns the student as the runtime loads it.
+    Returns the student, loaded by the runtime. Raises `ValueError` for a threshold outside (0, 1).
     """
     config = runtime_config(student, normalize, threshold, apply_threshold, task="segmentation")
     graph = StudentGraph(student, normalize, threshold if apply_threshold else None)
@@ -130,7 +138,7 @@ def runtime_config(
     threshold_inside: bool,
     task: str,
 ) -> RuntimeConfig:
-    """What runtime.json says of a student; `ValueError` for a threshold that is no probability."""
+    """The content of a student's runtime.json; `ValueError` for a threshold that isn't a probability."""
     return RuntimeConfig(
         normalization=student.processor.normalization,
         percentiles=student.processor.percentiles,
@@ -148,11 +156,13 @@ def runtime_config(
 @torch.no_grad()
 def to_proto(graph: nn.Module, outputs: Sequence[str], normalizes: bool = False) -> onnx.ModelProto:
     """
-    A module from `frames` (B, 1, H, W) to outputs alike, or to as many numbers for each frame, as an ONNX graph for any
-    batch, height and width.
+    Convert a module to an ONNX graph with dynamic batch size, height and width.
 
-    One that `normalizes` takes `normalization` (2,) too, offset and scale, which may be left out: a scale of 0, its
-    default, has it measure each frame.
+    Args:
+        graph: from `frames` `(B, 1, H, W)` to outputs of the same shape, or with a fixed number of rows for each frame.
+        outputs: their names.
+        normalizes: whether it has a second, optional input `normalization` `(2,)`: offset and scale. By default its
+            scale is 0, and each frame is normalised by its own statistics.
     """
     sizes = {axis: torch.export.Dim(name) for axis, name in {0: "batch", 2: "height", 3: "width"}.items()}
     own = torch.zeros(2, dtype=torch.float64)
@@ -176,7 +186,7 @@ def to_proto(graph: nn.Module, outputs: Sequence[str], normalizes: bool = False)
     for output in model.graph.output:
         dims = output.type.tensor_type.shape.dim
         dims[0].dim_param = "batch"
-        if len(dims) == 4:  # in place of the expressions that padding and cropping make of them
+        if len(dims) == 4:  # instead of the expressions that result from padding and cropping
             dims[2].dim_param, dims[3].dim_param = "height", "width"
         else:
             dims[1].dim_param = "boxes"
@@ -186,10 +196,10 @@ def to_proto(graph: nn.Module, outputs: Sequence[str], normalizes: bool = False)
 @torch.no_grad()
 def check_student(student: SegmentationStudent, exported: OnnxStudent, frames: Iterable[Any]) -> float:
     """
-    Largest difference between an exported student and torch over frames: between the probabilities of both, each from
-    the frame as it was read, and between the graph's own output (logits, where it gives those) and torch's.
+    Largest difference between an exported student and PyTorch on some frames: of the probabilities, computed from the
+    frame as it was read, and of the graph's outputs (probabilities or logits).
 
-    Raises `ValueError` where it exceeds 1e-4, and without any frame.
+    Raises `ValueError` if it exceeds 1e-4, and without frames.
     """
     config = exported.config
     graph = StudentGraph(student, config.normalization_inside, config.threshold if config.threshold_inside else None)

@@ -1,4 +1,4 @@
-"""A teacher as two ONNX graphs: SAM's encoder, and the decoder that predicts on the frame's own grid."""
+"""Export of teachers as two ONNX graphs: SAM's encoder, and the decoder with the adapter's mask level."""
 
 import warnings
 from collections.abc import Iterable
@@ -48,11 +48,16 @@ class TeacherDecoder(nn.Module):
 
 def export_teacher(teacher: Teacher, folder: str | Path, threshold: float = 0.5) -> None:
     """
-    Write a teacher's encoder.onnx, decoder.onnx and teacher.json to a folder.
+    Export a teacher: write encoder.onnx, decoder.onnx and teacher.json.
 
-    The encoder takes SAM's fixed input size, the decoder frames of any size; both any number of frames.
+    The encoder has SAM's fixed input size; the decoder takes frames of any size. Both take any batch size.
 
-    Raises `ValueError` on a base that is neither a `SamModel` nor a `MobileSamModel`.
+    Args:
+        teacher: with a `SamModel` or `MobileSamModel` as base.
+        folder: to write to.
+        threshold: probability above which a pixel is target, for teacher.json.
+
+    Raises `ValueError` for other bases.
     """
     base = teacher.one_model.get_base_model()
     if not isinstance(base, SamModel):
@@ -82,8 +87,7 @@ def export_teacher(teacher: Teacher, folder: str | Path, threshold: float = 0.5)
 
 
 def _trace(model: nn.Module, inputs: dict[str, Tensor], output: str, path: Path) -> None:
-    # By tracing: torch.export takes minutes for the operators at sizes that it doesn't know, and fixes the encoder's
-    # batch.
+    # By tracing: torch.export takes minutes for the operators with dynamic sizes, and fixes the encoder's batch size.
     axes = {name: {0: "batch"} for name in [*inputs, output]}
     for name in ("frames", "logits"):
         axes.get(name, {}).update({2: "height", 3: "width"})
@@ -104,10 +108,10 @@ def _trace(model: nn.Module, inputs: dict[str, Tensor], output: str, path: Path)
 @torch.no_grad()
 def check_teacher(teacher: Teacher, folder: str | Path, frames: Iterable[Any]) -> float:
     """
-    Largest difference between the probabilities of an exported teacher and of the teacher itself, for each frame as a
-    whole, whatever its size.
+    Largest difference between the probabilities of an exported teacher and the teacher itself on some frames, without
+    tiles.
 
-    Raises `ValueError` where it exceeds 1e-4, and without any frame.
+    Raises `ValueError` if it exceeds 1e-4, and without frames.
     """
     encoder, decoder = (
         onnxruntime.InferenceSession(str(Path(folder) / name), providers=["CPUExecutionProvider"])

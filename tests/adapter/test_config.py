@@ -117,7 +117,7 @@ def test_an_unknown_field_is_an_error() -> None:
     "pattern", ["(a+)+$", "(.*)*x", "(a|aa)+$", "(?:\\w+\\.?){1,99}x", ".*.*.*.*.*.*x", "(", "a{99999999999}"]
 )
 def test_a_pattern_that_may_never_end_is_refused(name: str, pattern: str) -> None:
-    with pytest.raises(ValueError, match=f"`{name}` (may take for ever|is not a regular expression)"):
+    with pytest.raises(ValueError, match=f"`{name}` is not a regular expression|matching `{name}` may never end"):
         ScalpelMoeConfig(**{name: pattern})
 
 

@@ -196,7 +196,7 @@ def test_adapters_are_added_switched_and_deleted() -> None:
     model.set_adapter("second")
     assert masks(model, **inputs).shape[-2:] == (40, 48)
     model.base_model.set_adapter(["second", "third"])
-    with pytest.raises(ValueError, match="one Scalpel adapter at a time"):
+    with pytest.raises(ValueError, match="only one Scalpel adapter can be active"):
         masks(model, **inputs)
 
 
@@ -264,7 +264,7 @@ def test_a_missing_key_is_not_silent(saved: Path, low_cpu_mem_usage: bool) -> No
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
 def test_a_surplus_key_is_an_error(saved: Path, surplus: str, low_cpu_mem_usage: bool) -> None:
     folder = changed(saved, lambda weights: weights.update({f"base_model.model.{surplus}": torch.zeros(3)}))
-    with pytest.raises(RuntimeError, match=r"1 weights of an adapter have no place in this model"):
+    with pytest.raises(RuntimeError, match=r"1 weights of an adapter don't fit this model"):
         PeftModel.from_pretrained(small_sam(), folder, low_cpu_mem_usage=low_cpu_mem_usage)
     assert len(small_sam().load_adapter(folder).unexpected_keys) == 1  # and logged
 
@@ -404,7 +404,7 @@ def test_lora_inside_an_adapted_module_is_a_clear_error(target: str) -> None:
     second.add_adapter(LoraConfig(target_modules="all-linear"), "outside")  # which PEFT takes for what it can see
     masks(second, **inputs)
     second.add_adapter(LoraConfig(target_modules=[target, "qkv"]), "low-rank")
-    with pytest.raises(ValueError, match=r"'low-rank' names '.*', which PEFT passes over"):
+    with pytest.raises(ValueError, match=r"'low-rank' targets '.*', which PEFT skips"):
         masks(second, **inputs)
 
 

@@ -159,5 +159,5 @@ WRONG = (
 def test_a_file_that_is_no_budget(content, tmp_path):
     path = tmp_path / "budget.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match=r"budget\.json is no label budget"):
+    with pytest.raises(ValueError, match=r"budget\.json isn't a label budget"):
         LabelBudget.load(path)

@@ -319,7 +319,7 @@ def test_errors_name_the_row() -> None:
 def test_prepare_says_what_masks_mean_and_takes_what_is_stated(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = write(tmp_path / "set", file(coded(0, 64, 255)), file(coded(0, 64, 255)))
     launch = ["--layout", "generic", "--root", str(folder), "--out", str(tmp_path / "out")]
-    with pytest.raises(ValueError, match="would be a guess"):
+    with pytest.raises(ValueError, match="is ambiguous"):
         prepare.main(launch)
     prepare.main([*launch, "--mask-values", "64", "--ignore-value", "255"])
     assert "2 masks, as stated: 64 target, all others background, 255 neither" in capsys.readouterr().out

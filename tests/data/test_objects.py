@@ -93,7 +93,7 @@ def test_an_empty_mask_stays_empty_and_a_jpeg_is_cut_at_half():
 
 @pytest.mark.parametrize("mask", [TARGET * np.uint8(38), TARGET * np.uint8(100) + np.uint8(100)], ids=["dim", "two"])
 def test_a_mask_of_unknown_scale_is_refused_rather_than_read_as_empty(mask):
-    with pytest.raises(MaskValuesError, match="would be a guess: say which values are target with --mask-values"):
+    with pytest.raises(MaskValuesError, match="is ambiguous: say which values are target with --mask-values"):
         read_mask(mask)
 
 

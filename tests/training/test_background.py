@@ -105,7 +105,7 @@ def test_nothing_to_draw_from_is_an_error(full: datasets.Dataset, tenth: dataset
     empty = Sample(np.zeros((9, 9), np.float32), np.zeros((9, 9), np.float32), np.ones((9, 9), np.float32))
     unseen = Sample(empty.frame, np.eye(9, dtype=np.float32), empty.weight)
     for samples in ([empty], [unseen]):
-        with pytest.raises(ValueError, match="no labelled frame has a target that the operators see"):
+        with pytest.raises(ValueError, match="the operators respond to no labelled target"):
             background_samples(tenth, samples, 5, seed=0)
     with pytest.raises(ValueError, match="must be at least 0, got -2"):
         background_samples(tenth, labelled(tenth), -2, seed=0)

@@ -167,7 +167,7 @@ def test_a_run_made_of_something_else_is_not_gone_on_with(tmp_path: Path) -> Non
             start(**other)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scalpel_hf.training.loop.__version__", "0.0.0")
-        with pytest.raises(ValueError, match=r"another content of: version of scalpel-hf\."):
+        with pytest.raises(ValueError, match=r"other content was used for: version of scalpel-hf\."):
             start(rows="a", base="b")
 
 

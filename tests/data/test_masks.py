@@ -155,9 +155,9 @@ def test_stating() -> None:
     assert np.array_equal(read_mask(file(coded(0, 200, 90)), MaskValues.stated([">127"])), TARGET_ONLY)
     assert MaskValues.stated(None) is None
     for target, ignored, problem in (
-        (["white"], None, "'white' is no value"),
-        (["nan"], None, "no value"),
-        ([">"], None, "no value"),
+        (["white"], None, "'white' isn't a mask value"),
+        (["nan"], None, "isn't a mask value"),
+        ([">"], None, "isn't a mask value"),
         ([">127", "3"], None, "stands alone"),
         ([255, 3], [3], "mask values 3 can't be both"),
     ):
@@ -305,7 +305,7 @@ def test_what_a_human_left_open_is_neither_trained_on_nor_measured(tmp_path: Pat
 
 def test_errors_name_the_row() -> None:
     for content, problem in (
-        (file(coded(0, 64, 255)), "a, `mask`: what its values"),
+        (file(coded(0, 64, 255)), "a, `mask`: the meaning of its values"),
         (file(BLACK.T.copy()), "a: the frame"),
     ):
         with pytest.raises(ValueError, match=problem):

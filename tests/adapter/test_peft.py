@@ -223,8 +223,8 @@ def test_modules_to_save(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mask_decoder", "what the mask level is put around"),
-        ("upscale_conv2", "what the mask level is put around"),
+        ("mask_decoder", "is wrapped by the mask level"),
+        ("upscale_conv2", "is wrapped by the mask level"),
         ("mask_decoder.transformer.final_attn_token_to_image", "without 'mask_decoder.'"),
         ("necks", "names no module of SamModel"),
     ],

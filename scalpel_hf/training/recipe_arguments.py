@@ -44,9 +44,7 @@ class LoopArguments:
     warmup_ratio: Share = option(
         0.05, "Share of the steps with a rising learning rate; then it falls to 0 along a cosine."
     )
-    max_grad_norm: Annotated[float, Between(0, 1e6)] = option(
-        1.0, "Largest norm of the gradients; larger ones are scaled down."
-    )
+    max_grad_norm: Annotated[float, Between(0, 1e6)] = option(1.0, "Gradients above this norm are scaled down.")
     ema_decay: Annotated[float, Between(0, 0.999999)] = option(
         0.99, "Decay of the moving average of the weights, which is evaluated and saved; 0 for none."
     )
@@ -93,7 +91,7 @@ class DistillArguments(LoopArguments):
     eval_split: str = option("test", "Split to evaluate the trained teacher on; empty for none.", any_on_resume=True)
     base_model: str = option("", "Segment Anything model: a folder or a repository on the Hub.")
     base_model_id: str = option(
-        "", "Hub id of the base model, needed by `push_to_hub` if base_model is a folder.", any_on_resume=True
+        "", "Hub id of the base, needed by `push_to_hub` if base_model is a folder.", any_on_resume=True
     )
     image_size: Annotated[int, Between(16, 4096)] = option(512, "Side of SAM's input in pixels.")
     normalization: Annotated[str, OneOf(NORMALIZATIONS)] = option(
@@ -134,7 +132,7 @@ class DistillArguments(LoopArguments):
     supervised_weight: Weight = option(1.0, "Weight of the supervised loss.")
     prior_weight: Weight = option(PRIOR_WEIGHT, "Weight of prior guidance.")
     balance_weight: Weight = option(BALANCE_WEIGHT, "Weight of the routers' load balance.")
-    box_weight: Weight = option(1.0, "Weight of the box loss: masks must touch the sides of people's boxes.")
+    box_weight: Weight = option(1.0, "Weight of the box loss: masks must touch people's boxes.")
 
     @property
     def features_folder(self) -> str:
@@ -154,9 +152,7 @@ class TransferArguments(LoopArguments):
     """Settings of stage 2, the student."""
 
     dataset: str = option("", "Data set made by `scalpel-hf prepare`: a folder or a repository on the Hub.")
-    pseudo_labels: str = option(
-        "", "Output folder of `scalpel-hf label`, to train on instead of `dataset`; empty for none."
-    )
+    pseudo_labels: str = option("", "Output of `scalpel-hf label` to train on instead; empty for none.")
     train_split: str = option("train", "Split to train on; rows with `label_source: none` are left out.")
     eval_split: str = option("test", "Split to evaluate the trained student on; empty for none.", any_on_resume=True)
     task: Annotated[str, OneOf(tuple(LABELS))] = option(
@@ -178,5 +174,5 @@ class TransferArguments(LoopArguments):
     crop_size: CropSize = option(256, "Side of the training crops in pixels.")
     human_share: Share = option(0.5, "Lowest share of crops from frames that people labelled.")
     pseudo_weight: Weight = option(1.0, "Weight of pseudo-labelled pixels, relative to people's.")
-    box_weight: Weight = option(1.0, "Weight of the box loss: masks must touch the sides of people's boxes.")
+    box_weight: Weight = option(1.0, "Weight of the box loss: masks must touch people's boxes.")
     pseudo_warmup_ratio: Share = option(0.1, "Share of the steps in which pseudo_weight rises from 0.")

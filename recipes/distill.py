@@ -93,7 +93,9 @@ def train_teacher(
     # Frozen features
     folder = args.features_folder if asks_sam(model) else None
     teacher = Teacher(model, processor, feature_cache_dir=folder, feature_cache_dtype=args.feature_cache_dtype)
-    dataset = TeacherSamples(samples, processor, teacher.cache, args.crop_size, args.seed, background)
+    dataset = TeacherSamples(
+        samples, processor, teacher.cache, crop_size=args.crop_size, seed=args.seed, background=background
+    )
     with accelerator.main_process_first():
         dataset.fill(progress=accelerator.is_main_process)
 
@@ -127,10 +129,10 @@ def train_teacher(
     outcome = train(
         accelerator,
         model,
-        dataset,
-        loss,
-        args,
-        evaluate if held_out else None,
+        dataset=dataset,
+        loss_function=loss,
+        args=args,
+        evaluate=evaluate if held_out else None,
         made_of=made_of,
         show=show if watched else None,
     )

@@ -50,7 +50,9 @@ def train_student(
     """A student of the labelled ones of `rows`, and how its training went; with frames held out, its best step."""
     # Model
     set_seed(args.seed)  # the first weights, whatever was trained before in this process
-    student = new_student(args.task, args.student, args.size, args.normalization, args.front_end)
+    student = new_student(
+        args.task, args.student, size=args.size, normalization=args.normalization, front_end=args.front_end
+    )
     model = student.model.to(accelerator.device, memory_format=torch.channels_last)
     made_of = {"rows": hash_rows(rows)}
     if len(held_out):
@@ -82,7 +84,9 @@ def train_student(
             shift = prior_shift(dataset)
             model.add_to_logits(-shift)  # so that to the loss it is at first what it is without the shift
             accelerator.print(tell_shift(shift))
-        loss = transfer_loss(args.pseudo_weight, warmup_steps, shift, args.box_weight, dataset.margin)
+        loss = transfer_loss(
+            args.pseudo_weight, warmup_steps, logit_shift=shift, box_weight=args.box_weight, margin=dataset.margin
+        )
         if dataset.margin:
             accelerator.print(tell_margin(dataset.margin))
         best_metric, collate = "iou", None
@@ -92,7 +96,18 @@ def train_student(
     evaluate = (lambda _: evaluate_predictor(student, held_out)) if len(held_out) else None
     watched = frames_to_watch(args.dataset, args.watch_split, held_out)
     show = partial(contact_sheet, student, watched) if watched else None
-    outcome = train(accelerator, model, dataset, loss, args, evaluate, best_metric, collate, made_of, show)
+    outcome = train(
+        accelerator,
+        model,
+        dataset=dataset,
+        loss_function=loss,
+        args=args,
+        evaluate=evaluate,
+        best_metric=best_metric,
+        collate=collate,
+        made_of=made_of,
+        show=show,
+    )
     merge_branches(model.eval())
     return student, outcome
 

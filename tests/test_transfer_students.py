@@ -195,8 +195,8 @@ def test_branches_are_in_the_checkpoint_and_not_in_what_is_saved(work: SimpleNam
     transfer.main(flags(**common, output_dir=tmp_path / "unbroken"))
     loss = transfer.transfer_loss
 
-    def failing(*args: object) -> object:
-        whole = loss(*args)
+    def failing(*args: object, **settings: object) -> object:
+        whole = loss(*args, **settings)
         return lambda model, batch, step: whole(model, batch, step) if step < 2 else 1 / 0
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):

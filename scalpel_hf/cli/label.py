@@ -76,26 +76,26 @@ def main(argv: list[str] | None = None) -> None:
             choice = choose(rows, teacher, args)
     rules = Rules(
         choice.threshold if choice else args.threshold,
-        args.min_score,
-        args.min_area,
-        args.max_area,
-        args.min_agreement,
-        args.min_empty,
+        min_score=args.min_score,
+        min_area=args.min_area,
+        max_area=args.max_area,
+        min_agreement=args.min_agreement,
+        min_empty=args.min_empty,
     )
     job = LabellingJob(
         rows,
         teacher,
         args.out,
         rules,
-        ", ".join(map(shown_name, args.teacher)),
-        args.revision,
-        args.calibration,
-        args.shard_size,
-        args.batch_size,
-        args.skip_broken,
-        args.allow_none,
-        print if state.is_main_process else lambda line: None,
-        args.split,
+        name=", ".join(map(shown_name, args.teacher)),
+        revision=args.revision,
+        calibration=args.calibration,
+        shard_size=args.shard_size,
+        batch_size=args.batch_size,
+        skip_broken=args.skip_broken,
+        allow_none=args.allow_none,
+        report=print if state.is_main_process else lambda line: None,
+        split=args.split,
     )
     part, parts = args.shard
     job.predict((part - 1) * state.num_processes + state.process_index, parts * state.num_processes)

@@ -50,10 +50,10 @@ def push(args: argparse.Namespace) -> str:
     if args.standalone:
         with tempfile.TemporaryDirectory() as alone:
             save_standalone(folder, alone, args.base_model)
-            return push_run(alone, args.repo, args.base_model_id, private, not args.no_pictures)
+            return push_run(alone, args.repo, args.base_model_id, private=private, pictures=not args.no_pictures)
     if not (folder / "metrics.json").exists() and (folder / "README.md").exists():
         return push_folder(folder, args.repo, own_card(folder, args.repo), private=private)
-    return push_run(folder, args.repo, args.base_model_id, private, not args.no_pictures)
+    return push_run(folder, args.repo, args.base_model_id, private=private, pictures=not args.no_pictures)
 
 
 def own_card(folder: Path, repo: str) -> ModelCard:

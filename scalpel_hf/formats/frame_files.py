@@ -190,7 +190,19 @@ def _frame(row: dict[str, Any]) -> Frame:
     scores = dict(zip(places, objects["score"], strict=True))
     teacher = row.get("teacher") if source == "pseudo" else None
     suffix = _suffix(row["image"]["path"], content, name)
-    return Frame(name, content, suffix, row["width"], row["height"], source, mask, ignored, scores, teacher, boxes)
+    return Frame(
+        name,
+        content,
+        suffix=suffix,
+        width=row["width"],
+        height=row["height"],
+        label_source=source,
+        mask=mask,
+        ignored=ignored,
+        scores=scores,
+        teacher=teacher,
+        boxes=boxes,
+    )
 
 
 def _whole(value: float) -> float:

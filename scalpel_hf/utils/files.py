@@ -63,14 +63,15 @@ class DiskFullError(OSError):
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error, or what led to it, is that there is no room to write."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, DiskFullError) or (isinstance(seen, OSError) and seen.errno in FULL):
-            return True
-        if FULL_IN_WORDS.search(str(seen)):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
+    chain: list[BaseException] = []
+    led_to: BaseException | None = error
+    while led_to is not None and led_to not in chain:  # a cause that is raised again has led to itself
+        chain.append(led_to)
+        led_to = led_to.__cause__ or led_to.__context__
+    return any(
+        isinstance(e, DiskFullError) or (isinstance(e, OSError) and e.errno in FULL) or FULL_IN_WORDS.search(str(e))
+        for e in chain
+    )
 
 
 @contextmanager

@@ -261,6 +261,15 @@ def test_labels_that_all_say_no_target_stop_a_job_before_it_begins(tmp_path: Pat
     assert not (tmp_path / "out" / "data").exists()
 
 
+def test_where_no_frame_can_be_used(tmp_path: Path) -> None:
+    frames_and_masks(tmp_path, 2, 2)
+    for path in (tmp_path / "frames").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"frames: not one frame can be used:\n  left out 2: f00"):
+        run.prepare(arguments(tmp_path))
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
 def test_what_the_values_of_masks_mean_can_be_stated(tmp_path: Path) -> None:
     frames_and_masks(tmp_path, 4, 2)
     scene = np.zeros((48, 64), np.uint8)

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from scalpel_hf.utils.files import (
     DiskFullError,
     check_can_be_made,
+    is_disk_full,
     remove_leftovers,
     whole_file,
     whole_folder,
@@ -281,3 +282,18 @@ def test_yaml_that_is_wrong(tmp_path: Path, text: str, problem: str) -> None:
     with pytest.raises(ValueError, match=rf"{path} .*{problem}|{path} {problem}") as raised:
         read_yaml(path)
     assert "\n" not in str(raised.value)
+
+
+def test_a_cause_that_is_raised_again_has_an_end() -> None:
+    def raised_again(cause: Exception) -> Exception:
+        try:
+            try:
+                raise RuntimeError("it failed") from cause
+            except RuntimeError as error:
+                assert error.__cause__ is not None
+                raise error.__cause__ from None
+        except Exception as error:
+            return error
+
+    assert not is_disk_full(raised_again(ValueError("not one frame can be used")))
+    assert is_disk_full(raised_again(OSError(28, "No space left on device")))

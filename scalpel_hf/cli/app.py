@@ -1,4 +1,4 @@
-"""Look at a model in the browser: drop a frame or a recording, see what it finds and what its operators see.
+"""Try a model in the browser: drop a frame or a recording, see the targets and the operators' maps.
 
 Examples:
 
@@ -6,10 +6,9 @@ Examples:
     scalpel-hf app runs/nuaa/student --teacher runs/nuaa/teacher
     scalpel-hf app org/scalpel-student
 
-The threshold is moved without asking the model again. With --teacher a switch shows the one or the other's answer; a
-teacher's page shows what its routers choose, too. MODEL is a student, a teacher, a committee or an exported
-student, a folder or a repository on the Hub. The page is on this machine alone, and nothing leaves it. End it with
-Ctrl-C.
+MODEL is a student, teacher, committee or exported student: a folder or a Hub repository. With --teacher, a switch shows
+either model's prediction. A teacher's page also shows the routers' weights. Moving the threshold doesn't run the model
+again. The page is served on this machine only, and no data leaves it. Stop with Ctrl-C.
 """
 
 from scalpel_hf.app.model_page import import_gradio
@@ -25,9 +24,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = verb_parser("app", __doc__)
     parser.add_argument("model", metavar="MODEL", help="a folder or a repository on the Hub")
     parser.add_argument("--teacher", help="a second model, for the switch")
-    parser.add_argument("--base-model", help="where a teacher's base is, if not where its adapter says")
+    parser.add_argument("--base-model", help="a teacher's base model, if not the one in its configuration")
     parser.add_argument(
-        "--threshold", type=between(float, 0.01, 0.99), default=0.5, help="at first (default: %(default)s)"
+        "--threshold", type=between(float, 0.01, 0.99), default=0.5, help="initial threshold (default: %(default)s)"
     )
     add_page_options(parser)
     args = parser.parse_args(argv)

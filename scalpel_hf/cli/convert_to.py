@@ -5,7 +5,8 @@ Examples:
     scalpel-hf convert to coco --dataset runs/nuaa/pseudo --out exports/nuaa-coco
     scalpel-hf convert to label-studio --dataset data/nuaa-0 --out tasks
 
-Human labels count where there are some, pseudo labels elsewhere. The folder appears whole or not at all.
+Frames that people labelled are exported with that label, others with their pseudo label. After an error there is no
+folder.
 """
 
 import json

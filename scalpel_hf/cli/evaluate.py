@@ -1,4 +1,4 @@
-"""Measure a teacher, a student or a pseudo-labelled data set against human masks.
+"""Evaluate a teacher, a student or pseudo labels with people's masks.
 
 Examples:
 
@@ -7,9 +7,9 @@ Examples:
     scalpel-hf evaluate --dataset data/nuaa --model runs/nuaa/teacher --base-model models/mobile-sam
     scalpel-hf evaluate --dataset data/nuaa --split train --pseudo-labels runs/nuaa/pseudo
 
-Prints IoU, nIoU, Pd, Fa and F1 at the frames' own size (of a detector AP, precision, recall and F1) as JSON, with the
-threshold and the matching radius. The kind of model is told by its files. An exported student may be named by its ONNX
-file, with its runtime.json beside it.
+Prints IoU, nIoU, Pd, Fa and F1 at the frames' own size as JSON; for a detector AP, precision, recall and F1. The kind
+of model is detected by its files. An exported student may also be given as its ONNX file, with runtime.json in the same
+folder.
 """
 
 import json
@@ -25,15 +25,17 @@ from scalpel_hf.predictors.load import default_device, load_predictor
 
 def main(argv: list[str] | None = None) -> None:
     parser = verb_parser("evaluate", __doc__)
-    parser.add_argument("--dataset", required=True, help="with all masks of the split: a folder or a Hub repository")
-    parser.add_argument("--split", default="test", help="split to measure on (default: %(default)s)")
+    parser.add_argument("--dataset", required=True, help="with masks for the whole split: a folder or a Hub repository")
+    parser.add_argument("--split", default="test", help="split to evaluate on (default: %(default)s)")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", help="teacher or student: a folder, a Hub repository or an ONNX file")
     what.add_argument("--pseudo-labels", help="output of `scalpel-hf label`")
-    parser.add_argument("--base-model", help="a teacher's base, if it isn't where the adapter says")
-    parser.add_argument("--flips", action="store_true", help="a teacher's predictions averaged over mirror images")
+    parser.add_argument("--base-model", help="a teacher's base model, if not the one in its configuration")
+    parser.add_argument("--flips", action="store_true", help="average a teacher's predictions over mirror images")
     parser.add_argument(
-        "--feature-cache-dir", type=Path, help="a teacher's frozen features, for others on the same base too"
+        "--feature-cache-dir",
+        type=Path,
+        help="folder to cache a teacher's frozen features, also for others on the same base",
     )
     parser.add_argument(
         "--threshold", type=PROBABILITY, default=0.5, help="probability of a target (default: %(default)s)"

@@ -1,4 +1,4 @@
-"""Label the frames that no human has labelled, with a trained teacher.
+"""Label the frames that nobody has labelled, with a trained teacher.
 
 Examples:
 
@@ -6,12 +6,13 @@ Examples:
     scalpel-hf label --num-processes 4 --dataset org/frames --teacher org/teacher --out runs/pseudo
     scalpel-hf label --dataset data/mine --teacher runs/a runs/b runs/c --out runs/pseudo
 
-Run again after a kill to resume from the last finished shard. Human labels are never touched. What an object's score is
-is learnt on the frames that people labelled; objects that are more likely no target are ignored instead of labelled.
-With `--truth`, the data set with all its masks, the pseudo labels are measured against what was hidden; nothing is
-chosen by that. OUT/report/README.md says what came of it, with pictures.
+After an interruption, run the same command again to resume from the last finished shard. People's labels are never
+changed. An object's score is the probability that it is a target, calibrated on the frames that people labelled;
+objects with a score below 0.5 are ignored instead of labelled. With `--truth`, the data set with all masks, the quality
+of the pseudo labels is measured; it has no effect on them. OUT/report/README.md is a report with pictures.
 
-Several machines with one disk share the work with `--shard 1/3`, `--shard 2/3`, `--shard 3/3`, then the same without.
+Several machines with a shared disk can divide the work: run with `--shard 1/3`, `--shard 2/3` and `--shard 3/3`, then
+once more without.
 """
 
 import argparse
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
         with state.main_process_first():  # the others read what it has chosen
             choice = choose(rows, teacher, args)
     rules = Rules(
-        choice.threshold if choice else args.threshold,
+        threshold=choice.threshold if choice else args.threshold,
         min_score=args.min_score,
         min_area=args.min_area,
         max_area=args.max_area,
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
         rows,
         teacher,
         args.out,
-        rules,
+        rules=rules,
         name=", ".join(map(shown_name, args.teacher)),
         revision=args.revision,
         calibration=args.calibration,
@@ -113,57 +114,67 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", required=True, help="made by `scalpel-hf prepare`: a folder or a Hub repository")
     data.add_argument("--split", default="train", help="split to label (default: %(default)s)")
-    data.add_argument("--streaming", action="store_true", help="read it as it comes, into parquet files")
+    data.add_argument("--streaming", action="store_true", help="stream the data set; the result is parquet files")
     data.add_argument("--out", required=True, type=Path, help="folder for the labelled data set")
-    data.add_argument("--truth", help="the same data set with all masks, to measure the pseudo labels")
+    data.add_argument("--truth", help="the same data set with all masks, to evaluate the pseudo labels")
     data.add_argument("--push-to-hub", metavar="ORG/NAME", help="data set repository to push the result to")
-    data.add_argument("--license", default="other", help="of the frames, for the card (default: %(default)s)")
+    data.add_argument("--license", default="other", help="license of the frames, for the card (default: %(default)s)")
     model = parser.add_argument_group("teacher")
     model.add_argument(
         "--teacher",
         required=True,
         nargs="+",
-        help="output of `scalpel-hf distill`, a folder or a Hub repository; of several the mean labels",
+        help="output of `scalpel-hf distill`, a folder or a Hub repository; several form an ensemble",
     )
-    model.add_argument("--revision", help="the teacher's on the Hub")
-    model.add_argument("--base-model", help="the teacher's base, if it isn't where the adapter says")
+    model.add_argument("--revision", help="of the teacher's Hub repository")
+    model.add_argument("--base-model", help="the teacher's base model, if not the one in its configuration")
     model.add_argument("--flips", action="store_true", help="average over the frame's mirror images (4 times slower)")
     model.add_argument("--scales", type=SCALE, nargs="+", default=[1.0], help="average over the frame at these scales")
     model.add_argument(
         "--tile-size", type=SIDE, help="side of a large frame's tiles (default: the teacher's input size)"
     )
-    model.add_argument("--feature-cache-dir", type=Path, help="where the teacher's training kept its frozen features")
+    model.add_argument(
+        "--feature-cache-dir", type=Path, help="folder of the frozen features that the teacher's training cached"
+    )
     model.add_argument(
         "--feature-cache-gb",
         type=between(float, 0.0, 1e6),
         default=0.0,
-        help="let it grow to so many GB, for other teachers on the same base",
+        help="add features to it, up to this many GB, for other teachers on the same base",
     )
     model.add_argument(
-        "--any-teacher", action="store_true", help="label also with one that a small network of the same labels beat"
+        "--any-teacher", action="store_true", help="label even if a small network trained on the same labels is better"
     )
     rules = parser.add_argument_group("what becomes a label")
     rules.add_argument(
         "--threshold", type=threshold, default=0.5, help="probability of a target, or `auto`: chosen on labelled frames"
     )
-    rules.add_argument("--calibration", metavar="FILE", help="calibration.json of another run, to score objects by")
-    rules.add_argument("--no-calibration", action="store_true", help="score by the teacher's mean probability")
-    rules.add_argument("--min-score", type=SHARE, help="least score (default: 0.5; 0 with --no-calibration)")
-    rules.add_argument("--min-area", type=COUNT, default=1, help="least area in pixels (default: %(default)s)")
-    rules.add_argument("--max-area", type=COUNT, help="largest area in pixels")
-    rules.add_argument("--min-agreement", type=SHARE, default=0.0, help="least agreement of the frame's views, 0 to 1")
-    rules.add_argument("--min-empty", type=SHARE, default=0.8, help="how sure to be that a frame is empty to say so")
+    rules.add_argument("--calibration", metavar="FILE", help="calibration.json of another run, to compute scores")
+    rules.add_argument("--no-calibration", action="store_true", help="use the teacher's mean probability as score")
+    rules.add_argument(
+        "--min-score", type=SHARE, help="lowest score of an object (default: 0.5; 0 with --no-calibration)"
+    )
+    rules.add_argument(
+        "--min-area", type=COUNT, default=1, help="smallest area of an object in pixels (default: %(default)s)"
+    )
+    rules.add_argument("--max-area", type=COUNT, help="largest area of an object in pixels")
+    rules.add_argument(
+        "--min-agreement", type=SHARE, default=0.0, help="lowest agreement between flips, scales and teachers, 0 to 1"
+    )
+    rules.add_argument(
+        "--min-empty", type=SHARE, default=0.8, help="probability from which a frame is labelled as empty"
+    )
     work = parser.add_argument_group("work")
-    work.add_argument("--shard-size", type=COUNT, default=64, help="frames between commits (default: %(default)s)")
-    work.add_argument("--batch-size", type=BATCH_SIZE, default=8, help="frames the teacher gets at a time")
-    work.add_argument("--shard", type=part_of, default=(1, 1), metavar="I/N", help="do only one of N parts of the work")
+    work.add_argument("--shard-size", type=COUNT, default=64, help="frames in a shard (default: %(default)s)")
+    work.add_argument("--batch-size", type=BATCH_SIZE, default=8, help="frames in one call of the teacher")
+    work.add_argument("--shard", type=part_of, default=(1, 1), metavar="I/N", help="label only part I of N")
     work.add_argument("--skip-broken", action="store_true", help="leave out and count frames that can't be labelled")
     work.add_argument(
-        "--allow-none", action="store_true", help="where the teacher finds nothing, label no frame and say so"
+        "--allow-none", action="store_true", help="if no frame gets a label, finish with a message instead of an error"
     )
     args = parser.parse_args(argv)
     if args.calibration and args.no_calibration:
-        parser.error("--calibration or --no-calibration, not both")
+        parser.error("use --calibration or --no-calibration, not both")
     if args.min_score is None:
         args.min_score = 0.0 if args.no_calibration else 0.5
     if args.calibration:
@@ -191,7 +202,7 @@ def stream(name: str, split: str) -> datasets.IterableDataset:
 def choose(rows: Any, teacher: Teacher, args: argparse.Namespace) -> ThresholdChoice:
     """The threshold for these frames and this teacher: as an earlier start of the run chose it, or chosen now."""
     if isinstance(rows, datasets.IterableDataset):
-        raise ValueError("a threshold is chosen before a stream is read: give one")
+        raise ValueError("`--threshold auto` doesn't work with --streaming: give a number")
     human = rows.select([i for i, source in enumerate(rows["label_source"]) if source == HUMAN])
     key = key_of([hash_rows(human), teacher.fingerprint()])
     kept = args.out.with_name(args.out.name + ".partial") / f"threshold-{key}.json"  # goes when the run is finished

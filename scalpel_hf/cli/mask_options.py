@@ -1,4 +1,4 @@
-"""The flags with which a person says what the values of masks mean."""
+"""The flags for the meaning of masks' values."""
 
 from argparse import ArgumentParser
 
@@ -10,11 +10,11 @@ def add_mask_options(parser: ArgumentParser) -> None:
         nargs="+",
         metavar="V",
         help="values of target pixels in masks, all others being background: numbers, colours such as '#ff0000', or "
-        "one '>127'; by default the masks' own values say it, or it is an error",
+        "one '>127'; by default decided from the masks, if they are unambiguous",
     )
     parser.add_argument(
         "--ignore-value",
         nargs="+",
         metavar="V",
-        help="values of pixels that are neither target nor background: not trained on, not measured",
+        help="values of pixels that are neither target nor background: ignored in training and evaluation",
     )

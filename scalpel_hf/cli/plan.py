@@ -1,4 +1,4 @@
-"""Say which frames to label next.
+"""Choose which frames to label next.
 
 Examples:
 
@@ -6,9 +6,9 @@ Examples:
     scalpel-hf plan --dataset data/nuaa-34 --base-model models/mobile-sam --budget 68 \\
         --teacher runs/nuaa/teacher --out plan-68
 
-Frames that a human has labelled count as chosen, the budget is how many are to have a label in the end. Writes
-OUT/label_budget.json, for `apply_label_budget`, and OUT/plan.txt: the frames to label, most useful first, with how many
-frames each stands for and how unsure the teacher is of it. No mask is read.
+The budget is the number of labelled frames in the end, including those that have a label now. Writes
+OUT/label_budget.json, for `apply_label_budget`, and OUT/plan.txt: the frames to label, most useful first, each with the
+number of frames that it represents and the teacher's uncertainty. No mask is read.
 """
 
 from pathlib import Path
@@ -37,11 +37,15 @@ def main(argv: list[str] | None = None) -> None:
     parser = verb_parser("plan", __doc__)
     parser.add_argument("--dataset", required=True, help="prepared or pseudo-labelled: a folder or a Hub repository")
     parser.add_argument("--split", default="train", help="split to label (default: %(default)s)")
-    parser.add_argument("--budget", required=True, type=COUNT, help="frames that are to have a label in the end")
-    parser.add_argument("--base-model", required=True, help="Segment Anything model whose embeddings are compared")
+    parser.add_argument("--budget", required=True, type=COUNT, help="number of labelled frames in the end")
+    parser.add_argument(
+        "--base-model", required=True, help="Segment Anything model, by whose embeddings frames are compared"
+    )
     parser.add_argument("--image-size", type=SIDE, default=512, help="side of its input (default: %(default)s)")
-    parser.add_argument("--teacher", help="output of `scalpel-hf distill`; default: `pseudo_confidence`, if it's there")
-    parser.add_argument("--seed", type=SEED, default=0, help="decides between equals (default: %(default)s)")
+    parser.add_argument(
+        "--teacher", help="output of `scalpel-hf distill` (default: the column `pseudo_confidence`, if any)"
+    )
+    parser.add_argument("--seed", type=SEED, default=0, help="for the choice among equal frames (default: %(default)s)")
     parser.add_argument("--out", required=True, type=Path, help="folder to write; it must not exist")
     args = parser.parse_args(argv)
 

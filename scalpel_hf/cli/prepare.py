@@ -1,6 +1,6 @@
-"""Turn a data set's folder, or synthetic frames, into a prepared folder that later steps read.
+"""Prepare a data set for the later steps, from a folder, recordings or synthetic frames.
 
-It is a `DatasetDict` in which the masks outside the label budget are hidden, and the budget in `label_budget.json`.
+The result is a folder with a `DatasetDict`, in which masks outside the label budget are removed, and label_budget.json.
 
 Examples:
 
@@ -11,11 +11,11 @@ Examples:
     scalpel-hf prepare --root frames --out data/mine-to-label
     scalpel-hf prepare --synthetic 400 --budget 0.1 --out data/synthetic-10
 
-Without `--layout` or with `folder`, --root is your own frames: images in nested folders, recordings, files of several
-pages, or a text file that lists those. `--labels` are those of some of them: a folder of masks called like their
-frames, or masks, boxes and points of COCO, Label Studio, YOLO, Pascal VOC or plain JSON. A mask without target says
-that there is none; frames without a label are not labelled. What can't be used is listed. `--val` and `--test` hold
-whole recordings out, not frames of them.
+Without `--layout`, or with `folder`, --root holds your own frames: images in nested folders, recordings, multi-page
+images, or a text file that lists such files. `--labels` are labels for some of them: a folder of masks with the names
+of their frames, or masks, boxes and points in the format of COCO, Label Studio, YOLO, Pascal VOC or plain JSON. An
+empty mask means a frame without targets; frames without a label are unlabelled. Files that can't be used are listed.
+`--val` and `--test` hold out whole recordings.
 """
 
 import argparse
@@ -48,25 +48,40 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="how --root is laid out (default: folder, your own frames)",
     )
     source.add_argument(
-        "--synthetic", type=between(int, 1, 10**6), metavar="N", help="make N frames to train and N/4 to test instead"
+        "--synthetic",
+        type=between(int, 1, 10**6),
+        metavar="N",
+        help="generate N frames for training and N/4 for testing instead",
     )
     parser.add_argument("--root", help="the data set's folder; with `--layout hub` also a repository or parquet file")
-    parser.add_argument("--split-list", help="a split list of the layout by name; default: its first")
+    parser.add_argument("--split-list", help="name of one of the layout's split lists (default: the first)")
     own = parser.add_argument_group("your own frames")
-    own.add_argument("--labels", type=Path, help="of some of them: a folder of masks, boxes of any format")
-    own.add_argument("--category", help="category or label that is target, where there are several")
-    own.add_argument("--every", type=COUNT, default=1, help="take every so many-th frame of a recording")
-    own.add_argument("--max-frames", type=COUNT, help="take at most so many frames of a recording")
+    own.add_argument(
+        "--labels", type=Path, help="for some of the frames: a folder of masks, or boxes in any supported format"
+    )
+    own.add_argument("--category", help="the category that is target, if the labels have several")
+    own.add_argument("--every", type=COUNT, default=1, help="take only every n-th frame of a recording")
+    own.add_argument("--max-frames", type=COUNT, help="take at most this many frames of a recording")
     held_out = between(float, 0.0, 0.9)
-    parser.add_argument("--val", type=held_out, default=0.0, metavar="F", help="share of masked frames to choose by")
-    parser.add_argument("--test", type=held_out, default=0.0, metavar="F", help="share of masked frames to measure")
-    add_mask_options(parser)
-    parser.add_argument("--skip-broken", action="store_true", help="leave broken pairs out, naming them")
     parser.add_argument(
-        "--mask-grid", choices=("shown", "stored"), help="what masks of frames that ask to be turned are drawn on"
+        "--val", type=held_out, default=0.0, metavar="F", help="share of the labelled frames for validation"
+    )
+    parser.add_argument(
+        "--test", type=held_out, default=0.0, metavar="F", help="share of the labelled frames for testing"
+    )
+    add_mask_options(parser)
+    parser.add_argument(
+        "--skip-broken", action="store_true", help="leave out frames with a broken file or mask, and list them"
+    )
+    parser.add_argument(
+        "--mask-grid",
+        choices=("shown", "stored"),
+        help="for frames with an EXIF orientation: whether masks fit the frame as shown or as stored",
     )
     share = between(float, 1e-6, 1.0)
-    parser.add_argument("--budget", type=share, metavar="F", help="share of the train split that keeps its masks: 0.1")
+    parser.add_argument(
+        "--budget", type=share, metavar="F", help="share of the train split that keeps its masks, such as 0.1"
+    )
     parser.add_argument("--seed", type=SEED, default=0, help="of the label budget and of synthetic frames")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it is a prepared folder")
@@ -96,7 +111,7 @@ def check_out(out: Path, overwrite: bool) -> None:
     if not overwrite:
         raise FileExistsError(f"{out} exists: choose another --out, or pass --overwrite")
     if not (out / "dataset_dict.json").is_file():
-        raise FileExistsError(f"{out} is no prepared folder (no dataset_dict.json): it is not overwritten")
+        raise FileExistsError(f"{out} is not a prepared folder (no dataset_dict.json), so it is not overwritten")
 
 
 def load(args: argparse.Namespace, work: str) -> DatasetDict:

@@ -1,4 +1,4 @@
-"""Push a folder to the Hub in one commit, with a card: what a recipe made, a base, a prepared or labelled data set.
+"""Push a trained model, a base model, a data set, the metric or a demo page to the Hub, with a card.
 
 Examples:
 
@@ -10,9 +10,9 @@ Examples:
     scalpel-hf push metric org/irstd
     scalpel-hf push org/scalpel-student org/look --space --teacher org/scalpel-sam
 
-`--standalone` pushes the teacher's base and adapter as one model, which loads without scalpel-hf. A teacher's base has
-to be on the Hub. The last line but one pushes the metric, for `evaluate.load("org/irstd")`, and the last one the
-page of `scalpel-hf app` as a Space, of models that are on the Hub already.
+A teacher's base must be on the Hub. `--standalone` pushes base and adapter as one model, which loads without
+scalpel-hf. `push metric` pushes the metric, for `evaluate.load("org/irstd")`. `--space` pushes the page of `scalpel-hf
+app` as a Space, for models that are on the Hub already.
 """
 
 import argparse

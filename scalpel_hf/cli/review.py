@@ -1,12 +1,12 @@
-"""Look through a run's pseudo labels in the browser: the least certain frames first, by keyboard.
+"""Review pseudo labels in the browser, by keyboard, the least certain frames first.
 
 Examples:
 
     scalpel-hf review runs/nuaa/pseudo
 
-Accept a label, reject it (no target there), mend it with a brush, or go on. Each decision is at once on disk, in
-RUN/review/decisions.jsonl, with who and when: from then on whatever reads RUN finds a human's label in that row. End it
-with Ctrl-C and start it again to go on. The page is on this machine alone, and nothing leaves it.
+Accept a label, reject it (no target there), correct it with a brush, or skip the frame. Each decision is saved at once
+in RUN/review/decisions.jsonl, with reviewer and time; whatever loads RUN then finds a person's label in that row. Stop
+with Ctrl-C; start again to continue. The page is served on this machine only, and no data leaves it.
 """
 
 import getpass

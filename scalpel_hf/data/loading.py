@@ -79,17 +79,16 @@ def load_irst_dataset(
         skip_broken (`bool`, defaults to `False`):
             Leave broken pairs out with a warning that names them.
         mask_grid (`str`, *optional*):
-            What masks are drawn on where a frame's file asks to be turned (EXIF or TIFF orientation): `"shown"`, the
-            frame as viewers show it, or `"stored"`, as a program sees it that knows nothing of orientations. Where
-            their sizes leave one of them it needn't be said.
+            For frames whose file has an orientation (EXIF or TIFF): whether masks fit the frame as viewers show it
+            (`"shown"`) or as it is stored (`"stored"`). Only needed if both fit by their size.
         mask_values (`MaskValues`, *optional*):
-            What the masks' values mean. Default: what the layout says, else what the masks of all splits that are
-            loaded say, see [`decide_mask_values`].
+            Meaning of the masks' values. Default: that of the layout, or else decided from the masks of all loaded
+            splits, see [`decide_mask_values`].
         say (`Callable[[str], object]`, *optional*):
-            Gets a line about what the masks' values were taken to mean; by default a warning, unless they are as usual.
+            Called with a message about the meaning of the masks' values; by default a warning, for unusual values.
 
     Raises:
-        `MaskValuesError`: where the meaning of the masks' values would be a guess.
+        `MaskValuesError`: if the meaning of the masks' values is ambiguous.
         `BrokenPairsError`: for a frame without a mask, a mask of another size, a name without a frame, an unreadable
             file. Nothing is ever resized.
         `FileNotFoundError`, `ValueError`: for missing folders or lists, unknown names, lists that overlap.

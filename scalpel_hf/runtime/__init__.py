@@ -1,4 +1,4 @@
-"""Students in the field: NumPy and onnxruntime alone, neither torch nor transformers.
+"""Runs exported students with NumPy and onnxruntime only, without torch and transformers.
 
 Example:
     >>> from scalpel_hf.runtime import OnnxStudent

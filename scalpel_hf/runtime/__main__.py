@@ -7,11 +7,11 @@ Examples:
     scalpel-hf predict org/student recording.mkv --track --min-frames 5 --overlay seen.mp4 --out boxes.jsonl
     scalpel-hf predict org/student rtsp://camera/stream
 
-Writes one line of JSON a frame as soon as it is computed, boxes in pixels:
-`{"frame": name, "boxes": [[x0, y0, x1, y1], ...], "scores": [...]}`. Whatever ends the program, the lines so far stay.
-A frame that can't be read, or for which the model has no prediction, has no line, and the others keep their numbers. On
-standard error: frames, targets, frames per second, the milliseconds that each took apart from reading it, and what was
-left out.
+Writes one line of JSON for each frame as soon as it is computed, with boxes in pixels:
+`{"frame": name, "boxes": [[x0, y0, x1, y1], ...], "scores": [...]}`. If the program is interrupted, the lines so far
+are kept. A frame that can't be read, or for which the prediction fails, has no line; the numbers of later frames don't
+change. Standard error shows frames, targets, frames per second, milliseconds per frame without reading, and the
+frames left out.
 """
 
 import argparse
@@ -63,11 +63,15 @@ def main(argv: list[str] | None = None, name: str = NAME) -> None:
         "--tile-size",
         type=int,
         default=TILE_SIZE,
-        help="frames of more pixels than a square of this side are computed in tiles (default: %(default)s)",
+        help="frames with more pixels than a square of this side are split into tiles (default: %(default)s)",
     )
     parser.add_argument("--format", choices=["jsonl", "coco"], default="jsonl", help="of --out (default: %(default)s)")
     parser.add_argument("--overlay", type=Path, help="video of the frames with boxes and scores drawn, an .mp4 or .mkv")
-    parser.add_argument("--track", action="store_true", help="give each target one number through the frames: `tracks`")
+    parser.add_argument(
+        "--track",
+        action="store_true",
+        help="track targets: `tracks` gives each a number that stays the same in all frames",
+    )
     parser.add_argument(
         "--min-frames",
         type=int,
@@ -119,7 +123,7 @@ def main(argv: list[str] | None = None, name: str = NAME) -> None:
 
 
 def outputs_of(args: argparse.Namespace) -> list[JsonLines | CocoFile | Overlay]:
-    """Where results are written to."""
+    """The outputs to which results are written."""
     if args.format == "coco" and args.out is None:
         raise ValueError("a COCO file is written at the end: name it with `--out`")
     file = CocoFile(args.out) if args.format == "coco" else JsonLines(args.out, args.overwrite)
@@ -127,7 +131,7 @@ def outputs_of(args: argparse.Namespace) -> list[JsonLines | CocoFile | Overlay]
 
 
 class _Unanswered:
-    """The frames that a model has no prediction for, such as one that is no number: that is not "no targets"."""
+    """Counts frames for which the prediction failed, such as with NaN; they are not frames without targets."""
 
     def __init__(self) -> None:
         self.names: list[str] = []

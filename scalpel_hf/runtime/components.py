@@ -1,4 +1,4 @@
-"""From a student's map to boxes, in NumPy: the 8-connected components, and boxes on the pixels' grid."""
+"""From a probability map to boxes, in NumPy: 8-connected components, and rounding of boxes to pixels."""
 
 from typing import NamedTuple
 
@@ -7,12 +7,12 @@ import numpy as np
 
 class Detections(NamedTuple):
     """
-    What was found in a frame.
+    The detections in a frame.
 
     Args:
         boxes: `(N, 4)` float32, (x0, y0, x1, y1) in pixels: a single pixel in row 3, column 5 is (5, 3, 6, 4).
-        scores: `(N,)` float32: of a component the mean probability inside it.
-        mask: `(H, W)` bool, where the probability exceeds the threshold; `None` of a student that detects.
+        scores: `(N,)` float32; of a segmentation student, the mean probability in the component.
+        mask: `(H, W)` bool, where the probability exceeds the threshold; `None` for detection students.
     """
 
     boxes: np.ndarray
@@ -21,8 +21,18 @@ class Detections(NamedTuple):
 
 
 def find_detections(probability: np.ndarray, threshold: float) -> Detections:
-    """The 8-connected components of `probability > threshold`, a map `(H, W)`, as boxes with scores, in the order of
-    their first pixels, row by row."""
+    """
+    The 8-connected components of `probability > threshold` as boxes with scores.
+
+    Args:
+        probability: `(H, W)`.
+
+    Components are in the order of their first pixel, row by row.
+
+    Example:
+        >>> find_detections(np.array([[0, 0.9], [0, 0.7]], dtype=np.float32), 0.5).boxes
+        array([[1., 0., 2., 2.]], dtype=float32)
+    """
     mask = probability > threshold
     rows, starts, stops = _runs(mask)
     labels = _label_runs(rows, starts, stops)
@@ -40,8 +50,11 @@ def find_detections(probability: np.ndarray, threshold: float) -> Detections:
 
 
 def snap_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Boxes (N, 4), (x0, y0, x1, y1), on the grid of a frame's pixels: on edges between them, at least one apart, as
-    `InfraredImageProcessor.post_process_object_detection` moves them."""
+    """
+    Round boxes `(N, 4)`, (x0, y0, x1, y1), to whole pixels inside the frame, at least one pixel wide and high.
+
+    `InfraredImageProcessor.post_process_object_detection` does the same.
+    """
     sides = np.array([width, height], np.float32)
     low, high = np.rint(boxes[:, :2]), np.rint(boxes[:, 2:])
     centres = np.floor(boxes[:, :2] / 2 + boxes[:, 2:] / 2)

@@ -1,4 +1,4 @@
-"""Students that were exported to ONNX, as objects that find targets in frames."""
+"""Students exported to ONNX, run by onnxruntime."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,17 +19,17 @@ S = TypeVar("S", bound="_Exported")
 
 class _Exported:
     """
-    An exported student, whatever it predicts.
+    Base class of exported students.
 
     Args:
-        model: its ONNX file.
-        config: what was exported with it.
-        threads: that onnxruntime computes one frame with; its own choice by default.
+        model: ONNX file.
+        config: content of runtime.json.
+        threads: of onnxruntime for one frame; by default its own choice.
         providers: onnxruntime's execution providers, in order of preference.
-        tile_size: frames of more pixels than a square of this side are computed in tiles of at most that size, which
+        tile_size: frames with more pixels than a square of this side are split into tiles of at most this size, which
             bounds the memory. A multiple of 32.
 
-    Raises `ValueError` where the file is no student's graph, or not what `config` says.
+    Raises `ValueError` if the file is not a student's graph, or doesn't fit `config`.
     """
 
     task: str
@@ -51,11 +51,12 @@ class _Exported:
         cls: type[S], name_or_path: str | Path, file: str = MODEL_FILE, revision: str | None = None, **kwargs: Any
     ) -> S:
         """
-        Load an exported student from a folder or the Hub: from there, or from the folder `onnx` within it.
+        Load an exported student from a folder or the Hub, or from its subfolder `onnx`.
 
         Args:
-            file: which ONNX file, where there are several; `model_int8.onnx` is the quantised one.
-            revision: of the repository on the Hub.
+            name_or_path: folder or repository.
+            file: name of the ONNX file; `model_int8.onnx` is the quantised one.
+            revision: of the repository.
             kwargs: `threads`, `providers` and `tile_size`, see the class.
 
         Raises:
@@ -69,7 +70,7 @@ class _Exported:
         return cls(path, config, **kwargs)
 
     def graph_input(self, frame: ImageLike) -> np.ndarray:
-        """What the graph takes as `frames` for one frame: `(1, 1, H, W)` float32."""
+        """The graph's input `frames` for one frame, `(1, 1, H, W)` float32."""
         pixels = read_frame(frame)
         if self.config.normalization_inside:
             x = centred(pixels).astype(np.float32)  # the graph's own normalisation takes the minimum off too
@@ -78,7 +79,7 @@ class _Exported:
         return x[None, None]
 
     def _predictions(self, pixels: np.ndarray) -> Iterator[tuple[Tile, list[np.ndarray]]]:
-        """The graph's outputs for each tile of a frame, normalised as the frame is; of a small one, for all of it."""
+        """The graph's outputs for each tile, normalised by the whole frame's statistics. Small frames are one tile."""
         height, width = pixels.shape
         if pixels.size <= self.tile_size**2:
             (whole,) = tiles(height, width, max(height, width))
@@ -98,13 +99,19 @@ class _Exported:
 
 
 class OnnxStudent(_Exported):
-    """An exported student that segments. Args: see the base class."""
+    """An exported segmentation student. Args: see the base class."""
 
     task = "segmentation"
 
     def probabilities(self, frame: ImageLike) -> np.ndarray:
-        """Target probability of each pixel, `(H, W)` float32, at the frame's own size. `frame`: a path, PIL image or
-        array; see `scalpel_hf.modeling.read_frame`. Raises `ValueError` where one is not a number."""
+        """
+        Target probability of each pixel, `(H, W)` float32, at the frame's own size.
+
+        Args:
+            frame: a path, PIL image or array; see `scalpel_hf.modeling.read_frame`.
+
+        Raises `ValueError` if a probability is NaN.
+        """
         pixels = read_frame(frame)
         result = np.empty(pixels.shape, np.float32)
         for tile, (prediction,) in self._predictions(pixels):
@@ -113,22 +120,22 @@ class OnnxStudent(_Exported):
         return result
 
     def detect(self, frame: ImageLike, threshold: float | None = None) -> Detections:
-        """Boxes, scores and mask of the targets in a frame; `threshold` is the configuration's unless given."""
+        """Boxes, scores and mask of the targets in a frame, at `threshold` or else the configuration's."""
         threshold = self._threshold(threshold)
         return find_detections(self.probabilities(frame), threshold)
 
 
 class OnnxDetector(_Exported):
-    """An exported student that detects. Args: see the base class."""
+    """An exported detection student. Args: see the base class."""
 
     task = "detection"
 
     def detect(self, frame: ImageLike, threshold: float | None = None) -> Detections:
         """
-        Boxes and scores of the targets in a frame, best first, without a mask.
+        Boxes and scores of the targets in a frame, highest score first, without a mask.
 
-        Edges are moved to the nearest edges between pixels, at least one apart. `threshold`, which scores exceed, is
-        the configuration's unless given. A frame in tiles has the graph's number of boxes a tile.
+        Boxes are rounded to whole pixels and are at least one pixel wide and high. Their scores exceed `threshold`, or
+        else the configuration's. In a frame with tiles, each tile has at most the graph's number of boxes.
         """
         threshold, pixels = self._threshold(threshold), read_frame(frame)
         parts = [_in_the_core(tile, pixels.shape, *predictions) for tile, predictions in self._predictions(pixels)]
@@ -141,8 +148,7 @@ class OnnxDetector(_Exported):
 def load_exported(
     name_or_path: str | Path, file: str = MODEL_FILE, revision: str | None = None, **kwargs: Any
 ) -> OnnxStudent | OnnxDetector:
-    """The exported student in a folder or repository, of the kind that its configuration says; arguments and errors as
-    of `from_pretrained`."""
+    """Load an exported student of either task; arguments and errors as for `from_pretrained`."""
     path, config = _find(name_or_path, file, revision)
     return (OnnxDetector if config.task == "detection" else OnnxStudent)(path, config, **kwargs)
 
@@ -157,7 +163,7 @@ def check_threshold(threshold: float) -> float:
 def _in_the_core(
     tile: Tile, shape: tuple[int, ...], scores: np.ndarray, boxes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores `(N,)` and boxes `(N, 4)`, in the frame's pixels, of a tile's boxes whose centre lies in its core."""
+    """Scores `(N,)` and boxes `(N, 4)`, in the frame's pixels, of the detections with their centre in a tile's core."""
     scores, boxes = scores[0], boxes[0] + np.array([tile.seen[1].start, tile.seen[0].start] * 2, np.float32)
     centres = boxes[:, :2] / 2 + boxes[:, 2:] / 2  # (x, y)
     kept = np.ones(len(scores), bool)

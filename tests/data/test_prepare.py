@@ -59,7 +59,7 @@ def test_synthetic_frames_and_overwriting(out, tmp_path):
 def test_a_folder_of_something_else_is_never_overwritten(out):
     out.mkdir()
     (out / "thesis.tex").write_text("all I have")
-    with pytest.raises(FileExistsError, match="is no prepared folder"):
+    with pytest.raises(FileExistsError, match="is not a prepared folder"):
         prepare.main(["--synthetic", "4", "--out", str(out), "--overwrite"])
     assert entries(out) == ["thesis.tex"]
 

@@ -119,7 +119,9 @@ def export_checked(
     """Export a student to a folder; the largest difference to torch on frames."""
     normalize = args.normalization == "inside"
     if isinstance(model, SegmentationStudent):
-        exported = export_student(model, folder, normalize, args.thresholding == "inside", args.threshold)
+        exported = export_student(
+            model, folder, normalize, apply_threshold=args.thresholding == "inside", threshold=args.threshold
+        )
         return check_student(model, exported, frames)
     return check_detector(model, export_detector(model, folder, normalize, args.threshold), frames)
 

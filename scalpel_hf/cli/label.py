@@ -244,7 +244,7 @@ def finalize(
             summary["threshold"] = asdict(choice)
         write_json(folder / "summary.json", summary)
         try:
-            write_report(folder, labelled, truth, summary.get("quality"), choice)
+            write_report(folder, labelled, truth, quality=summary.get("quality"), choice=choice)
         except Exception as error:  # hours of work are not lost for a picture
             print(f"warning: there is no report ({one_line(error)}); the same command tries again", file=sys.stderr)
 

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         teacher = on_default_device(Teacher.from_pretrained(args.teacher, args.base_model))
     with whole_folder(args.out) as part:
         features, unsure = describe_frames(rows, sam), teacher_uncertainty(rows, teacher)
-        plan = plan_labels(rows, features, args.budget, unsure, args.seed, len(frames))
+        plan = plan_labels(rows, features, args.budget, uncertainty=unsure, seed=args.seed, total=len(frames))
         plan.budget.save(part / "label_budget.json")
         (part / "plan.txt").write_text(listing(plan), encoding="utf-8")
     print(listing(plan), end="")

@@ -94,7 +94,7 @@ def load_own_frames(
         `LabelFileError`: for labels that can't be read, or if no label belongs to a frame that is there.
     """
     without = None if labels is None else Path(labels)
-    rows = frames_dataset(root, cache_dir, left_out, every, max_frames, without)
+    rows = frames_dataset(root, cache_dir, left_out, every=every, max_frames=max_frames, without=without)
     if labels is None:
         return rows
     kind = kind or kind_of_labels(labels)

@@ -76,7 +76,7 @@ def trace(api: HfApi, folder: str | Path, base_model: str | None) -> Provenance:
         revision, budget = None, None
     if budget is not None:
         budget = {key: budget[key] for key in ("fraction", "seed", "total")} | {"labelled": len(budget["names"])}
-    return Provenance(base_model, base_revision, base_size, revision, budget)
+    return Provenance(base_model, base_revision, base_size, dataset_revision=revision, budget=budget)
 
 
 def base_on_hub(base_model: str | None, base_model_id: str | None = None) -> str:

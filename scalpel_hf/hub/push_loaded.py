@@ -39,7 +39,7 @@ def push_loaded(
             f"the model has changed since it was loaded from {folder} ({changed} differs), so the metrics in its "
             "metrics.json are of another model: train it by a recipe, or push the folder with `scalpel-hf push`"
         )
-    return push_run(folder, repo_id, base_model_id, private, pictures)
+    return push_run(folder, repo_id, base_model_id, private=private, pictures=pictures)
 
 
 def _changed_file(loaded: Any, folder: Path) -> str | None:

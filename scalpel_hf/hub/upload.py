@@ -187,7 +187,7 @@ def push_dataset(
     if any("label_source" in rows.column_names for rows in splits.values()):
         splits = datasets.DatasetDict({name: _with_label_source(rows) for name, rows in splits.items()})
     record, grid = (read_run(run), read_grid(run)) if run else (None, None)
-    card = dataset_card(splits, repo_id, license, budget, record, picture=grid is not None)
+    card = dataset_card(splits, repo_id, license, budget=budget, run=record, picture=grid is not None)
     extra = ({PICTURE: grid} if grid else {}) | (
         {"summary.json": _json(shown_values(record["summary"]))} if record else {}
     )

@@ -30,4 +30,4 @@ class FromFolder:
         """
         from scalpel_hf.hub.push_loaded import push_loaded  # push_loaded.py imports this package
 
-        return push_loaded(self, repo_id, base_model_id, private, pictures)
+        return push_loaded(self, repo_id, base_model_id, private=private, pictures=pictures)

@@ -331,7 +331,7 @@ def label_in_shards(
     other content, which is not touched.
     """
     rules = settings.pop("rules", None) or Rules(threshold)
-    job = LabellingJob(dataset, teacher, Path(out), rules, name, **settings)
+    job = LabellingJob(dataset, teacher, Path(out), rules=rules, name=name, **settings)
     job.predict()
     return job.finalize()
 

@@ -151,7 +151,7 @@ class LabelledFrames(Sequence[LabelledFrame]):
         if self.pseudo_boxes is not None and row["label_source"] == PSEUDO:
             sample = replace(sample, boxes=self.pseudo_boxes(sample.target > 0))
         weight = np.rint(sample.weight * 255).astype(np.uint8)
-        frame = LabelledFrame(sample.frame, sample.target > 0, weight, sample.boxes, self.processor)
+        frame = LabelledFrame(sample.frame, sample.target > 0, weight, boxes=sample.boxes, processor=self.processor)
         worker = get_worker_info()
         if self.bytes_kept + frame.nbytes <= self.memory // (worker.num_workers if worker else 1):
             self.kept[index] = frame

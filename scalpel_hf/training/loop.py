@@ -194,7 +194,18 @@ def train(
             history.append({"step": step, **logs})
         if (evaluate or show) and (step % args.eval_steps == 0 or step == args.max_steps):
             if accelerator.is_main_process:
-                best = _evaluate(accelerator, model, ema, evaluate, show, best, best_metric, step, checkpoints, history)
+                best = _evaluate(
+                    accelerator,
+                    model,
+                    step,
+                    ema=ema,
+                    checkpoints=checkpoints,
+                    history=history,
+                    evaluate=evaluate,
+                    show=show,
+                    best=best,
+                    best_metric=best_metric,
+                )
                 write_history(args.output_dir, history)
                 _set_training_mode(wrapped)
             best = broadcast_object_list([best])[0]
@@ -279,14 +290,15 @@ def _learning_rate_factor(step: int, args: LoopArguments) -> float:
 def _evaluate(
     accelerator: Accelerator,
     model: nn.Module,
+    step: int,
+    *,
     ema: Ema,
+    checkpoints: Checkpoints,
+    history: list[dict[str, Any]],
     evaluate: Evaluate | None,
     show: Show | None,
     best: dict[str, Any] | None,
     best_metric: str,
-    step: int,
-    checkpoints: Checkpoints,
-    history: list[dict[str, Any]],
 ) -> dict[str, Any] | None:
     """
     Evaluate the moving average of the weights, and save it if it is the best so far.

@@ -1,4 +1,4 @@
-"""The gate on the operators' consensus: a target is where the network and the operators agree on one."""
+"""The consensus gate: a pixel is target only if both the network and the operators respond to it."""
 
 from dataclasses import dataclass
 
@@ -6,30 +6,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NOISE_FLOOR = 1 / 256  # of a normalised frame's intensity: a grey level of 8 bits where frames go by their range
-GATE_SLOPE = 4.0  # logits that a place loses for each unit that its consensus is below what is asked
-GATE_REACH = 6  # pixels around a response that it vouches for: a target's edges answer less than its middle
+NOISE_FLOOR = 1 / 256  # in units of a normalised frame: one of 256 grey levels with normalisation by range
+GATE_SLOPE = 4.0  # by which logits fall for each unit of consensus below the threshold
+GATE_REACH = 6  # pixels around a response that pass the gate: operators respond less to a target's edges
 
 
 def consensus(maps: list[Tensor]) -> Tensor:
-    """What the operators agree on: each one's strongest scale, averaged. `(B, S, H, W)` each → `(B, 1, H, W)`."""
+    """The operators' consensus: maximum over scales, mean over operators. `(B, S, H, W)` each → `(B, 1, H, W)`."""
     return torch.stack([expert.amax(1, keepdim=True) for expert in maps]).mean(0)
 
 
 @dataclass(frozen=True)
 class ConsensusGate:
     r"""
-    Lowers the logits of places where the operators see too little for a target.
+    Lowers logits where the operators respond too weakly for a target.
 
-    They fall by \(4\,(b - c)_+\), with c the largest [`consensus`] within 6 pixels, and b the larger of `threshold` and
-    of what is `share` of the frame's strongest consensus \(c_\text{max}\) before the logarithm,
-    \(\log(1 + s\,(e^{c_\text{max}} - 1))\).
+    Logits fall by \(4\,(b - c)_+\). Here c is the maximum of the [`consensus`] within 6 pixels, and b is the larger of
+    `threshold` and \(\log(1 + s\,(e^{c_\text{max}} - 1))\), where \(c_\text{max}\) is the frame's maximum and s is
+    `share`: a share of the maximal response without the logarithm.
 
-    It is fitted to labelled targets after training, see `scalpel_hf.training.gate_fitting`.
+    The gate is fitted to labelled targets after training, see `scalpel_hf.training.gate_fitting`.
 
     Args:
-        threshold: the consensus, in the prior maps' units, that a target has at least; 0 asks for nothing.
-        share: the same as a share, 0 to 1, of the consensus at the frame's strongest place.
+        threshold: lowest consensus of a target, in the prior maps' units; 0 for none.
+        share: lowest response of a target relative to the frame's maximum, 0 to 1; 0 for none.
         noise_floor: what an operator's response is measured against where a frame is even, in units of the normalised
             frame's intensity. Higher, less of what is faint counts.
     """
@@ -40,11 +40,11 @@ class ConsensusGate:
 
     @property
     def asks(self) -> bool:
-        """Whether it asks for anything: a fresh adapter's doesn't, whose masks are SAM's own."""
+        """Whether the gate has an effect. In a new adapter it has none."""
         return self.threshold > 0 or self.share > 0
 
     def shortfall(self, maps: list[Tensor]) -> Tensor:
-        """The logits `(B, 1, H, W)` that places lose, from each operator's prior maps `(B, S, H, W)`."""
+        """The amount `(B, 1, H, W)` by which logits fall, from each operator's prior maps `(B, S, H, W)`."""
         agreed = consensus(maps)
         strongest = agreed.amax((-2, -1), keepdim=True)
         # (B, 1, 1, 1); ONNX has no expm1

@@ -1,13 +1,12 @@
-"""The pixel and mask levels: where SAM's embedding meets the prior pyramid, on the frame's own grid.
+"""The pixel and mask levels: combine SAM's features with the operators' prior maps at the frame's resolution.
 
 Notable:
-- everything here is addressed by `frame_boxes`: the region of SAM's input that a frame covers, in input pixels. A
-  whole frame, a crop of it and a padded one are the same case, and masks come out at the frame's own resolution.
-- a residual U-Net reads the frame and the routed experts; SAM's up-scaled embedding enters at a quarter of the
+- `frame_boxes` are the regions of SAM's input that frames cover, in pixels of the input. So whole frames, crops and
+  padded frames are treated alike, and masks have the frame's own resolution.
+- a residual U-Net processes the frame and the routed prior maps. SAM's upscaled embedding is added at a quarter of the
   resolution, its image embedding at an eighth.
-- the last layer is zero at initialisation and SAM's own logit keeps the weight 1, so that a fresh adapter's masks are
-  SAM's masks.
-- its batch norms use the batch in training only: in evaluation an image's answer is the same alone.
+- the last layer is initialised with zeros and SAM's logits with weight 1, so a new adapter's masks are SAM's.
+- in evaluation, an image's masks don't depend on the other images of the batch.
 """
 
 from collections.abc import Sequence
@@ -43,8 +42,8 @@ def sample_region(
         boxes: `(B, 4)`, the region (x0, y0, x1, y1) in input pixels.
         input_size: side of SAM's input in pixels.
         size: `(H, W)` of the samples.
-        stride: side in the frame's pixels of the cell that a sample is the centre of.
-        frame_size: of the frame in pixels, where that isn't `size`; cells may reach beyond it.
+        stride: distance of neighbouring samples in pixels of the frame.
+        frame_size: of the frame in pixels, if not `size`; samples may lie outside of it.
 
     Returns `(B, C, H, W)` in the features' own type, computed in float32 at least: eight bits of a position are a pixel
     off, and torch 2.13 gives NaN for maps in half precision on a CPU. For the full region this is
@@ -69,7 +68,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 @dataclass
 class FrameRegion:
-    """A normalised frame `(B, 1, H, W)` and the region `(B, 4)` of SAM's input, of side `input_size`, it covers."""
+    """Normalised frames `(B, 1, H, W)`, and the regions `(B, 4)` of SAM's input (side `input_size`) that they cover."""
 
     frames: Tensor
     boxes: Tensor
@@ -78,7 +77,7 @@ class FrameRegion:
 
     @classmethod
     def whole(cls, pixel_values: Tensor) -> "FrameRegion":
-        """The whole input as its own frame: mean over the channels, zero mean and unit spread an image."""
+        """SAM's input itself as the frame: mean over channels, standardised for each image."""
         frames = at_least_float32(pixel_values).mean(1, keepdim=True)
         frames = frames - frames.mean((-2, -1), keepdim=True)
         frames = frames / frames.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=1e-6)
@@ -87,7 +86,7 @@ class FrameRegion:
         return cls(frames, boxes.expand(len(frames), 4), size)
 
     def on_base_grid(self, grid: Sequence[int]) -> "FrameRegion":
-        """The frames sampled on a grid over the whole input; they may cover only a part of it."""
+        """The frames, resampled to a grid over SAM's whole input, of which they may cover only a part."""
         full = torch.tensor([0.0, 0.0, self.input_size, self.input_size], device=self.boxes.device)
         corner, sides = self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]
         in_frame = torch.cat([-corner / sides, (self.input_size - corner) / sides], 1)  # as shares of the frame
@@ -95,22 +94,22 @@ class FrameRegion:
         return FrameRegion(frames, full.expand(frames.shape[0], 4), self.input_size, base_grid=True)
 
     def sample(self, masks: Tensor) -> Tensor:
-        """Masks `(B, P, M, h, w)` over the whole input, on the frames' grid: `(B, P, M, H, W)`."""
-        if self.base_grid:  # the very same: sampling would leave rounding errors
+        """Resample masks over SAM's whole input, `(B, P, M, h, w)`, to the frames, `(B, P, M, H, W)`."""
+        if self.base_grid:  # resampling would only add rounding errors
             return masks
         boxes, size = self.boxes.to(masks.device), self.frames.shape[-2:]
         flat = sample_region(masks.flatten(1, 2), boxes, self.input_size, size)
         return flat.unflatten(1, masks.shape[1:3])
 
 
-# First weights of the maps in the first layer, relative to the frame's. Maps are in units of their spread and frames in
-# units of their range: with 1, some frames would be all but lost among their maps (docs/log.md).
+# Initial weights of the prior maps in the first layer, relative to the frame's. With 1, the maps' values would dominate
+# those of some frames (docs/log.md).
 PRIOR_SCALE = 0.3
-HEAD_SCALE = 10.0  # the head starts at zero and has thousands of steps less than SAM had to reach SAM's logits
+HEAD_SCALE = 10.0  # factor of the head's output, which must reach the size of SAM's logits in few steps
 
 
 class FeatureEntry(nn.Sequential):
-    """SAM's features on their way into a level of the network: projected and brought to its spread."""
+    """Projects SAM's features to the channels of a level of the U-Net, with a batch norm."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
@@ -122,11 +121,11 @@ class MaskLevel(nn.Module):
 
     \(\text{logits} = k \cdot \text{SAM's logits} + \text{head}(\text{U-Net}(f, \log f, E w_1 m_1, \dots, E w_E m_E))\)
 
-    with the learned k, `sam_logit_scale`, the frame f, the maps \(m_e\) of expert e, its routed weights \(w_e\) at
-    every position, and SAM's features let in on the way down.
+    where k is learned (`sam_logit_scale`), f is the frame, \(m_e\) are the prior maps of expert e, and \(w_e\) are its
+    router weights at each position. SAM's features are added in the U-Net's encoder.
 
-    The [`ConsensusGate`] lowers them where the operators see too little for a target. In evaluation only: the network
-    learns to do without, and both have to agree on a target.
+    In evaluation, the [`ConsensusGate`] lowers logits where the operators respond too weakly for a target. In training
+    the gate is off, so that the network learns to decide on its own.
 
     Args:
         experts: the operators on the frame, the network's widths, the routers and the gate.
@@ -205,14 +204,13 @@ class MaskLevel(nn.Module):
         return outputs
 
     def set_gate(self, gate: ConsensusGate) -> None:
-        """Take another gate; its noise floor holds for the maps that the network reads, too."""
+        """Replace the gate. Its noise floor is also used for the prior maps."""
         self.gate = gate
         if self.pyramid is not None:
             self.pyramid.noise_floor = gate.noise_floor
 
     def without_sam(self, frame: Tensor) -> dict[str, Tensor]:
-        """[`forward`] of normalised frames `(B, 1, H, W)` with zeros in place of all that comes from SAM. With
-        `sam_features` off this is the whole prediction."""
+        """[`forward`] for normalised frames `(B, 1, H, W)`, with zeros in place of SAM's outputs."""
         entries = [cast(FeatureEntry, e)[0] for e in (self.upscaled_entry, self.embedding_entry, *self.fine_entries)]
         widths = [cast(nn.Conv2d, entry).in_channels for entry in entries]
         upscaled, embedding, *fine = (frame.new_zeros(len(frame), width, 2, 2) for width in widths)
@@ -221,13 +219,13 @@ class MaskLevel(nn.Module):
 
     @torch.no_grad()
     def add_to_logits(self, amount: float) -> None:
-        """Add a constant to the logits, which multiplies the odds of a target at every pixel by its exponential."""
+        """Add a constant to the bias of the logits."""
         cast(Tensor, self.head.bias).add_(amount / HEAD_SCALE)
 
     def _route(
         self, maps: list[Tensor], statistics: Tensor, compressed: Tensor
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """What people look at, and each expert's maps `(B, S, H, W)` times its weight, 1 where all are alike."""
+        """The outputs besides logits, and each expert's prior maps `(B, S, H, W)` times its router weights."""
         prior_maps = torch.cat(maps, 1)
         if self.routers:
             image_weights = self.image_router(statistics)
@@ -249,7 +247,7 @@ class MaskLevel(nn.Module):
         return outputs, [len(maps) * expert for expert in routed]
 
     def _network(self, x: Tensor, boxes: Tensor, features: list[tuple[int, Tensor]], input_size: int) -> Tensor:
-        """`(B, 1, H, W)`, what is added to SAM's logits; `features` of SAM with the level that they enter at."""
+        """The U-Net's logits `(B, 1, H, W)`, to add to SAM's. `features`: SAM's, each with the level it is added at."""
         height, width = x.shape[-2:]
         x = pad_to_multiple(x, 2 ** len(self.encoder))
         if self.full_resolution is not None:
@@ -278,6 +276,6 @@ class MaskLevel(nn.Module):
 
 @torch.no_grad()
 def _let_the_frame_lead(stem: nn.Conv2d, channels: int) -> None:
-    """Give a first layer's weights of the frame, its first `channels`, the size that they have without maps."""
+    """Scale a first layer's weights of its first `channels` (the frame) as if there were no prior maps."""
     stem.weight *= (stem.in_channels / channels) ** 0.5
     stem.weight[:, channels:] *= PRIOR_SCALE

@@ -1,8 +1,8 @@
 """The experts, the two routers and the token level of the hierarchical mixture-of-experts adapter.
 
-- `PriorPyramid`: the four white-box operators on the frame itself, every map measured in its own spread.
-- `ImageRouter` and `PositionRouter`: which experts this scene calls for, and which of them here.
-- `TokenAdapter`: a bottleneck on the encoder's token map whose non-linearity is the same four operators.
+- `PriorPyramid`: the four white-box operators on the frame, with normalised outputs.
+- `ImageRouter` and `PositionRouter`: weights of the experts for the image, and at each position.
+- `TokenAdapter`: a bottleneck adapter on the encoder's token map, with the same four operators as non-linearity.
 
 The idea of a hierarchical mixture of white-box operators is that of Scalpel-SAM (arXiv 2512.22483); operators,
 placement and routers are this project's own.
@@ -22,12 +22,12 @@ from .unet import pad_to_multiple
 
 
 def symlog(x: Tensor) -> Tensor:
-    """`sign(x) · log(1 + |x|)`: the identity near 0, a logarithm for strong responses."""
+    """`sign(x) · log(1 + |x|)`: about x near 0, logarithmic for large values."""
     return torch.sign(x) * torch.log1p(x.abs())
 
 
 def zero_(layer: nn.Module) -> None:
-    """Set a layer's weights to zero, so that what it adds is nothing at first."""
+    """Initialise a layer's weights with zeros."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
 
@@ -36,15 +36,14 @@ class PriorPyramid(nn.Module):
     r"""
     Prior maps of a frame: one per operator and scale.
 
-    Each map is divided by its own spread and compressed, `symlog(m / spread)`: the operators' units differ (intensity,
-    intensity squared), and one shared normalisation would let the loudest drown the others. The spread at a position is
-    half the mean magnitude over the frame and half that of its surroundings of 72 pixels: clutter raises the bar where
-    it is, as in a detector of constant false-alarm rate, and a crop is measured much as its frame would be. On top
-    comes the noise floor, without which the rounding of an even sky would be as loud as clutter.
+    Each map is normalised and compressed, `symlog(m / spread)`, since operators have different units (intensity,
+    intensity squared). The spread at a position is half the mean magnitude over the frame plus half that of the
+    surrounding 72 × 72 pixels: like in a CFAR detector, responses count less in clutter; and maps of a crop are similar
+    to those of its frame. A noise floor is added, so that rounding errors in a uniform sky have no large response.
 
     Args:
         scales: for each operator the list of its scales in frame pixels.
-        noise_floor: of a normalised frame's intensity; a response far below it counts as nothing.
+        noise_floor: in units of a normalised frame; responses far below it become 0.
 
     Shape: `(B, 1, H, W)` → list over the operators of `(B, S, H, W)`, and their statistics `(B, sum(S), 2)`.
     """
@@ -68,15 +67,14 @@ class PriorPyramid(nn.Module):
         return maps, torch.cat(statistics, 1)
 
     def describe(self) -> dict[str, object]:
-        """The operators' learned parameters in their own units."""
+        """The operators' learned parameters in physical units, by operator."""
         return {name: cast(WhiteBoxOperator, operator).describe() for name, operator in self.operators.items()}
 
 
 @torch.no_grad()
 def classical_prior(frames: Tensor) -> Tensor:
     """
-    What the four operators at their classical parameters agree on, whatever any model has learned: [`consensus`] in the
-    compressed units of [`PriorPyramid`].
+    The [`consensus`] of the four operators with classical parameters (not learned), in the units of [`PriorPyramid`].
 
     Shape: normalised frames `(B, 1, H, W)` → `(B, H, W)`.
     """

@@ -1,7 +1,7 @@
-"""What a teacher is asked for: masks, prior guidance, and routers that use all of their experts.
+"""The teacher's loss: supervised mask loss, prior guidance, and load balance of the routers.
 
-`scalpel-hf distill` weighs these parts, and adds what boxes say, in `scalpel_hf/training/distillation.py`; a model that
-is called with `labels` adds them up in [`loss_of_labels`].
+A model that is called with `labels` sums these terms in [`loss_of_labels`]. `scalpel-hf distill` uses its own weights,
+and adds a loss for boxes, in `scalpel_hf/training/distillation.py`.
 """
 
 import torch
@@ -21,12 +21,12 @@ def teacher_losses(
     logits: Tensor, target: Tensor, weight: Tensor, seen: dict[str, Tensor], logit_shift: float = 0.0
 ) -> dict[str, Tensor]:
     """
-    The parts of a teacher's loss by name.
+    The terms of a teacher's loss: `supervised` and, with a prior, `prior` and `balance`.
 
     Args:
         logits, target, weight: `(B, M, H, W)`.
-        seen: what the mask level gave besides; without `prior` there are masks alone.
-        logit_shift: is added to the logits.
+        seen: outputs of the mask level besides masks: `prior` and `router_weights`, or empty.
+        logit_shift: added to the logits.
     """
     logits = logits + logit_shift
     losses = {"supervised": mask_loss(logits, target, weight)}
@@ -37,17 +37,18 @@ def teacher_losses(
 
 
 def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """The parts of [`teacher_losses`], each times its weight."""
+    """The weighted sum of the terms of [`teacher_losses`]."""
     parts = [weights[name] * loss for name, loss in losses.items()]
     return sum(parts[1:], start=parts[0])
 
 
 def prior_guidance(logits: Tensor, prior: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """
-    Both directions between prediction and prior, `(B, 1, H, W)` each.
+    Makes prior and prediction agree, in both directions. All arguments are `(B, 1, H, W)`.
 
-    The mixture, in units of its own spread, explains the labels: `BCE(prior − 2, target)`. And where it is silent a
-    prediction is unlikely: `mean p · (1 − s)` with `s = σ(max prior in 5 × 5)`, held constant, off the labels.
+    - The prior must explain the labels: `BCE(prior − 2, target)`.
+    - Predictions where no operator responds are penalised: the mean over pixels without target of `p · (1 − s)`, where
+      `s = σ(max prior in 5 × 5 − 1)`, without gradient through s.
     """
     explain = F.binary_cross_entropy_with_logits(prior - 2, target, weight)
     fires = torch.sigmoid(F.max_pool2d(prior.detach(), 5, 1, 2) - 1)
@@ -57,16 +58,15 @@ def prior_guidance(logits: Tensor, prior: Tensor, target: Tensor, weight: Tensor
 
 def loss_of_labels(masks: Tensor, labels: Tensor, region: FrameRegion | None, seen: dict[str, Tensor]) -> Tensor:
     """
-    The whole loss of a model that was called with labels. Every trained part of the experts gets a gradient from it.
+    The loss of a model that was called with labels: the sum of [`teacher_losses`] with default weights.
 
     Args:
         masks: logits `(B, P, 1, h, w)`.
-        labels: `(B, H, W)`, or `(B, P, H, W)` with prompts: 0 to 1, 255 where a pixel is ignored.
-        region: of the frames that the labels are of. Masks on SAM's own grid are resampled to it where no mask level
-            has a say in them.
-        seen: what the mask level gave besides; empty with prompts, or without it.
+        labels: `(B, H, W)`, or `(B, P, H, W)` with P prompts: target in [0, 1], or 255 for pixels to ignore.
+        region: the labels' frames. Without a mask level, SAM's masks are resampled to their resolution.
+        seen: outputs of the mask level besides masks; empty with prompts, or without a mask level.
 
-    Raises `ValueError` where masks and labels don't go together.
+    Raises `ValueError` if the shapes of masks and labels don't fit.
     """
     labels = labels[:, None] if labels.ndim == 3 else labels  # (B, P, H, W)
     if not seen and region is not None and masks.shape[-2:] != labels.shape[-2:]:

@@ -360,9 +360,9 @@ def test_a_run_is_not_gone_on_with_on_other_data(work: SimpleNamespace, tmp_path
     full = datasets.load_from_disk(str(work.root / "full"))
     shutil.rmtree(data)
     splits_of(work, train=apply_label_budget(full["train"], 0.25)).save_to_disk(str(data))
-    with pytest.raises(ValueError, match="of a run with another content of: labelled frames"):
+    with pytest.raises(ValueError, match="of a run in which other content was used for: labelled frames"):
         start(distill, **teacher)
-    with pytest.raises(ValueError, match="of a run with another content of: rows"):
+    with pytest.raises(ValueError, match="of a run in which other content was used for: rows"):
         start(transfer, **student)
     shutil.rmtree(data)
     shutil.copytree(work.root / "data", data)
@@ -370,7 +370,7 @@ def test_a_run_is_not_gone_on_with_on_other_data(work: SimpleNamespace, tmp_path
     with torch.no_grad():
         next(other.mask_decoder.parameters()).add_(1)
     other.save_pretrained(str(base))
-    with pytest.raises(ValueError, match="of a run with another content of: base model"):
+    with pytest.raises(ValueError, match="of a run in which other content was used for: base model"):
         start(distill, **teacher)
     for name, files in kept.items():
         assert {k: v for k, v in snapshot(tmp_path / name).items() if k in files} == files

@@ -117,7 +117,10 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
         if boxes:
             reduced += bool(mask.any())
             boxes += [tuple(box) for box in objects_from_mask(mask)["bbox"]]
-        yield HumanLabel(name, None if boxes else mask, origin, None if boxes else open_pixels, boxes)
+        if boxes:
+            yield HumanLabel(name, None, origin, boxes=boxes, size=sizes[number])
+        else:
+            yield HumanLabel(name, mask, origin, open_pixels)
     if reduced:
         warnings.warn(
             f"{path}: {reduced} images have masks of some targets and boxes or points of others: they are labelled by "

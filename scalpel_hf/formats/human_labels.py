@@ -57,6 +57,7 @@ class HumanLabel:
         boxes: instead of a mask, of each target a box `(x, y, width, height)` or a point `(x, y)` in pixels, 0 being
             the left edge of the first column.
         shares: whether the boxes' numbers are shares of the frame's sides.
+        size: (H, W) of the frame that boxes were drawn on, where the file says it.
     """
 
     name: str
@@ -65,15 +66,19 @@ class HumanLabel:
     ignored: np.ndarray | None = None
     boxes: Sequence[Sequence[float]] = ()
     shares: bool = False
+    size: tuple[int, int] | None = None
 
     def cells(self, size: tuple[int, int]) -> dict[str, Any]:
         """
         The columns `mask`, `objects` and `label_source` of a frame of `size` (H, W), the mask compressed.
 
-        A box that stands there twice is taken once, with a warning. Raises `ValueError` for a mask of another size and
+        A box that stands there twice is taken once, with a warning. Raises `ValueError` for a label of another size and
         for boxes that have no extent or don't lie in the frame.
         """
         height, width = size
+        for shape in (self.size, *(pixels.shape for pixels in (self.ignored, self.mask) if pixels is not None)):
+            if shape not in (None, size):
+                raise ValueError(f"{shape[1]} × {shape[0]} pixels, the frame has {width} × {height}")
         if self.boxes:
             sides = (width, height, width, height) if self.shares else (1, 1, 1, 1)
             once = dict.fromkeys(map(tuple, self.boxes))
@@ -85,8 +90,6 @@ class HumanLabel:
             return {"mask": None, "objects": objects, "label_source": source_of_objects(objects["bbox"])}
         mask = np.zeros(size, np.uint8)
         for pixels, value in ((self.ignored, IGNORED), (self.mask, TARGET)):
-            if pixels is not None and pixels.shape != size:
-                raise ValueError(f"{pixels.shape[1]} × {pixels.shape[0]} pixels, the frame has {width} × {height}")
             if pixels is not None:
                 mask[pixels] = value
         objects = objects_from_mask(mask == TARGET)

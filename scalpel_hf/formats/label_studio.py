@@ -130,7 +130,7 @@ def read_label_studio(path: str | Path, label: str | None = None) -> Iterator[Hu
         if boxes:
             reduced += mask is not None
             boxes += [] if mask is None else [tuple(box) for box in objects_from_mask(mask)["bbox"]]
-            yield HumanLabel(name, None, origin, boxes=boxes)
+            yield HumanLabel(name, None, origin, boxes=boxes, size=targets[0].shape)
         else:
             with named(origin):
                 open_pixels = _union(ignored)

@@ -86,6 +86,8 @@ def main(argv: list[str] | None = None, name: str = NAME) -> None:
         raise ValueError(f"`--min-frames` is from 1 to 1000, got {args.min_frames}")
     for path, option in ((args.out, "--out"), (args.overlay, "--overlay")):
         check_is_new(path, args.overwrite, option)
+        if path is not None and path.resolve() == Path(args.input).resolve():
+            raise ValueError(f"{path} is the input, which is never replaced: choose another `{option}`")
     student = load_exported(args.model, args.file, threads=args.threads, tile_size=args.tile_size)
     tracker = Tracker(args.min_frames) if args.track or args.min_frames > 1 else None
     damage, unanswered, meter = Damage(), _Unanswered(), _Meter()

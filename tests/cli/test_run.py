@@ -275,7 +275,7 @@ def test_what_the_values_of_masks_mean_can_be_stated(tmp_path: Path) -> None:
     scene = np.zeros((48, 64), np.uint8)
     scene[4:8, 4:8] = (10, 60, 120, 200)
     Image.fromarray(scene).save(tmp_path / "masks" / "f01.png")
-    with pytest.raises(ValueError, match=r"masks' values 0, 10, 60, 120, 200, 255 mean .* a guess.*--mask-values"):
+    with pytest.raises(ValueError, match=r"masks' values 0, 10, 60, 120, 200, 255 is ambiguous .*--mask-values"):
         run.prepare(arguments(tmp_path))
     run.prepare(arguments(tmp_path, "--mask-values", ">100"))
     rows = datasets.load_from_disk(str(tmp_path / "out" / "data"))["train"]

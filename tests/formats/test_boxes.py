@@ -282,6 +282,22 @@ def test_a_box_without_a_side_is_no_point_in_any_format(tmp_path: Path, kind: st
         taken(read_label_file(kind, path), "a")
 
 
+@pytest.mark.parametrize("kind", ["coco", "label-studio"])
+def test_boxes_of_a_frame_of_another_size_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "labels.json"
+    if kind == "coco":
+        coco(path, {"bbox": BOXES[0]})
+        content = json.loads(path.read_text())
+        content["images"][0] |= {"width": 10 * WIDTH, "height": 10 * HEIGHT}
+    else:
+        content = [task({"type": "rectanglelabels", "value": percent(BOXES[0])})]
+        content[0]["annotations"][0]["result"][0] |= {"original_width": 10 * WIDTH, "original_height": 10 * HEIGHT}
+    path.write_text(json.dumps(content))
+    match = rf"labels.json.*: {10 * WIDTH} × {10 * HEIGHT} pixels, the frame has {WIDTH} × {HEIGHT}"
+    with pytest.raises(LabelFileError, match=match):
+        taken(read_label_file(kind, path), "a")
+
+
 @pytest.mark.parametrize("ignored", [{"bbox": [3, 2, 0, 5]}, {"keypoints": [5.5, 3.5, 2]}])
 def test_what_covers_nothing_is_not_ignored_in_silence(tmp_path: Path, ignored: dict[str, Any]) -> None:
     mask = {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * 3 + 2, 5, HEIGHT * 21 - 7]}}

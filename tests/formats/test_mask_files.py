@@ -42,5 +42,5 @@ def test_files_that_are_no_masks(tmp_path: Path) -> None:
     with pytest.raises(LabelFileError, match=r"a\.png: .*truncated"):
         list(read_masks(tmp_path))
     (tmp_path / "a.png").write_bytes(encode_png(draw((1, 1)) * np.uint8(3)))
-    with pytest.raises(LabelFileError, match=r"a guess \(a\.png: 0, 3\)"):
+    with pytest.raises(LabelFileError, match=r"is ambiguous \(a\.png: 0, 3\)"):
         list(read_masks(tmp_path))

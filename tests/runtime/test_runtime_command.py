@@ -242,6 +242,15 @@ def test_wrong_arguments_are_errors_before_a_frame_is_read(tmp_path: Path, argum
         main([str(student), str(frames_in(tmp_path / "frames", 1)), *arguments])
 
 
+@pytest.mark.parametrize("option", ["--out", "--overlay"])
+def test_the_input_is_never_replaced(tmp_path: Path, option: str) -> None:
+    (tmp_path / "seen.mp4").write_bytes(b"mine")
+    student = write_student(tmp_path / "s")
+    with pytest.raises(ValueError, match=rf"is the input, which is never replaced: choose another `{option}`"):
+        main([str(student), str(tmp_path / "seen.mp4"), option, f"{tmp_path}/s/../seen.mp4", "--overwrite"])
+    assert (tmp_path / "seen.mp4").read_bytes() == b"mine"
+
+
 def test_errors_are_one_line_and_the_help_tells_the_codes(tmp_path: Path) -> None:
     write_config(write_detector(tmp_path / "s"), threshold=float("nan"))
     done = run(tmp_path / "s", tmp_path, "--out", tmp_path / "boxes.jsonl")

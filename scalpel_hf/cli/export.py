@@ -50,7 +50,7 @@ FRAMES = 8  # to compare on
 GENERATED = [((256, 256), 8), ((240, 321), 16), ((97, 60), 16)]  # size, bits
 
 
-def main(argv: list[str] | None = None) -> None:
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = verb_parser("export", __doc__)
     parser.add_argument("model", help="student or teacher: a folder or a Hub repository")
     parser.add_argument("--base-model", help="a teacher's base, if it isn't where the adapter says")
@@ -73,12 +73,15 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError("`--int8` calibrates on frames of a `--dataset`, and `--evaluate` measures on it: name one")
     if args.out is None and not Path(args.model).is_dir():
         raise ValueError(f"{args.model} is not a folder: say with `--out` where its ONNX files go")
-
     if not 1 <= args.calibration_frames <= 10_000:
         raise ValueError(f"`--calibration-frames` is from 1 to 10000, got {args.calibration_frames}")
     if not 0 < args.threshold < 1:
         raise ValueError(f"`--threshold` is a probability between 0 and 1, got {args.threshold}")
+    return args
 
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
     # Of operators that no model here has, and of an initializer that stays one.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     onnxruntime.set_default_logger_severity(ERRORS_ONLY)

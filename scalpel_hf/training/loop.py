@@ -28,7 +28,7 @@ from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broad
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from scalpel_hf.predictors.load import default_device
@@ -48,19 +48,6 @@ Batch = dict[str, Any]
 LossFunction = Callable[[nn.Module, Batch, int], tuple[Tensor, dict[str, float]]]
 Evaluate = Callable[[nn.Module], dict[str, float]]
 Show = Callable[[int], Image.Image]
-
-
-class RangeSampler(Sampler[int]):
-    """Yields the indices `start`, `start + 1`, … `stop − 1`."""
-
-    def __init__(self, start: int, stop: int):
-        self.start, self.stop = start, stop
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.stop))
-
-    def __len__(self) -> int:
-        return self.stop - self.start
 
 
 def make_accelerator(args: LoopArguments) -> Accelerator:
@@ -123,96 +110,91 @@ def train(
         FloatingPointError: if the loss isn't finite.
         ValueError: if the checkpoint in `output_dir` is damaged, or of a run with other arguments, rows or model.
     """
-    # Before buffers are collected below: this may replace them by other tensors.
-    wrapped = accelerator.prepare_model(
-        model, evaluation_mode=True
-    )  # for mixed precision, without DistributedDataParallel
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    decayed = [p for p in trainable.values() if p.ndim > 1]
-    others = [p for p in trainable.values() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=args.learning_rate,
-    )
-    scheduler = LambdaLR(optimizer, lambda step: _learning_rate_factor(step, args))
+    # Model and optimiser. The model first: this may replace its buffers by other tensors.
+    wrapped = accelerator.prepare_model(model, evaluation_mode=True)  # mixed precision, no DistributedDataParallel
+    weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
     buffers = _trained_buffers(model)
-    ema = Ema({**trainable, **{n: b for n, b in buffers.items() if b.is_floating_point()}}, args.ema_decay)
-    values = {**trainable, **buffers}
+    statistics = {name: b for name, b in buffers.items() if b.is_floating_point()}
+    ema = Ema({**weights, **statistics}, args.ema_decay)
+    optimizer = _optimizer([*weights.values()], args)
+    scheduler = LambdaLR(optimizer, lambda step: _learning_rate_factor(step, args))
+
+    # Start or resume
+    values = {**weights, **buffers}
     checkpoints = Checkpoints(
         Path(args.output_dir), model, values, ema, optimizer, scheduler, scaler=accelerator.scaler
     )
-    made_of = {**(made_of or {}), "version of scalpel-hf": __version__}
-    start = checkpoints.load(decide_the_result(args), made_of) if args.resume else NEW_RUN
-    if start["step"] < args.max_steps and accelerator.is_main_process:
+    run = {"arguments": decide_the_result(args), "made_of": {**(made_of or {}), "version of scalpel-hf": __version__}}
+    state = checkpoints.load(**run) if args.resume else NEW_RUN
+    step, best, logs, history = state["step"], state["best"], state["last"], [*state.get("history", [])]
+    began = time.monotonic() - state["seconds"]
+    if step < args.max_steps and accelerator.is_main_process:
         (Path(args.output_dir) / METRICS_FILE).unlink(missing_ok=True)  # they are of weights that this run replaces
-    if start["step"]:
-        accelerator.print(f"resuming from step {start['step']} of {args.max_steps}")
+    if step:
+        accelerator.print(f"resuming from step {step} of {args.max_steps}")
 
+    # The optimiser isn't moved: the weights are on their device already, and AdamW's step counts, moved to a GPU, would
+    # make every step wait for it.
     per_step = args.batch_size * accelerator.num_processes * args.gradient_accumulation_steps
-    sampler = RangeSampler(start["step"] * per_step, args.max_steps * per_step)
+    sampler = range(step * per_step, args.max_steps * per_step)  # of the samples' numbers
     loader = DataLoader(
         dataset, batch_size=args.batch_size, sampler=sampler, num_workers=args.num_workers, collate_fn=collate
     )
-    # The optimiser isn't moved: the weights are on their device already, and AdamW's step counts, moved to a GPU, would
-    # make every step wait for it.
     optimizer, loader = accelerator.prepare(optimizer, loader, device_placement=[False, True])
     _set_training_mode(wrapped)
     if args.report_to != "none":
         accelerator.init_trackers("scalpel", config={k: str(v) for k, v in vars(args).items()})
 
-    step, best, logs = start["step"], start["best"], start["last"]
-    history: list[dict[str, Any]] = [*start.get("history", [])]
-    began = time.monotonic() - start["seconds"]
+    # Train
     bar = tqdm(total=args.max_steps, initial=step, disable=not accelerator.is_main_process, unit="step")
     for number, batch in enumerate(loader):
         if number % args.gradient_accumulation_steps == 0:
             torch.manual_seed(_step_seed(args.seed, step, accelerator.process_index))
         with accelerator.accumulate(wrapped):
             loss, metrics = loss_function(wrapped, batch, step)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss.item()} at step {step}: lower `learning_rate`, or resume from the last "
-                    f"checkpoint in {args.output_dir} with another `seed`"
-                )
+            _check_finite(loss, step, args)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
-                _average_over_processes(accelerator, [p.grad for p in trainable.values() if p.grad is not None])
-                accelerator.clip_grad_norm_(trainable.values(), args.max_grad_norm)
+                _average_over_processes(accelerator, [p.grad for p in weights.values() if p.grad is not None])
+                accelerator.clip_grad_norm_(weights.values(), args.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
         if not accelerator.sync_gradients:
             continue
         step += 1
+        is_last = step == args.max_steps
         scheduler.step()
-        _average_over_processes(accelerator, [b for b in buffers.values() if b.is_floating_point()])
+        _average_over_processes(accelerator, [*statistics.values()])
         ema.update(step)
+
+        # Log, evaluate, save
         logs = {"loss": loss.item(), **metrics}
         bar.update()
-        if step % args.logging_steps == 0 or step == args.max_steps:
+        if is_last or step % args.logging_steps == 0:
             bar.set_postfix({k: f"{v:.3f}" for k, v in logs.items()})
             accelerator.log({**logs, "learning_rate": scheduler.get_last_lr()[0]}, step=step)
             history.append({"step": step, **logs})
-        if (evaluate or show) and (step % args.eval_steps == 0 or step == args.max_steps):
+        if (evaluate or show) and (is_last or step % args.eval_steps == 0):
             if accelerator.is_main_process:
-                best = _evaluate(
-                    accelerator,
-                    model,
-                    step,
-                    ema=ema,
-                    checkpoints=checkpoints,
-                    history=history,
-                    evaluate=evaluate,
-                    show=show,
-                    best=best,
-                    best_metric=best_metric,
-                )
+                model.eval()
+                ema.swap()
+                if evaluate:
+                    validation = evaluate(model)
+                    numbers = {k: v for k, v in validation.items() if isinstance(v, int | float)}
+                    accelerator.log({f"validation/{k}": v for k, v in numbers.items()}, step=step)
+                    history.append({"step": step, "validation": validation})
+                    best = _best_step(best, validation, best_metric, step)
+                    if best["step"] == step:
+                        checkpoints.save_best(step)
+                if show:
+                    keep_sheet(accelerator, checkpoints.folder, show(step), step)
+                ema.swap()
                 write_history(args.output_dir, history)
                 _set_training_mode(wrapped)
             best = broadcast_object_list([best])[0]
-        if accelerator.is_main_process and (step % args.checkpoint_steps == 0 or step == args.max_steps):
+        if accelerator.is_main_process and (is_last or step % args.checkpoint_steps == 0):
             seconds = time.monotonic() - began
-            state = {"step": step, "seconds": seconds, "best": best, "last": logs, "history": history}
-            checkpoints.save({**state, "arguments": decide_the_result(args), "made_of": made_of})
+            checkpoints.save({"step": step, "seconds": seconds, "best": best, "last": logs, "history": history, **run})
     bar.close()
     if accelerator.is_main_process:
         write_history(args.output_dir, history)
@@ -231,6 +213,28 @@ def train(
         "last": logs,
         "best": best,
     }
+
+
+def _optimizer(weights: list[nn.Parameter], args: LoopArguments) -> torch.optim.Optimizer:
+    """AdamW. Biases and the scales of norms don't decay."""
+    decayed, others = [p for p in weights if p.ndim > 1], [p for p in weights if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=args.learning_rate)
+
+
+def _check_finite(loss: Tensor, step: int, args: LoopArguments) -> None:
+    if not torch.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss is {loss.item()} at step {step}: lower `learning_rate`, or resume from the last checkpoint in "
+            f"{args.output_dir} with another `seed`"
+        )
+
+
+def _best_step(best: dict[str, Any] | None, metrics: dict[str, float], metric: str, step: int) -> dict[str, Any]:
+    """The better of the best step so far and this one, each with its metrics."""
+    if best is None or metrics[metric] > best["metrics"][metric]:
+        return {"step": step, "metrics": metrics}
+    return best
 
 
 @torch.no_grad()
@@ -285,36 +289,3 @@ def _learning_rate_factor(step: int, args: LoopArguments) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, args.max_steps - warmup)))
-
-
-def _evaluate(
-    accelerator: Accelerator,
-    model: nn.Module,
-    step: int,
-    *,
-    ema: Ema,
-    checkpoints: Checkpoints,
-    history: list[dict[str, Any]],
-    evaluate: Evaluate | None,
-    show: Show | None,
-    best: dict[str, Any] | None,
-    best_metric: str,
-) -> dict[str, Any] | None:
-    """
-    Evaluate the moving average of the weights, and save it if it is the best so far.
-
-    Returns the best step so far, and its metrics.
-    """
-    model.eval()
-    ema.swap()
-    if evaluate is not None:
-        metrics = evaluate(model)
-        accelerator.log({f"validation/{k}": v for k, v in metrics.items() if isinstance(v, int | float)}, step=step)
-        history.append({"step": step, "validation": metrics})
-        if best is None or metrics[best_metric] > best["metrics"][best_metric]:
-            best = {"step": step, "metrics": metrics}
-            checkpoints.save_best(step)
-    if show is not None:
-        keep_sheet(accelerator, checkpoints.folder, show(step), step)
-    ema.swap()
-    return best

@@ -94,7 +94,7 @@ def test_the_summary_and_the_report(work: SimpleNamespace, tmp_path: Path, capsy
 def test_a_report_that_fails_costs_no_label(
     work: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise UnicodeEncodeError("charmap", "█", 0, 1, "character maps to <undefined>")
 
     argv = [*work.argv, *work.data, "--out", str(tmp_path / "out")]

@@ -39,7 +39,7 @@ class ExpertsConfig:
         consensus_gate: values of the [`ConsensusGate`], which lowers the logits where the operators see too little for
             a target. It is fitted after training, and asks for nothing at first.
 
-    Example:
+    Examples:
         >>> ExpertsConfig(levels=["pixel", "mask"], scales={"top_hat": [2, 4]}).operator_scales
         {'top_hat': [2, 4]}
     """

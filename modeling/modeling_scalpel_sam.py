@@ -175,7 +175,7 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
     """
     A Segment Anything model that finds every target in a frame without a prompt, and is still SAM with one.
 
-    Example:
+    Examples:
         >>> processor = ScalpelSamProcessor.from_pretrained("org/scalpel-sam")  # doctest: +SKIP
         >>> model = ScalpelSamModel.from_pretrained("org/scalpel-sam")  # doctest: +SKIP
         >>> inputs = processor("frame.png", return_tensors="pt")  # doctest: +SKIP

@@ -113,7 +113,7 @@ class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
     The head gives one foreground logit a pixel. `forward` returns it as the two classes of the configuration's
     `id2label`, which is what trainings, pipelines and metrics of semantic segmentation count on.
 
-    Example:
+    Examples:
         >>> config = ScalpelStudentConfig.from_size("small")
         >>> model = ScalpelStudentForSemanticSegmentation(config).eval()
         >>> model(torch.zeros(1, 1, 240, 321)).logits.shape

@@ -56,7 +56,7 @@ class DetectionHead(nn.Sequential):
 class ScalpelStudentForObjectDetection(ScalpelStudentBackbone):
     """Boxes of small targets in frames of any size.
 
-    Example:
+    Examples:
         >>> config = ScalpelStudentDetectionConfig.from_size("small")
         >>> model = ScalpelStudentForObjectDetection(config).eval()
         >>> outputs = model(torch.zeros(1, 1, 240, 321))

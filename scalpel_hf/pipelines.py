@@ -111,7 +111,7 @@ class InfraredSmallTargetPipeline(Pipeline):
     Finds small targets in infrared frames of any size, 8 or 16 bits or floating point, with any model of this project
     that gives masks: a teacher's adapter, a stand-alone teacher, a segmentation student.
 
-    Example:
+    Examples:
         >>> import scalpel_hf  # registers the task
         >>> from transformers import pipeline
 

@@ -7,6 +7,7 @@ from the Hub is marked `# doctest: +SKIP`.
 
 import doctest
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,8 @@ def test_examples_give_what_they_say(name: str) -> None:
     module = importlib.import_module(name)
     failed, tried = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert not failed and (tried or "doctest: +SKIP" in Path(str(module.__file__)).read_text(encoding="utf-8"))
+
+
+def test_the_site_shows_examples_as_code() -> None:
+    """As Google's style has it: a section `Example:` would be prose."""
+    assert [str(file) for file in FILES if re.search(r"^ +Example:$", file.read_text(encoding="utf-8"), re.M)] == []

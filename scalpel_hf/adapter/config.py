@@ -41,7 +41,7 @@ class ScalpelMoeConfig(PeftConfig, ExpertsConfig):
 
     Raises `ValueError` if a field's value is out of range.
 
-    Example:
+    Examples:
         >>> ScalpelMoeConfig(levels=["pixel", "mask"], channels=16).full_resolution_channels
         8
     """

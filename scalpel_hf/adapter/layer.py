@@ -27,7 +27,7 @@ def record_router() -> Iterator[list[dict[str, Tensor]]]:
     Each entry of the list has, for E experts and M maps, `router_weights` `(B, E, H, W)`, `image_weights` `(B, E)`,
     `prior_maps` `(B, M, H, W)`, their routed mixture `prior` `(B, 1, H, W)`, and `logits`. Gradients flow through them.
 
-    Example:
+    Examples:
         >>> with record_router() as records:  # doctest: +SKIP
         ...     outputs = model(**inputs)
         >>> records[0]["router_weights"].shape  # doctest: +SKIP

@@ -48,7 +48,7 @@ class ScalpelMoeModel(BaseTuner):
     - `labels` `(B, H, W)`: target in [0, 1], or 255 for pixels to ignore. With labels the output is a
       [`ScalpelSamOutput`] with the `loss`.
 
-    Example:
+    Examples:
         >>> from peft import get_peft_model
         >>> from transformers import AutoModelForMaskGeneration
         >>> from scalpel_hf import ScalpelMoeConfig

@@ -64,7 +64,7 @@ def page(models: dict[str, Any], title: str = "scalpel-hf", threshold: float = 0
             first.
         threshold: of the probability, where the slider stands at first.
 
-    Example:
+    Examples:
         >>> from scalpel_hf import load_predictor
         >>> page({"student": load_predictor("runs/nuaa/student")}).launch()  # doctest: +SKIP
     """

@@ -61,7 +61,7 @@ class MaskValues:
         With `ignored` alone, `target` stays empty, and [`decide_mask_values`] finds it from the masks. Without both,
         the result is `None`. Raises `ValueError` if a text isn't a value, or a value is both target and ignored.
 
-        Example:
+        Examples:
             >>> str(MaskValues.stated([255], [128]))
             '255 target, all others background, 128 neither'
         """
@@ -146,7 +146,7 @@ def read_mask(source: ImageLike, values: MaskValues | None = None) -> np.ndarray
     Raises:
         `OSError`, `ValueError`: if the file can't be read; [`MaskValuesError`] if its values are ambiguous.
 
-    Example:
+    Examples:
         >>> read_mask(np.array([[0, 1], [1, 0]], dtype=np.uint8))
         array([[  0, 255],
                [255,   0]], dtype=uint8)

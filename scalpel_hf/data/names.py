@@ -26,7 +26,7 @@ class FrameNames:
     Args:
         names: of the frames.
 
-    Example:
+    Examples:
         >>> FrameNames(["f0", "f1"]).find("images/f1.png")
         'f1'
     """

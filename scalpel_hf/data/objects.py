@@ -20,7 +20,7 @@ def objects_from_mask(mask: np.ndarray) -> dict[str, list]:
         `dict` of lists with an entry for each object: `bbox`, `[x, y, width, height]` in pixels (float); `area` in
         pixels; `category`, always 0 (target).
 
-    Example:
+    Examples:
         >>> objects_from_mask(np.array([[0, 0, 0], [0, 1, 1]]))
         {'bbox': [[1.0, 1.0, 2.0, 1.0]], 'area': [2], 'category': [0]}
     """

@@ -52,7 +52,7 @@ def as_corners(boxes: Any) -> np.ndarray:
     """
     Convert boxes from (x, y, width, height) to `(M, 4)`, (x0, y0, x1, y1).
 
-    Example:
+    Examples:
         >>> as_corners([[4, 2, 3, 1]])
         array([[4., 2., 7., 3.]])
     """
@@ -86,7 +86,7 @@ def count_found(boxes: np.ndarray, truth: np.ndarray) -> tuple[int, int, int, in
         boxes: detections `(N, 4)`, (x0, y0, x1, y1) in pixels.
         truth: targets `(M, 4)`, alike.
 
-    Example:
+    Examples:
         >>> count_found(np.array([[4, 2, 6, 4], [20, 20, 22, 22]]), np.array([[2, 0, 9, 8]]))
         (1, 1, 1, 1)
     """

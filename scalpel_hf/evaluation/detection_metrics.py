@@ -30,7 +30,7 @@ class DetectionMetrics:
         threshold: score above which a box counts for precision, recall and F1.
         distance: largest distance of matching centres in pixels, exclusive.
 
-    Example:
+    Examples:
         >>> metrics = DetectionMetrics()
         >>> metrics.update(scores=[0.9], boxes=[[4, 2, 7, 5]], truth=[[4, 2, 7, 5]])
         >>> metrics.compute()["f1"]

@@ -87,7 +87,7 @@ def evaluate_probabilities(
 
     Raises `ValueError`, which names the row, if a row has no label.
 
-    Example:
+    Examples:
         >>> from scalpel_hf import SyntheticInfrared, load_predictor
         >>> rows = SyntheticInfrared(size=(64, 64)).to_dataset(2)
         >>> metrics = evaluate_probabilities(load_predictor("runs/nuaa/student").probabilities, rows)
@@ -115,7 +115,7 @@ def pd_at_fa(curve: Iterable[dict[str, float]], fa: float) -> float:
     """
     The highest Pd of a curve's points with a false-alarm rate of at most `fa`, in 1e-6; 0 without such a point.
 
-    Example:
+    Examples:
         >>> pd_at_fa([{"pd": 0.9, "fa": 30.0}, {"pd": 0.8, "fa": 5.0}], fa=10)
         0.8
     """

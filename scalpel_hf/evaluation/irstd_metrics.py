@@ -38,7 +38,7 @@ class IRSTDMetrics:
         distance: largest distance of matching centroids in pixels, exclusive.
         legacy_fa: compute `fa` as much published code does.
 
-    Example:
+    Examples:
         >>> metrics = IRSTDMetrics()
         >>> metrics.update([[0.9, 0.1], [0.2, 0.0]], [[255, 0], [0, 0]])
         >>> metrics.compute()["iou"]

@@ -38,7 +38,7 @@ class Committee(Teacher):
     Args:
         members: the first one a teacher; their bases may differ. Students predict without flips and scales.
 
-    Example:
+    Examples:
         >>> committee = Teacher.from_pretrained(["runs/teacher-0", "runs/teacher-1"])  # doctest: +SKIP
         >>> committee.probabilities("frame.png").shape  # doctest: +SKIP
         (256, 256)

@@ -34,7 +34,7 @@ def kind_of(name_or_path: str | Path, **hub: Any) -> ModelKind:
 
     Raises `ValueError` if there is no model, or its `config.json` is damaged.
 
-    Example:
+    Examples:
         >>> kind_of("runs/nuaa/student")
         <ModelKind.SEGMENTATION: 'a segmentation student'>
     """

@@ -51,7 +51,7 @@ def load_predictor(
     Raises `ValueError` if there is no model, and if `flips`, `scales` or `tile_size` is given for another model than a
     teacher.
 
-    Example:
+    Examples:
         >>> predictor = load_predictor("runs/nuaa/student")
         >>> predictor.probabilities("frame.png").shape
         (64, 96)

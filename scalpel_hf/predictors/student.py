@@ -88,7 +88,7 @@ class SegmentationStudent(_ModelWithProcessor):
     """
     A model for semantic segmentation of background and target, with its image processor.
 
-    Example:
+    Examples:
         >>> student = SegmentationStudent.from_pretrained("runs/nuaa/student")
         >>> student.probabilities("frame.png").shape
         (64, 96)
@@ -165,7 +165,7 @@ def load_student(name_or_path: str | Path, **kwargs: Any) -> SegmentationStudent
 
     Raises `ValueError` if there is no student, or one exported to ONNX.
 
-    Example:
+    Examples:
         >>> type(load_student("runs/nuaa/student")).__name__
         'SegmentationStudent'
     """
@@ -198,7 +198,7 @@ def new_student(
     Raises `ValueError` for an unknown task, size or front end, for a front end with a transformers model, and if there
     is no such model or it is for another task.
 
-    Example:
+    Examples:
         >>> new_student("segmentation", size="small").model.num_parameters() < 1_000_000
         True
     """

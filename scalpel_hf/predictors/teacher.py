@@ -61,7 +61,7 @@ class Teacher(FromFolder):
 
     Raises `ValueError` if the processor doesn't fit the model, or a scale isn't positive.
 
-    Example:
+    Examples:
         >>> teacher = Teacher.from_pretrained("runs/nuaa/teacher", flips=True)  # doctest: +SKIP
         >>> teacher.probabilities("frame.png").shape  # doctest: +SKIP
         (256, 256)

@@ -10,7 +10,7 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     First pixels of the tiles along an axis: as few as possible, evenly spaced, neighbours overlapping by at least
     `overlap` pixels. `[0]` if the axis is no longer than a tile.
 
-    Example:
+    Examples:
         >>> tile_starts(length=100, tile=40, overlap=8)
         [0, 30, 60]
     """

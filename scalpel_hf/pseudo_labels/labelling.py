@@ -78,7 +78,7 @@ def add_pseudo_labels(
     Raises `ValueError` where a frame can't be read or the teacher's prediction for it isn't a map of probabilities (the
     message names the row), and where the teacher finds no acceptable object in any frame.
 
-    Example:
+    Examples:
         >>> from scalpel_hf import SyntheticInfrared, add_pseudo_labels, apply_label_budget
         >>> class BrightPixels:  # in place of a trained `Teacher`
         ...     def fingerprint(self):

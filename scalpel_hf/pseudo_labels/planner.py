@@ -138,7 +138,7 @@ def choose(
 
     Returns the rows in the order in which they were chosen.
 
-    Example:
+    Examples:
         >>> choose(np.array([[0.0], [0.1], [0.2], [5.0]]), count=2)
         [1, 3]
     """
@@ -204,7 +204,7 @@ def mask_uncertainty(probability: np.ndarray) -> float:
     Args:
         probability: `(H, W)` in [0, 1].
 
-    Example:
+    Examples:
         >>> mask_uncertainty(np.array([[0.5, 0.0]])), mask_uncertainty(np.full((2, 2), 0.5))
         (0.5, 0.8)
     """

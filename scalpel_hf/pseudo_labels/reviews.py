@@ -58,7 +58,7 @@ def runs_of_mask(mask: np.ndarray) -> tuple[int, ...]:
     """
     Run-length encoding of a mask `(H, W)`: first pixel and length of each run of target pixels, in row-major order.
 
-    Example:
+    Examples:
         >>> runs_of_mask(np.array([[0, 1, 1], [0, 0, 1]]))
         (1, 2, 5, 1)
     """

@@ -29,7 +29,7 @@ def find_detections(probability: np.ndarray, threshold: float) -> Detections:
 
     Components are in the order of their first pixel, row by row.
 
-    Example:
+    Examples:
         >>> find_detections(np.array([[0, 0.9], [0, 0.7]], dtype=np.float32), 0.5).boxes
         array([[1., 0., 2., 2.]], dtype=float32)
     """

@@ -194,7 +194,7 @@ def boxes_of_target(target: np.ndarray) -> np.ndarray:
     A target's pixels are those above half of the maximum of their 8-connected region. (A fixed threshold of 0.5 would
     lose small targets: zooming may spread one pixel over several, all below 0.5.)
 
-    Example:
+    Examples:
         >>> boxes_of_target(np.array([[0, 0.4, 0.1], [0, 0.4, 0.1]]))
         array([[1.5, 1. , 1. , 2. ]], dtype=float32)
     """

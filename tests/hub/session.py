@@ -70,14 +70,14 @@ print(type(AutoImageProcessor.from_pretrained("org/tiny-student")).__name__)
 TEXT = """
 ## A session
 
-`tests/hub/session.py` ran every command below against a Hub on loopback, and wrote down what they printed.
+`tests/hub/session.py` ran these commands against a Hub on loopback.
 {base}
 
 Frames with a quarter of their masks, and their repository:
 
 {prepare}
 
-The base must be on the Hub before a teacher that names it:
+The base:
 
 {base_commands}
 
@@ -85,7 +85,7 @@ The teacher is trained from the Hub and pushed as an adapter, then as one model:
 
 {teacher}
 
-The picture on its card: test frames, truth in green, predictions in red. So few frames and steps make no good teacher.
+The picture on its card: test frames, truth in green, predictions in red. So few frames make no good teacher.
 
 ![The teacher's picture grid]({pictures}teacher.png)
 
@@ -147,7 +147,8 @@ class Session:
         if done.returncode:
             raise RuntimeError(f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}")
         lines = done.stdout.replace(self.hub.endpoint, PORT).replace(str(self.folder), "~").splitlines()
-        return "\n".join(line[:160].rstrip() for line in lines if line.strip())
+        output = "\n".join(line[:160].rstrip() for line in lines if line.strip())
+        return re.sub(r"^\{\n.*?^\}$", "{ … }", output, flags=re.DOTALL | re.MULTILINE)  # a summary in JSON
 
 
 def _wrapped(command: str) -> str:

@@ -106,10 +106,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\nabout {minutes(expected.total)} on this machine, and {expected.gigabytes:.1f} GB in {out}")
         if "test" in load_prepared(out / "data"):
             print(f"held-out frames to look at while it trains: {out}/*/{SHEET_FILE}")
-        tell = partial(tell_rest, args, expected)
-        run_stages(out, todo[:LABELLED], AGAIN, before=tell)
+        run_stages(out, todo[:LABELLED], AGAIN, before=partial(tell_rest, todo, expected))
         todo = stages(args)  # of which students, the pseudo labels decide
-        run_stages(out, todo, AGAIN, before=tell)
+        run_stages(out, todo, AGAIN, before=partial(tell_rest, todo, expected))
     hide_loading_bars()
     figures = measure(out)
     report = write_report(out, todo, figures)
@@ -202,8 +201,7 @@ def check_room(out: Path, expected: Estimate) -> None:
         raise ValueError(f"this takes about {expected.gigabytes:.1f} GB, and {out} has {free:.1f} GB left: make room")
 
 
-def tell_rest(args: argparse.Namespace, expected: Estimate, stage: Stage) -> None:
-    todo = stages(args)
+def tell_rest(todo: list[Stage], expected: Estimate, stage: Stage) -> None:
     rest = [s for s in todo[todo.index(stage) :] if not s.done.exists()]
     left = minutes(sum(expected.seconds[s.name] for s in rest))
     print(f"\n{stage.name}: {todo.index(stage) + 1} of {len(todo)}, about {left} to go in all", flush=True)

@@ -1,9 +1,9 @@
 """The stand-alone teacher: a Segment Anything model with the hierarchical mixture of experts inside it.
 
-The modules, the weights and the predictions are those of the adapter on its base. Where the adapter hooks into
-`SamModel`, the data flows in the open here: the encoder's last MLPs have their token adapters beside them, and
-`forward` takes the frames to the mask level behind the mask decoder. Nothing but torch and transformers is needed, so
-the model travels as custom code.
+It has the same modules and weights as the adapter on its base model, and predicts the same. The adapter hooks into
+`SamModel`; this model calls its experts itself. The encoder's last MLPs have token adapters beside them, and `forward`
+passes the frames to the mask level, which follows the mask decoder. Only torch and transformers are needed, so the
+model can be loaded from the Hub as custom code.
 """
 
 import copy
@@ -37,7 +37,7 @@ from .whole_weights import CheckedWeightsMixin
 
 
 class ScalpelSamMlp(nn.Module):
-    """An encoder block's MLP with a token adapter beside it: `mlp(h) + adapter(h)`, `(B, h, w, C)` → the same."""
+    """An encoder block's MLP with a token adapter beside it: `mlp(x) + adapter(x)`, for x of shape `(B, h, w, C)`."""
 
     def __init__(self, mlp: nn.Module, adapter: TokenAdapter):
         super().__init__()
@@ -53,8 +53,8 @@ def keep_frozen_statistics(model: nn.Module) -> None:
     """
     Put batch norms whose weights are frozen into evaluation mode.
 
-    `train()` puts them into training mode with everything else. A frozen encoder would then normalise by the batch, and
-    its running statistics would drift away from those that it is saved with.
+    `model.train()` puts every module into training mode. A frozen batch norm would then normalise by the batch's
+    statistics, and would change its running statistics although its weights are frozen.
     """
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
@@ -62,21 +62,23 @@ def keep_frozen_statistics(model: nn.Module) -> None:
 
 
 class ExpertInitMixin:
-    """Mixin of `PreTrainedModel`s with experts inside: what a checkpoint has is kept, what it lacks is drawn."""
+    """Mixin for a `PreTrainedModel` with experts: weights that a checkpoint lacks are initialised, others are kept."""
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        # For code that isn't its own, transformers leaves out modules without parameters directly in them, which is
-        # most of the experts. What it guards against, loaded weights drawn anew, doesn't happen here.
+        # In custom code, transformers skips modules without parameters of their own, such as `TokenAdapter`. That is to
+        # protect loaded weights, which `_init_experts` keeps anyway: transformers guards the functions that it calls.
         super()._initialize_weights(module)  # type: ignore[misc]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # type: ignore[misc]
         if isinstance(module, TokenAdapter | MaskLevel):
-            _draw(module)
+            _init_experts(module)
 
 
-def _draw(experts: TokenAdapter | MaskLevel) -> None:
+def _init_experts(experts: TokenAdapter | MaskLevel) -> None:
+    """Initialise the experts: zeros for output layers, routers' projections and operators, so that the masks are SAM's
+    own, and torch's defaults for other layers."""
     last: list[nn.Module] = [experts.up if isinstance(experts, TokenAdapter) else experts.head]
     last += [module.proj for module in experts.modules() if isinstance(module, ImageRouter | PositionRouter)]
     for module in experts.modules():
@@ -84,16 +86,16 @@ def _draw(experts: TokenAdapter | MaskLevel) -> None:
             for parameter in module.parameters():
                 init.zeros_(parameter)
         elif isinstance(module, nn.Linear | nn.Conv2d):
-            module.reset_parameters()  # transformers guards the functions of torch.nn.init, too
+            module.reset_parameters()  # calls torch.nn.init, which transformers makes keep loaded weights
     if isinstance(experts, MaskLevel):
         init.ones_(experts.sam_logit_scale)
         for weights in experts.scale_weights if experts.pyramid is not None else ():
             init.constant_(weights, 1 / len(weights))
 
 
-def _as_constructed(experts: nn.Module) -> None:
-    """Mark experts as initialised, so that no model draws their weights again. On the meta device they have no weights
-    yet and stay unmarked."""
+def _mark_initialized(experts: nn.Module) -> None:
+    """Mark the experts' weights as initialised, so that transformers doesn't initialise them again. Weights on the meta
+    device have no values yet and stay unmarked."""
     if not any(parameter.is_meta for parameter in experts.parameters()):
         for module in experts.modules():
             module._is_hf_initialized = True  # type: ignore[assignment]
@@ -104,11 +106,15 @@ class ScalpelSamVisionEncoder(ExpertInitMixin, SamVisionEncoder):
 
 
 class ScalpelMobileSamVisionEncoder(ExpertInitMixin, MobileSamVisionEncoder):
-    """MobileSAM's with token adapters."""
+    """MobileSAM's vision encoder with token adapters."""
 
 
 def build_encoder(config: ScalpelSamConfig) -> nn.Module:
-    """The base's vision encoder with token adapters beside the MLPs that the configuration names."""
+    """
+    Build the base model's vision encoder, with token adapters beside the MLPs that `config.blocks` chooses.
+
+    Raises `ValueError` where `config.blocks` asks for MLPs that the encoder doesn't have.
+    """
     encoders = {"sam": ScalpelSamVisionEncoder, "mobile_sam": ScalpelMobileSamVisionEncoder}
     encoder = encoders[config.base_config.model_type](config.vision_config)
     if "token" in config.levels:
@@ -116,26 +122,27 @@ def build_encoder(config: ScalpelSamConfig) -> nn.Module:
             mlp = encoder.get_submodule(name)
             dim = next(m for m in mlp.modules() if isinstance(m, nn.Linear)).in_features
             adapter = TokenAdapter(dim, config)
-            _as_constructed(adapter)
+            _mark_initialized(adapter)
             encoder.set_submodule(name, ScalpelSamMlp(mlp, adapter))
     return encoder
 
 
 def _adapted_mlps(encoder: nn.Module, blocks: int | list[str]) -> list[str]:
+    """Names of the encoder's MLPs that get an adapter: the last `blocks`, or those in the list `blocks`."""
     names = [name for name, _ in encoder.named_modules() if name.endswith(".mlp")]
     chosen = names[-blocks:] if isinstance(blocks, int) else blocks
     if (isinstance(blocks, int) and not 0 < blocks <= len(names)) or not set(chosen) <= set(names):
-        raise ValueError(f"`blocks` are a number or names of the encoder's MLPs, {names}, got {blocks!r}.")
+        raise ValueError(f"`blocks` must be a number from 1 to {len(names)}, or names out of {names}, got {blocks!r}.")
     return chosen
 
 
 def build_mask_level(config: ScalpelSamConfig) -> MaskLevel | None:
-    """The mask level, with the operators where the pixel level is on."""
+    """Build the mask level, with operators if `config.levels` has "pixel"; `None` if it has no "mask"."""
     if "mask" not in config.levels:
         return None
     channels = config.mask_decoder_config.hidden_size
     level = MaskLevel(config, upscaled_dim=channels // 8, embedding_dim=channels)
-    _as_constructed(level)
+    _mark_initialized(level)
     return level
 
 
@@ -143,14 +150,16 @@ def build_mask_level(config: ScalpelSamConfig) -> MaskLevel | None:
 class ScalpelSamOutput(ModelOutput):
     """
     Args:
-        loss: scalar, where labels were given.
-        pred_masks: logits `(B, P, M, H, W)` of P prompts' M masks, on the frames' grid unless the config has another.
-        iou_scores: `(B, P, M)`, what SAM believes its masks' IoU to be; without prompts it says little.
-        image_embeddings: `(B, C, h, w)`, for further prompts on the same images.
-        router_weights: `(B, E, H, W)`, the experts' weights at each position, on request and without prompts.
-        image_weights: `(B, E)`, their weights for the whole scene, likewise.
-        prior_maps: `(B, N, H, W)`, one map an operator and scale, likewise.
-        prior: `(B, 1, H, W)`, their routed mixture, likewise.
+        loss: scalar, if labels were given.
+        pred_masks: mask logits `(B, P, M, H, W)`, M masks for each of P prompts (P = 1 without prompts). H and W are
+            the frames' size, or the size of SAM's own masks if `config.mask_grid` is "base".
+        iou_scores: `(B, P, M)`, the IoU that SAM predicts for its masks. It is unreliable without prompts.
+        image_embeddings: `(B, C, h, w)`, the encoder's output. Pass it to `forward` for more prompts on these images.
+        router_weights: `(B, E, H, W)`, each expert's weight at each position. This field and those below are given
+            with `output_router=True` and without prompts.
+        image_weights: `(B, E)`, each expert's weight for the whole image.
+        prior_maps: `(B, N, H, W)`, one map for each operator and scale.
+        prior: `(B, 1, H, W)`, the sum of the prior maps weighted by the routers.
     """
 
     loss: Tensor | None = None
@@ -173,7 +182,9 @@ class ScalpelSamPreTrainedModel(CheckedWeightsMixin, CustomCodeMixin, ExpertInit
 
 class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
     """
-    A Segment Anything model that finds every target in a frame without a prompt, and is still SAM with one.
+    A Segment Anything model that segments every target in a frame without prompts.
+
+    With points, boxes or a mask as prompts it gives SAM's own masks. Only the experts' weights are trainable.
 
     Examples:
         >>> processor = ScalpelSamProcessor.from_pretrained("org/scalpel-sam")  # doctest: +SKIP
@@ -196,17 +207,17 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
         if self.mask_level is not None:
             give_upscaled_out(self.mask_decoder)
         self.post_init()
-        self._train_experts_alone()
+        self._freeze_all_but_experts()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As of every model; SAM's own weights come frozen. Call `requires_grad_` on parts of it to train them, too."""
+        """As in transformers. SAM's own weights are frozen; call `requires_grad_()` on the parts to train as well."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded)._train_experts_alone()
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_all_but_experts()
         return loaded
 
-    def _train_experts_alone(self) -> None:
-        """Freeze SAM's own weights, as an adapter does: a mask loss gives all other weights a gradient."""
+    def _freeze_all_but_experts(self) -> None:
+        """Freeze SAM's own weights, as PEFT freezes a base model."""
         self.requires_grad_(False)
         for module in self.modules():
             if isinstance(module, TokenAdapter | MaskLevel):
@@ -215,20 +226,22 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
     @classmethod
     def from_peft(cls, peft_model: Any) -> "ScalpelSamModel":
         """
-        The stand-alone model of a `PeftModel` with an active `SCALPEL_MOE` adapter, in evaluation mode.
+        Convert a `PeftModel` with an active `SCALPEL_MOE` adapter into a stand-alone model, in evaluation mode.
 
-        Weights are copied; modules that were trained besides (`modules_to_save`) come as trained.
+        The weights are copied. Modules that PEFT trained beside the adapter (`modules_to_save`) keep their trained
+        weights.
 
-        Raises `ValueError` on a base that is neither a `SamModel` nor a `MobileSamModel`.
+        Raises `ValueError` if the base is neither a `SamModel` nor a `MobileSamModel`, or if the weights aren't those
+        of one `SCALPEL_MOE` adapter.
         """
         name, base = peft_model.active_adapter, peft_model.get_base_model()
         if not isinstance(base, SamModel):
             raise ValueError(
-                "A stand-alone model is made of an adapter on SamModel or MobileSamModel, not on "
-                f"{type(base).__name__}: keep adapter and base."
+                "A stand-alone model can be made of an adapter on SamModel or MobileSamModel, not on "
+                f"{type(base).__name__}: use the adapter with its base."
             )
         adapter, base_config = peft_model.peft_config[name], copy.deepcopy(base.config)
-        base_config._name_or_path = ""  # where it was loaded from here means nothing elsewhere
+        base_config._name_or_path = ""  # may be a local path, which means nothing on another machine
         mlps = base.vision_encoder.named_modules()
         blocks = [n for n, module in mlps if name in getattr(module, "scalpel_moe_token", {})]
         settings: dict[str, Any] = {setting.name: getattr(adapter, setting.name) for setting in fields(ExpertsConfig)}
@@ -237,10 +250,10 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
         config = ScalpelSamConfig(**settings)
         weights = {}
         for key, value in sorted(base.state_dict().items(), key=lambda item: ".original_module." not in item[0]):
-            if (key_here := _name_here(key, name, blocks)) is not None:
-                # What was trained besides comes after its original. Contiguous, because transformers draws anew what it
-                # is given in another memory layout.
-                weights[key_here] = value.clone(memory_format=torch.contiguous_format)
+            if (own_key := _standalone_key(key, name, blocks)) is not None:
+                # Originals are sorted first, so that trained copies (`modules_to_save`) replace them. Contiguous,
+                # because transformers initialises weights again that are in another memory format.
+                weights[own_key] = value.clone(memory_format=torch.contiguous_format)
         model, info = cls.from_pretrained(
             None, config=config, state_dict=weights, dtype=base.dtype, output_loading_info=True
         )
@@ -266,25 +279,28 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
         reshaped_input_sizes: Tensor | None = None,
     ) -> ScalpelSamOutput:
         """
-        Masks of every target, or with points or boxes SAM's own of what they are at.
+        Predict masks of every target in the frames, or with prompts SAM's own masks of the prompted objects.
 
         Args:
-            pixel_values: `(B, 3, S, S)`, SAM's input.
-            input_points: `(B, P, N, 2)`, N points of each of P prompts, x and y in pixels of that input.
-            input_labels: `(B, P, N)`: 1 on the target, 0 off it, −10 for padding; all 1 when left out.
-            input_boxes: `(B, P, 4)`, x0, y0, x1, y1 likewise.
+            pixel_values: `(B, 3, S, S)`, SAM's input image.
+            input_points: `(B, P, N, 2)`, N points for each of P prompts, as (x, y) in pixels of `pixel_values`.
+            input_labels: `(B, P, N)`, each point's label: 1 on the object, 0 off it, −10 for padding. Default: all 1.
+            input_boxes: `(B, P, 4)`, boxes (x0, y0, x1, y1) in pixels of `pixel_values`.
             input_masks: `(B, 1, S / 4, S / 4)`, mask logits as a prompt.
-            image_embeddings: `(B, C, h, w)` of an earlier call in place of `pixel_values`; `frames` and `frame_boxes`
-                are then needed too.
-            frames: `(B, 1, H, W)`, the normalised frames; the input itself when left out.
-            frame_boxes: `(B, 4)`, the region x0, y0, x1, y1 of the input that each frame covers.
-            labels: `(B, H, W)`, or `(B, P, H, W)` with prompts: 0 to 1, 255 where a pixel is ignored.
-            multimask_output: three masks a prompt rather than one.
-            output_router: give the routers' weights and the prior maps out.
-            original_sizes, reshaped_input_sizes: of the processor, taken so that `model(**inputs)` works.
+            image_embeddings: `(B, C, h, w)`, an earlier call's, instead of `pixel_values`. `frames` and `frame_boxes`
+                are then required.
+            frames: `(B, 1, H, W)`, the normalised frames. Default: a frame made of `pixel_values`.
+            frame_boxes: `(B, 4)`, the region (x0, y0, x1, y1) of `pixel_values` that each frame covers, in pixels.
+            labels: `(B, H, W)`, or `(B, P, H, W)` with prompts: the target's share of each pixel, 0 to 1, or 255 where
+                a pixel is ignored.
+            multimask_output: whether to predict three masks for each prompt, instead of one.
+            output_router: whether to return the routers' weights and the prior maps.
+            original_sizes: ignored; accepted so that the processor's output can be passed as `model(**inputs)`.
+            reshaped_input_sizes: ignored, likewise.
 
         Raises:
-            ValueError: for inputs that are missing, or don't go together.
+            ValueError: unless exactly one of `pixel_values` and `image_embeddings` is given; if only one of `frames`
+                and `frame_boxes` is given; or if the frames are needed and can't be made of `pixel_values`.
         """
         if (pixel_values is None) == (image_embeddings is None):
             raise ValueError("Pass either `pixel_values` or `image_embeddings`.")
@@ -319,7 +335,7 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
             )
         seen.pop("logits", None)
         return ScalpelSamOutput(
-            loss=None if labels is None else loss_of_labels(masks, labels, region, seen),
+            loss=None if labels is None else loss_of_labels(masks, labels=labels, region=region, seen=seen),
             pred_masks=masks,
             iou_scores=iou_scores,
             image_embeddings=image_embeddings,
@@ -327,15 +343,16 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
         )
 
     def _region(self, pixel_values: Tensor | None, frames: Tensor | None, frame_boxes: Tensor | None) -> FrameRegion:
+        """The frames and the regions of the input that they cover; without frames, `pixel_values` are the frames."""
         if frames is not None and frame_boxes is not None:
             return FrameRegion(frames, frame_boxes, self.config.image_size)
         if pixel_values is not None:
             return FrameRegion.whole(pixel_values)
-        raise ValueError("With `image_embeddings`, pass the `frames` and `frame_boxes` that they were made of.")
+        raise ValueError("With `image_embeddings`, pass also the `frames` and `frame_boxes` that belong to them.")
 
 
-def _name_here(key: str, adapter: str, blocks: list[str]) -> str | None:
-    """A PEFT model's name of a tensor to the one here; `None` for those of other adapters."""
+def _standalone_key(key: str, adapter: str, blocks: list[str]) -> str | None:
+    """Convert a key of a PEFT model's state dict to this model's; `None` if it belongs to another adapter."""
     if re.search(rf"\.(scalpel_moe_\w+|modules_to_save)\.(?!{re.escape(adapter)}\.)", key):
         return None
     key = re.sub(r"\.(original_module|modules_to_save\.[^.]+)\.", ".", key)

@@ -39,7 +39,7 @@ from scalpel_hf.export import (
     quantize_student,
 )
 from scalpel_hf.export.onnx_files import whole_or_not_at_all
-from scalpel_hf.modeling.normalization import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.predictors.kinds import ModelKind, kind_of
 from scalpel_hf.runtime.onnx_models import OnnxDetector, OnnxStudent, load_exported
 from scalpel_hf.runtime.session import ERRORS_ONLY

@@ -1,6 +1,6 @@
 """Infrared small-target data: loading, label budgets, synthetic frames and augmentation."""
 
-from scalpel_hf.modeling.normalization import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 
 from .budget import LabelBudget, apply_label_budget
 from .layouts import LAYOUTS, Layout

@@ -8,7 +8,7 @@ from typing import overload
 import numpy as np
 from datasets import Dataset, DatasetDict, Image, concatenate_datasets
 
-from scalpel_hf.modeling.normalization import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 
 from .label_sources import BOX, HUMAN, POINT, as_objects, inside_frame
 from .layouts import LAYOUTS, Layout, Pair, SplitFiles, find_pairs

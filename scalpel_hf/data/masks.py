@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from scalpel_hf.modeling.normalization import ImageLike
+from scalpel_hf.modeling.frame_io import ImageLike
 
 from .mask_pixels import COLOUR, Pixels, mask_pixels
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, List, NamedSplit, Value
 
-from scalpel_hf.modeling.frame_io import file_orientation, turn
-from scalpel_hf.modeling.normalization import read_frame
+from scalpel_hf.modeling.frame_io import file_orientation, read_frame, turn
 
 from .image_cells import cell_content, stored_cell
 from .masks import TARGET, MaskValues, read_mask

@@ -19,7 +19,7 @@ from scalpel_hf.data.label_sources import HUMAN, as_objects, drawn_inside, sourc
 from scalpel_hf.data.masks import IGNORED, TARGET
 from scalpel_hf.data.names import FrameNames, UnknownNameError
 from scalpel_hf.data.objects import encode_png, objects_from_mask
-from scalpel_hf.pseudo_labels import PSEUDO_FEATURES
+from scalpel_hf.data.pseudo_columns import PSEUDO_FEATURES
 from scalpel_hf.utils.reading import read_json
 
 SHOWN = 20  # problems that an error lists

@@ -1,7 +1,8 @@
 """Pseudo labels: a teacher labels the frames that nobody has labelled, in columns beside those of people's labels."""
 
+from scalpel_hf.data.pseudo_columns import PSEUDO_FEATURES, training_mask
+
 from .calibration import Calibration, fit_calibration, match_prevalence
-from .columns import PSEUDO_FEATURES, training_mask
 from .labelling import add_pseudo_labels
 from .output import summarize
 from .rules import Rules

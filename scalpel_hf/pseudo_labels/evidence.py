@@ -10,11 +10,10 @@ from scipy import ndimage
 
 from scalpel_hf.data.masks import IGNORED, TARGET
 from scalpel_hf.data.objects import EIGHT_CONNECTED
+from scalpel_hf.data.pseudo_columns import is_above
 from scalpel_hf.modeling.moe import classical_prior
 from scalpel_hf.modeling.normalization import normalize_frame
 from scalpel_hf.predictors.prediction import Prediction
-
-from .columns import is_above
 
 WEAK = 0.1  # probability above which a component is a weak candidate, which can't become an object
 WINDOW = 64  # side in pixels of the window in which a candidate's contrast is measured

@@ -14,13 +14,13 @@ from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, HUMAN, NONE, POINT
 from scalpel_hf.data.masks import read_mask
 from scalpel_hf.data.names import check_names
 from scalpel_hf.data.proposals import row_weak_label
+from scalpel_hf.data.pseudo_columns import PSEUDO_FEATURES, png
 from scalpel_hf.hub.repo_names import shown_name
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.predictors.prediction import Prediction
 from scalpel_hf.version import __version__
 
 from .calibration import Calibration
-from .columns import PSEUDO_FEATURES, png
 from .evidence import CANDIDATE_FEATURES, extract_candidates
 from .output import summarize
 from .rules import NO_LABEL, Rules, decide

@@ -12,10 +12,10 @@ from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.masks import IGNORED, TARGET, read_mask, read_target
 from scalpel_hf.data.names import check_names, few
 from scalpel_hf.data.objects import EIGHT_CONNECTED
+from scalpel_hf.data.pseudo_columns import is_above
 from scalpel_hf.evaluation import IRSTDMetrics
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 
-from .columns import is_above
 from .evidence import has_target, judge
 
 UNKNOWN = "unknown"

@@ -13,6 +13,7 @@ from PIL import Image
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.label_sources import BY_PEOPLE
 from scalpel_hf.data.masks import read_target
+from scalpel_hf.data.pseudo_columns import is_above
 from scalpel_hf.modeling.image_processing_infrared import read_frame
 from scalpel_hf.utils.files import whole_folder, write_text
 from scalpel_hf.utils.markdown import Markdown
@@ -21,7 +22,6 @@ from scalpel_hf.utils.templates import markdown_template
 from scalpel_hf.utils.visualization import GREEN, RED, YELLOW, draw_outline, gray
 
 from .calibration import MODELS, Calibration
-from .columns import is_above
 from .output import Labelled, read_run
 from .thresholds import THRESHOLDS, ThresholdChoice
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from scalpel_hf.data.pseudo_columns import png
+
 from .calibration import Calibration
-from .columns import png
 from .evidence import label_candidates
 
 NO_LABEL = {"label_source": "none", "pseudo_mask": None, "pseudo_objects": None, "pseudo_score": None}

@@ -14,12 +14,12 @@ import datasets
 from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.image_cells import stored_cells, undecoded
 from scalpel_hf.data.label_sources import BY_PEOPLE
+from scalpel_hf.data.pseudo_columns import PSEUDO_FEATURES
 from scalpel_hf.data.stored import split_name
 from scalpel_hf.utils.files import DiskFullError, remove_leftovers, whole_folder, work_folder, write_json
 from scalpel_hf.utils.reading import read_json
 
 from .calibration import Calibration, fit_calibration, match_prevalence
-from .columns import PSEUDO_FEATURES
 from .labelling import PREDICTION_FEATURES, check_columns, decide_rows, key_of, predict_rows, provenance_of
 from .output import KEY_FILE, REVIEW_FOLDER, Labelled, column_pairs, load_output, summarize, write_arrow, write_parquet
 from .rules import Rules

@@ -9,9 +9,9 @@ import numpy as np
 
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.masks import IGNORED, TARGET
+from scalpel_hf.data.pseudo_columns import is_above
 from scalpel_hf.utils.reading import read_json
 
-from .columns import is_above
 from .labelling import confidence_of, predict, read_pair
 
 THRESHOLDS = tuple(round(0.1 + 0.05 * i, 2) for i in range(17))  # 0.1 to 0.9

@@ -34,20 +34,30 @@ def test_every_verb_has_a_module_and_examples_in_its_help(
     assert not re.search(r"--\w+_", text), "flags are spelt with hyphens"
 
 
-def test_help_imports_nothing_heavy() -> None:
-    code = """
+def help_without(heavy: set[str], *verb: str) -> str:
+    """What `--help` prints, if it has imported none of `heavy`."""
+    code = f"""
 import sys
 from scalpel_hf.cli.main import main
-sys.argv = ["scalpel-hf", "--help"]
+sys.argv = ["scalpel-hf", *{verb!r}, "--help"]
 try:
     main()
 finally:
-    heavy = {"torch", "transformers", "datasets", "numpy", "rich", "huggingface_hub"} & set(sys.modules)
-    assert not heavy, heavy
+    assert not {heavy!r} & set(sys.modules), {heavy!r} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert all(f"  {verb} " in done.stdout for verb in VERBS) and "...\n  " not in done.stdout
+    return done.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    text = help_without({"torch", "transformers", "datasets", "numpy", "rich", "huggingface_hub"})
+    assert all(f"  {verb} " in text for verb in VERBS) and "...\n  " not in text
+
+
+@pytest.mark.parametrize("verb", ["run", "demo", "prepare", "convert", "predict"])
+def test_help_of_what_people_begin_with_imports_no_torch(verb: str) -> None:
+    assert help_without({"torch", "transformers"}, verb).startswith(f"usage: scalpel-hf {verb} [")
 
 
 def test_wrong_verbs_and_flags(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

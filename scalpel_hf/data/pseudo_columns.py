@@ -1,14 +1,14 @@
 """The columns of pseudo labels, and the label of a row that training uses."""
 
-import io
 from typing import Any
 
 import datasets
 import numpy as np
-from PIL import Image
 
-from scalpel_hf.data.masks import IGNORED, TARGET, read_row_mask
-from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
+
+from .masks import IGNORED, TARGET, read_row_mask
+from .objects import encode_png
 
 PSEUDO_FEATURES = {
     "pseudo_mask": datasets.Image(),
@@ -36,9 +36,7 @@ def is_above(confidence: np.ndarray, threshold: float) -> np.ndarray:
 
 def png(array: np.ndarray) -> dict[str, Any]:
     """A uint8 array `(H, W)` as an undecoded cell of an `Image` column."""
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format="PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
+    return {"bytes": encode_png(array), "path": None}
 
 
 def training_mask(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:

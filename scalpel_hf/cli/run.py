@@ -83,6 +83,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     out: Path = args.out
     check_extra("onnx", "this job ends in ONNX files, and")
+    if args.base_model is not None:
+        check_base_model(args.base_model)
     claim(out, MARKER, settings(args))
     prepare(args)
     from scalpel_hf.training.contact_sheet import SHEET_FILE  # here, so that it answers at once
@@ -119,6 +121,14 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\nno frame has a pseudo label, so the student learnt from people's labels alone: {problem}")
     print(f"\nreport: {report.resolve()}\nnext: scalpel-hf review {out / 'pseudo'}")
     print(f"or: scalpel-hf predict {out / 'student'} RECORDING --out boxes.jsonl --overlay seen.mp4")
+
+
+def check_base_model(name: str) -> None:
+    """Raise where no teacher can be built on it, before the frames are prepared for that."""
+    from scalpel_hf.predictors.sam import load_sam
+
+    hide_loading_bars()
+    load_sam(name)
 
 
 def hide_loading_bars() -> None:

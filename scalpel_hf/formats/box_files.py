@@ -73,7 +73,7 @@ def read_voc_boxes(folder: str | Path, category: str | None = None) -> Iterator[
     """
     Pascal VOC's boxes, an XML file a frame. They count pixels from 1 and hold both corners, as VOC says.
 
-    A file without an object says that there is no target.
+    A file without an object says that there is no target. The frame's size, where a file has one, must be the frame's.
 
     Args:
         folder: of the XML files, or one that holds them in `Annotations`.
@@ -83,10 +83,12 @@ def read_voc_boxes(folder: str | Path, category: str | None = None) -> Iterator[
     """
     folder = Path(folder)
     root = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
-    found = [(path, _voc_boxes(path)) for path in _files(root, ".xml")]
-    wanted = _wanted({name for _, boxes in found for name, _ in boxes}, {}, category, root)
-    for path, boxes in found:
-        yield HumanLabel(_name(path, root), None, str(path), boxes=tuple(box for name, box in boxes if name == wanted))
+    found = [(path, _voc_annotation(path)) for path in _files(root, ".xml")]
+    read = [(path, _voc_size(annotation), _voc_boxes(annotation, path)) for path, annotation in found]
+    wanted = _wanted({name for _, _, boxes in read for name, _ in boxes}, {}, category, root)
+    for path, size, boxes in read:
+        kept = tuple(box for name, box in boxes if name == wanted)
+        yield HumanLabel(_name(path, root), None, str(path), boxes=kept, size=size)
 
 
 def _files(folder: Path, suffix: str) -> list[Path]:
@@ -142,15 +144,26 @@ def _yolo_classes(folder: Path, root: Path) -> Classes:
     return {str(number): str(name) for number, name in pairs}
 
 
-def _voc_boxes(path: Path) -> Named:
+def _voc_annotation(path: Path) -> ElementTree.Element:
     try:
         root = ElementTree.fromstring(_text(path))
     except ElementTree.ParseError as error:
         raise LabelFileError(f"{path}: is no XML file ({error})") from error
     if root.tag != "annotation":
         raise LabelFileError(f"{path}: is no annotation of Pascal VOC: it starts with <{root.tag}>")
+    return root
+
+
+def _voc_size(annotation: ElementTree.Element) -> tuple[int, int] | None:
+    """(H, W) of the frame; some programs write none, or zeros."""
+    sides = [annotation.findtext(f"size/{side}", "").strip() for side in ("height", "width")]
+    height, width = (int(side) if side.isdecimal() else 0 for side in sides)
+    return (height, width) if height and width else None
+
+
+def _voc_boxes(annotation: ElementTree.Element, path: Path) -> Named:
     boxes: Named = []
-    for place, entry in enumerate(root.iter("object"), 1):
+    for place, entry in enumerate(annotation.iter("object"), 1):
         try:
             x0, y0, x1, y1 = (float(entry.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
         except ValueError as error:

@@ -208,6 +208,16 @@ def test_what_it_will_take(tmp_path: Path) -> None:
     assert [minutes(s) for s in (60, 600, 7200)] == ["60 seconds", "10 minutes", "2.0 hours"]
 
 
+def test_a_wrong_base_model_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    frames_and_masks(tmp_path, 4, 2)
+    small_student().save_pretrained(tmp_path / "student")
+    command = [str(tmp_path / "frames"), "--labels", str(tmp_path / "masks"), "--out", str(tmp_path / "out")]
+    for name, problem in (("student", "'scalpel_student' model, not one of SamModel"), ("none", "neither a folder")):
+        with pytest.raises(ValueError, match=problem):
+            run.main([*command, "--base-model", str(tmp_path / name)])
+        assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("folder", ["frames", "masks"])
 def test_other_frames_or_labels_are_another_folder(tmp_path: Path, folder: str) -> None:
     frames_and_masks(tmp_path, 4, 2)

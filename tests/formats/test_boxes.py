@@ -170,6 +170,21 @@ def test_voc(tmp_path: Path) -> None:
     assert taken(read_voc_boxes(folder), "a", "b") == {"a": ("box", BOXES[:2]), "b": ("human", [])}
 
 
+@pytest.mark.parametrize(("width", "height", "ok"), [(WIDTH, HEIGHT, 1), (HEIGHT, WIDTH, 0), (0, 0, 1), ("", "", 1)])
+def test_voc_of_a_frame_of_another_size(tmp_path: Path, width: int | str, height: int | str, ok: int) -> None:
+    assert WIDTH != HEIGHT
+    file = voc(tmp_path / "v", "a", ("t", (4, 3, 7, 7))) / "a.xml"
+    size = f"<size><width>{width}</width><height>{height}</height><depth>1</depth></size>"
+    file.write_text(file.read_text().replace("</annotation>", f"{size}</annotation>"))
+    if ok:
+        assert taken(read_voc_boxes(tmp_path / "v"), "a") == {"a": ("box", BOXES[:1])}
+    else:
+        with pytest.raises(
+            LabelFileError, match=f"a.xml.*: {width} × {height} pixels, the frame has {WIDTH} × {HEIGHT}"
+        ):
+            taken(read_voc_boxes(tmp_path / "v"), "a")
+
+
 def test_voc_counted_from_0_is_cut_off_at_the_border(tmp_path: Path) -> None:
     assert taken(read_voc_boxes(voc(tmp_path / "v", "a", ("t", (0, 0, 2, 2)))), "a")["a"][1] == [[0, 0, 2, 2]]
 

@@ -1,4 +1,4 @@
-"""The page on which a person looks at a model, made with Gradio."""
+"""The web page of `scalpel-hf app`, on which a person tries a model. It is made with Gradio."""
 
 import html
 import tempfile
@@ -28,7 +28,17 @@ SHOWN_ROWS = 50  # of the table
 
 @dataclass
 class Looked:
-    """What a person is looking at: a file of so many frames, the number of one, and each model's answer to that."""
+    """
+    The file and frame that the page shows, and the models' answers for that frame.
+
+    Args:
+        path: of the file.
+        note: what a person should know about the file, such as frames that can't be read; empty for nothing.
+        frames: how many frames the file has.
+        number: of the frame that is shown.
+        answers: by the model's name in the page.
+        who: the name of the model whose answer is shown.
+    """
 
     path: str
     note: str
@@ -38,7 +48,7 @@ class Looked:
     who: str = ""
 
     def ask(self, models: dict[str, Any], number: int, who: str) -> Answer:
-        """The answer of the model `who`, which is asked once a frame."""
+        """The answer of the model `who` for frame `number`; computed once, and then taken from `answers`."""
         if number != self.number:
             self.number, self.answers = number, {}
         self.who = who
@@ -57,12 +67,12 @@ def import_gradio() -> Any:
 
 def page(models: dict[str, Any], title: str = "scalpel-hf", threshold: float = 0.5) -> "gradio.Blocks":
     """
-    The page of one or several models, as Gradio's `Blocks`.
+    The page for one or several models, as Gradio's `Blocks`. Raises `ImportError` without Gradio.
 
     Args:
-        models: of each what the switch calls it, and the model as [`load_predictor`] gives it; the first is shown
-            first.
-        threshold: of the probability, where the slider stands at first.
+        models: models as [`load_predictor`] returns them, by the name that the switch shows; the first is shown first.
+        title: of the page.
+        threshold: initial position of the threshold's slider, from 0 to 1.
 
     Examples:
         >>> from scalpel_hf import load_predictor
@@ -180,13 +190,13 @@ def page(models: dict[str, Any], title: str = "scalpel-hf", threshold: float = 0
 
 
 def offer(frames: int) -> str:
-    """What the button says that draws a file of so many frames."""
+    """The text of the button that draws the boxes into a file of this many frames."""
     which = f"the first {DRAWN_FRAMES} frames" if frames > DRAWN_FRAMES else f"all {frames} frames"
     return f"Play {which} with boxes drawn"
 
 
 def named(text: str, asked: Any) -> str:
-    """An error's line in which the path of an uploaded file is its name."""
+    """An error's line with the uploaded file's name in place of its path, which is a temporary one."""
     path = asked.path if isinstance(asked, Looked) else asked
     return text.replace(path, Path(path).name) if path else text
 

@@ -52,7 +52,8 @@ from scalpel_hf.utils.reading import read_json
 def main(argv: list[str] | None = None) -> None:
     args = parse(launch_or_rest("scalpel_hf.cli.label", argv))
     check_can_be_made(args.out, "--out")
-    state = PartialState(cpu=default_device() == "cpu", timeout=timedelta(days=30))  # one may wait for the other
+    # A process may wait for another for as long as the labelling takes.
+    state = PartialState(cpu=default_device() == "cpu", timeout=timedelta(days=30))
     datasets.disable_progress_bars()
     teacher = Teacher.from_pretrained(
         args.teacher,
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     truth = load_truth(args, rows)
     choice = None
     if args.threshold == "auto":
-        with state.main_process_first():  # the others read what it has chosen
+        with state.main_process_first():  # the other processes then read its choice from the file
             choice = choose(rows, teacher, args)
     rules = Rules(
         threshold=choice.threshold if choice else args.threshold,
@@ -105,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
         if parts > 1:
             print(f"part {part} of {parts} is done; when all are, run the same command without --shard")
         else:
-            finalize(args, job, choice, truth)
+            finalize(args, job, choice=choice, truth=truth)
     state.destroy_process_group()
 
 
@@ -200,7 +201,7 @@ def stream(name: str, split: str) -> datasets.IterableDataset:
 
 
 def choose(rows: Any, teacher: Teacher, args: argparse.Namespace) -> ThresholdChoice:
-    """The threshold for these frames and this teacher: as an earlier start of the run chose it, or chosen now."""
+    """The threshold for these frames and this teacher: read from an interrupted run of the same, or chosen now."""
     if isinstance(rows, datasets.IterableDataset):
         raise ValueError("`--threshold auto` doesn't work with --streaming: give a number")
     human = rows.select([i for i, source in enumerate(rows["label_source"]) if source == HUMAN])
@@ -215,7 +216,11 @@ def choose(rows: Any, teacher: Teacher, args: argparse.Namespace) -> ThresholdCh
 
 
 def load_truth(args: argparse.Namespace, rows: Labelled) -> datasets.Dataset | None:
-    """The data set to measure against, checked before the hours of labelling that come first."""
+    """
+    The data set of `--truth`, or `None`.
+
+    Raises `ValueError` where it can't serve, before the labelling, which can take hours.
+    """
     if not args.truth:
         return None
     truth = load_split(args.truth, args.split, "leave `--truth` out")
@@ -245,7 +250,7 @@ def finalize(
         write_json(folder / "summary.json", summary)
         try:
             write_report(folder, labelled, truth, quality=summary.get("quality"), choice=choice)
-        except Exception as error:  # hours of work are not lost for a picture
+        except Exception as error:  # the labels are kept even if the report fails
             print(f"warning: there is no report ({one_line(error)}); the same command tries again", file=sys.stderr)
 
     job.finalize(complete)
@@ -254,7 +259,7 @@ def finalize(
         print(f"report: {args.out / 'report' / 'README.md'}")
     if args.push_to_hub:
         labelled = load_split(args.out, args.split)  # a stream's result, from its files
-        print(push_dataset(labelled, args.push_to_hub, args.split, args.license, run=args.out))
+        print(push_dataset(labelled, args.push_to_hub, split=args.split, license=args.license, run=args.out))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""COCO: `images/` and `annotations.json`, one annotation a target, masks in COCO's compressed RLE."""
+"""COCO: `images/` and `annotations.json`, one annotation per target, masks in COCO's compressed RLE."""
 
 import json
 import tempfile
@@ -28,14 +28,15 @@ def write_coco(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     """
     Write the frames that have a label as a COCO data set.
 
-    Every target is an annotation with `segmentation` (compressed RLE, exact), `bbox`, `area` and, from a teacher,
-    `score`; of boxes that people drew with `bbox` and `area` alone, of points with one of `keypoints`. A frame's pixels
-    that are neither target nor background are one of the category `ignore` with `iscrowd: 1`. Beyond the format, images
-    say their `label_source` and, where it is `pseudo`, the `teacher`. Image files are copied as they are. Memory does
-    not grow with the number of frames.
+    Each target is one annotation. A target of a mask has `segmentation` (compressed RLE, exact), `bbox`, `area` and,
+    where a teacher labelled it, `score`. A box has `bbox` and `area`; a point has one of `keypoints` as well. The
+    pixels of a frame that are neither target nor background are one annotation of the category `ignore` with
+    `iscrowd: 1`. In addition to COCO's own fields, each image has its `label_source` and, where that is `pseudo`, the
+    `teacher`. Image files are copied as they are. Memory does not grow with the number of frames.
 
-    Returns how many `frames`, `targets`, `ignored regions` and `frames without label`, which are left out. Raises as
-    `read_frames` and `whole_folder` do.
+    Returns how many `frames`, `targets` and `ignored regions` were written, and how many `frames without label` were
+    left out. Raises `ValueError` for a data set that can't be exported, see [`read_rows`], and otherwise as
+    [`whole_folder`] does.
     """
     codec, counts = mask_codec(), Counter[str]()
     with (
@@ -63,23 +64,25 @@ def write_coco(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
 
 def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLabel]:
     """
-    The masks of a COCO file, one a listed image: the union of its annotations, empty where there are none; or its
-    boxes and points, where an annotation of the image has a `bbox` or `keypoints` and no `segmentation`. Masks of such
-    an image count as their boxes, with a warning.
+    Yields one label for each image that a COCO file lists.
 
-    Segmentations are RLE, compressed or not, or polygons. The corners of polygons are corners of pixels; where `bbox`
-    or `area` shows that they are centres of pixels, they are read so, with a warning. Images that still say
-    `"label_source": "pseudo"`, as `write_coco` has it, are passed over with a warning: nobody has checked them. Other
-    programs leave that entry out.
+    The label is a mask: the union of the image's annotations, empty where there are none. Where an annotation of the
+    image has a `bbox` or `keypoints` but no `segmentation`, the label is boxes and points instead; masks of the same
+    image then count as their boxes, with a warning.
+
+    Segmentations are RLE, compressed or not, or polygons. A polygon's corners are corners of pixels. Where `bbox` or
+    `area` shows that they are centres of pixels, they are read as centres, with a warning. Images with
+    `"label_source": "pseudo"`, as `write_coco` writes it, are skipped with a warning, because nobody has checked their
+    labels. Programs in which people correct labels drop that entry.
 
     Args:
         path: the JSON file.
-        category: name of the category that is target; needed where the annotations have several. The
-            category `ignore` is neither target nor background.
+        category: name of the category that counts as target; needed where the annotations have several. The category
+            `ignore` is neither target nor background.
 
-    Raises `LabelFileError` naming the file and the image or annotation, where the file isn't COCO's, ids occur twice,
-    an annotation has neither mask, box nor point, a mask of another size, none that covers a pixel, or one that its
-    `bbox` or `area` contradicts.
+    Raises `LabelFileError`, which names the file and the image or annotation, where the file isn't COCO's, an id occurs
+    twice, an annotation has no mask, box or point, its mask has another size than the image or covers no pixel, or its
+    `bbox` or `area` contradicts the mask.
     """
     path = Path(path)
     content = read_labels(path)
@@ -120,7 +123,7 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
         if boxes:
             yield HumanLabel(name, None, origin, boxes=boxes, size=sizes[number])
         else:
-            yield HumanLabel(name, mask, origin, open_pixels)
+            yield HumanLabel(name, mask, origin, ignored=open_pixels)
     if reduced:
         warnings.warn(
             f"{path}: {reduced} images have masks of some targets and boxes or points of others: they are labelled by "
@@ -136,7 +139,7 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
 
 
 def _pixels(annotation: dict[str, Any], shape: tuple[int, int], centres: bool) -> np.ndarray:
-    """`(H, W)` bool: an annotation's mask or, where it has none, its box."""
+    """`(H, W)` bool: an annotation's mask or, where it has none, the pixels of its boxes."""
     if annotation.get("segmentation"):
         return decode_annotation(annotation, shape, centres)
     return np.logical_or.reduce([covered(box, shape) for box in boxes_of_annotation(annotation)])
@@ -185,7 +188,7 @@ def _annotation(mask: np.ndarray, codec: ModuleType, crowd: bool) -> dict[str, A
 
 
 def _by_id(content: dict[str, Any], key: str, path: Path) -> dict[int | str, dict[str, Any]]:
-    """The entries of one of the file's lists."""
+    """The entries of the file's list `key` by their `id`; `LabelFileError` for a missing or repeated `id`."""
     if not isinstance(entries := content.get(key) or [], list):
         raise LabelFileError(f"{path}: its `{key}` are no list")
     by_id: dict[int | str, dict[str, Any]] = {}
@@ -203,7 +206,7 @@ def _origin(image: dict[str, Any], path: Path) -> str:
 
 
 def _size(image: dict[str, Any], origin: str) -> tuple[int, int]:
-    """(H, W) of an image that has a name."""
+    """(H, W) of an image; `LabelFileError` where it has no file name or no size."""
     name = image.get("file_name")
     if not isinstance(name, str) or not named_by(name):
         raise LabelFileError(f"{origin}: needs `file_name`, `width` and `height`")
@@ -212,7 +215,7 @@ def _size(image: dict[str, Any], origin: str) -> tuple[int, int]:
 
 
 def _wanted_categories(content: dict[str, Any], category: str | None, path: Path) -> set[int | str | None]:
-    """The ids of the categories that are target."""
+    """The ids of the categories that count as target; `None` among them stands for annotations without a category."""
     names: dict[int | str | None, Any] = {
         number: entry.get("name") for number, entry in _by_id(content, "categories", path).items()
     }
@@ -244,9 +247,10 @@ def _corners_are_centres(
     path: Path,
 ) -> dict[int | str, bool]:
     """
-    Of the annotations whose polygons' corners can be pixels' centres, by their ids, whether they are.
+    Whether polygons' corners are pixels' centres, by the annotation's id, for the annotations where they can be.
 
-    One that doesn't say is as the others of its file are.
+    Where an annotation's `bbox` and `area` don't tell, the other annotations of the file decide. Raises
+    `LabelFileError` where these contradict one another.
     """
     says: dict[int | str, bool | None] = {}
     for number, some in annotations.items():

@@ -35,14 +35,14 @@ from .tracks import Tracker
 
 REPORT_SECONDS = 1.0
 INCOMPLETE = 3
-NAME = "python -m scalpel_hf.runtime"  # where only this part is installed; else `scalpel-hf predict`
+NAME = "python -m scalpel_hf.runtime"  # the command where only the runtime is installed, without `scalpel-hf predict`
 EXIT_CODES = f"""exit codes:
   0    every frame has its line
-  1    an error, which the last line on standard error tells; the lines so far stay
+  1    an error; the last line on standard error says which, and the lines so far are kept
   2    a wrong command line
-  {INCOMPLETE}    it came to its end, and some frames are missing: damaged, without a prediction, or cut off
-  130  Ctrl+C, and 143 SIGTERM; the lines so far stay
-  141  who read standard output has gone"""
+  {INCOMPLETE}    finished, but some frames are missing: damaged, without a prediction, or cut off
+  130  Ctrl+C, and 143 SIGTERM; the lines so far are kept
+  141  the reader of standard output has gone"""
 
 
 def main(argv: list[str] | None = None, name: str = NAME) -> None:
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None, name: str = NAME) -> None:
                     unanswered.add(name, error)
                     continue
                 seconds = time.perf_counter() - began
-                result = Result(name, frame, found.boxes, found.scores)
+                result = Result(name, frame, boxes=found.boxes, scores=found.scores)
                 write(tracker.push(result) if tracker else [result])
                 meter.count(seconds)
         finally:
@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None, name: str = NAME) -> None:
 
 
 def outputs_of(args: argparse.Namespace) -> list[JsonLines | CocoFile | Overlay]:
-    """The outputs to which results are written."""
+    """Opens the outputs that the flags ask for; `ValueError` where COCO is to go to standard output."""
     if args.format == "coco" and args.out is None:
         raise ValueError("a COCO file is written at the end: name it with `--out`")
     file = CocoFile(args.out) if args.format == "coco" else JsonLines(args.out, args.overwrite)
@@ -133,7 +133,7 @@ def outputs_of(args: argparse.Namespace) -> list[JsonLines | CocoFile | Overlay]
 
 
 class _Unanswered:
-    """Counts frames for which the prediction failed, such as with NaN; they are not frames without targets."""
+    """The frames for which the prediction failed, for example with NaN. They don't count as frames without targets."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -152,7 +152,7 @@ class _Unanswered:
 
 
 class _Meter:
-    """Frames, targets that were written, and frames per second, on standard error."""
+    """Counts frames and written targets, and reports them with the frames per second on standard error."""
 
     def __init__(self) -> None:
         self.began = self.reported = time.perf_counter()

@@ -15,25 +15,19 @@ adapter and its image processor to `output_dir`, with metrics.json: how the run 
 from typing import Any
 
 import datasets
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from peft import get_peft_model
 from PIL import Image
 from torch import nn
 
-from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig
-from scalpel_hf.adapter.families import sam_input
-from scalpel_hf.adapter.layer import asks_sam
 from scalpel_hf.cli.launching import LAUNCH_HELP
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import labelled_by_people, load_split
 from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.splits import train_val_split
 from scalpel_hf.evaluation.evaluator import evaluate_probabilities
-from scalpel_hf.evaluation.unseen import TrainedOn, rows_to_measure
+from scalpel_hf.evaluation.unseen import TrainedOn
 from scalpel_hf.hub.upload import base_on_hub, push_run
-from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
 from scalpel_hf.predictors.committee import STUDENT, TEACHER
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.predictors.student import DetectionStudent, SegmentationStudent
@@ -43,13 +37,14 @@ from scalpel_hf.training.arguments import parse_arguments
 from scalpel_hf.training.background import background_samples, tell_background
 from scalpel_hf.training.box_margin import tell_margin
 from scalpel_hf.training.contact_sheet import contact_sheet, frames_to_watch
-from scalpel_hf.training.distillation import TeacherSamples, distillation_loss, freeze_operators, set_initial_bias
+from scalpel_hf.training.distillation import TeacherSamples, distillation_loss
+from scalpel_hf.training.final_evaluation import metrics_by_split, rows_to_test
 from scalpel_hf.training.frames import labelled_sample
 from scalpel_hf.training.gate_fitting import fit_consensus_gate
 from scalpel_hf.training.guard import guard
-from scalpel_hf.training.loop import hash_weights, make_accelerator, train
-from scalpel_hf.training.lora_baseline import lora_of_equal_size
+from scalpel_hf.training.loop import LossFunction, hash_weights, make_accelerator, train
 from scalpel_hf.training.members import Train, as_one_teacher, committee_members, small_network
+from scalpel_hf.training.new_teacher import new_teacher, set_initial_bias
 from scalpel_hf.training.recipe_arguments import DistillArguments
 from scalpel_hf.training.run_record import closing, write_metrics
 from scalpel_hf.training.sampling import prior_shift, tell_shift
@@ -67,53 +62,20 @@ def train_teacher(
     if background:
         accelerator.print(tell_background(background))
 
-    # Model
     base = load_sam(args.base_model, args.image_size)
     made_of = {"labelled frames": hash_rows(labelled), "base model": hash_weights(base)}
     if background:
         made_of["frames without a label"] = hash_rows(rows)
     if held_out:
         made_of["frames held out"] = hash_rows(held_out)
-    config = ScalpelMoeConfig(
-        scales={name: OPERATOR_SCALES.get(name, []) for name in args.operators},
-        levels=args.levels,
-        blocks=args.blocks,
-        channels=args.channels,
-        full_resolution_channels=args.full_resolution_channels,
-        top_k=args.top_k,
-        routers=args.routers,
-        sam_features=args.sam_features,
-    )
-    adapter = lora_of_equal_size(base, config) if args.adapter == "lora" else config
-    model = get_peft_model(base, adapter).eval().to(accelerator.device, memory_format=torch.channels_last)
-    freeze_operators(model)
-    model.print_trainable_parameters()
-    processor = InfraredImageProcessor(normalization=args.normalization, **sam_input(base))
 
-    # Frozen features
-    folder = args.features_folder if asks_sam(model) else None
-    teacher = Teacher(model, processor, feature_cache_dir=folder, feature_cache_dtype=args.feature_cache_dtype)
+    teacher = new_teacher(args, base, accelerator.device)
     dataset = TeacherSamples(
-        samples, processor, teacher.cache, crop_size=args.crop_size, seed=args.seed, background=background
+        samples, teacher.processor, teacher.cache, crop_size=args.crop_size, seed=args.seed, background=background
     )
     with accelerator.main_process_first():
         dataset.fill(progress=accelerator.is_main_process)
-
-    # Train
-    shift = prior_shift(dataset)
-    accelerator.print(tell_shift(shift))
-    set_initial_bias(model, shift)
-    if dataset.margin:
-        accelerator.print(tell_margin(dataset.margin))
-    loss = distillation_loss(
-        teacher.frozen,
-        supervised=args.supervised_weight,
-        prior=args.prior_weight,
-        balance=args.balance_weight,
-        logit_shift=shift,
-        box_projection=args.box_weight,
-        margin=dataset.margin,
-    )
+    loss = teacher_loss(args, accelerator, teacher, dataset)
 
     def evaluate(_: nn.Module) -> dict[str, float]:
         if args.fit_consensus_gate:
@@ -128,7 +90,7 @@ def train_teacher(
     watched = frames_to_watch(args.dataset, args.watch_split, held_out)
     outcome = train(
         accelerator,
-        model,
+        teacher.model,
         dataset=dataset,
         loss_function=loss,
         args=args,
@@ -141,13 +103,31 @@ def train_teacher(
     return teacher, outcome
 
 
+def teacher_loss(
+    args: DistillArguments, accelerator: Accelerator, teacher: Teacher, dataset: TeacherSamples
+) -> LossFunction:
+    """The loss for these samples. Sets the model's initial bias to match the share of target pixels in them."""
+    shift = prior_shift(dataset)
+    accelerator.print(tell_shift(shift))
+    set_initial_bias(teacher.model, shift)
+    if dataset.margin:
+        accelerator.print(tell_margin(dataset.margin))
+    return distillation_loss(
+        teacher.frozen,
+        supervised=args.supervised_weight,
+        prior=args.prior_weight,
+        balance=args.balance_weight,
+        logit_shift=shift,
+        box_projection=args.box_weight,
+        margin=dataset.margin,
+    )
+
+
 def train_small_network(
     args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset, held_out: datasets.Dataset | None
 ) -> tuple[SegmentationStudent | DetectionStudent, dict[str, Any]]:
     """A student of the labelled ones of `rows`, and how its training went."""
-    labelled = labelled_by_people(rows, args.dataset)
-    held_out = labelled.select([]) if held_out is None else held_out
-    return train_student(small_network(args), accelerator, labelled, held_out)
+    return train_student(small_network(args), accelerator, labelled_by_people(rows, args.dataset), held_out)
 
 
 def train_committee(
@@ -168,23 +148,20 @@ def main(argv: list[str] | None = None) -> None:
 
     # Data
     rows = load_split(args.dataset, args.train_split)
-    trained_on, test_rows = TrainedOn.of(labelled_by_people(rows, args.dataset)), None
-    if args.eval_split:
-        test_rows = rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no metrics")
+    trained_on = TrainedOn.of(labelled_by_people(rows, args.dataset))
+    test_rows = rows_to_test(args, trained_on)
     rows, held_out = train_val_split(rows, args.validation_fraction, args.seed)
 
     # Train
     arms: dict[str, Train] = {"teacher": train_committee, "small network": train_small_network}
     compared = guard(args, accelerator, rows, arms) if args.guard else None
-    teacher, outcome = train_committee(args, accelerator, rows, held_out if len(held_out) else None)
+    teacher, outcome = train_committee(args, accelerator, rows, held_out)
 
     # Evaluate and save
     if accelerator.is_main_process:
         trained_on.save(args.output_dir)
         teacher.save_pretrained(args.output_dir)
-        metrics = {}
-        if test_rows is not None:
-            metrics[args.eval_split] = evaluate_probabilities(teacher.probabilities, test_rows)
+        metrics = metrics_by_split(args, teacher, test_rows)
         revision = teacher.model.get_base_model().config._commit_hash
         write_metrics(args, outcome, metrics, base_revision=revision, guard=compared)
         next_command = f"scalpel-hf label --dataset {args.dataset} --teacher {args.output_dir} --out PSEUDO"

@@ -20,6 +20,7 @@ import datasets
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from transformers import PreTrainedModel
 
 from scalpel_hf.cli.launching import LAUNCH_HELP
 from scalpel_hf.cli.program import run_program
@@ -29,7 +30,7 @@ from scalpel_hf.data.label_sources import NONE
 from scalpel_hf.data.splits import train_val_split
 from scalpel_hf.evaluation.detection_metrics import coco_classes
 from scalpel_hf.evaluation.evaluator import evaluate_predictor
-from scalpel_hf.evaluation.unseen import TrainedOn, rows_to_measure
+from scalpel_hf.evaluation.unseen import TrainedOn
 from scalpel_hf.hub.upload import push_run
 from scalpel_hf.modeling import ScalpelStudentForObjectDetection, ScalpelStudentForSemanticSegmentation
 from scalpel_hf.predictors.student import DetectionStudent, SegmentationStudent, new_student
@@ -37,25 +38,33 @@ from scalpel_hf.training.arguments import parse_arguments
 from scalpel_hf.training.box_margin import tell_margin
 from scalpel_hf.training.branches import add_branches, merge_branches
 from scalpel_hf.training.contact_sheet import contact_sheet, frames_to_watch
-from scalpel_hf.training.knowledge_transfer import DetectionSamples, StudentSamples, detection_loss, transfer_loss
-from scalpel_hf.training.loop import hash_weights, make_accelerator, train
+from scalpel_hf.training.final_evaluation import metrics_by_split, rows_to_test
+from scalpel_hf.training.knowledge_transfer import (
+    DetectionSamples,
+    StudentSamples,
+    detection_loss,
+    transfer_loss,
+)
+from scalpel_hf.training.loop import LossFunction, hash_weights, make_accelerator, train
 from scalpel_hf.training.recipe_arguments import TransferArguments
 from scalpel_hf.training.run_record import closing, write_metrics
 from scalpel_hf.training.sampling import prior_shift, tell_shift
 
 
 def train_student(
-    args: TransferArguments, accelerator: Accelerator, rows: datasets.Dataset, held_out: datasets.Dataset
+    args: TransferArguments, accelerator: Accelerator, rows: datasets.Dataset, held_out: datasets.Dataset | None
 ) -> tuple[SegmentationStudent | DetectionStudent, dict[str, Any]]:
     """A student of the labelled ones of `rows`, and how its training went; with frames held out, its best step."""
-    # Model
     set_seed(args.seed)  # the first weights, whatever was trained before in this process
     student = new_student(
         args.task, args.student, size=args.size, normalization=args.normalization, front_end=args.front_end
     )
+    detects = isinstance(student, DetectionStudent)
+    if detects and (args.eval_split or held_out):
+        coco_classes()  # if they are missing, say so now and not after the training
     model = student.model.to(accelerator.device, memory_format=torch.channels_last)
     made_of = {"rows": hash_rows(rows)}
-    if len(held_out):
+    if held_out:
         made_of["rows held out"] = hash_rows(held_out)
     if args.student:
         made_of["first weights"] = hash_weights(model)
@@ -63,53 +72,52 @@ def train_student(
     if args.branches:
         add_branches(model)
 
-    # Samples and loss
-    warmup_steps = round(args.pseudo_warmup_ratio * args.max_steps)
-    samples = DetectionSamples if isinstance(student, DetectionStudent) else StudentSamples
+    samples = DetectionSamples if detects else StudentSamples
     dataset = samples(rows, student.processor, args.crop_size, args.seed, human_share=args.human_share)
-    if isinstance(student, DetectionStudent):
-        weigh_pixels = isinstance(model, ScalpelStudentForObjectDetection)
-        loss = detection_loss(args.pseudo_weight, warmup_steps, weigh_pixels)
-        best_metric, collate = "ap50", DetectionSamples.collate
-        if isinstance(dataset, DetectionSamples) and dataset.margin:
-            accelerator.print(
-                f"boxes of masks and pasted targets are grown by {dataset.margin:g} pixels, of pseudo labels by "
-                f"{dataset.pseudo_margin:g}: people's boxes here have that margin"
-            )
-        if args.eval_split or len(held_out):
-            coco_classes()  # if they are missing, say so now and not after the training
-    else:
-        shift = 0.0
-        if isinstance(model, ScalpelStudentForSemanticSegmentation):
-            shift = prior_shift(dataset)
-            model.add_to_logits(-shift)  # so that to the loss it is at first what it is without the shift
-            accelerator.print(tell_shift(shift))
-        loss = transfer_loss(
-            args.pseudo_weight, warmup_steps, logit_shift=shift, box_weight=args.box_weight, margin=dataset.margin
-        )
-        if dataset.margin:
-            accelerator.print(tell_margin(dataset.margin))
-        best_metric, collate = "iou", None
+    loss = student_loss(args, accelerator, model, dataset)
     accelerator.print(f"{len(dataset.indices)} frames to train on, {len(dataset.human)} labelled by people")
 
-    # Train
-    evaluate = (lambda _: evaluate_predictor(student, held_out)) if len(held_out) else None
     watched = frames_to_watch(args.dataset, args.watch_split, held_out)
-    show = partial(contact_sheet, student, watched) if watched else None
     outcome = train(
         accelerator,
         model,
         dataset=dataset,
         loss_function=loss,
         args=args,
-        evaluate=evaluate,
-        best_metric=best_metric,
-        collate=collate,
+        evaluate=(lambda _: evaluate_predictor(student, held_out)) if held_out else None,
+        best_metric="ap50" if detects else "iou",
+        collate=DetectionSamples.collate if detects else None,
         made_of=made_of,
-        show=show,
+        show=partial(contact_sheet, student, watched) if watched else None,
     )
     merge_branches(model.eval())
     return student, outcome
+
+
+def student_loss(
+    args: TransferArguments, accelerator: Accelerator, model: PreTrainedModel, dataset: StudentSamples
+) -> LossFunction:
+    """The loss for these samples. Sets the initial bias of our own segmentation model to match the targets in them."""
+    warmup_steps = round(args.pseudo_warmup_ratio * args.max_steps)
+    if isinstance(dataset, DetectionSamples):
+        if dataset.margin:
+            accelerator.print(
+                f"boxes of masks and pasted targets are grown by {dataset.margin:g} pixels, of pseudo labels by "
+                f"{dataset.pseudo_margin:g}: people's boxes here have that margin"
+            )
+        weigh_pixels = isinstance(model, ScalpelStudentForObjectDetection)
+        return detection_loss(args.pseudo_weight, warmup_steps, weigh_pixels)
+
+    shift = 0.0
+    if isinstance(model, ScalpelStudentForSemanticSegmentation):
+        shift = prior_shift(dataset)
+        model.add_to_logits(-shift)  # so that to the loss it is at first what it is without the shift
+        accelerator.print(tell_shift(shift))
+    if dataset.margin:
+        accelerator.print(tell_margin(dataset.margin))
+    return transfer_loss(
+        args.pseudo_weight, warmup_steps, logit_shift=shift, box_weight=args.box_weight, margin=dataset.margin
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -120,9 +128,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = load_split(args.pseudo_labels or args.dataset, args.train_split)
     _, rows = split_by_source(rows, (NONE,))
     trained_on = TrainedOn.of(rows) + (TrainedOn.load(args.student) if args.student else None)
-    test_rows = None
-    if args.eval_split:
-        test_rows = rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no metrics")
+    test_rows = rows_to_test(args, trained_on)
     rows, held_out = train_val_split(rows, args.validation_fraction, args.seed)
 
     # Train
@@ -132,9 +138,7 @@ def main(argv: list[str] | None = None) -> None:
     if accelerator.is_main_process:
         trained_on.save(args.output_dir)
         student.save_pretrained(args.output_dir)
-        metrics = {}
-        if test_rows is not None:
-            metrics[args.eval_split] = evaluate_predictor(student, test_rows)
+        metrics = metrics_by_split(args, student, test_rows)
         write_metrics(args, outcome, metrics)
         next_command = f"scalpel-hf export {args.output_dir} --dataset {args.dataset} --int8"
         accelerator.print(closing(args.output_dir, metrics, next_command))

@@ -1,7 +1,6 @@
 """Stage 1, prior-guided knowledge distillation: the teacher's training samples and loss."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from scalpel_hf.adapter import record_router
-from scalpel_hf.adapter.layer import active_mask_level, asks_sam, outputs_without_sam, prompt_free_logits
+from scalpel_hf.adapter.layer import asks_sam, outputs_without_sam, prompt_free_logits
 from scalpel_hf.data.pasting import cut_out
 from scalpel_hf.data.transforms import Sample, dihedral, paste_targets, photometric, zoomed_crop
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, normalize_frame, to_sam_input
@@ -18,6 +17,7 @@ from scalpel_hf.modeling.teacher_loss import teacher_losses, weighted_sum
 from scalpel_hf.predictors.feature_cache import FeatureCache, FrozenFeatures
 from scalpel_hf.training.box_loss import box_projection_loss
 from scalpel_hf.training.box_margin import margin_of_boxes
+from scalpel_hf.training.loop import LossFunction
 from scalpel_hf.training.sampling import shuffled
 
 SYMMETRIES = 8  # of the square: four rotations, each with or without a flip
@@ -145,7 +145,7 @@ def distillation_loss(
     logit_shift: float = 0.0,
     box_projection: float = 1.0,
     margin: float = 0.0,
-) -> Callable[[nn.Module, dict[str, Tensor], int], tuple[Tensor, dict[str, float]]]:
+) -> LossFunction:
     """
     The teacher's loss:
 
@@ -176,29 +176,6 @@ def distillation_loss(
         return weighted_sum(losses, weights), {name: part.item() for name, part in losses.items()}
 
     return loss_function
-
-
-def set_initial_bias(model: nn.Module, logit_shift: float) -> None:
-    """
-    Set the initial bias of an untrained model's logits.
-
-    They are lowered by `logit_shift`, which the loss adds again. A model without SAM's decoder starts with logits of 0;
-    it gets log(1/99) besides, a target probability of 0.01.
-    """
-    level = active_mask_level(model)
-    if level is not None:
-        level.add_to_logits(-logit_shift - (0 if level.sam_features else math.log(99)))
-
-
-def freeze_operators(model: nn.Module) -> None:
-    """
-    Don't train the pixel level's operators: they keep their classical parameters.
-
-    A few hundred steps hardly change them, and their gradient takes a third of a step's time.
-    """
-    level = active_mask_level(model)
-    if level is not None and level.pyramid is not None:
-        level.pyramid.requires_grad_(False)
 
 
 def prompt_free_outputs(model: nn.Module, frozen: FrozenFeatures, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Stage 2, deployment-oriented knowledge transfer: the student's training samples and losses."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -31,6 +30,7 @@ from scalpel_hf.modeling.segmentation_maps import as_foreground
 from scalpel_hf.training.box_loss import box_projection_loss
 from scalpel_hf.training.box_margin import margin_of_boxes, margin_of_pseudo_labels, number_boxes
 from scalpel_hf.training.frames import LabelledFrame, LabelledFrames, labelled_sample
+from scalpel_hf.training.loop import LossFunction
 from scalpel_hf.training.sampling import shuffled
 
 MEASURED = 200  # frames (at least; at most twice as many) in which the margin of people's boxes is measured
@@ -223,9 +223,6 @@ def _enlarged(boxes: np.ndarray, by: float, size: int) -> np.ndarray:
     low = np.maximum(boxes[:, :2] - (boxes[:, 2:] + by) / 2, 0)
     high = np.minimum(boxes[:, :2] + (boxes[:, 2:] + by) / 2, size)
     return np.concatenate([(low + high) / 2, high - low], axis=1).astype(np.float32)
-
-
-LossFunction = Callable[[nn.Module, dict[str, Any], int], tuple[Tensor, dict[str, float]]]
 
 
 def transfer_loss(

@@ -13,7 +13,7 @@ from transformers import SamModel
 
 from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, Teacher, load_sam
 from scalpel_hf.hub.repo_names import is_hub_id, lasting_name, shown_name
-from scalpel_hf.training.lora_baseline import lora_of_equal_size
+from scalpel_hf.training.new_teacher import lora_of_equal_size
 from tests.small_models import SIZE, small_sam
 
 FRAME = np.random.default_rng(0).normal(0, 1, (40, 48))

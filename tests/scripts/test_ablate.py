@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from scalpel_hf import SyntheticInfrared, apply_label_budget
 from scalpel_hf.recipes import distill
-from scalpel_hf.training.lora_baseline import lora_of_equal_size
+from scalpel_hf.training.new_teacher import lora_of_equal_size
 from scripts.experiments import ablate
 from tests.adapter.adapted import adapted, small_config
 from tests.small_models import small_mobile_sam, small_sam

@@ -12,7 +12,8 @@ from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig
 from scalpel_hf.adapter.layer import active_mask_level, asks_sam, outputs_without_sam
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.modeling.mask_level import sample_region
-from scalpel_hf.training.distillation import TeacherSamples, freeze_operators, prompt_free_outputs, set_initial_bias
+from scalpel_hf.training.distillation import TeacherSamples, prompt_free_outputs
+from scalpel_hf.training.new_teacher import freeze_operators, set_initial_bias
 from scalpel_hf.training.sampling import prior_shift
 from tests.small_models import small_mobile_sam
 

@@ -1,4 +1,4 @@
-"""Labels to and from the formats of other programs; docs/reference/formats.md says what each carries."""
+"""Reads and writes labels in the formats of other programs; docs/reference/formats.md says what each can hold."""
 
 from .box_files import read_boxes, read_voc_boxes, read_yolo
 from .coco import read_coco, write_coco

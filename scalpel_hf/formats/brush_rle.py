@@ -1,5 +1,5 @@
 """
-Label Studio's run-length code of brush masks.
+Label Studio's run-length encoding of brush masks.
 
 A bit stream, most significant bit first, of an image's bytes in the order R, G, B, A, row by row:
 
@@ -9,8 +9,8 @@ A bit stream, most significant bit first, of an image's bytes in the order R, G,
     then runs    1 bit: repeated value or literal values; 2 bits: which of the four sizes; the length, less 1, in that
                  many bits; the value once, or all of the values
 
-It is the code of @thi.ng/rle-pack, which Label Studio uses; written anew here because the Python package that has it,
-label-studio-converter, brings nltk and pandas along.
+It is the encoding of @thi.ng/rle-pack, which Label Studio uses. The Python package that implements it,
+label-studio-converter, depends on nltk and pandas; hence this implementation.
 """
 
 from collections.abc import Sequence
@@ -26,9 +26,15 @@ HEADER_BITS = 32 + 5 + 4 * len(LENGTH_BITS)
 
 def encode_brush_rle(mask: np.ndarray) -> list[int]:
     """
-    A mask `(H, W)`, target where it isn't 0, as Label Studio's bytes: 255 in all four channels of target pixels.
+    Encode a mask `(H, W)`, target where it isn't 0, as Label Studio does: target pixels are 255 in all four channels.
 
-    Raises `ValueError` where the mask has 2³⁰ pixels or more, which the format can't count.
+    Returns the bytes as numbers from 0 to 255. Raises `ValueError` for a mask of 2³⁰ pixels or more, which the format
+    can't count.
+
+    Examples:
+        >>> mask = np.eye(3, dtype=bool)
+        >>> np.array_equal(decode_brush_rle(encode_brush_rle(mask), height=3, width=3), mask)
+        True
     """
     flat = np.asarray(mask).ravel() != 0
     if CHANNELS * flat.size >= 2**32:
@@ -50,10 +56,11 @@ def encode_brush_rle(mask: np.ndarray) -> list[int]:
 
 def decode_brush_rle(rle: Sequence[int], height: int, width: int) -> np.ndarray:
     """
-    The mask `(H, W)` bool of Label Studio's bytes: target where the alpha channel exceeds 127, which is half of what
-    the browser's brush paints in the middle of a stroke.
+    Decode Label Studio's bytes to a mask `(H, W)` bool.
 
-    Raises `ValueError` where the bytes are none, are cut off, or hold an image of another size.
+    A pixel is target where its alpha channel exceeds 127. The browser's brush paints 255 in the middle of a stroke and
+    less at its edge. Raises `ValueError` where `rle` isn't a list of bytes, is cut off, or holds an image of another
+    size.
     """
     if not isinstance(rle, list | tuple) or not all(type(byte) is int and 0 <= byte < 256 for byte in rle):
         raise ValueError("the RLE isn't a list of bytes")

@@ -1,4 +1,4 @@
-"""An annotation of COCO's as pixels: runs, compressed or not, and polygons."""
+"""Decodes COCO's annotations to masks: RLE, compressed or not, and polygons."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,11 +18,12 @@ def decode_annotation(annotation: dict[str, Any], shape: tuple[int, int], centre
         shape: (H, W) of its image.
         centres: whether a polygon's corners are pixels' centres, see [`corners_are_centres`].
 
-    Raises `ValueError` saying what is wrong with its segmentation: none, damaged, of another size, or without a pixel.
+    Raises `ValueError` where the annotation's segmentation is of an unknown kind, is damaged, has another size or
+    covers no pixel.
     """
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, list):
-        mask = fill_polygons(annotation, read_polygons(segmentation, shape), shape, centres)
+        mask = fill_polygons(annotation, read_polygons(segmentation, shape), shape=shape, centres=centres)
     elif isinstance(segmentation, dict):
         size = segmentation.get("size")
         if size != list(shape):
@@ -37,9 +38,10 @@ def decode_annotation(annotation: dict[str, Any], shape: tuple[int, int], centre
 
 def boxes_of_annotation(annotation: dict[str, Any]) -> Sequence[tuple[float, ...]]:
     """
-    An annotation without a mask: its `bbox` `(x, y, width, height)`, or its visible `keypoints` as points `(x, y)`.
+    The box or points of an annotation without a mask.
 
-    Raises `ValueError` where it has none of these.
+    That is its `bbox` `(x, y, width, height)`, or else its visible `keypoints` as points `(x, y)`; all in pixels. A
+    `bbox` without extent counts only where there are no `keypoints`. Raises `ValueError` where it has neither.
     """
     box, keypoints = annotation.get("bbox"), annotation.get("keypoints")
     for name, numbers in (("bbox", box), ("keypoints", keypoints)):
@@ -56,9 +58,19 @@ def boxes_of_annotation(annotation: dict[str, Any]) -> Sequence[tuple[float, ...
 
 def decode_rle(counts: Any, height: int, width: int) -> np.ndarray:
     """
-    `(H, W)` bool of runs down the columns, of background and target in turn: a list, or COCO's compressed text.
+    Decode an RLE to a mask `(H, W)` bool.
 
-    Not by pycocotools, which leaves pixels undefined where the runs don't reach the end. Raises `ValueError`.
+    Args:
+        counts: lengths of the runs down the columns, background and target in turn, the first being background; a list,
+            or COCO's compressed text.
+
+    Raises `ValueError` where the runs are damaged or don't sum up to `height * width`. pycocotools doesn't check this,
+    and leaves pixels undefined.
+
+    Examples:
+        >>> decode_rle([1, 2, 3], height=2, width=3).astype(int)
+        array([[0, 1, 0],
+               [1, 0, 0]])
     """
     most = height * width + 1
     if isinstance(counts, str):
@@ -73,8 +85,12 @@ def decode_rle(counts: Any, height: int, width: int) -> np.ndarray:
 
 
 def _decompress(counts: str, most: int) -> list[int]:
-    """Runs from a string, `most` of them at most: 5 bits a character, lowest first, the sixth saying that more follow;
-    from the fourth run on the difference to the last but one."""
+    """
+    The lengths of the runs in COCO's compressed text; `ValueError` where there are more than `most`.
+
+    Each character holds 5 bits of a number, lowest first; a sixth bit says that more characters follow. From the fourth
+    run on, the number is the difference to the length of the run before the last.
+    """
     runs: list[int] = []
     value, shift = 0, 0
     for character in counts:

@@ -1,4 +1,4 @@
-"""What every export reads of a data set, and folders that are written whole or not at all."""
+"""The rows of a data set as all exports read them, and the warning of what a format can't hold."""
 
 import warnings
 from collections import Counter
@@ -20,14 +20,14 @@ from scalpel_hf.utils.files import safe_name
 
 NEEDED_COLUMNS = ("name", "image", "width", "height")
 
-TARGET, IGNORE = "target", "ignore"  # what labels are called in other programs
+TARGET, IGNORE = "target", "ignore"  # names of the two classes in other programs
 IGNORED_LOST = "Pixels that quality control left open are background in this format, in the frames"
 
 AnyDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset
 
 
 class LossyExportWarning(UserWarning):
-    """A format that was asked for can't carry some labels as they are; the message names them."""
+    """The format of an export can't hold some labels as they are; the message names their frames."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,11 @@ class Target:
     An 8-connected component of a mask, or a box or point that a person drew.
 
     Args:
-        x, y, width, height: its bounding box in pixels; a single pixel in row 3, column 5 is 5, 3, 1, 1. A point has no
-            width and height.
-        pixels: `(height, width)` bool, which pixels of the box are its own; none where only the box is known.
-        score: a teacher's, in [0, 1]; `None` for a human's.
+        x, y, width, height: its bounding box in pixels; a single pixel in row 3, column 5 is 5, 3, 1, 1. Width and
+            height of a point are 0.
+        pixels: `(height, width)` bool, the pixels of the box that belong to the target; `(0, 0)` where a person drew
+            the box or point.
+        score: the teacher's, in [0, 1]; `None` for a person's label.
     """
 
     x: float
@@ -58,7 +59,7 @@ class Target:
         return not self.width
 
     def mask(self, shape: tuple[int, int]) -> np.ndarray:
-        """`(H, W)` bool, in the whole frame."""
+        """The target's pixels in a frame of this `shape` (H, W): `(H, W)` bool."""
         mask, y, x = np.zeros(shape, bool), int(self.y), int(self.x)
         mask[y : y + self.pixels.shape[0], x : x + self.pixels.shape[1]] = self.pixels
         return mask
@@ -67,17 +68,19 @@ class Target:
 @dataclass(frozen=True)
 class Frame:
     """
-    A row as an export needs it.
+    A row of a data set, with what exports need of it.
 
     Args:
+        name: the frame's, unique in the data set and usable as a file's name.
         content: the image's file, byte for byte.
         suffix: of that file, such as `.png`.
+        width, height: of the frame in pixels.
         label_source: `human`, `box`, `point`, `pseudo` or `none`.
-        mask: `(H, W)` bool, the label that counts (`training_mask`); `None` where there is none.
-        boxes: `[x, y, width, height]` of each target where people drew boxes and points, and no mask.
+        mask: `(H, W)` bool, the label that a training would use, see [`training_mask`]; `None` where there is none.
         ignored: `(H, W)` bool, pixels that are neither target nor background; `None` where there is no mask.
-        scores: a teacher's score by bounding box; empty for a human's label.
-        teacher: what the column `teacher` says.
+        scores: the teacher's scores by bounding box `(x, y, width, height)`; empty for a person's label.
+        teacher: content of the column `teacher`; `None` unless the label is a pseudo label.
+        boxes: `[x, y, width, height]` of each target where people drew boxes or points instead of a mask.
     """
 
     name: str
@@ -97,33 +100,35 @@ class Frame:
         return self.name + self.suffix
 
     def targets(self) -> Iterator[Target]:
-        """The targets of a frame that has a label, of a mask in the order of `objects_from_mask`."""
+        """The targets of a frame that has a label; those of a mask are in the order of [`objects_from_mask`]."""
         if self.boxes:
             for x, y, width, height in self.boxes:
-                yield Target(_whole(x), _whole(y), _whole(width), _whole(height), np.zeros((0, 0), bool))
+                box = {"x": _whole(x), "y": _whole(y), "width": _whole(width), "height": _whole(height)}
+                yield Target(**box, pixels=np.zeros((0, 0), bool))
             return
         labels, _ = ndimage.label(self.mask, structure=EIGHT_CONNECTED)
         for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
             x, y, width, height = columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
             score = self.scores.get((x, y, width, height))  # no two components have the same box
-            yield Target(x, y, width, height, labels[rows, columns] == number, score)
+            pixels = labels[rows, columns] == number
+            yield Target(x=x, y=y, width=width, height=height, pixels=pixels, score=score)
 
 
 def read_frames(dataset: AnyDataset) -> Iterator[Frame]:
-    """The frames of [`read_rows`]."""
+    """Yields the frames of [`read_rows`] without their rows."""
     return (frame for _, frame in read_rows(dataset))
 
 
 def read_rows(dataset: AnyDataset) -> Iterator[tuple[dict[str, Any], Frame]]:
     """
-    The rows of a data set, one at a time, their images not decoded, and what an export needs of each.
+    Yields each row of a data set, its images not decoded, with its [`Frame`].
 
     Args:
-        dataset: with the columns of [`load_irst_dataset`], those of `add_pseudo_labels` where it has pseudo labels, and
-            `label_source`, without which every mask is a human's. It may be streamed.
+        dataset: with the columns of [`load_irst_dataset`], and those of `add_pseudo_labels` where it has pseudo labels.
+            Without the column `label_source`, all masks count as drawn by people. It may be streamed.
 
-    Raises `ValueError` for missing columns, a name that can't be a file's or that occurs twice, and a mask whose size
-    isn't the frame's, naming the row.
+    Raises `ValueError` for missing columns. Raises `ValueError`, which names the row, for a row without an image, a
+    name that can't be a file's name or that occurs twice, and a mask of another size than the frame.
     """
     columns = dataset.column_names or []
     if missing := [column for column in NEEDED_COLUMNS if column not in columns]:
@@ -143,14 +148,16 @@ def read_rows(dataset: AnyDataset) -> Iterator[tuple[dict[str, Any], Frame]]:
 
 def labelled_frames(dataset: AnyDataset, counts: Counter[str], carries: Collection[str] = ()) -> Iterator[Frame]:
     """
-    The frames that have a label. The others are counted and left out: in these formats a frame without annotations is
-    one without targets. Frames whose boxes or points the format can't carry are left out too, with a
-    [`LossyExportWarning`].
+    Yields the frames that have a label.
 
-    `counts` gets `frames`, `frames without label` and `frames left out`. Raises `ValueError` where none is left.
+    Frames without a label are left out, because most formats take a frame without annotations as one without targets.
+    Frames whose boxes or points the format can't hold are left out too, with a [`LossyExportWarning`].
 
     Args:
-        carries: which of `box` and `point` the format can carry; it always carries masks.
+        counts: the numbers of `frames`, `frames without label` and `frames left out` are added to it.
+        carries: which of `box` and `point` the format can hold; it can always hold masks.
+
+    Raises `ValueError` where no frame is left.
     """
     left_out: list[str] = []
     for frame in read_frames(dataset):
@@ -170,7 +177,7 @@ def labelled_frames(dataset: AnyDataset, counts: Counter[str], carries: Collecti
 
 
 def warn_of_loss(what: str, names: list[str]) -> None:
-    """Warn with the names of the frames or targets that a format doesn't carry as they are, if there are any."""
+    """Warn of `what` the format can't hold, with the names of the frames or targets; without names nothing happens."""
     if names:
         listing = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
         warnings.warn(f"{what}: {listing}", LossyExportWarning, stacklevel=3)
@@ -191,8 +198,8 @@ def _frame(row: dict[str, Any]) -> Frame:
     teacher = row.get("teacher") if source == "pseudo" else None
     suffix = _suffix(row["image"]["path"], content, name)
     return Frame(
-        name,
-        content,
+        name=name,
+        content=content,
         suffix=suffix,
         width=row["width"],
         height=row["height"],
@@ -206,12 +213,12 @@ def _frame(row: dict[str, Any]) -> Frame:
 
 
 def _whole(value: float) -> float:
-    """A number of pixels that float32 has rounded, as it was meant."""
+    """A number of pixels without the rounding error of float32: to four decimals, or whole."""
     return int(value) if value == int(value) else round(value, 4)
 
 
 def _suffix(path: str | None, content: bytes, name: str) -> str:
-    """What a file of this content is called: as its path has it, where that is true."""
+    """The suffix for an image's file: that of `path` where it fits the content, else the usual one of its format."""
     try:
         suffixes = FORMATS[image_format(content)]
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What `datasets` loads without this package: an imagefolder, and parquet."""
+"""Formats that `datasets` loads without this package: imagefolder and parquet."""
 
 from collections import Counter
 from pathlib import Path
@@ -15,16 +15,18 @@ from scalpel_hf.utils.files import safe_name, whole_folder
 from .frame_files import AnyDataset, Frame, read_rows
 
 METADATA = "metadata.parquet"
-ROWS = 256  # of the metadata that are written at a time
+ROWS = 256  # rows of the metadata that are written at a time
 
 
 def write_imagefolder(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     """
-    Write all rows and columns for `load_dataset("imagefolder", data_dir=folder)`: each image column as a folder of
-    files, copied as they are, and the others in `metadata.parquet`, whose types don't depend on which rows lack a
-    label. Memory does not grow with the number of frames.
+    Write all rows and columns for `load_dataset("imagefolder", data_dir=folder)`.
 
-    Returns how many `frames` and `frames without label`. Raises as `read_frames` and `whole_folder` do.
+    Each image column becomes a folder of files, copied as they are. The other columns are in `metadata.parquet`; their
+    types are the data set's, even where all rows lack a value. Memory does not grow with the number of frames.
+
+    Returns how many `frames` were written, and how many of them are `frames without label`. Raises `ValueError` for a
+    data set that can't be exported, see [`read_rows`], and otherwise as [`whole_folder`] does.
     """
     features = dict(dataset.features)
     images = image_columns(dataset.features)
@@ -33,7 +35,7 @@ def write_imagefolder(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
         if safe_name(column, "the column") == METADATA:
             raise ValueError(f"the column {column!r} can't be a folder beside the file of that name: rename it")
     text = datasets.Value("string")
-    # `file_name` comes first: `imagefolder` gives the first image column it meets a left-over `file_name`.
+    # `file_name` must be the first column: `imagefolder` assigns it to the first image column that it finds.
     stored = {names["image"]: text} | {names.get(c, c): text if c in names else f for c, f in features.items()}
     schema = datasets.Features(stored).arrow_schema
     counts, rows = Counter[str](), list[dict[str, Any]]()
@@ -42,7 +44,7 @@ def write_imagefolder(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
             (part / column).mkdir()
         for row, frame in read_rows(dataset):
             for column in images:
-                row[names[column]] = _store(row.pop(column), part, column, frame)
+                row[names[column]] = _write_image(row.pop(column), part, column=column, frame=frame)
             rows.append(row)
             counts["frames"] += 1
             counts["frames without label"] += frame.mask is None
@@ -55,15 +57,17 @@ def write_imagefolder(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
 
 def write_parquet(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     """
-    Write all rows and columns as `data.parquet`, files included, for `load_dataset("parquet", data_files=…)`.
+    Write all rows and columns, with the images' files in them, as `data.parquet` for `load_dataset("parquet",
+    data_files=…)`.
 
-    Returns how many `frames`. Raises as `whole_folder` does.
+    Returns how many `frames` were written. Raises as [`whole_folder`] does.
     """
     with whole_folder(folder) as part:
         return Counter(frames=write_parquet_file(dataset, part / "data.parquet"))
 
 
-def _store(cell: dict[str, Any] | None, part: Path, column: str, frame: Frame) -> str | None:
+def _write_image(cell: dict[str, Any] | None, part: Path, column: str, frame: Frame) -> str | None:
+    """Write the file in a cell of an image column; returns its path inside `part`, `None` for an empty cell."""
     if cell is None:
         return None
     place = f"{column}/{frame.file_name if column == 'image' else frame.name + '.png'}"

@@ -1,4 +1,4 @@
-"""Labels that people drew or corrected elsewhere, as `label_source: human` in a data set that exists already."""
+"""Puts labels that people drew or corrected in another program into an existing data set."""
 
 import hashlib
 import math
@@ -28,10 +28,11 @@ LONGEST_LINE = 600  # characters
 
 class LabelFileError(ValueError):
     """
-    Labels that can't be taken; the message names the file and the image or annotation.
+    Labels that can't be used; the message names the file and the image or annotation.
 
     Args:
-        lines: of the message. What a file says in them is cut to what one reads, and stays on its line.
+        lines: of the message. Long lines are shortened, and characters that can't be printed become spaces, since parts
+            of the lines come from files.
     """
 
     def __init__(self, *lines: str) -> None:
@@ -50,14 +51,14 @@ class HumanLabel:
 
     Args:
         name: the frame's, as in the column `name`.
-        mask: `(H, W)` bool; `None` for no target, where the file doesn't give the frame's size.
-        origin: where it comes from, for messages: the file, and what in it.
-        ignored: `(H, W)` bool, pixels that are neither target nor background, where they are not target too; `None` for
-            none.
-        boxes: instead of a mask, of each target a box `(x, y, width, height)` or a point `(x, y)` in pixels, 0 being
-            the left edge of the first column.
-        shares: whether the boxes' numbers are shares of the frame's sides.
-        size: (H, W) of the frame that boxes were drawn on, where the file says it.
+        mask: `(H, W)` bool; `None` where the label is boxes, and for a frame without targets of unknown size.
+        origin: the file and the entry in it that the label comes from, for messages.
+        ignored: `(H, W)` bool, pixels that are neither target nor background; a pixel that is also in `mask` is target.
+            `None` for none.
+        boxes: instead of a mask: a box `(x, y, width, height)` or a point `(x, y)` for each target, in pixels; 0 is the
+            left edge of the first column.
+        shares: whether the boxes' numbers are shares of the frame's sides instead of pixels.
+        size: (H, W) of the frame on which the boxes were drawn, where the file states it.
     """
 
     name: str
@@ -70,10 +71,10 @@ class HumanLabel:
 
     def cells(self, size: tuple[int, int]) -> dict[str, Any]:
         """
-        The columns `mask`, `objects` and `label_source` of a frame of `size` (H, W), the mask compressed.
+        The values of the columns `mask`, `objects` and `label_source` for a frame of `size` (H, W).
 
-        A box that stands there twice is taken once, with a warning. Raises `ValueError` for a label of another size and
-        for boxes that have no extent or don't lie in the frame.
+        The mask is compressed by zlib, `None` for boxes. A repeated box counts once, with a warning. Raises
+        `ValueError` for a label of another size, and for boxes that have no extent or lie outside the frame.
         """
         height, width = size
         for shape in (self.size, *(pixels.shape for pixels in (self.ignored, self.mask) if pixels is not None)):
@@ -103,22 +104,32 @@ def import_human_labels(
     keep_in_memory: bool = False,
 ) -> datasets.Dataset:
     """
-    Put people's labels into a prepared or pseudo-labelled data set.
+    Put people's labels into a prepared or pseudo-labelled data set; returns the new data set.
 
-    Rows are found by `name`, see [`FrameNames`]. A labelled row gets the mask, its `objects` and `label_source: human`,
-    or boxes and points as `objects` and `label_source: box` or `point`; an earlier label is replaced, and what a
-    teacher said of the row is emptied, as in every row that a human has labelled. Other rows stay as they are. All
-    labels are checked before anything is changed.
+    Rows are found by `name`, see [`FrameNames`]. A labelled row gets the mask, its `objects` and `label_source: human`;
+    or boxes and points as `objects`, no mask, and `label_source: box` or `point`. An earlier label is replaced, and the
+    columns of a teacher's pseudo label become `None`. Other rows stay as they are. All labels are checked before
+    anything is changed.
 
     Args:
         dataset: with `name`, `mask`, `objects`, `width`, `height`, `label_source`.
         labels: from [`read_coco`], [`read_label_studio`], [`read_masks`], [`read_yolo`], [`read_voc_boxes`] or
             [`read_boxes`].
-        only: names of the frames to take; labels of others are passed over.
-        keep_in_memory: as of `Dataset.map`; otherwise the result is cached beside the data set's files.
+        only: names of the frames to take; labels of other frames are skipped.
+        keep_in_memory: as in `Dataset.map`; otherwise the result is cached beside the data set's files.
 
-    Raises [`LabelFileError`] for names that the data set lacks, masks of another size, boxes outside their frame, two
-    labels of one frame, names of `only` without a label, and where there is no label at all.
+    Raises [`LabelFileError`], which lists all problems: names that the data set lacks, masks of another size, boxes
+    outside their frame, two labels for one frame, names in `only` without a label, or no label at all. Raises
+    `ValueError` where `dataset` lacks columns.
+
+    Examples:
+        >>> from scalpel_hf import SyntheticInfrared
+        >>> frames = SyntheticInfrared(size=(32, 48)).to_dataset(2).add_column("label_source", ["none", "none"])
+        >>> mask = np.zeros((32, 48), bool)
+        >>> mask[5:8, 10:14] = True
+        >>> label = HumanLabel(frames["name"][0], mask, origin="drawn by hand")
+        >>> import_human_labels(frames, [label], keep_in_memory=True)["label_source"][:]
+        ['human', 'none']
     """
     needed = {"name", "mask", "objects", "width", "height", "label_source"}
     if missing := needed - set(dataset.column_names):
@@ -152,7 +163,7 @@ def import_human_labels(
 
 
 def read_labels(path: Path) -> Any:
-    """A label file's JSON. Raises [`LabelFileError`] naming the file where it is something else."""
+    """The object or list in a JSON file of labels. Raises [`LabelFileError`], which names the file, for another."""
     try:
         return read_json(path, (dict, list))
     except ValueError as error:
@@ -160,7 +171,8 @@ def read_labels(path: Path) -> Any:
 
 
 def objects_of(content: Any, what: str) -> list[dict[str, Any]]:
-    """A list of objects as a JSON file has it, none where there is no list; [`LabelFileError`] for anything else."""
+    """`content` as a list of JSON objects, empty for `None`. Raises [`LabelFileError`], which begins with `what`, for
+    anything else."""
     entries = [] if content is None else content
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise LabelFileError(f"{what} must be a list of objects")
@@ -168,7 +180,8 @@ def objects_of(content: Any, what: str) -> list[dict[str, Any]]:
 
 
 def covered(box: Sequence[float], shape: tuple[int, int]) -> np.ndarray:
-    """`(H, W)` bool: the pixels of a box to ignore. Raises `ValueError` for a point, and as [`drawn_inside`] does."""
+    """The pixels of a box as `(H, W)` bool, for boxes of what is to be ignored. Raises `ValueError` for a point, and as
+    [`drawn_inside`] does."""
     x, y, width, height = drawn_inside(box, shape[1], shape[0])
     if not width:
         raise ValueError("a point covers nothing to ignore: draw a box or a mask")
@@ -179,7 +192,7 @@ def covered(box: Sequence[float], shape: tuple[int, int]) -> np.ndarray:
 
 @contextmanager
 def named(origin: str) -> Iterator[None]:
-    """Has errors say where a label comes from."""
+    """Turn a `ValueError` of the block into a [`LabelFileError`] that begins with `origin`."""
     try:
         yield
     except ValueError as error:
@@ -187,7 +200,7 @@ def named(origin: str) -> Iterator[None]:
 
 
 def image_size(width: Any, height: Any) -> tuple[int, int]:
-    """(H, W) as a label file gives it; `ValueError` if no image has such a size."""
+    """(H, W) from a label file's numbers; `ValueError` unless they are whole, above 0 and not too large to read."""
     if not all(type(side) in (int, float) and side >= 1 and side % 1 == 0 for side in (width, height)):
         raise ValueError(f"its width and height must be whole numbers above 0, not {width!r} and {height!r}")
     if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
@@ -196,8 +209,14 @@ def image_size(width: Any, height: Any) -> tuple[int, int]:
 
 
 def named_by(path: str) -> str:
-    """What a label file's path of an image, written with either slash, names: without the last suffix, and with its
-    folders, which tell two files of one name apart; empty where there is no name in it."""
+    """
+    The frame's name from the path of an image in a label file: without its suffix, with its folders, which distinguish
+    files of the same name. Both slashes separate folders. Empty where the path has no file name.
+
+    Examples:
+        >>> named_by(r"clips\\night\\0042.png")
+        'clips/night/0042'
+    """
     whole = PureWindowsPath(path)
     return whole.with_suffix("").as_posix() if whole.stem else ""
 
@@ -205,7 +224,7 @@ def named_by(path: str) -> str:
 def _checked(
     labels: Iterable[HumanLabel], sizes: dict[str, tuple[int, int]], only: Collection[str] | None
 ) -> dict[str, dict[str, Any]]:
-    """The labels' cells by name, or all that is wrong with them."""
+    """The labels' cells by the frame's name. Raises [`LabelFileError`], which lists all problems."""
     found: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
     problems: list[str] = []

@@ -1,4 +1,4 @@
-"""Labels of any format that can be read, by the format's name."""
+"""One reader for all formats of labels, chosen by the format's name."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,19 +28,21 @@ def read_label_file(
     say: Callable[[str], object] | None = None,
 ) -> Iterator[HumanLabel]:
     """
-    The labels in a file or folder.
+    Yields the labels in a file or folder.
 
     Args:
-        kind: one of `READABLE`; `json` is [`read_boxes`]' own.
-        category: what is target where a file has several classes.
-        mask_values, say: of [`read_masks`].
+        kind: the format, one of `READABLE`; `json` is the one of [`read_boxes`].
+        path: the file; for `masks`, `voc` and `yolo` the folder of the files.
+        category: the class that counts as target, in formats with classes.
+        mask_values, say: as in [`read_masks`]; for `masks` only.
 
-    Raises `ValueError` for what the format doesn't have, and as its reader does.
+    Raises `ValueError` for an argument that the format doesn't take, and `LabelFileError` where the format's reader
+    does.
     """
     if category is not None and kind not in WITH_CATEGORIES:
-        raise ValueError(f"a category is for {', '.join(WITH_CATEGORIES)}: {kind} has none")
+        raise ValueError(f"a category is for {', '.join(WITH_CATEGORIES)}; the format {kind} has none: leave it out")
     if mask_values is not None and kind != "masks":
-        raise ValueError(f"mask values are for masks: {kind} has none")
+        raise ValueError(f"mask values are for masks; the format {kind} has none: leave them out")
     if kind == "masks":
         return read_masks(path, mask_values, say=say)
     return read_boxes(path) if kind == "json" else WITH_CATEGORIES[kind](path, category)

@@ -44,17 +44,19 @@ def write_label_studio(dataset: AnyDataset, folder: str | Path, image_url: str =
     """
     Write all frames as tasks for Label Studio.
 
-    A human's label becomes an annotation, a pseudo label a prediction with the teacher's scores, each target a brush
-    region of its own (exact), people's boxes and points rectangles and key points, pixels that are neither target nor
-    background one with the label `ignore`. A frame without label is a task without either. Browsers show 8-bit PNG,
-    JPEG and BMP: such files are copied as they are, of others an 8-bit PNG of the same size is made to look at,
-    stretched linearly from the frame's lowest value to its highest. Memory does not grow with the number of frames.
+    A person's label becomes an annotation. A pseudo label becomes a prediction with the teacher's scores. A frame
+    without a label becomes a task without either. Each target of a mask is a brush region of its own (exact), each box
+    a rectangle and each point a key point. Pixels that are neither target nor background are one brush region with the
+    label `ignore`. Browsers show 8-bit PNG, JPEG and BMP: such files are copied as they are. Other files are converted
+    to 8-bit PNG of the same size, stretched linearly from the frame's lowest value to its highest. Memory does not grow
+    with the number of frames.
 
     Args:
-        image_url: what precedes an image's file name in a task. By default files are read from Label Studio's local
+        image_url: stands before an image's file name in a task. By default, files are read from Label Studio's local
             storage, whose root must then be the folder `images`.
 
-    Returns how many `frames`, `targets` and `frames without label`. Raises as `read_frames` and `whole_folder` do.
+    Returns how many `frames` and `targets` were written, and how many of the frames are `frames without label`. Raises
+    `ValueError` for a data set that can't be exported, see [`read_rows`], and otherwise as [`whole_folder`] does.
     """
     counts = Counter[str]()
     with whole_folder(folder) as part, open(part / TASKS, "w", encoding="utf-8") as file:
@@ -80,20 +82,23 @@ def write_label_studio(dataset: AnyDataset, folder: str | Path, image_url: str =
 
 def read_label_studio(path: str | Path, label: str | None = None) -> Iterator[HumanLabel]:
     """
-    The masks of Label Studio's JSON export, one a task that a person has annotated: the union of its brush
-    and bitmask regions, empty where the annotation has none; or its boxes and points, where it has rectangles or key
-    points. Masks beside them then count as their boxes, with a warning.
+    Yields one label for each task in Label Studio's JSON export that a person has annotated.
 
-    Predictions are no one's labels and are passed over, and so are tasks without annotation and cancelled annotations.
-    A task's frame is `data.name`, as `write_label_studio` has it, or else what the file in `data.image` is called.
+    The label is a mask: the union of the annotation's brush and bitmask regions, empty where it has none. Where the
+    annotation has rectangles or key points, the label is boxes and points instead; masks of the same annotation then
+    count as their boxes, with a warning.
+
+    Skipped are predictions, which nobody has checked, cancelled annotations, and tasks without annotation. The name of
+    a task's frame is `data.name`, as `write_label_studio` writes it, or else the name of the file in `data.image`.
 
     Args:
         path: the JSON file.
-        label: the label of brush, bitmask, rectangle or key point that is target; needed where there are several. The
-            label `ignore` is neither target nor background.
+        label: the label of regions that counts as target; needed where there are several. The label `ignore` is neither
+            target nor background.
 
-    Raises `LabelFileError` naming the file, the task and the annotation, where two annotations of a task are left, a
-    region is drawn as something else or turned, its mask is damaged or of another size, or no region has the `label`.
+    Raises `LabelFileError`, which names the file, the task and the annotation, where the file isn't such an export, a
+    task has several annotations that aren't cancelled, a region is rotated or isn't brush, bitmask, rectangle or key
+    point, a mask is damaged or has another size than the image, or no region has the `label`.
     """
     path = Path(path)
     content = read_labels(path)
@@ -134,7 +139,7 @@ def read_label_studio(path: str | Path, label: str | None = None) -> Iterator[Hu
         else:
             with named(origin):
                 open_pixels = _union(ignored)
-            yield HumanLabel(name, mask, origin, open_pixels)
+            yield HumanLabel(name, mask, origin, ignored=open_pixels)
     if reduced:
         warnings.warn(
             f"{path}: {reduced} tasks have masks of some targets and boxes or points of others: they are labelled by "
@@ -146,12 +151,12 @@ def read_label_studio(path: str | Path, label: str | None = None) -> Iterator[Hu
 
 
 def _union(regions: list[Region]) -> np.ndarray | None:
-    """The pixels of regions; `None` where there is none."""
+    """`(H, W)` bool: the pixels of any of the regions; `None` without regions."""
     return np.logical_or.reduce([region.pixels() for region in regions]) if regions else None
 
 
 def _annotation(task: dict[str, Any], origin: str) -> dict[str, Any] | None:
-    """The one annotation of a task that counts."""
+    """The annotation of a task that isn't cancelled; `None` without one, `LabelFileError` for several."""
     if "completions" in task:
         raise LabelFileError(f"{origin}: has `completions`, as Label Studio wrote before 1.0: export with a newer one")
     entries = objects_of(task.get("annotations"), f"{origin}: `annotations`")
@@ -172,6 +177,7 @@ def _frame_name(data: dict[str, Any], origin: str) -> str:
 
 
 def _image(frame: Frame) -> tuple[str, bytes]:
+    """Name and content of an image file that browsers show."""
     pixels = read_frame(frame.content)
     if frame.suffix in SHOWN_BY_BROWSERS and pixels.dtype == np.uint8:
         return frame.file_name, frame.content
@@ -204,7 +210,7 @@ def _region(key: str, label: str, mask: np.ndarray) -> dict[str, Any]:
 
 
 def _box_region(key: str, target: Target, frame: Frame) -> dict[str, Any]:
-    """In percent of the frame's sides."""
+    """A box or point as a region, whose numbers are percentages of the frame's sides."""
     kind, name = ("keypointlabels", POINT) if target.is_point else ("rectanglelabels", BOX)
     width, height = (100 / side for side in (frame.width, frame.height))
     value = {"x": target.x * width, "y": target.y * height, "width": target.width * width, kind: [TARGET]}

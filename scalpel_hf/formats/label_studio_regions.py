@@ -1,4 +1,4 @@
-"""What people drew in Label Studio, region by region: brush masks, bitmasks, rectangles and key points."""
+"""Reads the regions that people drew in Label Studio: brush masks, bitmasks, rectangles and key points."""
 
 import base64
 import binascii
@@ -12,11 +12,22 @@ from PIL import Image
 from .brush_rle import decode_brush_rle
 from .human_labels import LabelFileError, covered, image_size, objects_of
 
-# Results that say something about a region, the frame or two regions, and draw nothing.
-SAID = ("choices", "datetime", "labels", "number", "pairwise", "ranker", "rating", "relation", "taxonomy", "textarea")
-BOXES = ("rectangle", "keypoint")  # start the types of results that are boxes and points
-SHAPES = ("polygon", "ellipse", "vector")  # start the types of results that draw neither these nor pixels
-SHAPE_KEYS = ("x", "points", "vertices")  # and are in their values
+# Types of results that describe a region, the frame or two regions, but draw nothing.
+NOTES = (
+    "choices",
+    "datetime",
+    "labels",
+    "number",
+    "pairwise",
+    "ranker",
+    "rating",
+    "relation",
+    "taxonomy",
+    "textarea",
+)
+BOXES = ("rectangle", "keypoint")  # types of boxes and points begin with one of these
+SHAPES = ("polygon", "ellipse", "vector")  # types of shapes that can't be read begin with one of these
+SHAPE_KEYS = ("x", "points", "vertices")  # the values of such shapes have one of these keys
 LABELS = ("brushlabels", "bitmasklabels", "rectanglelabels", "keypointlabels", "labels")
 NO_LABEL = "(no label)"
 PNG_URL = "data:image/png;base64,"
@@ -25,11 +36,13 @@ PNG_URL = "data:image/png;base64,"
 @dataclass(frozen=True)
 class Region:
     """
+    What a person drew in one place of an image.
+
     Args:
-        shape: (H, W) of its image.
-        mask: `(H, W)` bool; `None` of a rectangle and a key point.
-        box: `(x, y, width, height)` of a rectangle in pixels, `(x, y)` of a key point.
-        labels: what people called it; `NO_LABEL` where nothing.
+        shape: (H, W) of the image.
+        mask: `(H, W)` bool; `None` for rectangles and key points.
+        box: `(x, y, width, height)` of a rectangle or `(x, y)` of a key point, in pixels; `None` for masks.
+        labels: the names that people gave it; `NO_LABEL` alone where they gave none.
     """
 
     shape: tuple[int, int]
@@ -38,17 +51,22 @@ class Region:
     labels: frozenset[str]
 
     def pixels(self) -> np.ndarray:
-        """`(H, W)` bool: its mask, or all that its rectangle covers, see [`covered`]."""
+        """`(H, W)` bool: the mask, or the pixels of the rectangle, see [`covered`]."""
         return np.asarray(self.mask) if self.box is None else covered(self.box, self.shape)
 
 
 def read_regions(result: Any, origin: str) -> list[Region]:
     """
-    The regions of an annotation, of its `result`.
+    The regions in the `result` of an annotation.
 
-    A region has several entries where people said more of it than its label: they repeat its `id` and its mask.
+    Entries with the same `id` and the same mask are one region: Label Studio writes an entry for each control that
+    people used on it, such as a rating.
 
-    Raises `LabelFileError` for what has neither pixels nor a box, isn't understood, or is damaged.
+    Args:
+        origin: the file, task and annotation, for messages.
+
+    Raises `LabelFileError` for a region that is drawn as something else than a mask, box or point, is of an unknown
+    type, or is damaged.
     """
     drawn: dict[tuple[str, bytes], tuple[tuple[int, int], np.ndarray | None, tuple[float, ...] | None]] = {}
     labels: dict[tuple[str, bytes], set[str]] = {}
@@ -101,14 +119,14 @@ def _box(entry: dict[str, Any]) -> tuple[float, ...] | None:
 
 
 def _mask(entry: dict[str, Any]) -> np.ndarray | None:
-    """The mask of an entry; `None` for one that draws none."""
+    """The mask of an entry, `(H, W)` bool; `None` for an entry without a mask."""
     value, kind = _value(entry), entry.get("type")
     if _is_box(entry):
         return None
     if "rle" not in value and "imageDataURL" not in value:
         if str(kind).startswith(SHAPES) or any(key in value for key in SHAPE_KEYS):
             raise ValueError(f"is drawn as {kind}, which is neither a mask nor a box: use the brush or rectangles")
-        if kind not in SAID or "format" in value:
+        if kind not in NOTES or "format" in value:
             raise ValueError(f"is of the type {kind!r}, which isn't understood here: export brush masks or bitmasks")
         return None
     if entry.get("image_rotation"):
@@ -120,7 +138,7 @@ def _mask(entry: dict[str, Any]) -> np.ndarray | None:
 
 
 def _bitmask(url: Any, shape: tuple[int, int]) -> np.ndarray:
-    """Of a PNG whose targets are black on a transparent ground: where its alpha exceeds 127."""
+    """The mask in a PNG's data URL, black targets on a transparent ground: target where alpha exceeds 127."""
     if not isinstance(url, str) or not url.startswith(PNG_URL):
         raise ValueError(f"its bitmask isn't a PNG file as `{PNG_URL}…`")
     try:
@@ -129,7 +147,7 @@ def _bitmask(url: Any, shape: tuple[int, int]) -> np.ndarray:
                 width, height = image.size
                 raise ValueError(f"its bitmask has {width} × {height} pixels, its image {shape[1]} × {shape[0]}")
             alpha = np.asarray(image.convert("RGBA"))[:, :, 3]
-            if alpha.min() == 255:  # the whole image is no target, but what a program without transparency writes
+            if alpha.min() == 255:  # not a target as large as the image, but an image without transparency
                 raise ValueError("its bitmask has no transparency, which is what tells target from background")
             return alpha > 127
     except (binascii.Error, OSError, SyntaxError) as error:

@@ -1,4 +1,4 @@
-"""Plain PNG masks: `images/` and `masks/` under the same names, the layout `generic` of `scalpel-hf prepare`."""
+"""PNG masks: `images/` and `masks/` with the same names, which `scalpel-hf prepare` reads as the layout `generic`."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,12 +18,13 @@ from .human_labels import HumanLabel, LabelFileError
 
 def write_masks(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     """
-    Write the frames that have a label and their masks, PNG of 0 and 255. Pixels that are neither target nor background
-    become background, with a [`LossyExportWarning`]. Image files are copied as they are. Memory does not grow
-    with the number of frames.
+    Write the frames that have a label, and their masks as PNG: 255 is target, 0 is background.
 
-    Returns how many `frames`, `targets` and `frames without label`, which are left out. Raises as `read_frames` and
-    `whole_folder` do.
+    Pixels that are neither target nor background become background, with a [`LossyExportWarning`]. Image files are
+    copied as they are. Memory does not grow with the number of frames.
+
+    Returns how many `frames` and `targets` were written, and how many `frames without label` were left out. Raises
+    `ValueError` for a data set that can't be exported, see [`read_rows`], and otherwise as [`whole_folder`] does.
     """
     counts, lost = Counter[str](), list[str]()
     with whole_folder(folder) as part:
@@ -43,16 +44,18 @@ def read_masks(
     folder: str | Path, mask_values: MaskValues | None = None, say: Callable[[str], object] | None = None
 ) -> Iterator[HumanLabel]:
     """
-    A folder of masks, image files each under its frame's name: `write_masks` has one, and `write_voc` in
-    `SegmentationClass`.
+    Yields the masks in a folder of image files, each of which has the name of its frame.
+
+    Such folders are `masks` of `write_masks` and `SegmentationClass` of `write_voc`.
 
     Args:
         folder: of the masks.
-        mask_values: what their values mean; by default what all of them together say, see [`decide_mask_values`].
-        say: gets a line about that; by default a warning, unless they are as usual.
+        mask_values: the meaning of the pixels' values; by default it is told from all masks together, see
+            [`decide_mask_values`].
+        say: is called with one line about that meaning. Without it, values other than the usual ones give a warning.
 
-    Raises `LabelFileError` naming the file that can't be read, or the folder where there is no image in it, or where
-    what the values mean would be a guess.
+    Raises `LabelFileError`, which names the file that can't be read, or the folder where it has no images or where the
+    meaning of the values is ambiguous.
     """
     try:
         paths = find_images(folder)
@@ -67,4 +70,5 @@ def read_masks(
             mask = read_mask(path, values)
         except (OSError, ValueError) as error:
             raise LabelFileError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
-        yield HumanLabel(frame_name(path.relative_to(folder)), mask == TARGET, str(path), mask == IGNORED)
+        name = frame_name(path.relative_to(folder))
+        yield HumanLabel(name, mask=mask == TARGET, origin=str(path), ignored=mask == IGNORED)

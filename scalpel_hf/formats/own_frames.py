@@ -1,4 +1,4 @@
-"""A person's own frames with labels for some of them, whatever program these come from."""
+"""Loads a person's own frames, with labels for some of them in any readable format."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,7 +24,7 @@ FORMS_OF_LABELS = (
 
 def kind_of_labels(labels: str | Path) -> str:
     """
-    What a person's labels are: one of `READABLE`, told by what is there.
+    The format of a file or folder of labels, one of `READABLE`, told from its content.
 
     Raises `LabelFileError` where it is none of them.
     """
@@ -49,7 +49,7 @@ def _lists_objects(content: Any) -> bool:
 
 
 def _kind_of_folder(path: Path) -> str:
-    """Boxes of Pascal VOC and YOLO may stand beside their frames, masks beside a note."""
+    """The format of a folder of labels. XML files, or a folder `labels`, may stand beside the frames themselves."""
     try:
         images = find_images(path)
     except FileNotFoundError as error:
@@ -76,41 +76,42 @@ def load_own_frames(
     say: Callable[[str], object] | None = None,
 ) -> Dataset:
     """
-    Frames, and the labels that people made for some of them: `label_source` is `human`, `box` or `point` there and
-    `none` elsewhere.
+    Load frames and the labels that people made for some of them.
 
-    A mask without a target pixel says that the frame has no target. Labels of frames that aren't there are left out.
+    `label_source` is `human`, `box` or `point` for frames with a label, and `none` for the others. A mask without a
+    target pixel says that the frame has no target. Labels of frames that `root` lacks are left out and counted in
+    `left_out`.
 
     Args:
         root, cache_dir, left_out, every, max_frames: see [`frames_dataset`].
-        labels: a folder of masks called like their frames, a COCO file, Label Studio's export, boxes of YOLO, Pascal
-            VOC or [`read_boxes`]; `None` for none.
-        kind: of the labels, one of `READABLE`; by default as [`kind_of_labels`] tells.
-        category: which is target, where the labels have several.
+        labels: a folder of masks with their frames' names, a COCO file, Label Studio's export, or boxes of YOLO, Pascal
+            VOC or [`read_boxes`]; `None` for no labels.
+        kind: format of the labels, one of `READABLE`; by default [`kind_of_labels`] finds it.
+        category: the class that counts as target, where the labels have several.
         mask_values, say: see [`read_masks`].
 
     Raises:
         `FileNotFoundError`, `ValueError`: as [`frames_dataset`] does.
-        `LabelFileError`: for labels that can't be read, or if no label belongs to a frame that is there.
+        `LabelFileError`: for labels that can't be read, and where no label belongs to a frame of `root`.
     """
     without = None if labels is None else Path(labels)
     rows = frames_dataset(root, cache_dir, left_out, every=every, max_frames=max_frames, without=without)
     if labels is None:
         return rows
     kind = kind or kind_of_labels(labels)
-    found = read_label_file(kind, Path(labels), category, mask_values, say)
+    found = read_label_file(kind, Path(labels), category=category, mask_values=mask_values, say=say)
     frames = FrameNames(rows["name"][:])
-    return import_human_labels(rows, _of_frames(found, frames, Path(labels), left_out))
+    return import_human_labels(rows, _labels_of_frames(found, frames, labels=Path(labels), left_out=left_out))
 
 
-def _of_frames(
+def _labels_of_frames(
     found: Iterator[HumanLabel], frames: FrameNames, labels: Path, left_out: LeftOut
 ) -> Iterator[HumanLabel]:
-    """The labels of frames that are there; `LabelFileError` where there is none."""
+    """Yields the labels that belong to one of the `frames`; `LabelFileError` where none does."""
     count = 0
     others: list[str] = []
     for label in found:
-        name = _plain(label.name, frames)
+        name = _without_suffix(label.name, frames)
         if frames.get(name) is None:
             left_out.add(f"labels in {labels} of frames that aren't there", label.name)
             others.append(label.name)
@@ -124,7 +125,7 @@ def _of_frames(
         )
 
 
-def _plain(name: str, frames: FrameNames) -> str:
-    """A mask's name without what some programs add to its frame's."""
+def _without_suffix(name: str, frames: FrameNames) -> str:
+    """A label's name without a suffix such as `_mask`, if there is a frame of that name; else the name as it is."""
     candidates = [name, *(name.removesuffix(ending) for ending in LAYOUTS["generic"].mask_suffixes)]
     return next((candidate for candidate in candidates if frames.get(candidate) is not None), name)

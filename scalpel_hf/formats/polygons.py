@@ -1,10 +1,10 @@
 """
-COCO's polygons as pixels.
+Converts COCO's polygons to pixels, and masks to polygons.
 
-By COCO's definition a polygon's coordinates are those of pixels' edges: 0 is the left edge of the first column. But
-contours of OpenCV, and of what is built on it, go through the centres of a target's outermost pixels. Filled by the
-definition, such a target loses half a pixel all round: of 13 pixels 8 are left, of a single one none. What an
-annotation says of itself, `bbox` and `area`, tells the two apart.
+By COCO's definition, a polygon's coordinates are those of pixels' edges: 0 is the left edge of the first column. But
+OpenCV, and programs built on it, write contours that go through the centres of a target's outermost pixels. Filled by
+COCO's definition, such a target loses half a pixel on each side: 8 of 13 pixels remain, and none of a single one. The
+annotation's `bbox` and `area` show which of the two conventions holds.
 """
 
 import math
@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-CLOSE = 0.25  # pixels
-FAR = 1.0  # pixels that a polygon's box may differ from what `bbox` says: programs round in many ways
-ABOUT = 0.1  # of the pixels that `area` says, where it decides
-SHARE = 0.7  # of the pixels that `area` says
+CLOSE = 0.25  # pixels between sides of boxes that count as equal
+FAR = 1.0  # pixels by which a polygon's box may differ from `bbox`, because programs round in many ways
+ABOUT = 0.1  # relative difference up to which `area` decides on the convention
+SHARE = 0.7  # lowest ratio between `area` and the number of filled pixels, either way round
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 
 
 def read_polygons(segmentation: Any, shape: tuple[int, int]) -> list[np.ndarray]:
     """
-    A segmentation's polygons, each `(N, 2)`, x and y; none where it is no list.
+    The polygons in an annotation's `segmentation`, each `(N, 2)` float64, x and y in pixels.
 
-    Raises `ValueError` for what is none, and for one that lies or leads far outside a frame of `shape`.
+    Returns an empty list where the segmentation is not a list, as with RLE. Raises `ValueError` for an entry that isn't
+    a polygon, and for a polygon that reaches far outside a frame of `shape` (H, W) or is unreasonably long.
     """
     polygons = []
     for number, flat in enumerate(segmentation if isinstance(segmentation, list) else [], 1):
@@ -44,19 +45,23 @@ def read_polygons(segmentation: Any, shape: tuple[int, int]) -> list[np.ndarray]
 
 
 def can_be_centres(polygons: list[np.ndarray]) -> bool:
-    """Whether the polygons' corners are whole numbers, all, or all halves."""
+    """Whether the corners can be pixels' centres: all coordinates are whole numbers, or all are halves such as 3.5."""
     return bool(polygons) and _half(polygons) is not None
 
 
 def corners_are_centres(annotation: dict[str, Any], polygons: list[np.ndarray], shape: tuple[int, int]) -> bool | None:
     """
-    Whether the polygons' corners, which can be pixels' centres, are, by what the annotation's `bbox` and `area` say;
-    `None` where they say nothing.
+    Whether the polygons' corners are pixels' centres, judged by the annotation's `bbox` and `area`; `None` where these
+    don't tell.
 
-    Then a `bbox` that counts pixels is one wider and higher than the polygons, and an `area` that counts them is that
-    of the pixels on the polygons, too.
+    If the corners are centres, a `bbox` that counts pixels is one pixel wider and higher than the polygons, and an
+    `area` that counts pixels includes those that the polygons go through.
 
-    Raises `ValueError` for a `bbox` or `area` that is none.
+    Args:
+        polygons: for which [`can_be_centres`] is true.
+        shape: (H, W) of the image.
+
+    Raises `ValueError` for a `bbox` that isn't four numbers and an `area` that isn't a number.
     """
     box, area = _stated(annotation)
     half = _half(polygons) or 0.0
@@ -79,13 +84,14 @@ def fill_polygons(
     annotation: dict[str, Any], polygons: list[np.ndarray], shape: tuple[int, int], centres: bool
 ) -> np.ndarray:
     """
-    The polygons' pixels together, `(H, W)` bool.
+    Fill an annotation's polygons; returns the union of their pixels, `(H, W)` bool.
 
     Args:
-        centres: whether whole or half numbers are pixels' centres. Others are always those of edges.
+        shape: (H, W) of the image.
+        centres: whether corners are pixels' centres, if all are whole numbers or all are halves. Other corners always
+            refer to pixels' edges.
 
-    Raises `ValueError` for a polygon that covers no pixel, whatever the others cover, and where `bbox` or `area` says
-    something else.
+    Raises `ValueError` where any of the polygons covers no pixel, or where `bbox` or `area` contradicts the pixels.
     """
     half = _half(polygons) if centres else None
     mask = np.zeros(shape, bool)
@@ -115,7 +121,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _stated(annotation: dict[str, Any]) -> tuple[Box | None, float | None]:
-    """What an annotation says of its box and area, if it says something."""
+    """An annotation's `bbox` as (x0, y0, x1, y1), and its `area`; each `None` where it is missing or zero."""
     box, area = annotation.get("bbox"), annotation.get("area")
     if box and not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
         raise ValueError("its `bbox` isn't a list of four numbers")
@@ -127,7 +133,7 @@ def _stated(annotation: dict[str, Any]) -> tuple[Box | None, float | None]:
 
 
 def _half(polygons: list[np.ndarray]) -> float | None:
-    """What pixels' centres are beyond whole numbers, 0 or ½, where all corners can be centres; else `None`."""
+    """The fractional part of all coordinates, if it is the same, 0 or ½, so that they can be centres; else `None`."""
     parts = np.concatenate(polygons) % 1
     return float(parts.flat[0]) if parts.flat[0] in (0, 0.5) and (parts == parts.flat[0]).all() else None
 
@@ -153,7 +159,7 @@ def _shoelace(points: np.ndarray) -> float:
 
 
 def mask_codec() -> ModuleType:
-    """pycocotools' masks; `ImportError` with the remedy where it isn't installed."""
+    """The module `pycocotools.mask`; `ImportError` with the remedy where it isn't installed."""
     try:
         from pycocotools import mask
     except ImportError as error:
@@ -170,7 +176,11 @@ def _fill_to_edges(polygons: list[np.ndarray], shape: tuple[int, int]) -> np.nda
 
 
 def _fill_to_centres(polygons: list[np.ndarray], shape: tuple[int, int], half: float) -> np.ndarray:
-    """With the pixels that the polygons go through: exact for contours, whose steps are straight or diagonal."""
+    """
+    Fill polygons whose corners are pixels' centres, including the pixels on their lines: `(H, W)` bool.
+
+    It is exact for contours, whose steps are horizontal, vertical or diagonal.
+    """
     x0, y0, x1, y1 = (int(side - half) for side in _extent(polygons))
     image = Image.new("1", (x1 - x0 + 1, y1 - y0 + 1))
     draw = ImageDraw.Draw(image)
@@ -187,25 +197,29 @@ def _fill_to_centres(polygons: list[np.ndarray], shape: tuple[int, int], half: f
     return mask
 
 
-INSET = 0.1
+INSET = 0.1  # pixels between an outline and the pixels' edges
 STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))  # (row, column) to the right, down, to the left, up
-# Of a pixel's edges, walked clockwise: where each starts, seen from the pixel's upper left corner.
+# Where each of a pixel's four edges starts, walked clockwise: (row, column) relative to the pixel's upper left corner.
 STARTS = ((0, 0), (0, 1), (1, 1), (1, 0))
 OUTSIDE = ((-1, 0), (0, 1), (1, 0), (0, -1))  # the neighbour across each edge
 
 
 def outline(pixels: np.ndarray) -> np.ndarray:
     """
-    The outer outline of an 8-connected target, clockwise, a tenth of a pixel inside the pixels' edges.
+    The outer outline of an 8-connected target as a polygon, clockwise, a tenth of a pixel inside the pixels' edges.
 
-    Whoever fills the polygon gets the target's pixels back, holes filled: a pixel's centre lies inside if and only if
-    the pixel is the target's, and so do the whole pixels that the corners fall into when they are cut off to integers.
-    Where pixels touch by a corner alone the outline crosses over there and back.
+    Filling the polygon gives the target's pixels, with holes filled: exactly the centres of these pixels lie inside.
+    Where corners are truncated to integers, they are pixels of the target. Where two pixels touch at a corner only, the
+    outline crosses over at that corner and comes back there.
 
     Args:
         pixels: `(H, W)` bool, one component.
 
-    Returns `(N, 2)`, x and y in pixels, 0 being the left edge of the first column; N is at least 4.
+    Returns `(N, 2)`, x and y in pixels; 0 is the left edge of the first column, and N is at least 4.
+
+    Examples:
+        >>> outline(np.ones((1, 2), bool)).round(1).tolist()
+        [[0.1, 0.1], [1.9, 0.1], [1.9, 0.9], [0.1, 0.9]]
     """
     padded = np.pad(pixels, 1)
     edges = {}  # where it starts and which way it goes → its pixel
@@ -219,14 +233,14 @@ def outline(pixels: np.ndarray) -> np.ndarray:
         start, way, (row, column) = edge[:2], edge[2], edges[edge]
         stop = (start[0] + STEPS[way][0], start[1] + STEPS[way][1])
         points += [_inset(start, row, column), _inset(stop, row, column)]
-        # Left first: that keeps to one side of the background, so that it goes round pixels that touch by a corner.
+        # The turn to the left is tried first: where pixels touch at a corner only, it crosses over to the next pixel.
         edge = next(e for e in ((*stop, (way + turn) % 4) for turn in (-1, 0, 1)) if e in edges)
         if edge == first:
             return _corners(np.array(points)) - 1
 
 
 def _inset(corner: tuple[int, int], row: int, column: int) -> tuple[float, float]:
-    """x and y of a pixel's corner, moved towards its centre."""
+    """x and y of a pixel's `corner` (row, column), moved by `INSET` towards the pixel's centre."""
     y, x = corner
     return x + (INSET if x == column else -INSET), y + (INSET if y == row else -INSET)
 

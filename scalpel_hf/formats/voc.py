@@ -22,15 +22,15 @@ def write_voc(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     """
     Write the frames that have a label as a Pascal VOC data set.
 
-    Boxes are VOC's own, pixels counted from 1 and both corners inside: `xmin = x + 1`, `xmax = x + width`, so that a
-    single pixel has `xmin = xmax`. `SegmentationClass` holds the mask (0, 1, and 255 for pixels that are neither target
-    nor background), `SegmentationObject` the targets' numbers in the order of the boxes. Of frames with more than 254
-    targets the latter can't hold all; it is then left out for them, which [`LossyExportWarning`] says, and so are
-    frames labelled by points. Those labelled by boxes have no masks. Image files are copied as they are, whatever their
-    kind. Memory does not grow with the number of frames.
+    Boxes count pixels from 1 and include both corners, as VOC's do: `xmin = x + 1`, `xmax = x + width`. A single pixel
+    has `xmin = xmax`. `SegmentationClass` holds the masks: 0 is background, 1 target, and 255 neither.
+    `SegmentationObject` holds the targets' numbers in the order of the boxes; frames with more than 254 targets have no
+    such file, with a [`LossyExportWarning`]. Frames labelled by boxes have no masks. Frames labelled by points are left
+    out, with the same warning. Image files are copied as they are, whatever their type. Memory does not grow with the
+    number of frames.
 
-    Returns how many `frames`, `targets` and `frames without label`, which are left out. Raises as `read_frames` and
-    `whole_folder` do.
+    Returns how many `frames` and `targets` were written, and how many `frames without label` were left out. Raises
+    `ValueError` for a data set that can't be exported, see [`read_rows`], and otherwise as [`whole_folder`] does.
     """
     counts, crowded = Counter[str](), list[str]()
     with whole_folder(folder) as part:
@@ -91,14 +91,14 @@ def _numbers(frame: Frame, targets: list[Target]) -> np.ndarray:
 
 
 def _save(indices: np.ndarray, path: Path) -> None:
-    """As a PNG with a palette, as VOC has them: entry 0 black, the others VOC's colours."""
+    """Write class or object numbers `(H, W)` uint8 as a PNG with VOC's palette."""
     image = Image.fromarray(indices)
     image.putpalette(PALETTE)
     image.save(path)
 
 
 def _voc_palette() -> list[int]:
-    """VOC's colour map: bit 3k + c of an index is bit 7 − k of channel c."""
+    """VOC's colour map, 256 times R, G, B: bit 3k + c of an index is bit 7 − k of channel c."""
     return [sum((index >> (3 * k + c) & 1) << (7 - k) for k in range(3)) for index in range(256) for c in range(3)]
 
 

@@ -1,4 +1,4 @@
-"""YOLO: `images/`, `labels/` with one line a target, `data.yaml`; boxes for detection, polygons for segmentation."""
+"""YOLO: `images/`, `labels/` with one line per target, and `data.yaml`; boxes for detection, polygons for masks."""
 
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -19,20 +19,24 @@ train: images
 names:
   0: target
 """
-SMALL = 2  # targets of up to so many pixels are named when they are written as polygons
+SMALL = 2  # pixels: polygons of targets up to this area are warned of, see `write_yolo_segmentation`
 
 
 def write_yolo_detection(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     """
     Write the frames that have a label with YOLO's boxes: `0 x y width height`, centre and size as shares of the frame.
 
-    Eight decimals: the box comes back exactly when it is rounded to whole pixels. Frames labelled by points are left
-    out, and pixels that are neither target nor
-    background become background, of which [`LossyExportWarning`] warns. Image files are copied as they are. Memory does
-    not grow with the number of frames.
+    The shares have eight decimals, so that rounding to whole pixels gives the exact box. Frames labelled by points are
+    left out, and pixels that are neither target nor background become background; both with a [`LossyExportWarning`].
+    Image files are copied as they are. Memory does not grow with the number of frames.
 
-    Returns how many `frames`, `targets` and `frames without label`, which are left out. Raises as `read_frames` and
-    `whole_folder` do.
+    Returns how many `frames` and `targets` were written, and how many `frames without label` were left out. Raises
+    `ValueError` for a data set that can't be exported, see [`read_rows`], and otherwise as [`whole_folder`] does.
+
+    Examples:
+        >>> from scalpel_hf import SyntheticInfrared
+        >>> write_yolo_detection(SyntheticInfrared(n_targets=(2, 2)).to_dataset(3), "exports/yolo")["targets"]
+        6
     """
     return _write(dataset, folder, _box, carries=(BOX,))
 
@@ -41,10 +45,10 @@ def write_yolo_segmentation(dataset: AnyDataset, folder: str | Path) -> Counter[
     """
     Write the frames that have a label with YOLO's polygons: `0 x1 y1 x2 y2 …`, as shares of the frame's size.
 
-    The polygons are [`outline`]s, which give the pixels back where they are filled at the frame's own size. As
-    [`LossyExportWarning`] it names the targets with holes, which a polygon doesn't carry, and those of one or two
-    pixels, which trainers lose that fill polygons at a fraction of the frame's size. Otherwise as
-    [`write_yolo_detection`].
+    The polygons are those of [`outline`]: filled at the frame's own size, they give the target's pixels. A
+    [`LossyExportWarning`] names targets with holes, which a polygon can't hold, and targets of one or two pixels, which
+    are lost where a trainer fills polygons at a smaller size. Frames labelled by boxes or points are left out. The rest
+    is as in [`write_yolo_detection`].
     """
     small: list[str] = []
     holes: list[str] = []

@@ -1,5 +1,8 @@
-"""What travels to the Hub with a model. Names are imported when first asked for: registration with the Auto classes
-runs while transformers is being imported, and must be able to import one module here without the others."""
+"""Models, processors and operators. Their files are copied into Hub repositories as custom code.
+
+Names are imported on first use: registration with the Auto classes runs while transformers is being imported, and must
+import one module of this package without the others.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The settings of the mixture of experts, which the adapter's configuration and the stand-alone teacher's both hold."""
+"""Settings of the mixture of experts, shared by the configurations of the adapter and of the stand-alone teacher."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -15,29 +15,29 @@ OPERATOR_SCALES: dict[str, list[float | int]] = {
 }
 LEVELS = ("pixel", "token", "mask")
 MASK_GRIDS = ("frame", "base")
-# Settings of the gate as files that were saved before name them, outside of it.
-GATE_BEFORE = {"prior_bar": "threshold", "prior_share": "share", "noise_floor": "noise_floor"}
+# Former names of the gate's settings, which were fields of their own in files of earlier versions.
+OLD_GATE_SETTINGS = {"prior_bar": "threshold", "prior_share": "share", "noise_floor": "noise_floor"}
 
 
 @dataclass(kw_only=True)
 class ExpertsConfig:
     """
-    The experts at all levels: which operators at which scales, and the networks and routers that read them.
+    Settings of the experts: the operators and their scales, the levels, the networks and the routers.
 
     Args:
-        scales: for each expert (operator) its scales in frame pixels: cell size of `local_contrast`, radius of
-            `top_hat`, sigma of `matched_filter`, reach of `anisotropic_diffusion`. An operator that is not named is
-            left out; with none, the token adapters are plain bottlenecks.
-        levels: which of `pixel` (the operators on the frame), `token` (adapters on the encoder's last MLPs) and `mask`
-            (the branch at the masks' resolution) are there. `pixel` needs `mask`, which is where it is read.
-        bottleneck: width of the token adapters.
-        channels: width of the mask level at half resolution.
-        full_resolution_channels: of its convolutions on the frame's own grid, which draw edges; 0 for none.
-        top_k: how many experts keep their weight at a position.
-        routers: off, every expert has the same weight everywhere.
-        sam_features: off, nothing of SAM reaches the mask level, which then sees the frame alone.
-        consensus_gate: values of the [`ConsensusGate`], which lowers the logits where the operators see too little for
-            a target. It is fitted after training, and asks for nothing at first.
+        scales: for each expert (operator) its scales in frame pixels: side of the cells for `local_contrast`, radius
+            for `top_hat`, sigma for `matched_filter`, distance of the neighbours for `anisotropic_diffusion`. Operators
+            without an entry aren't used. Without any operator, the token adapters are plain bottlenecks.
+        levels: the levels that exist, of `pixel` (operators on the frame), `token` (adapters beside the encoder's last
+            MLPs) and `mask` (a network at the masks' resolution). `pixel` needs `mask`, which reads its maps.
+        bottleneck: channels of the token adapters.
+        channels: channels of the mask level at half resolution.
+        full_resolution_channels: channels of the mask level at full resolution, which makes edges sharper; 0 for none.
+        top_k: number of experts that keep their weight at each position.
+        routers: whether routers weight the experts. If false, all experts have equal weights everywhere.
+        sam_features: whether the mask level gets SAM's logits and features. If false, it sees only the frame.
+        consensus_gate: arguments of the [`ConsensusGate`], which lowers logits where the operators respond too weakly
+            for a target. It is fitted after training; by default it has no effect.
 
     Examples:
         >>> ExpertsConfig(levels=["pixel", "mask"], scales={"top_hat": [2, 4]}).operator_scales
@@ -56,23 +56,24 @@ class ExpertsConfig:
 
     @property
     def operator_scales(self) -> dict[str, list[float | int]]:
-        """The scales of the pixel level; empty when that level is off."""
+        """The scales of the pixel level's operators; empty if `levels` has no `pixel`."""
         return self.scales if "pixel" in self.levels else {}
 
     def complete(self, before: dict[str, Any]) -> None:
         """
-        Put the operators into their order, which is part of the weights' meaning (JSON files have sorted keys), and
-        fill in the gate's values.
+        Sort `scales` into the order of [`OPERATORS`], and add missing values of the gate.
+
+        The weights depend on the operators' order, which saved JSON files lose because their keys are sorted.
 
         Args:
-            before: settings that only files of before have; those that are known are taken out of it.
+            before: settings that only earlier versions have. Those that are known are applied and removed from it.
 
-        Raises `ValueError` where one of them has no meaning any more.
+        Raises `ValueError` if one of them has a value that this version doesn't support.
         """
         if isinstance(self.scales, dict):
             known = {name: self.scales[name] for name in OPERATOR_SCALES if name in self.scales}
             self.scales = {**known, **self.scales}
-        found = {new: before.pop(old) for old, new in GATE_BEFORE.items() if old in before}
+        found = {new: before.pop(old) for old, new in OLD_GATE_SETTINGS.items() if old in before}
         if isinstance(self.consensus_gate, dict):
             self.consensus_gate = {**asdict(ConsensusGate()), **self.consensus_gate, **found}
         if (temperature := before.pop("temperature", 1)) != 1:  # of the routers' softmax
@@ -82,7 +83,7 @@ class ExpertsConfig:
             )
 
     def validate_experts(self) -> None:
-        """Raise `ValueError`, naming the field, where a value is of another kind or makes no sense."""
+        """Raise `ValueError`, naming the field, if a value has the wrong type or is out of its range."""
         self._validate_scales()
         self._validate_levels()
         for name, least in (("bottleneck", 1), ("channels", 1), ("full_resolution_channels", 0), ("top_k", 1)):
@@ -93,7 +94,7 @@ class ExpertsConfig:
             raise ValueError(f"`top_k` must be between 1 and {len(OPERATORS)}, got {self.top_k}")
         for name in ("routers", "sam_features"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"`{name}` is true or false, got {getattr(self, name)!r}")
+                raise ValueError(f"`{name}` must be true or false, got {getattr(self, name)!r}")
         self._validate_gate()
 
     def _validate_scales(self) -> None:
@@ -117,28 +118,31 @@ class ExpertsConfig:
         if not named or len(set(levels)) < len(levels):
             raise ValueError(f"`levels` must name some of {LEVELS}, each once, got {levels}")
         if "pixel" in levels and "mask" not in levels:
-            raise ValueError("the `pixel` level is read by the `mask` level: name both in `levels`, or neither")
+            raise ValueError(
+                "the maps of the `pixel` level are input of the `mask` level: add `mask`, or remove `pixel`"
+            )
         if "pixel" in levels and not self.scales:
             raise ValueError("`scales` is empty: name operators, or leave `pixel` out of `levels`")
 
     def _validate_gate(self) -> None:
         values, known = self.consensus_gate, list(asdict(ConsensusGate()))
         if not isinstance(values, dict) or not set(values) <= set(known):
-            raise ValueError(f"`consensus_gate` has {', '.join(known)}, got {values!r}")
+            raise ValueError(f"`consensus_gate` is a dict with the keys {', '.join(known)}, got {values!r}")
         for name, value in values.items():
             if not _is_number(value) or value < 0:
                 raise ValueError(f"`consensus_gate[{name!r}]` must be a number of at least 0, got {value!r}")
         gate = ConsensusGate(**values)
         if gate.share > 1:
             raise ValueError(f"`consensus_gate['share']` must be between 0 and 1, got {gate.share!r}")
-        if gate.asks and "pixel" not in self.levels:
+        if gate.is_active and "pixel" not in self.levels:
             raise ValueError(
-                "`consensus_gate` is about the operators' maps: name `pixel` in `levels`, or leave `threshold` and "
+                "`consensus_gate` needs the operators' maps: name `pixel` in `levels`, or leave its `threshold` and "
                 "`share` at 0"
             )
 
 
 def is_whole(value: Any) -> bool:
+    """Whether a value is an `int`, and not a `bool`."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -30,7 +30,7 @@ class MobileSamVisionConfig(PreTrainedConfig):
         mbconv_expand_ratio: hidden channels of an MBConv block over its channels.
         output_channels: channels of the image embedding.
         layer_norm_eps: of the blocks' layer norms.
-        initializer_range: standard deviation of freshly drawn linear weights; convolutions are drawn by He's rule.
+        initializer_range: standard deviation of initial linear weights. Convolutions have Kaiming initialisation.
     """
 
     base_config_key = "vision_config"
@@ -56,20 +56,20 @@ class MobileSamVisionConfig(PreTrainedConfig):
 
     @property
     def num_pos_feats(self) -> int:
-        """Random frequencies of SAM's positional embedding; each gives a sine and a cosine."""
+        """Number of random frequencies in SAM's positional embedding; each gives a sine and a cosine."""
         return self.output_channels // 2
 
     @property
     def scale(self) -> float:
-        """Standard deviation of those frequencies in a fresh model."""
+        """Standard deviation of those frequencies at initialisation."""
         return 1.0
 
     def validate_image_size(self) -> None:
-        """The side must survive five halvings."""
+        """`image_size` is a positive multiple of 32."""
         check_image_size(self.image_size)
 
     def validate_stages(self) -> None:
-        """Four stages, the heads dividing the channels, and a stride that halvings reach."""
+        """There are four stages, the heads divide the channels, and the stride is a power of 2."""
         for name in ("embed_dims", "depths", "num_attention_heads", "window_sizes"):
             if len(getattr(self, name)) != 4:
                 raise ValueError(f"`{name}` needs one value for each of the 4 stages, got {getattr(self, name)}.")
@@ -84,7 +84,7 @@ class MobileSamVisionConfig(PreTrainedConfig):
 class MobileSamConfig(SamConfig):
     """Configuration of [`MobileSamModel`]: a TinyViT, and SAM's prompt encoder and mask decoder.
 
-    `image_size` is the vision config's, and reading or setting it here keeps the prompt encoder in step:
+    `image_size` is the vision config's. Setting it here also updates the prompt encoder's config:
     `MobileSamConfig(image_size=512)`, `config.image_size = 512` and
     `MobileSamModel.from_pretrained(path, image_size=512)` all do the same.
 
@@ -120,7 +120,7 @@ class MobileSamConfig(SamConfig):
         prompt.image_embedding_size = image_size // vision.patch_size
 
     def validate_embedding_channels(self) -> None:
-        """Image embedding, prompt embeddings and mask decoder share one number of channels."""
+        """Image embedding, prompt embeddings and mask decoder have the same number of channels."""
         channels = {
             "vision_config.output_channels": self.vision_config.output_channels,
             "prompt_encoder_config.hidden_size": self.prompt_encoder_config.hidden_size,

@@ -1,4 +1,4 @@
-"""Configuration of the stand-alone teacher: a Segment Anything model and the experts inside it."""
+"""Configuration of the stand-alone teacher: a Segment Anything model with the experts inside it."""
 
 from dataclasses import field
 from typing import Any
@@ -18,14 +18,14 @@ class ScalpelSamConfig(PreTrainedConfig, ExpertsConfig):
 
     Args:
         base_config: a `SamConfig` or [`MobileSamConfig`], or its dict with a `model_type`.
-        blocks: names within the vision encoder of the MLPs that have a token adapter, such as `"layers.11.mlp"`; or a
-            number, for so many of the last ones.
-        mask_grid: `frame` gives masks on the grid of the frames, `base` on the base's own, a quarter of its input.
-        initializer_range: standard deviation of freshly drawn weights.
+        blocks: the vision encoder's MLPs that have a token adapter: a list of names such as `"layers.11.mlp"`, or a
+            number n for the last n MLPs.
+        mask_grid: resolution of the masks: `"frame"` for the frames' own, `"base"` for a quarter of the base's input.
+        initializer_range: standard deviation of SAM's initial weights.
     """
 
     model_type = "scalpel_sam"
-    # A `Trainer` that evaluates keeps masks alone of all frames.
+    # A `Trainer` collects all other outputs during evaluation; only the masks are needed.
     keys_to_ignore_at_inference = ["image_embeddings", "iou_scores"]  # noqa: RUF012
     sub_configs_defaults = {"base_config": SamConfig}  # noqa: RUF012 - a class attribute by transformers' convention
 
@@ -41,7 +41,9 @@ class ScalpelSamConfig(PreTrainedConfig, ExpertsConfig):
         if isinstance(self.base_config, dict):
             model_type = self.base_config.get("model_type", "sam")
             if model_type not in BASES:
-                raise ValueError(f"`base_config` is one of {', '.join(BASES)}, got {model_type!r}.")
+                raise ValueError(
+                    f"The `model_type` of `base_config` must be one of {', '.join(BASES)}, got {model_type!r}."
+                )
             self.base_config = BASES[model_type](**self.base_config)
         self.complete(kwargs)
         super().__post_init__(**kwargs)
@@ -60,7 +62,7 @@ class ScalpelSamConfig(PreTrainedConfig, ExpertsConfig):
 
     @property
     def image_size(self) -> int:
-        """Side of the square input in pixels. With a MobileSAM base it can be set, as no weight depends on it."""
+        """Side of the square input in pixels. It can be changed with a MobileSAM base, as no weight depends on it."""
         return self.vision_config.image_size
 
     @image_size.setter
@@ -74,9 +76,9 @@ class ScalpelSamConfig(PreTrainedConfig, ExpertsConfig):
             )
 
     def validate_mask_grid(self) -> None:
-        """A known grid."""
+        """`mask_grid` is `"frame"` or `"base"`."""
         if self.mask_grid not in MASK_GRIDS:
-            raise ValueError(f"`mask_grid` is 'frame' or 'base', got {self.mask_grid!r}.")
+            raise ValueError(f"`mask_grid` must be 'frame' or 'base', got {self.mask_grid!r}.")
 
 
 __all__ = ["ScalpelSamConfig"]

@@ -16,7 +16,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 FRONT_ENDS = ("none", "frozen", "learned")
 OPERATORS = ("local_contrast", "top_hat", "matched_filter", "anisotropic_diffusion")
-# The maps that see most by themselves, docs/explanation/operators.md.
+# The maps that detect best on their own, see docs/explanation/operators.md.
 SCALES = {"local_contrast": [5.0], "top_hat": [2.0, 4.0], "matched_filter": [1.0, 2.0], "anisotropic_diffusion": [4.0]}
 
 
@@ -25,17 +25,17 @@ class ScalpelStudentConfig(PreTrainedConfig):
     """Configuration of [`ScalpelStudentForSemanticSegmentation`].
 
     Args:
-        num_channels: of the frames; 1 for infrared.
-        hidden_sizes: channels at strides 2, 4, 8, ...: one level each.
-        depths: residual blocks of each level on the way down, besides the convolution that enters it.
-        full_resolution_channels: of convolutions at the frame's own resolution, before and after the levels, which see
-            edges better and cost time; 0 for none.
-        initial_probability: foreground probability that a fresh model gives on average. It should lie below the share
-            of target pixels: above, training first silences what would find targets, and may stay at an empty answer
-            for a thousand steps (docs/log.md).
-        front_end: whether the four white-box operators' maps of a frame join it as input, and if so whether their
-            parameters are trained: `"none"`, `"frozen"` or `"learned"`.
-        front_end_scales: for each of the front end's operators its scales in pixels.
+        num_channels: channels of the frames; 1 for infrared.
+        hidden_sizes: channels of the U-Net's levels, at strides 2, 4, 8, ...
+        depths: number of residual blocks in each level of the encoder, after the level's first convolution.
+        full_resolution_channels: channels of convolutions at full resolution, before and after the U-Net. They make
+            edges sharper and cost time; 0 for none.
+        initial_probability: mean foreground probability that a model predicts before training. It should be below the
+            share of target pixels. Above it, training first lowers all logits, and may predict no target for a thousand
+            steps (docs/log.md).
+        front_end: whether prior maps of the four white-box operators are added as input channels: `"none"`, `"frozen"`
+            (with the operators' classical parameters) or `"learned"` (the parameters are trained).
+        front_end_scales: for each operator of the front end its scales in pixels.
     """
 
     model_type = "scalpel_student"
@@ -51,61 +51,74 @@ class ScalpelStudentConfig(PreTrainedConfig):
     label2id: dict[str, int] | dict[str, str] | None = field(default_factory=lambda: {"background": 0, "target": 1})
 
     def validate_levels(self) -> None:
-        """Each level has channels and a depth."""
+        """Each level has at least one channel and a depth of at least 0."""
         if not self.hidden_sizes or len(self.hidden_sizes) != len(self.depths):
-            raise ValueError(f"`hidden_sizes` {self.hidden_sizes} and `depths` {self.depths} need a value a level.")
+            raise ValueError(
+                f"`hidden_sizes` {self.hidden_sizes} and `depths` {self.depths} need one value for each level."
+            )
         if min(self.hidden_sizes) < 1 or min(self.depths) < 0 or self.num_channels < 1:
-            raise ValueError(f"`hidden_sizes` start at 1 and `depths` at 0, got {self.hidden_sizes} and {self.depths}.")
+            raise ValueError(
+                f"`hidden_sizes` and `num_channels` must be at least 1 and `depths` at least 0, got "
+                f"{self.hidden_sizes}, {self.num_channels} and {self.depths}."
+            )
 
     def validate_full_resolution(self) -> None:
-        """Channels at full resolution beside levels whose finest gives each pixel of a cell as many."""
+        """With channels at full resolution, the first level's channels are divided among the 4 pixels of a cell."""
         if self.full_resolution_channels < 0:
-            raise ValueError(f"`full_resolution_channels` start at 0, got {self.full_resolution_channels}.")
+            raise ValueError(f"`full_resolution_channels` must be at least 0, got {self.full_resolution_channels}.")
         if self.full_resolution_channels and self.hidden_sizes[0] % 4:
             raise ValueError(
-                "With `full_resolution_channels` the first of `hidden_sizes` is a multiple of 4, got "
+                "With `full_resolution_channels` the first of `hidden_sizes` must be a multiple of 4, got "
                 f"{self.hidden_sizes[0]}."
             )
 
     def validate_labels(self) -> None:
-        """The classes of the head: background and target."""
+        """There are two classes: background and target."""
         if self.num_labels != 2:
-            raise ValueError(f"A segmentation student tells 2 classes, background and target, not {self.num_labels}.")
+            raise ValueError(f"A segmentation student has 2 classes, background and target, not {self.num_labels}.")
 
     def validate_initial_probability(self) -> None:
-        """A probability that has a logit."""
+        """`initial_probability` has a finite logit."""
         if not 0 < self.initial_probability < 1:
-            raise ValueError(f"`initial_probability` lies between 0 and 1, got {self.initial_probability}.")
+            raise ValueError(f"`initial_probability` must be above 0 and below 1, got {self.initial_probability}.")
 
     def validate_front_end(self) -> None:
-        """A known kind, of one channel, with scales of known operators."""
+        """`front_end` has a known value; if it isn't `"none"`, frames have one channel and all operators are known."""
         if self.front_end not in FRONT_ENDS:
-            raise ValueError(f"`front_end` is one of {', '.join(FRONT_ENDS)}, got {self.front_end!r}.")
+            raise ValueError(f"`front_end` must be one of {', '.join(FRONT_ENDS)}, got {self.front_end!r}.")
         if self.front_end == "none":
             return
         if self.num_channels != 1:
-            raise ValueError(f"A `front_end` takes frames of one channel, got {self.num_channels} `num_channels`.")
+            raise ValueError(f"A `front_end` needs frames of one channel, got `num_channels` {self.num_channels}.")
         if not self.front_end_scales or not set(self.front_end_scales) <= set(OPERATORS):
-            raise ValueError(f"`front_end_scales` are of {', '.join(OPERATORS)}, got {self.front_end_scales}.")
+            raise ValueError(
+                f"`front_end_scales` must name some of {', '.join(OPERATORS)}, got {self.front_end_scales}."
+            )
 
     @classmethod
     def from_size(cls, size: str, **kwargs: Any) -> "ScalpelStudentConfig":
-        """Configuration by name: `"nano"`, `"small"`, `"base"` or `"large"`.
+        """
+        The configuration of a named size: `"nano"`, `"small"`, `"base"` or `"large"`.
 
-        They have about 0.06, 0.18, 0.39 and 0.80 million parameters.
+        They have about 0.06, 0.18, 0.39 and 0.80 million parameters. `kwargs` are further fields. Raises `ValueError`
+        for another name.
+
+        Examples:
+            >>> ScalpelStudentConfig.from_size("nano", front_end="frozen").hidden_sizes
+            (8, 16, 24, 32)
         """
         if size not in SIZES:
-            raise ValueError(f"A student's size is one of {', '.join(SIZES)}, got {size!r}.")
+            raise ValueError(f"A student's size must be one of {', '.join(SIZES)}, got {size!r}.")
         return cls(**SIZES[size], **kwargs)
 
 
 @strict
 class ScalpelStudentDetectionConfig(ScalpelStudentConfig):
-    """Configuration of [`ScalpelStudentForObjectDetection`]: a student's, and how many boxes it answers with.
+    """Configuration of [`ScalpelStudentForObjectDetection`]. Other fields are those of [`ScalpelStudentConfig`].
 
     Args:
-        num_queries: boxes of each frame, best first; a frame of fewer pixels has one a pixel.
-        initial_probability: of a target's centre, to start with.
+        num_queries: number of boxes predicted for each frame, best first; at most one for each pixel.
+        initial_probability: mean probability of a target's centre that a model predicts before training.
     """
 
     model_type = "scalpel_student_detection"
@@ -116,14 +129,14 @@ class ScalpelStudentDetectionConfig(ScalpelStudentConfig):
     label2id: dict[str, int] | dict[str, str] | None = field(default_factory=lambda: {"target": 0})
 
     def validate_labels(self) -> None:
-        """The class of the head: target."""
+        """There is one class: target."""
         if self.num_labels != 1:
-            raise ValueError(f"A detection student knows 1 class, target, not {self.num_labels}.")
+            raise ValueError(f"A detection student has 1 class, target, not {self.num_labels}.")
 
     def validate_num_queries(self) -> None:
-        """At least one box."""
+        """`num_queries` is at least 1."""
         if self.num_queries < 1:
-            raise ValueError(f"`num_queries` starts at 1, got {self.num_queries}.")
+            raise ValueError(f"`num_queries` must be at least 1, got {self.num_queries}.")
 
 
 __all__ = ["ScalpelStudentConfig", "ScalpelStudentDetectionConfig"]

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NOISE_FLOOR = 1 / 256  # in units of a normalised frame: one of 256 grey levels with normalisation by range
-GATE_SLOPE = 4.0  # by which logits fall for each unit of consensus below the threshold
-GATE_REACH = 6  # pixels around a response that pass the gate: operators respond less to a target's edges
+GATE_SLOPE = 4.0  # decrease of the logits for each unit of consensus below the threshold
+GATE_REACH = 6  # radius in pixels of the maximum that the gate sees: operators respond less at a target's edges
 
 
 def consensus(maps: list[Tensor]) -> Tensor:
@@ -30,8 +30,8 @@ class ConsensusGate:
     Args:
         threshold: lowest consensus of a target, in the prior maps' units; 0 for none.
         share: lowest response of a target relative to the frame's maximum, 0 to 1; 0 for none.
-        noise_floor: what an operator's response is measured against where a frame is even, in units of the normalised
-            frame's intensity. Higher, less of what is faint counts.
+        noise_floor: added to the spread that responses are divided by, see [`PriorPyramid`]; in units of the normalised
+            frame's intensity. The higher it is, the smaller are the maps of faint targets.
     """
 
     threshold: float = 0.0
@@ -39,7 +39,7 @@ class ConsensusGate:
     noise_floor: float = NOISE_FLOOR
 
     @property
-    def asks(self) -> bool:
+    def is_active(self) -> bool:
         """Whether the gate has an effect. In a new adapter it has none."""
         return self.threshold > 0 or self.share > 0
 
@@ -48,8 +48,8 @@ class ConsensusGate:
         agreed = consensus(maps)
         strongest = agreed.amax((-2, -1), keepdim=True)
         # (B, 1, 1, 1); ONNX has no expm1
-        asked = torch.log1p(self.share * (strongest.exp() - 1)).clamp(min=self.threshold)
+        required = torch.log1p(self.share * (strongest.exp() - 1)).clamp(min=self.threshold)
         reach = 2 * GATE_REACH + 1
         columns = F.max_pool2d(agreed, (reach, 1), 1, (GATE_REACH, 0))
         nearby = F.max_pool2d(columns, (1, reach), 1, (0, GATE_REACH))
-        return GATE_SLOPE * F.relu(asked - nearby)
+        return GATE_SLOPE * F.relu(required - nearby)

@@ -1,7 +1,7 @@
-"""What lets `trust_remote_code=True` load this project's classes where scalpel_hf is not installed.
+"""Custom code for Hub repositories: with `trust_remote_code=True` they load where scalpel_hf is not installed.
 
-A repository then holds the files of `modeling/` that its classes need, and its configurations say in `auto_map` which
-class of which file is meant. Where scalpel_hf is imported, its own classes are used instead.
+Such a repository contains the files of `modeling/` that its classes need, and the `auto_map` of its configurations
+names the file and class for each Auto class. Where scalpel_hf has been imported, its own classes are used instead.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 MODULES = Path(__file__).parent
 IMAGE_PROCESSOR_FILE, PROCESSOR_FILE = "preprocessor_config.json", "processor_config.json"
 
-# By `model_type`: the class of each Auto class that takes it.
+# `auto_map` of each `model_type`: the class that an Auto class loads.
 MODELS: dict[str, dict[str, str]] = {
     "mobile_sam": {
         "AutoConfig": "configuration_mobile_sam.MobileSamConfig",
@@ -37,7 +37,7 @@ MODELS: dict[str, dict[str, str]] = {
         "AutoModelForObjectDetection": "modeling_scalpel_student_detection.ScalpelStudentForObjectDetection",
     },
 }
-# By the class's name in a processor's configuration.
+# `auto_map` of each processor class that a configuration names.
 PROCESSORS: dict[str, dict[str, str]] = {
     "InfraredImageProcessor": {"AutoImageProcessor": "image_processing_infrared.InfraredImageProcessor"},
     "ScalpelSamProcessor": {"AutoProcessor": "processing_scalpel_sam.ScalpelSamProcessor"},
@@ -45,16 +45,16 @@ PROCESSORS: dict[str, dict[str, str]] = {
 
 
 class CustomCodeMixin:
-    """Mixin of models and processors whose `push_to_hub` pushes the code that `trust_remote_code=True` runs, too."""
+    """Mixin for models and processors: `push_to_hub` also uploads the code that `trust_remote_code=True` runs."""
 
     def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
-        # What `push_to_hub` and `save_pretrained(..., push_to_hub=True)` of transformers call last, on what was saved.
+        # Transformers' `push_to_hub` and `save_pretrained(..., push_to_hub=True)` call this last, on the saved files.
         add_code(Path(working_dir))
         return super()._upload_modified_files(working_dir, *args, **kwargs)  # type: ignore[misc]
 
 
 def add_code(folder: Path) -> None:
-    """Make a folder with saved configurations one that loads with `trust_remote_code=True`."""
+    """Add code and `auto_map` to a folder with saved configurations, so that `trust_remote_code=True` loads it."""
     configs = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*config.json")}
     published = published_configs(configs)
     for name in configs.keys() - published.keys():
@@ -67,10 +67,10 @@ def add_code(folder: Path) -> None:
 
 def published_configs(configs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """
-    Configurations, by the names of their files, as a repository with code has them.
+    Convert saved configurations, by file name, to those of a repository with code.
 
-    An image processor's goes into a processor_config.json: of a preprocessor_config.json with an `auto_map`,
-    transformers' pipelines believe that it has a video processor as well, whose code they ask leave to run.
+    An image processor's settings move to processor_config.json. If preprocessor_config.json had an `auto_map`,
+    transformers' pipelines would take it for a video processor's as well, and ask for permission to run its code.
     """
     published = {name: with_auto_map(config) for name, config in configs.items()}
     if "auto_map" in published.get(IMAGE_PROCESSOR_FILE, {}) and PROCESSOR_FILE not in published:
@@ -79,7 +79,7 @@ def published_configs(configs: dict[str, dict[str, Any]]) -> dict[str, dict[str,
 
 
 def with_auto_map(config: dict[str, Any]) -> dict[str, Any]:
-    """A model's or a processor's configuration that says where its classes are."""
+    """A copy of a model's or processor's configuration, with `auto_map` if its class is one of this project's."""
     found = {
         **MODELS.get(config.get("model_type", ""), {}),
         **PROCESSORS.get(config.get("image_processor_type", ""), {}),
@@ -92,7 +92,7 @@ def with_auto_map(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def code_files(configs: Iterable[dict[str, Any]]) -> list[Path]:
-    """The files of this folder that the configurations' classes need, directly and through others."""
+    """The files of this folder that the configurations' classes import, directly or through other files."""
     modules: set[str] = set()
     for config in configs:
         found = with_auto_map(config)

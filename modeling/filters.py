@@ -15,10 +15,16 @@ from torch import Tensor
 
 def cosine_basis(like: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     r"""
-    The DCT-II for a dimension of `like`: `(size, size)`, frequencies by positions, and its weights `(size,)`.
+    The basis of the DCT-II along a dimension of length N, and the weights of its inverse.
 
-    Row k is \(\cos(\omega_k (i + 1/2))\) with \(\omega_k = \pi k / size\); x is `basis.T @ (weights * (basis @ x))`.
-    In float32 this is exact to rounding up to 2896 pixels.
+    Row k of the basis is \(\cos(\omega_k (i + 1/2))\) with \(\omega_k = \pi k / N\). For every x of length N,
+    `basis.T @ (weights * (basis @ x))` is x. In float32 this is exact to rounding for N up to 2896.
+
+    Args:
+        like: tensor that gives N, the dtype and the device.
+        dim: its dimension of length N.
+
+    Returns the basis `(N, N)`, frequencies by positions, and the weights `(N,)`.
     """
     size = like.shape[dim]
     index = torch.arange(size, device=like.device, dtype=like.dtype)
@@ -34,13 +40,14 @@ def gaussian_symbols(sigma: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
     Sampling repeats a spectrum every 2π: the Gaussian's symbol is \(\sum_m e^{-\sigma^2 (\omega + 2\pi m)^2 / 2}\),
     its second derivative's has the factor \(-(\omega + 2\pi m)^2\) in the sum, and both are divided by the former at
-    ω = 0. Six repetitions a side are exact to float64 for σ ≥ ¼. What the second derivative lets through at ω = 0 is
-    taken off as a multiple of the Gaussian.
+    ω = 0. Six repetitions on each side are exact to float64 for σ ≥ ¼. A multiple of the Gaussian is subtracted from
+    the second derivative, so that its symbol is 0 at ω = 0.
 
     Args:
-        sigma: `(S, 1)` in pixels. size: N, the dimension's length.
+        sigma: `(S, 1)`, in pixels.
+        size: N, the dimension's length.
 
-    Returns two tensors `(S, N)`.
+    Returns the Gaussian's and the second derivative's symbols, `(S, N)` each.
     """
     repeats = 2 * math.pi * torch.arange(-6, 7, device=sigma.device, dtype=sigma.dtype)
     omega = torch.arange(size, device=sigma.device, dtype=sigma.dtype) * (math.pi / size)
@@ -52,36 +59,41 @@ def gaussian_symbols(sigma: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def window_sum(x: Tensor, size: int, dim: int) -> Tensor:
-    """Sums over all windows of `size` that fit, in about log2(size) additions."""
+    """Sums over all windows of `size` along `dim`, without padding, in about log2(size) additions."""
     if size == 1:
         return x
     half = window_sum(x, size // 2, dim)
-    total = _shifted(torch.add, half, size // 2, dim)
+    total = _combine_shifted(torch.add, half, step=size // 2, dim=dim)
     if size % 2:
         total = total.narrow(dim, 0, total.shape[dim] - 1) + x.narrow(dim, size - 1, x.shape[dim] - size + 1)
     return total
 
 
-def _window_extreme(pick: Callable[[Tensor, Tensor], Tensor], x: Tensor, size: int, dim: int) -> Tensor:
-    """Extremes over all windows of `size` that fit, in about log2(size) steps (van Herk's idea, by doubling)."""
+def _window_extreme(extreme: Callable[[Tensor, Tensor], Tensor], x: Tensor, size: int, dim: int) -> Tensor:
+    """
+    Extremes over all windows of `size` along `dim`, without padding, in about log2(size) steps: each step doubles the
+    window. `extreme` is `torch.minimum` or `torch.maximum`.
+    """
     covered = 1
     while covered < size:
-        step = min(covered, size - covered)  # windows may overlap: an extreme does not mind
-        x = _shifted(pick, x, step, dim)
+        step = min(covered, size - covered)  # windows may overlap, as that doesn't change an extreme
+        x = _combine_shifted(extreme, x, step=step, dim=dim)
         covered += step
     return x
 
 
-def _shifted(pick: Callable[[Tensor, Tensor], Tensor], x: Tensor, step: int, dim: int) -> Tensor:
+def _combine_shifted(combine: Callable[[Tensor, Tensor], Tensor], x: Tensor, step: int, dim: int) -> Tensor:
+    """`combine(x[i], x[i + step])` at all positions i along `dim` for which both exist."""
     length = x.shape[dim] - step
-    return pick(x.narrow(dim, 0, length), x.narrow(dim, step, length))
+    return combine(x.narrow(dim, 0, length), x.narrow(dim, step, length))
 
 
 def opening(x: Tensor, radius: int) -> Tensor:
-    """Grey opening by a flat square of side 2 · radius + 1. Outside the frame there is nothing to compare with."""
+    """Grey opening of `(..., H, W)` by a flat square of side 2 · radius + 1. Pixels outside the frame are ignored."""
     size = 2 * radius + 1
     padding = (radius, radius, radius, radius)
-    for pick, outside in ((torch.minimum, math.inf), (torch.maximum, -math.inf)):
-        x = F.pad(x, padding, value=outside)
-        x = _window_extreme(pick, _window_extreme(pick, x, size, -1), size, -2)
+    for extreme, neutral in ((torch.minimum, math.inf), (torch.maximum, -math.inf)):  # erosion, dilation
+        x = F.pad(x, padding, value=neutral)
+        for dim in (-1, -2):
+            x = _window_extreme(extreme, x, size=size, dim=dim)
     return x

@@ -1,4 +1,4 @@
-"""Infrared frames from files and arrays, in NumPy and Pillow alone: what runs without torch reads them too."""
+"""Reading of infrared frames from files and arrays. It needs NumPy and Pillow only, as the runtime has no torch."""
 
 import math
 import os
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 ImageLike: TypeAlias = Union[str, os.PathLike, bytes, dict[str, Any], Image.Image, np.ndarray, "torch.Tensor"]
 
-# The kinds of files that are read, whatever a file is called, and what files of that kind are called, the usual suffix
-# first. Pillow knows more, some of which start other programs (EPS), or are many kinds in one (FITS, HDF5).
+# Image formats that are read, recognised by a file's content, and their suffixes, the usual one first. Pillow has more
+# formats, but some of them run other programs (EPS) or are containers of many kinds (FITS, HDF5).
 FORMATS = {
     "PNG": (".png",),
     "JPEG": (".jpg", ".jpeg", ".mpo"),
@@ -33,32 +33,37 @@ FORMATS = {
 }
 IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 
-NUMBER_MODES = ("L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow modes whose pixels are one number
+NUMBER_MODES = ("L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow modes with one number for each pixel
 REC_601_LUMA = (0.299, 0.587, 0.114)
-TURNED = range(2, 9)  # EXIF orientations other than as stored
+TURNED = range(2, 9)  # EXIF orientations that need a rotation or a flip
 PNG_TAGS = (b"eXIf", b"iTXt", b"zTXt", b"tEXt")  # kinds of PNG chunks that may hold an orientation
-REDUCED_OR_MASK = 0b101  # bits of TIFF's NewSubfileType: a page that shows another one smaller, or is its mask
-OLD_REDUCED = 2  # of TIFF's older SubfileType
+REDUCED_OR_MASK = 0b101  # bits of TIFF's NewSubfileType: the page is a thumbnail or a mask of another
+OLD_REDUCED = 2  # value of TIFF's older SubfileType for a thumbnail
 
 
 def read_frame(image: ImageLike) -> np.ndarray:
-    """Pixels of one infrared frame as a (H, W) array in the image's own dtype: nothing is scaled or clipped.
+    """Read one infrared frame as an array (H, W) of the image's own dtype. Values are neither scaled nor clipped.
 
-    A file gives the frame as viewers, `datasets` and transformers show it: turned as its EXIF or TIFF orientation says.
-    Colour images whose channels are equal give that channel, others their Rec. 601 luma; alpha is dropped, palettes
-    are looked up, one-bit images become 0 and 255. Thumbnails and masks that a file holds beside its frame are passed
-    over.
+    Frames from files are rotated and flipped by their EXIF or TIFF orientation, as in viewers, `datasets` and
+    transformers. A colour image with equal channels gives that channel, another its Rec. 601 luma. Alpha is dropped,
+    palettes are applied, and one-bit images become 0 and 255. Thumbnails and masks beside a file's frame are skipped.
 
     Args:
-        image: path, a file's bytes, an undecoded cell of a `datasets.Image` column (`{"bytes", "path"}`), PIL image,
-            NumPy array or torch tensor; arrays are (H, W), (H, W, 1 to 4) or (1|3, H, W).
+        image: path, content of a file as bytes, undecoded cell of a `datasets.Image` column (`{"bytes", "path"}`), PIL
+            image, NumPy array or torch tensor. Arrays are (H, W), (H, W, 1 to 4) or (1|3, H, W).
 
     Raises:
-        OSError: if a file is missing, of another kind than `FORMATS`, unreadable, truncated (of a JPEG file also where
-            its decoder would make up the rest) or larger than `PIL.Image.MAX_IMAGE_PIXELS`, or if there is a pipe or
-            device in its place.
-        ValueError: if a file has several frames or 16-bit colour channels, or an array has another shape or dtype, no
-            pixels, or pixels that are NaN or infinite. Either message names the file.
+        OSError: if a file is missing, not a regular file, of a format that isn't in `FORMATS`, damaged (also a JPEG
+            file that a decoder would complete), or larger than `PIL.Image.MAX_IMAGE_PIXELS`.
+        ValueError: if a file has several frames or 16-bit colour channels, or if an array has another shape or dtype,
+            no pixels, or NaN or infinite pixels. Both errors name the file.
+
+    Examples:
+        >>> read_frame("frame.png").shape
+        (64, 96)
+        >>> read_frame(np.full((2, 3, 3), 7, np.uint8))  # a colour image with equal channels
+        array([[7, 7, 7],
+               [7, 7, 7]], dtype=uint8)
     """
     name = None
     if isinstance(image, dict):
@@ -70,15 +75,19 @@ def read_frame(image: ImageLike) -> np.ndarray:
     if torch is not None and isinstance(image, torch.Tensor):
         image = (image.float() if image.dtype == torch.bfloat16 else image).detach().cpu().numpy()
     if not isinstance(image, np.ndarray):
-        raise ValueError(f"A frame is a path, PIL image, NumPy array or torch tensor, got {type(image).__name__}.")
+        kind = type(image).__name__
+        raise ValueError(f"A frame must be a path, bytes, PIL image, NumPy array or torch tensor, got {kind}.")
     return _check_frame(_array_to_gray(image))
 
 
 def read_pages(path: str | os.PathLike, skip: Callable[[Exception], object] | None = None) -> Iterator[np.ndarray]:
-    """Frames of an image file with one page or several, such as a recorded sequence as TIFF, one after the other.
+    """Read the frames of an image file with one or several pages, such as a recorded sequence as TIFF, one by one.
 
-    `skip` is called with what is wrong with a page that can't be read, which is left out then. Other arguments and
-    errors are those of [`read_frame`], except that several pages are no error.
+    Args:
+        path: the file.
+        skip: called with the error of a page that can't be read; the page is then left out. Default: raise the error.
+
+    Raises as [`read_frame`] does, except that several frames are allowed.
     """
     with _opened(path) as image:
         for page in _pages(image):
@@ -93,49 +102,52 @@ def read_pages(path: str | os.PathLike, skip: Callable[[Exception], object] | No
 
 
 def count_pages(path: str | os.PathLike) -> int:
-    """How many frames an image file holds, see [`read_pages`]; raises `OSError` as [`read_frame`] does."""
+    """Number of frames that [`read_pages`] finds in a file. Raises `OSError` as [`read_frame`] does."""
     with _opened(path) as image:
         return sum(1 for _ in _pages(image))
 
 
 @contextmanager
 def open_image(source: str | os.PathLike | bytes | Image.Image, name: str | None = None) -> Iterator[Image.Image]:
-    """What [`read_frame`] takes a file's pixels from: its frame's page, decoded and turned, in Pillow's mode.
+    """Open the PIL image that [`read_frame`] reads: the frame's page, decoded and oriented, in its own mode.
 
-    Args and errors as of [`read_frame`]; `name` is what errors call bytes. Errors that are raised while it is open name
-    the file too.
+    Args:
+        source: path, content of a file as bytes, or PIL image.
+        name: name of the bytes in error messages.
+
+    Raises as [`read_frame`] does. Errors raised within the `with` block are given the file's name too.
     """
     if not isinstance(source, Image.Image):
         with _opened(source, name) as image:
             yield _decoded(_only_page(image))
     elif getattr(source, "tile", None) and getattr(source, "filename", None) and source.tell() == 0:
-        with open_image(source.filename) as image:  # type: ignore[attr-defined]  # opened, not decoded: as any file
+        with open_image(source.filename) as image:  # type: ignore[attr-defined]  # opened but not decoded
             yield image
     else:
-        yield _decoded(_page_of(source))
+        yield _decoded(_selected_page(source))
 
 
 def file_orientation(source: str | os.PathLike | bytes) -> int:
-    """How a file asks to be turned: EXIF's orientation, 1 for as stored, 2 to 8 for what [`read_frame`] turns.
+    """EXIF or TIFF orientation of a path's or bytes' frame, 1 to 8; 1 is as stored, [`turn`] applies the others.
 
-    Args and errors as of [`read_frame`].
+    Raises as [`read_frame`] does.
     """
     if isinstance(source, bytes) and source.startswith(b"\x89PNG") and not any(kind in source for kind in PNG_TAGS):
-        return 1  # without decoding all of it to find that out
+        return 1  # no need to decode the file
     with _opened(source) as image:
         return _orientation(_only_page(image))
 
 
 def image_format(content: bytes) -> str:
-    """Which of `FORMATS` a file's content is. Raises as [`read_frame`] does."""
+    """Format of a file's content, a key of `FORMATS`. Raises as [`read_frame`] does."""
     with _opened(content) as image:
         return "JPEG" if image.format == "MPO" else str(image.format)
 
 
 def is_plain_file(content: bytes) -> bool:
-    """Whether a program that ignores orientations and thumbnails reads the same frame as [`read_frame`].
+    """Whether a program that ignores orientations and reads the first page gets the same frame as [`read_frame`].
 
-    Args and errors as of [`read_frame`].
+    `content` is a file's content. Raises as [`read_frame`] does.
     """
     if file_orientation(content) in TURNED:
         return False
@@ -144,7 +156,13 @@ def is_plain_file(content: bytes) -> bool:
 
 
 def turn(array: np.ndarray, orientation: int) -> np.ndarray:
-    """An array (H, W) as stored, turned as an EXIF orientation asks for."""
+    """Rotate and flip an array (H, W), as stored, by an EXIF orientation from 1 to 8.
+
+    Examples:
+        >>> turn(np.array([[1, 2], [3, 4]]), 6)  # by 90° clockwise
+        array([[3, 1],
+               [4, 2]])
+    """
     if orientation in (5, 6, 7, 8):
         array = array.T
     if orientation in (2, 3, 6, 7):
@@ -155,6 +173,7 @@ def turn(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _cell_content(cell: dict[str, Any]) -> str | os.PathLike | bytes:
+    """The bytes of a `datasets.Image` cell, or else its path."""
     content = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
     if content is None:
         raise ValueError("The image's cell is empty: it has neither bytes nor a path.")
@@ -163,9 +182,9 @@ def _cell_content(cell: dict[str, Any]) -> str | os.PathLike | bytes:
 
 @contextmanager
 def _opened(source: str | os.PathLike | bytes, name: str | None = None) -> Iterator[Image.Image]:
-    """An open image; whatever goes wrong with it is an error that names the file, in one line."""
+    """Open an image file. Errors, also those of the `with` block, become one line that names the file."""
     name = (name or "The image given as bytes") if isinstance(source, bytes) else os.fspath(source)
-    # Pillow is given a file instead of its path, as it reads turned TIFF files wrongly where it maps them.
+    # Pillow gets a file object: of a path, it would memory-map TIFF files, and then decode rotated ones wrongly.
     with BytesIO(source) if isinstance(source, bytes) else open_plain_file(source) as file:
         try:
             with Image.open(file, formats=list(FORMATS)) as image:
@@ -182,9 +201,9 @@ def _opened(source: str | os.PathLike | bytes, name: str | None = None) -> Itera
 
 
 def open_plain_file(path: str | os.PathLike) -> IO[bytes]:
-    """A file, open to be read. Raises `OSError` naming it, also for a pipe, which one might wait for without end."""
+    """Open a file for reading bytes. Raises `OSError` if it isn't a regular file: reading a pipe might never end."""
     if "\0" in os.fspath(path):
-        raise OSError(f"{os.fspath(path)!r} is no path")
+        raise OSError(f"{os.fspath(path)!r} isn't a path")
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError(f"{os.fspath(path)}: a pipe, socket or device, not an image file")
@@ -192,12 +211,13 @@ def open_plain_file(path: str | os.PathLike) -> IO[bytes]:
 
 
 def _line(error: Exception) -> str:
+    """The error's message in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _pages(image: Image.Image) -> Iterator[Image.Image]:
-    """The pages of an open file that are frames."""
-    if image.format == "MPO":  # a JPEG file; what follows are previews of it, or another camera's view
+    """The pages of an open file without thumbnails and masks. Raises `ValueError` if there are none."""
+    if image.format == "MPO":  # a JPEG file followed by previews or another camera's image
         yield _checked_size(image)
         return
     found = False
@@ -212,6 +232,7 @@ def _pages(image: Image.Image) -> Iterator[Image.Image]:
 
 
 def _only_page(image: Image.Image) -> Image.Image:
+    """The file's only frame. Raises `ValueError` if there are several."""
     pages = _pages(image)
     place = next(pages).tell()
     if others := sum(1 for _ in pages):
@@ -220,21 +241,22 @@ def _only_page(image: Image.Image) -> Image.Image:
     return image
 
 
-def _page_of(image: Image.Image) -> Image.Image:
-    """The frame's page of an image that somebody else opened, and perhaps decoded or turned to a page of his choice."""
+def _selected_page(image: Image.Image) -> Image.Image:
+    """The frame of a PIL image that the caller opened, at the page that the caller may have selected."""
     if getattr(image, "tile", None) and image.format not in (*FORMATS, "MPO"):
-        raise ValueError(f"A PIL image of the kind {image.format} is not decoded: none but {', '.join(FORMATS)} are.")
+        raise ValueError(f"A PIL image of the kind {image.format} can't be decoded, only {', '.join(FORMATS)} can.")
     return _only_page(image) if getattr(image, "is_animated", False) and image.tell() == 0 else image
 
 
 def _checked_size(image: Image.Image) -> Image.Image:
+    """The image. Raises `DecompressionBombError` if it has too many pixels."""
     if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
         raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
     return image
 
 
 def _orientation(image: Image.Image) -> int:
-    """Of a page that isn't decoded yet: Pillow forgets a TIFF file's when it decodes it."""
+    """EXIF orientation of a page before it's decoded: Pillow applies and removes a TIFF file's in decoding."""
     if image.format == "PNG":
         image.load()  # the chunk may follow the pixels
     orientation = image.getexif().get(Tag.Orientation, 1)
@@ -242,24 +264,24 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _decoded(image: Image.Image) -> Image.Image:
-    """A page with its pixels, turned as its orientation says."""
+    """Decode a page, and apply its orientation."""
     if image.mode not in NUMBER_MODES and any(_is_16_bit(tile) for tile in getattr(image, "tile", [])):
         raise ValueError("has several channels of 16 bits, which Pillow cuts to 8: store it as 16-bit gray.")
-    file = (
-        getattr(image, "fp", None) if image.format in ("JPEG", "MPO") else None
-    )  # none of an image that is decoded already
-    image.load()  # which turns a TIFF file already
+    is_jpeg = image.format in ("JPEG", "MPO")
+    file = getattr(image, "fp", None) if is_jpeg else None  # None if the image has been decoded already
+    image.load()  # applies the orientation of a TIFF file
     if file is not None and not jpeg_is_whole(image, file):
         raise OSError("damaged: its data end before its picture does")
     return ImageOps.exif_transpose(image) if image.getexif().get(Tag.Orientation) in TURNED else image
 
 
 def _is_16_bit(tile: Any) -> bool:
-    """Of an entry of the list that Pillow decodes an image by: whether pixels in the file are as in `"RGB;16B"`."""
+    """Whether an entry of `Image.tile` has a raw mode of 16 bits, such as `"RGB;16B"`."""
     return str(tile[3][0] if isinstance(tile[3], tuple) else tile[3]).endswith((";16B", ";16L", ";16N"))
 
 
 def _to_gray(image: Image.Image) -> np.ndarray:
+    """(H, W) of a decoded PIL image."""
     if image.mode in NUMBER_MODES:
         return np.asarray(image)
     if image.mode == "1":
@@ -274,9 +296,9 @@ def _array_to_gray(array: np.ndarray) -> np.ndarray:
     channels_last = array.ndim == 3 and array.shape[2] in (1, 2, 3, 4)
     channels_first = array.ndim == 3 and array.shape[0] in (1, 3)
     if channels_last == channels_first:
-        problem = "may have its channels first or last; pass (H, W)" if channels_last else "is no frame's"
+        problem = "may have its channels first or last; pass (H, W)" if channels_last else "isn't that of a frame"
         raise ValueError(
-            f"Shape {array.shape} {problem}. A frame is (H, W), (H, W, 1 to 4) or (1|3, H, W); several make a list."
+            f"Shape {array.shape} {problem}. A frame is (H, W), (H, W, 1 to 4) or (1|3, H, W); pass several as a list."
         )
     return _channels_to_gray(array if channels_last else np.moveaxis(array, 0, 2))
 
@@ -292,12 +314,13 @@ def _channels_to_gray(channels: np.ndarray) -> np.ndarray:
 
 
 def _check_frame(frame: np.ndarray) -> np.ndarray:
+    """The frame in native byte order, bool as 0 and 255. Raises `ValueError` if it isn't numeric, finite, non-empty."""
     if frame.dtype.kind not in "buif":
-        raise ValueError(f"A frame has a numeric dtype, got {frame.dtype}.")
+        raise ValueError(f"A frame must have a numeric dtype, got {frame.dtype}.")
     if frame.size == 0:
-        raise ValueError(f"A frame has pixels, got the shape {frame.shape}.")
+        raise ValueError(f"A frame must have pixels, got the shape {frame.shape}.")
     if frame.dtype.kind == "f" and not np.isfinite(frame).all():
-        raise ValueError("A frame has finite pixels, some here are NaN or infinite.")
+        raise ValueError("A frame must have finite pixels, some are NaN or infinite.")
     if frame.dtype.kind == "b":
         return frame.astype(np.uint8) * 255
     return frame.astype(frame.dtype.newbyteorder("="), copy=False)

@@ -1,4 +1,4 @@
-"""Infrared frames to model inputs by one explicit normalisation per image that never clips, and logits to maps."""
+"""Image processor for infrared frames: frames to model inputs without clipping, and outputs to masks and boxes."""
 
 import warnings
 from collections.abc import Sequence
@@ -34,13 +34,20 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
     Args:
         normalization: `"zscore"`, `"percentile"` or `"range"`, see [`normalize_frame`].
         percentiles: (lo, hi) in percent, for `"percentile"`.
-        sam_size: side of SAM's square input in pixels; set it for a teacher, leave it out for a student.
-        sam_mean, sam_std: of that input's channels on a scale of 0 to 255, where they aren't those of SAM and SAM 2.
-        do_pad: pad frames of different sizes to a common one, by repeating the bottom and right edge. Off by default:
-            near the padding a prediction then depends on the other frames of its batch.
-        num_channels: the frame is repeated so many times, for models that expect colour images.
+        sam_size: side of SAM's square input in pixels, for a teacher; None for a student.
+        sam_mean: mean of that input's channels on a scale of 0 to 255. Default: SAM's and SAM 2's.
+        sam_std: their standard deviation, likewise.
+        do_pad: whether to pad frames of different sizes to a common size, by repeating the bottom and right edge. Off
+            by default, because predictions near the padding then depend on the batch.
+        num_channels: number of times that the frame is repeated as channels, for models that expect colour images.
         size_divisor: pad each frame's height and width to a multiple of this, by repeating the bottom and right edge,
             for models that need it.
+
+    Examples:
+        >>> processor = InfraredImageProcessor()
+        >>> inputs = processor("frame.png", return_tensors="pt")
+        >>> inputs["pixel_values"].shape, inputs["original_sizes"].tolist()
+        (torch.Size([1, 1, 64, 96]), [[64, 96]])
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - a class attribute by transformers' convention
@@ -61,7 +68,7 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if sam_mean is not None and sam_std is not None:  # else they are in no file, as before there were others
+        if sam_mean is not None and sam_std is not None:  # only then they are saved to the file
             self.sam_mean, self.sam_std = tuple(sam_mean), tuple(sam_std)
         self.normalization = normalization
         self.percentiles = tuple(percentiles)
@@ -69,7 +76,13 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         self.do_pad = do_pad
         self.num_channels = num_channels
         self.size_divisor = size_divisor
-        _check_settings(self.normalization, self.percentiles, sam_size, num_channels, size_divisor)
+        _check_settings(
+            normalization=self.normalization,
+            percentiles=self.percentiles,
+            sam_size=sam_size,
+            num_channels=num_channels,
+            size_divisor=size_divisor,
+        )
 
     def preprocess(
         self,
@@ -83,31 +96,36 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         size_divisor: int | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
-        """Normalise one frame or several; arguments left out take the processor's own settings.
+        """Normalise one or several frames. Settings that are None are the processor's own.
 
         Args:
-            images: a frame as [`read_frame`] takes it, a list of such, or a (B, 1, H, W) or (B, H, W, 1) array.
-            segmentation_maps: to train on: for each frame an image or array of its size, 0 background, 1 target, 255
-                ignored; see [`read_segmentation_maps`].
+            images: a frame that [`read_frame`] accepts, a list of them, or an array (B, 1, H, W) or (B, H, W, 1).
+            segmentation_maps: labels for training: for each frame an image or array of its size, 0 background, 1
+                target, 255 ignored; see [`read_segmentation_maps`].
             normalization: see the class.
             percentiles: see the class.
             sam_size: see the class.
             do_pad: see the class.
             num_channels: see the class.
             size_divisor: see the class.
-            return_tensors: `"pt"`, `"np"`, or None for lists with one NumPy array a frame.
+            return_tensors: `"pt"`, `"np"`, or None for lists with one NumPy array for each frame.
 
         Returns:
-            `pixel_values` (B, `num_channels`, H, W), float32: the normalised frames; and `original_sizes` (B, 2):
-            height and width before padding. With `segmentation_maps`, also `labels` (B, H, W), int64, 255 where a frame
-            is padded. With `sam_size` S, `pixel_values` (B, 3, S, S) is SAM's input
-            ([`to_sam_input`]) instead, and there are also `frames` (B, 1, H, W): the normalised frames; `frame_boxes`
-            (B, 4): the region (x0, y0, x1, y1) that `frames`, padding included, covers in pixels of SAM's input; and
-            `reshaped_input_sizes` (B, 2): height and width of the resized frames within SAM's input.
+            A `BatchFeature` with
+
+            - `pixel_values` (B, `num_channels`, H, W), float32: the normalised frames, or with `sam_size` S SAM's input
+              (B, 3, S, S), see [`to_sam_input`];
+            - `original_sizes` (B, 2): height and width before padding;
+            - `labels` (B, H, W), int64, with `segmentation_maps`: 255 in the padding;
+            - `frames` (B, 1, H, W), with `sam_size`: the normalised frames;
+            - `frame_boxes` (B, 4), with `sam_size`: the region (x0, y0, x1, y1) of SAM's input that `frames` covers, in
+              pixels, padding included;
+            - `reshaped_input_sizes` (B, 2), with `sam_size`: height and width of the resized frames in SAM's input.
 
         Raises:
             OSError: if a file can't be read; see [`read_frame`].
-            ValueError: if a frame is not one, or if sizes differ and can't be stacked.
+            ValueError: if an image isn't a frame, if a segmentation map is wrong, or if frames of different sizes
+                can't be stacked.
         """
         normalization = self.normalization if normalization is None else normalization
         percentiles = self.percentiles if percentiles is None else percentiles
@@ -115,14 +133,20 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         do_pad = self.do_pad if do_pad is None else do_pad
         num_channels = self.num_channels if num_channels is None else num_channels
         size_divisor = self.size_divisor if size_divisor is None else size_divisor
-        _check_settings(normalization, percentiles, sam_size, num_channels, size_divisor)
+        _check_settings(
+            normalization=normalization,
+            percentiles=percentiles,
+            sam_size=sam_size,
+            num_channels=num_channels,
+            size_divisor=size_divisor,
+        )
 
         raw = [torch.from_numpy(frame.astype(np.float64)) for frame in _read_frames(images)]
         sizes = [tuple(frame.shape) for frame in raw]
         if return_tensors is not None and not do_pad and len(set(sizes)) > 1:
             raise ValueError(
-                f"Frames of different sizes do not stack: {sorted(set(sizes))} (height, width). Process them one at a "
-                "time, pass `do_pad=True`, or leave `return_tensors` out for a list."
+                f"Frames of different sizes can't be stacked: {sorted(set(sizes))} (height, width). Process them one "
+                "at a time, pass `do_pad=True`, or leave `return_tensors` out for a list."
             )
         frames = [normalize_frame(frame, normalization, percentiles).float()[None] for frame in raw]  # (1, H, W) each
         common = _common_size(sizes)
@@ -136,7 +160,7 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
             data["labels"] = [_pad_map(one, frame.shape[1:]) for one, frame in zip(maps, frames, strict=True)]
         if sam_size is not None:
             inputs, boxes = zip(
-                *(to_sam_input(frame, sam_size, self.sam_mean, self.sam_std) for frame in raw), strict=True
+                *(to_sam_input(frame, sam_size, mean=self.sam_mean, std=self.sam_std) for frame in raw), strict=True
             )
             data["frames"] = [frame.numpy() for frame in frames]
             data["pixel_values"] = [pixel_values.numpy() for pixel_values in inputs]
@@ -150,17 +174,20 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
     def post_process_probabilities(
         self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None
     ) -> list[torch.Tensor]:
-        """Foreground probabilities, one (H, W) map a frame.
+        """Compute the foreground probabilities of each frame.
 
         Args:
-            outputs: has `logits`, either (B, 1, h, w), one foreground logit, or (B, 2, h, w), background and
+            outputs: model outputs with `logits`, (B, 1, h, w) of the foreground, or (B, 2, h, w) of background and
                 foreground.
-            target_sizes: (height, width) of each frame of the batch, such as `original_sizes`. Logits are resized
-                bilinearly to the largest height and width among them, rounded up to the `size_divisor`, which is the
-                size that frames are padded to, and each map is cropped to its own. None keeps the logits' size.
+            target_sizes: (height, width) of each frame, such as `original_sizes`. Logits are resized bilinearly to the
+                size that frames were padded to, which is the largest height and width rounded up to a multiple of
+                `size_divisor`; then each map is cropped to its frame. None keeps the logits' size.
+
+        Returns:
+            A list of maps (height, width), one for each frame.
 
         Raises:
-            ValueError: if the logits have another shape, or there are not as many target sizes as frames.
+            ValueError: if the logits have another shape, or the number of target sizes isn't that of the frames.
         """
         logits = as_foreground(outputs.logits)
         if target_sizes is None:
@@ -177,14 +204,14 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None
     ) -> list[torch.Tensor]:
         """
-        Segmentation maps, as transformers' processors give them.
+        Compute segmentation maps, as transformers' image processors do.
 
         Args:
-            outputs: of the model, see [`~InfraredImageProcessor.post_process_probabilities`].
-            target_sizes: (height, width) of each frame, such as `original_sizes`; when left out, maps are not resized.
+            outputs: model outputs, see [`~InfraredImageProcessor.post_process_probabilities`].
+            target_sizes: (height, width) of each frame, such as `original_sizes`. None keeps the logits' size.
 
-        Returns a list with a map `(height, width)` of class ids for each frame, int64: 1 where the target is the
-        likelier class, 0 elsewhere. For another threshold, compare the probabilities with it.
+        Returns a list of maps `(height, width)`, int64: 1 where the target's probability is above 0.5, else 0. For
+        another threshold, use [`~InfraredImageProcessor.post_process_probabilities`].
         """
         return class_maps(self.post_process_probabilities(outputs, target_sizes))
 
@@ -194,20 +221,25 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         threshold: float = 0.5,
         target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
     ) -> list[dict[str, torch.Tensor]]:
-        """Boxes as `scores` (N,), `labels` (N,) and `boxes` (N, 4), (x0, y0, x1, y1), of each frame, best first.
+        """Compute the boxes of each frame, as transformers' image processors do.
 
-        Targets are sets of whole pixels, so with `target_sizes` a box's edges are moved to the nearest edges between
-        pixels, at least one apart: whole numbers from 0 to the frame's sides.
+        Targets consist of whole pixels. So with `target_sizes` boxes are rounded to edges of pixels: coordinates are
+        whole numbers from 0 to the frame's sides, and boxes are at least one pixel wide and high.
 
         Args:
-            outputs: has `pred_boxes` (B, Q, 4), (centre x, centre y, width, height) as shares of the model's input,
-                and `logits`, (B, Q, 1) for a sigmoid or (B, Q, C + 1) for a softmax whose last class is "none".
-            threshold: scores are strictly above it.
-            target_sizes: (height, width) of each frame of the batch, such as `original_sizes`; see
-                [`~InfraredImageProcessor.post_process_probabilities`]. None leaves the boxes as shares.
+            outputs: model outputs with `pred_boxes` (B, Q, 4), (centre x, centre y, width, height) as fractions of the
+                model's input, and `logits`, (B, Q, 1) for a sigmoid, or (B, Q, C + 1) for a softmax whose last class is
+                "no object".
+            threshold: boxes with higher scores are kept.
+            target_sizes: (height, width) of each frame, such as `original_sizes`. None keeps boxes as fractions of the
+                model's input.
+
+        Returns:
+            For each frame a dict with `scores` (N,), `labels` (N,) and `boxes` (N, 4), (x0, y0, x1, y1), by decreasing
+            score.
 
         Raises:
-            ValueError: if there are not as many target sizes as frames.
+            ValueError: if the number of target sizes isn't that of the frames.
         """
         logits, boxes = outputs.logits.float(), outputs.pred_boxes.float()
         probs = logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)[..., :-1]
@@ -217,7 +249,7 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         if target_sizes is not None:
             sizes, common = self._sizes(target_sizes, len(logits))
             corners = corners * corners.new_tensor([common[1], common[0]] * 2)
-            corners = torch.stack([_snap(c, *size) for c, size in zip(corners, sizes, strict=True)])
+            corners = torch.stack([_round_boxes(c, *size) for c, size in zip(corners, sizes, strict=True)])
         results = []
         for score, label, box in zip(scores, labels, corners, strict=True):
             order = score.argsort(descending=True, stable=True)
@@ -228,7 +260,7 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
     def _sizes(
         self, target_sizes: Sequence[tuple[int, int]] | torch.Tensor, count: int
     ) -> tuple[list[tuple[int, ...]], tuple[int, ...]]:
-        """Size of each frame and of the model's input, which they were padded to."""
+        """Size of each frame, and the common size they were padded to. Raises `ValueError` unless there are `count`."""
         sizes: list[tuple[int, ...]] = [(int(height), int(width)) for height, width in target_sizes]
         if len(sizes) != count:
             raise ValueError(f"{len(sizes)} target sizes do not pair with the {count} frames of the logits.")
@@ -242,19 +274,21 @@ def _check_settings(
     num_channels: int,
     size_divisor: int | None,
 ) -> None:
+    """Raise `ValueError` if a setting of the image processor is out of its range."""
     if normalization not in NORMALIZATIONS:
-        raise ValueError(f"`normalization` is one of {NORMALIZATIONS}, got {normalization!r}.")
+        raise ValueError(f"`normalization` must be one of {NORMALIZATIONS}, got {normalization!r}.")
     if len(percentiles) != 2 or not 0 <= percentiles[0] < percentiles[1] <= 100:
-        raise ValueError(f"`percentiles` are (lo, hi) with 0 <= lo < hi <= 100, got {tuple(percentiles)}.")
+        raise ValueError(f"`percentiles` must be (lo, hi) with 0 <= lo < hi <= 100, got {tuple(percentiles)}.")
     if sam_size is not None and (type(sam_size) is not int or sam_size < 1):
-        raise ValueError(f"`sam_size` is a positive number of pixels or None, got {sam_size}.")
+        raise ValueError(f"`sam_size` must be a positive number of pixels or None, got {sam_size}.")
     if type(num_channels) is not int or not 1 <= num_channels <= 1024:
-        raise ValueError(f"`num_channels` is a whole number from 1 to 1024, got {num_channels!r}.")
+        raise ValueError(f"`num_channels` must be a whole number from 1 to 1024, got {num_channels!r}.")
     if size_divisor is not None and (type(size_divisor) is not int or not 1 <= size_divisor <= 4096):
-        raise ValueError(f"`size_divisor` is a whole number from 1 to 4096 or None, got {size_divisor!r}.")
+        raise ValueError(f"`size_divisor` must be a whole number from 1 to 4096 or None, got {size_divisor!r}.")
 
 
 def _read_frames(images: ImageLike | Sequence[ImageLike]) -> list[np.ndarray]:
+    """Read one or several frames. Raises `ValueError` with the image's number, and warns of white RGB images."""
     is_batch = isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4
     items: list[Any] = list(images) if is_batch else [images]  # type: ignore[arg-type]
     if not items:
@@ -276,29 +310,31 @@ def _read_frames(images: ImageLike | Sequence[ImageLike]) -> list[np.ndarray]:
 
 
 def _common_size(sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The largest height and width."""
     return tuple(max(sides) for sides in zip(*sizes, strict=True))
 
 
 def _round_up(size: Sequence[int], divisor: int | None) -> tuple[int, ...]:
+    """The size, rounded up to multiples of `divisor`."""
     return tuple(-(-side // divisor) * divisor if divisor else side for side in size)
 
 
 def _pad(frame: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
-    """A frame (1, H, W) with its bottom and right edge repeated up to a (height, width)."""
+    """Pad a frame (1, H, W) at the bottom and right to (height, width), by repeating its edge."""
     return F.pad(frame, (0, size[1] - frame.shape[2], 0, size[0] - frame.shape[1]), mode="replicate")
 
 
 def _pad_map(labels: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """A segmentation map (H, W), ignored at the bottom and right up to a (height, width)."""
+    """Pad a segmentation map (H, W) at the bottom and right to (height, width), with ignored pixels."""
     sides = [(0, new - old) for new, old in zip(size, labels.shape, strict=True)]
     return np.pad(labels, sides, constant_values=IGNORE_INDEX)
 
 
-def _snap(corners: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Boxes (N, 4), (x0, y0, x1, y1), on the grid of a frame's pixels: on edges between them, at least one apart."""
+def _round_boxes(corners: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Round boxes (N, 4), (x0, y0, x1, y1), to edges of a frame's pixels, at least one pixel wide and high."""
     sides = corners.new_tensor([width, height])
     low, high = corners.round().split(2, dim=-1)
-    empty = high <= low  # both edges nearest to one: the pixel that the centre lies in
+    empty = high <= low  # both edges are rounded to the same: use the pixel of the centre
     low = torch.where(empty, (corners[:, :2] / 2 + corners[:, 2:] / 2).floor(), low)
     low = torch.minimum(low.clamp(min=0), sides - 1)
     high = torch.minimum(torch.maximum(high, low + 1), sides)
@@ -306,7 +342,7 @@ def _snap(corners: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def _padding_ratio(frame: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
-    """How much larger a padded frame (1, H, W) is than its original (height, width), as (x, y, x, y)."""
+    """Padded size / original size of a frame (1, H, W) of original (height, width), as (x, y, x, y)."""
     height, width = size
     return torch.tensor([frame.shape[2] / width, frame.shape[1] / height] * 2)
 

@@ -1,4 +1,4 @@
-"""Whether a JPEG file's picture is all there: its decoder fills in what is missing, and says nothing."""
+"""Detects JPEG files with missing data: the decoder fills in missing pixels and reports no error."""
 
 import re
 from hashlib import blake2b
@@ -11,25 +11,25 @@ from PIL import Image
 START, START_OF_SCAN, END = b"\xff\xd8", 0xDA, 0xD9
 RESTART = re.compile(rb"\xff[\xd0-\xd7]")  # within a scan's data
 SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-OTHER_DATA = bytes(range(1, 251))  # of no marker
-# A scan may lack its last restarts, too: of one that is whole, these are passed over.
+OTHER_DATA = bytes(range(1, 251))  # contains no marker
+# A scan may also lack its last restart markers. A complete scan ignores these.
 OTHER_RESTARTS = OTHER_DATA + b"".join(bytes([0xFF, 0xD0 + number]) + OTHER_DATA for number in range(8))
 
 REMEMBERED = 100_000  # files
-_whole: set[bytes] = set()  # hashes of files that were found to be
+_whole: set[bytes] = set()  # hashes of files that were found to be complete
 
 
 def jpeg_is_whole(image: Image.Image, file: IO[bytes]) -> bool:
     """
-    Whether the data of each part of a JPEG file reach as far as its picture.
+    Whether a JPEG file has the data of all its pixels.
 
-    Where they end early, the decoder makes up the rest: gray, or a smear. So the picture is decoded again with other
-    data behind each part: one that is whole doesn't read them, and comes out the same. That is done once a file: a
-    process remembers those that were whole.
+    Where data end early, the decoder fills the rest with gray or a smear. So the file is decoded again with other data
+    appended to each of its parts. A complete file's decoder doesn't read them, and the pixels stay the same. Each file
+    is tested once: the process remembers those that were complete.
 
     Args:
-        image: the picture as it was decoded, not turned.
-        file: that it was decoded from.
+        image: the decoded image, not rotated by its EXIF orientation.
+        file: the file that it was decoded from.
     """
     file.seek(0)
     content = file.read()
@@ -44,7 +44,7 @@ def jpeg_is_whole(image: Image.Image, file: IO[bytes]) -> bool:
 
 
 def _with_other_data(content: bytes) -> bytes:
-    """The file with other data at the end of every scan, and before every restart in it."""
+    """The file with other data appended to every scan, and inserted before every restart marker."""
     parts, place = [START], len(START)
     while place + 4 <= len(content) and content[place + 1] != END:
         if content[place + 1] == 0xFF:  # markers may be preceded by any number of these

@@ -1,5 +1,4 @@
-"""A Segment Anything model's mask decoder with the mask level behind it: one way for the adapter, around a decoder of
-any family, and for the stand-alone teacher."""
+"""A Segment Anything model's mask decoder followed by the mask level, for the adapter and the stand-alone teacher."""
 
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -10,16 +9,16 @@ from torch.utils.hooks import RemovableHandle
 
 from .mask_level import FrameRegion, MaskLevel
 
-# What a decoder's last transposed convolution gave. Per thread (and per task), so that two threads may share one model.
+# Outputs of the decoder's last transposed convolution. A context variable, so that threads can share one model.
 _LAST_MAPS: ContextVar[list[Tensor] | None] = ContextVar("last_maps", default=None)
 
 
 def give_upscaled_out(decoder: Any) -> RemovableHandle:
-    """Make a decoder one for [`decode_masks`], which needs its up-scaled embedding, until the hook is removed."""
-    return decoder.upscale_conv2.register_forward_hook(_keep)
+    """Register the hook that records a mask decoder's up-scaled embedding, which [`decode_masks`] needs."""
+    return decoder.upscale_conv2.register_forward_hook(_record)
 
 
-def _keep(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+def _record(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
     if (maps := _LAST_MAPS.get()) is not None:
         maps.append(output)
 
@@ -35,16 +34,20 @@ def decode_masks(
     **kwargs: Any,
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """
-    Masks on the frames' grid: with prompts SAM's own, without them the mask level's.
+    Predict masks at the frames' resolution: the mask level's without prompts, SAM's own with prompts.
 
     Args:
-        decoder: after [`give_upscaled_out`].
-        region: the frames, and what of SAM's input they cover.
+        decoder: the mask decoder, with the hook of [`give_upscaled_out`].
+        level: the mask level.
+        region: the frames, and the regions of SAM's input that they cover.
         image_embeddings: `(B, C, h, w)`.
-        base_grid: the masks are to be on the decoder's own grid.
-        args, kwargs: further ones of the decoder.
+        args: further arguments of the decoder.
+        prompted: whether the decoder's arguments contain prompts.
+        base_grid: whether masks have the decoder's own resolution instead of the frames'.
+        kwargs: further arguments of the decoder.
 
-    Returns what the decoder does, logits `(B, P, M, H, W)` first, and what the mask level gives, nothing with prompts.
+    Returns the decoder's outputs, the first of which are mask logits `(B, P, M, H, W)`, and the outputs of
+    [`MaskLevel`], or an empty dict with prompts.
     """
     maps: list[Tensor] = []
     token = _LAST_MAPS.set(maps)
@@ -55,24 +58,29 @@ def decode_masks(
     region = region.on_base_grid(masks.shape[-2:]) if base_grid else region
     if prompted:
         return (region.sample(masks), *others), {}
-    # Later families add the finest of the maps that come with the embedding.
+    # Decoders of SAM 2 and later add the finest of the encoder's maps before the activation.
     fine: tuple[Tensor, ...] = tuple(kwargs.get("high_resolution_features", ()))
     upscaled = decoder.activation(maps[0] + fine[0] if fine else maps[0])  # (B, C / 8, 4h, 4w)
-    seen = _without_prompts(level, region, masks, upscaled, image_embeddings, fine)
+    seen = _run_mask_level(level, region, masks, upscaled=upscaled, embedding=image_embeddings, fine=fine)
     return (seen["logits"].unflatten(1, masks.shape[1:3]).to(masks.dtype), *others), seen
 
 
-def _without_prompts(
+def _run_mask_level(
     level: MaskLevel,
     region: FrameRegion,
     masks: Tensor,
     upscaled: Tensor,
-    embeddings: Tensor,
+    embedding: Tensor,
     fine: Sequence[Tensor],
 ) -> dict[str, Tensor]:
-    """What a mask level makes of SAM's masks `(B, P, M, h, w)`, in its own precision; `logits` are `(B, PM, H, W)`."""
+    """Run the mask level in its own dtype, for SAM's mask logits `(B, P, M, h, w)`; its logits are `(B, PM, H, W)`."""
     dtype = level.head.weight.dtype
-    frames, boxes = region.frames.to(dtype), region.boxes.to(dtype)
-    logits = region.sample(masks.to(dtype)).flatten(1, 2)
-    upscaled, embeddings, *fine = (x.to(dtype) for x in (upscaled, embeddings, *fine))
-    return level(frames, boxes, logits, upscaled, embeddings, region.input_size, fine)
+    return level(
+        frame=region.frames.to(dtype),
+        boxes=region.boxes.to(dtype),
+        sam_logits=region.sample(masks.to(dtype)).flatten(1, 2),
+        upscaled=upscaled.to(dtype),
+        embedding=embedding.to(dtype),
+        input_size=region.input_size,
+        fine=[x.to(dtype) for x in fine],
+    )

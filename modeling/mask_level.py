@@ -2,7 +2,7 @@
 
 Notable:
 - `frame_boxes` are the regions of SAM's input that frames cover, in pixels of the input. So whole frames, crops and
-  padded frames are treated alike, and masks have the frame's own resolution.
+  padded frames are all treated in the same way, and masks have the frame's own resolution.
 - a residual U-Net processes the frame and the routed prior maps. SAM's upscaled embedding is added at a quarter of the
   resolution, its image embedding at an eighth.
 - the last layer is initialised with zeros and SAM's logits with weight 1, so a new adapter's masks are SAM's.
@@ -35,20 +35,28 @@ def sample_region(
     frame_size: Sequence[int] | None = None,
 ) -> Tensor:
     """
-    Bilinear samples of a feature map at the pixel centres of a frame that covers a region of SAM's input.
+    Sample a feature map bilinearly at the pixel centres of a frame that covers a region of SAM's input.
 
     Args:
         features: `(B, C, h, w)`, a map over the whole input.
         boxes: `(B, 4)`, the region (x0, y0, x1, y1) in input pixels.
         input_size: side of SAM's input in pixels.
         size: `(H, W)` of the samples.
-        stride: distance of neighbouring samples in pixels of the frame.
-        frame_size: of the frame in pixels, if not `size`; samples may lie outside of it.
+        stride: distance between neighbouring samples, in pixels of the frame.
+        frame_size: `(height, width)` of the frame in pixels. Default: `size`. Samples outside of the frame are allowed.
 
-    Returns `(B, C, H, W)` in the features' own type, computed in float32 at least: eight bits of a position are a pixel
-    off, and torch 2.13 gives NaN for maps in half precision on a CPU. For the full region this is
-    `F.interpolate(..., mode="bilinear")`.
+    Returns `(B, C, H, W)`, in the features' dtype. If the region is the whole input, this equals
+    `F.interpolate(features, size, mode="bilinear")`.
+
+    Examples:
+        >>> features = torch.arange(4.0).view(1, 1, 2, 2)
+        >>> left_half = torch.tensor([[0.0, 0.0, 32.0, 64.0]])  # of an input of 64 × 64 pixels
+        >>> sample_region(features, left_half, input_size=64, size=(2, 1))
+        tensor([[[[0.],
+                  [2.]]]])
     """
+    # At least float32: bfloat16 positions would be wrong by a pixel, and torch 2.13 gives NaN for maps in half
+    # precision on a CPU.
     wide = at_least_float32(features)
     height, width = size
     frame_height, frame_width = frame_size or size
@@ -63,6 +71,7 @@ def sample_region(
 
 
 def at_least_float32(x: Tensor) -> Tensor:
+    """The tensor as float32, if its dtype has lower precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -73,11 +82,11 @@ class FrameRegion:
     frames: Tensor
     boxes: Tensor
     input_size: int
-    base_grid: bool = False  # the frame was sampled on the grid of SAM's masks
+    base_grid: bool = False  # whether the frames were resampled to the resolution of SAM's masks
 
     @classmethod
     def whole(cls, pixel_values: Tensor) -> "FrameRegion":
-        """SAM's input itself as the frame: mean over channels, standardised for each image."""
+        """Use SAM's input `(B, 3, S, S)` as the frames: mean over channels, standardised for each image."""
         frames = at_least_float32(pixel_values).mean(1, keepdim=True)
         frames = frames - frames.mean((-2, -1), keepdim=True)
         frames = frames / frames.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=1e-6)
@@ -86,11 +95,13 @@ class FrameRegion:
         return cls(frames, boxes.expand(len(frames), 4), size)
 
     def on_base_grid(self, grid: Sequence[int]) -> "FrameRegion":
-        """The frames, resampled to a grid over SAM's whole input, of which they may cover only a part."""
+        """Resample the frames to a grid `(h, w)` over SAM's whole input, with their border repeated outside of them."""
         full = torch.tensor([0.0, 0.0, self.input_size, self.input_size], device=self.boxes.device)
         corner, sides = self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]
-        in_frame = torch.cat([-corner / sides, (self.input_size - corner) / sides], 1)  # as shares of the frame
-        frames = sample_region(self.frames, in_frame, 1, (int(grid[0]), int(grid[1])))
+        in_frame = torch.cat(
+            [-corner / sides, (self.input_size - corner) / sides], 1
+        )  # input's corners as fractions of the frame
+        frames = sample_region(self.frames, in_frame, input_size=1, size=(int(grid[0]), int(grid[1])))
         return FrameRegion(frames, full.expand(frames.shape[0], 4), self.input_size, base_grid=True)
 
     def sample(self, masks: Tensor) -> Tensor:
@@ -98,7 +109,7 @@ class FrameRegion:
         if self.base_grid:  # resampling would only add rounding errors
             return masks
         boxes, size = self.boxes.to(masks.device), self.frames.shape[-2:]
-        flat = sample_region(masks.flatten(1, 2), boxes, self.input_size, size)
+        flat = sample_region(masks.flatten(1, 2), boxes, input_size=self.input_size, size=size)
         return flat.unflatten(1, masks.shape[1:3])
 
 
@@ -129,8 +140,9 @@ class MaskLevel(nn.Module):
 
     Args:
         experts: the operators on the frame, the network's widths, the routers and the gate.
-        upscaled_dim, embedding_dim: channels of SAM's up-scaled and image embedding.
-        fine_dims: of the finer maps of SAM's encoder, at strides 4 and 8 of its input, where it has them.
+        upscaled_dim: channels of SAM's up-scaled embedding.
+        embedding_dim: channels of SAM's image embedding.
+        fine_dims: channels of the encoder's finer maps, at strides 4 and 8 of SAM's input, if the encoder has them.
     """
 
     def __init__(self, experts: ExpertsConfig, upscaled_dim: int, embedding_dim: int, fine_dims: Sequence[int] = ()):
@@ -142,19 +154,21 @@ class MaskLevel(nn.Module):
         counts = list(self.pyramid.num_maps.values()) if self.pyramid is not None else []
         if counts and self.routers:
             self.image_router = ImageRouter(sum(counts), len(counts))
-            self.position_router = PositionRouter(1 + sum(counts), len(counts), 16, experts.top_k, stride=2)
+            self.position_router = PositionRouter(
+                1 + sum(counts), len(counts), hidden=16, top_k=experts.top_k, stride=2
+            )
         self.scale_weights = nn.ParameterList(nn.Parameter(torch.full((n,), 1.0 / n)) for n in counts)
         sizes = [channels, 2 * channels, 3 * channels, 4 * channels]  # strides 2, 4, 8, 16
         in_channels = 2 + sum(counts)
         self.full_resolution = FullResolution(in_channels, fine, channels) if fine else None
         self.encoder = encoder_levels(fine or in_channels, sizes, (1, 1, 1, 1))
         first = self.encoder if self.full_resolution is None else self.full_resolution
-        _let_the_frame_lead(next(m for m in first.modules() if isinstance(m, nn.Conv2d)), 2)
+        _scale_stem_weights(next(m for m in first.modules() if isinstance(m, nn.Conv2d)), frame_channels=2)
         self.upscaled_entry = FeatureEntry(upscaled_dim, sizes[0])
         self.embedding_entry = FeatureEntry(embedding_dim, sizes[1])
         self.fine_entries = nn.ModuleList(FeatureEntry(*dims) for dims in zip(fine_dims, sizes, strict=False))
         self.decoder = decoder_levels(sizes)
-        # One logit of each pixel, or the four of a cell.
+        # One logit for each pixel, or four for each cell of 2 × 2 pixels.
         self.head: nn.Conv2d = nn.Conv2d(fine or channels, 1 if fine else 4, 3, padding=1)
         self.sam_logit_scale = nn.Parameter(torch.ones(()))
         zero_(self.head)
@@ -176,13 +190,17 @@ class MaskLevel(nn.Module):
     ) -> dict[str, Tensor]:
         """
         Args:
-            frame: `(B, 1, H, W)`, normalised. boxes: `(B, 4)`, see `sample_region`.
-            sam_logits: `(B, M, H, W)`, on the frame's grid. upscaled: `(B, 32, h, w)`; embedding:
-                `(B, 256, h/4, w/4)`, over the whole input; fine: finer maps, a tensor for each of `fine_dims`.
+            frame: `(B, 1, H, W)`, normalised.
+            boxes: `(B, 4)`, the regions of SAM's input that frames cover, see [`sample_region`].
+            sam_logits: `(B, M, H, W)`, SAM's logits, resampled to the frame's grid.
+            upscaled: `(B, 32, h, w)`, SAM's up-scaled embedding of the whole input.
+            embedding: `(B, 256, h/4, w/4)`, SAM's image embedding of the whole input.
+            input_size: side of SAM's input in pixels.
+            fine: finer maps of the whole input, one for each of `fine_dims`.
 
-        Returns `logits` `(B, M, H, W)` and, where there are operators, `router_weights` `(B, E, H, W)`,
-        `image_weights` `(B, E)`, `prior_maps` `(B, S, H, W)`, one a scale, and `prior` `(B, 1, H, W)`, their routed
-        mixture.
+        Returns `logits` `(B, M, H, W)` and, if there are operators, `router_weights` `(B, E, H, W)`, `image_weights`
+        `(B, E)`, `prior_maps` `(B, N, H, W)`, one for each operator and scale, and `prior` `(B, 1, H, W)`, their sum,
+        weighted by the routers and by learned weights of the scales.
         """
         if not self.sam_features:
             sam_logits, upscaled, embedding, *fine = map(torch.zeros_like, (sam_logits, upscaled, embedding, *fine))
@@ -196,10 +214,10 @@ class MaskLevel(nn.Module):
             inputs += routed
         features = [(1, self.upscaled_entry(upscaled)), (2, self.embedding_entry(embedding))]
         features += [(i + 1, entry(x)) for i, (entry, x) in enumerate(zip(self.fine_entries, fine, strict=True))]
-        residual = self._network(torch.cat(inputs, 1), boxes, features, input_size)
+        residual = self._network(torch.cat(inputs, 1), boxes, features=features, input_size=input_size)
         outputs["logits"] = self.sam_logit_scale * sam_logits + residual
-        # A training loop leaves a module with frozen operators inside in evaluation mode, and trains its other parts.
-        if maps and self.gate.asks and not self.head.training:
+        # `head.training`, as a training loop may leave a level with frozen operators in evaluation mode.
+        if maps and self.gate.is_active and not self.head.training:
             outputs["logits"] = outputs["logits"] - self.gate.shortfall(maps)
         return outputs
 
@@ -210,12 +228,20 @@ class MaskLevel(nn.Module):
             self.pyramid.noise_floor = gate.noise_floor
 
     def without_sam(self, frame: Tensor) -> dict[str, Tensor]:
-        """[`forward`] for normalised frames `(B, 1, H, W)`, with zeros in place of SAM's outputs."""
+        """[`~MaskLevel.forward`] for normalised frames `(B, 1, H, W)`, with zeros in place of SAM's outputs."""
         entries = [cast(FeatureEntry, e)[0] for e in (self.upscaled_entry, self.embedding_entry, *self.fine_entries)]
         widths = [cast(nn.Conv2d, entry).in_channels for entry in entries]
         upscaled, embedding, *fine = (frame.new_zeros(len(frame), width, 2, 2) for width in widths)
         whole = frame.new_tensor([0.0, 0.0, 2.0, 2.0]).expand(len(frame), 4)
-        return self(frame, whole, torch.zeros_like(frame), upscaled, embedding, input_size=2, fine=fine)
+        return self(
+            frame,
+            boxes=whole,
+            sam_logits=torch.zeros_like(frame),
+            upscaled=upscaled,
+            embedding=embedding,
+            input_size=2,
+            fine=fine,
+        )
 
     @torch.no_grad()
     def add_to_logits(self, amount: float) -> None:
@@ -247,7 +273,14 @@ class MaskLevel(nn.Module):
         return outputs, [len(maps) * expert for expert in routed]
 
     def _network(self, x: Tensor, boxes: Tensor, features: list[tuple[int, Tensor]], input_size: int) -> Tensor:
-        """The U-Net's logits `(B, 1, H, W)`, to add to SAM's. `features`: SAM's, each with the level it is added at."""
+        """
+        The U-Net's logits `(B, 1, H, W)`, which are added to SAM's.
+
+        Args:
+            x: `(B, C, H, W)`, the frame and the prior maps.
+            boxes, input_size: see [`sample_region`].
+            features: SAM's feature maps, each with the index of the encoder level that it is added to.
+        """
         height, width = x.shape[-2:]
         x = pad_to_multiple(x, 2 ** len(self.encoder))
         if self.full_resolution is not None:
@@ -255,12 +288,12 @@ class MaskLevel(nn.Module):
         levels: list[Tensor] = []
         for index, level in enumerate(self.encoder):
             x = F.max_pool2d(x, 2) if levels else x
-            for entering in (feature for at, feature in features if at == index):
+            for feature in (feature for at, feature in features if at == index):
                 x = x + sample_region(
-                    entering,
+                    feature,
                     boxes,
-                    input_size,
-                    x.shape[-2:],
+                    input_size=input_size,
+                    size=x.shape[-2:],
                     stride=2 ** (index + 1),
                     frame_size=(height, width),
                 )
@@ -275,7 +308,12 @@ class MaskLevel(nn.Module):
 
 
 @torch.no_grad()
-def _let_the_frame_lead(stem: nn.Conv2d, channels: int) -> None:
-    """Scale a first layer's weights of its first `channels` (the frame) as if there were no prior maps."""
-    stem.weight *= (stem.in_channels / channels) ** 0.5
-    stem.weight[:, channels:] *= PRIOR_SCALE
+def _scale_stem_weights(stem: nn.Conv2d, frame_channels: int) -> None:
+    """
+    Scale the first layer's initial weights in place.
+
+    The weights of its first `frame_channels` get the size that they would have without prior maps; those of the prior
+    maps are smaller by `PRIOR_SCALE`.
+    """
+    stem.weight *= (stem.in_channels / frame_channels) ** 0.5
+    stem.weight[:, frame_channels:] *= PRIOR_SCALE

@@ -1,14 +1,14 @@
 """MobileSAM: SAM's prompt encoder and mask decoder, as transformers has them, behind a TinyViT image encoder.
 
 The encoder follows TinyViT (Wu et al., "TinyViT: Fast Pretraining Distillation for Small Vision Transformers",
-ECCV 2022) as adapted by MobileSAM (Zhang et al., "Faster Segment Anything", 2023). Two things differ from the code
-published with the latter: it takes any input size that is a multiple of 32, and it looks the attention biases up in
-every forward pass, so that weights may be loaded at any time, after `eval()` too.
+ECCV 2022) as adapted by MobileSAM (Zhang et al., "Faster Segment Anything", 2023). It differs from their published code
+in two points: inputs may have any size that is a multiple of 32, and attention biases are looked up in every forward
+pass, so that weights may also be loaded after `eval()`.
 
-Most convolutions are followed by an ordinary BatchNorm. When the encoder is frozen, as under an adapter, keep it in
-eval mode, or its running statistics drift away from the checkpoint's although no parameter is trained. (Gradient
-checkpointing, which transformers applies in train mode only, leaves the gradients exact but runs every block twice, so
-that trained statistics move twice as fast.) On a CPU the `channels_last` memory format, of model and input, is faster.
+Most convolutions are followed by a BatchNorm. Keep a frozen encoder in eval mode, or its running statistics change
+although no parameter is trained. Gradient checkpointing, which transformers applies only in train mode, gives exact
+gradients but runs every block twice, so that running statistics change twice as fast. On a CPU the `channels_last`
+memory format, of model and input, is faster.
 """
 
 import torch
@@ -39,7 +39,13 @@ class MobileSamConvNorm(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1):
         super().__init__()
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=kernel_size // 2,
+            groups=groups,
+            bias=False,
         )
         self.norm = nn.BatchNorm2d(out_channels)
 
@@ -100,10 +106,10 @@ class MobileSamDownsample(nn.Module):
 
 
 class MobileSamWindowAttention(nn.Module):
-    """Multi-head attention within non-overlapping windows, with a learned bias for each |offset|.
+    """Multi-head attention within non-overlapping windows, with a learned bias for each pair of |dy| and |dx|.
 
-    A map whose sides are no multiples of the window is padded with zeros at the bottom and right. The layer norm comes
-    after the padding, so that padded tokens enter the attention as the norm's bias: the published weights expect it.
+    Maps are padded with zeros at the bottom and right to multiples of the window. The layer norm follows the padding,
+    so that padded tokens enter the attention with the value of the norm's bias; the published weights expect this.
     """
 
     def __init__(self, dim: int, num_heads: int, window_size: int, layer_norm_eps: float):
@@ -116,7 +122,7 @@ class MobileSamWindowAttention(nn.Module):
         self.attention_biases = nn.Parameter(torch.zeros(num_heads, window_size**2))  # at |dy| * window_size + |dx|
 
     def position_bias(self) -> Tensor:
-        """Bias of every pair of tokens of a window: (heads, N, N) with N = window_size²."""
+        """Bias of each pair of tokens in a window: (heads, N, N), where N = window_size²."""
         size = self.window_size
         position = torch.arange(size, device=self.attention_biases.device)
         distance = (position[:, None] - position[None, :]).abs()  # (size, size)
@@ -156,14 +162,16 @@ class MobileSamMLP(nn.Module):
 
 
 class MobileSamBlock(GradientCheckpointingLayer):
-    """Window attention, a depthwise convolution across the windows, a feed-forward network.
+    """Window attention, a depthwise convolution across windows, and a feed-forward network: (B, C, H, W) -> the same.
 
-    Channels first outside, (B, C, H, W); attention and `mlp` see the map channels last, (B, H, W, C).
+    Attention and `mlp` get channels last, (B, H, W, C).
     """
 
     def __init__(self, dim: int, num_heads: int, window_size: int, mlp_ratio: float, layer_norm_eps: float):
         super().__init__()
-        self.attn = MobileSamWindowAttention(dim, num_heads, window_size, layer_norm_eps)
+        self.attn = MobileSamWindowAttention(
+            dim, num_heads=num_heads, window_size=window_size, layer_norm_eps=layer_norm_eps
+        )
         self.local_conv = MobileSamConvNorm(dim, dim, 3, groups=dim)
         self.layer_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
         self.mlp = MobileSamMLP(dim, int(dim * mlp_ratio))
@@ -177,7 +185,7 @@ class MobileSamBlock(GradientCheckpointingLayer):
 
 
 class MobileSamStage(nn.Module):
-    """Blocks at one resolution, then (but for the last stage) the way down to the next.
+    """Blocks at one resolution, then a downsampling layer, except in the last stage.
 
     (B, C, H, W) -> (B, D, H / stride, W / stride), or (B, C, H, W) -> (B, C, H, W) in the last stage.
     """
@@ -191,10 +199,10 @@ class MobileSamStage(nn.Module):
             blocks = [
                 MobileSamBlock(
                     dim,
-                    config.num_attention_heads[index],
-                    config.window_sizes[index],
-                    config.mlp_ratio,
-                    config.layer_norm_eps,
+                    num_heads=config.num_attention_heads[index],
+                    window_size=config.window_sizes[index],
+                    mlp_ratio=config.mlp_ratio,
+                    layer_norm_eps=config.layer_norm_eps,
                 )
                 for _ in range(config.depths[index])
             ]
@@ -213,7 +221,7 @@ class MobileSamStage(nn.Module):
 
 
 class MobileSamNeck(SamVisionNeck):
-    """SAM's neck on a map that is channels first: (B, C, h, w) -> (B, output_channels, h, w)."""
+    """SAM's neck for maps with channels first: (B, C, h, w) -> (B, output_channels, h, w)."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         return super().forward(hidden_states.permute(0, 2, 3, 1))
@@ -228,8 +236,8 @@ class MobileSamPreTrainedModel(CheckedWeightsMixin, CustomCodeMixin, SamPreTrain
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, nn.Conv2d) and module.bias is None:  # all of the encoder's, and no others
-            # Chains of depthwise convolutions have no shortcut here: drawn with a small fixed deviation they would
-            # shrink the signal below the neck's epsilon, and the embedding would be constant across space.
+            # Some chains of depthwise convolutions have no shortcut. With small initial weights they would shrink the
+            # signal below the epsilon of the neck's norm, and the embedding would be the same at all positions.
             init.kaiming_normal_(module.weight, nonlinearity="relu")
         elif isinstance(module, MobileSamWindowAttention):
             init.zeros_(module.attention_biases)
@@ -238,8 +246,8 @@ class MobileSamPreTrainedModel(CheckedWeightsMixin, CustomCodeMixin, SamPreTrain
 class MobileSamVisionEncoder(MobileSamPreTrainedModel):
     """TinyViT and SAM's neck: `neck(layers[3](layers[2](layers[1](layers[0](patch_embed(pixel_values))))))`.
 
-    Every part takes and returns a map that is channels first. With `output_hidden_states=True` the stages' inputs and
-    the last one's output are returned too.
+    All maps have channels first. With `output_hidden_states=True` it also returns the stages' inputs and the last
+    stage's output.
     """
 
     config: MobileSamVisionConfig
@@ -259,10 +267,14 @@ class MobileSamVisionEncoder(MobileSamPreTrainedModel):
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, pixel_values: Tensor | None = None, **kwargs: object) -> SamVisionEncoderOutput:
-        """`pixel_values` (B, 3, S, S), normalised, S the config's `image_size` -> `last_hidden_state` (B, 256, h, h)
-        with h = S / 16."""
+        """
+        Compute the image embedding: `pixel_values` (B, 3, S, S) -> `last_hidden_state` (B, 256, h, h).
+
+        The input is normalised as SAM's. S is the config's `image_size` and h = S / 16. Raises `ValueError` for another
+        size, and without `pixel_values`.
+        """
         if pixel_values is None:
-            raise ValueError("You have to specify `pixel_values`.")
+            raise ValueError("Pass `pixel_values`.")
         hidden_states = self.patch_embed(pixel_values)
         for layer in self.layers:
             hidden_states = layer(hidden_states)
@@ -270,9 +282,9 @@ class MobileSamVisionEncoder(MobileSamPreTrainedModel):
 
 
 class MobileSamModel(MobileSamPreTrainedModel, SamModel):
-    """A `SamModel` whose image encoder is TinyViT: same prompts, same methods, same outputs.
+    """A `SamModel` with a TinyViT as image encoder. Prompts, methods and outputs are those of `SamModel`.
 
-    `MobileSamModel.from_pretrained(path, image_size=512)` loads it at another input size; no weight changes.
+    `MobileSamModel.from_pretrained(path, image_size=512)` loads the same weights for another input size.
     """
 
     config: MobileSamConfig

@@ -159,7 +159,7 @@ class ScalpelSamOutput(ModelOutput):
             with `output_router=True` and without prompts.
         image_weights: `(B, E)`, each expert's weight for the whole image.
         prior_maps: `(B, N, H, W)`, one map for each operator and scale.
-        prior: `(B, 1, H, W)`, the sum of the prior maps weighted by the routers.
+        prior: `(B, 1, H, W)`, the sum of the prior maps, weighted by the routers and by scale.
     """
 
     loss: Tensor | None = None

@@ -1,7 +1,7 @@
-"""The students' network, a small residual U-Net, and the segmentation student, with logits at native resolution.
+"""The students' backbone, a small residual U-Net, and the segmentation student, with logits at native resolution.
 
-Nothing looks at a whole frame at once, so tiles that overlap enough give what the whole frame gives; but for the
-optional front end, whose maps are measured by their spread over the frame.
+Receptive fields are limited, so tiles with enough overlap give the same result as the whole frame. The optional front
+end is an exception: it normalises its maps by their spread over the frame.
 """
 
 import math
@@ -25,9 +25,15 @@ from .whole_weights import CheckedWeightsMixin
 
 
 class Classifier(nn.Conv2d):
-    """Foreground logits (B, 1, SH, SW) of features (B, C, H, W) of cells of S x S pixels: a channel for each pixel.
+    """The head: a convolution and a pixel shuffle, features (B, C, H, W) → (B, `num_maps`, S·H, S·W).
 
-    With `num_maps` there are that many maps; the first holds the logits.
+    Each position of the features is a cell of S x S pixels, and gives one value for each of its pixels. The first map
+    has the foreground logits.
+
+    Args:
+        in_channels: channels C of the features.
+        cell: side S of a cell in pixels.
+        num_maps: number of maps.
     """
 
     bias: nn.Parameter
@@ -55,21 +61,22 @@ class ScalpelStudentPreTrainedModel(CheckedWeightsMixin, CustomCodeMixin, PreTra
                 nn.init.zeros_(module.bias)
         elif isinstance(module, WhiteBoxOperator):
             for parameter in module.parameters(recurse=False):
-                nn.init.zeros_(parameter)  # the classical operator
+                nn.init.zeros_(parameter)  # so that it starts as the classical operator
         else:
             super()._init_weights(module)
         if isinstance(module, Classifier):
             probability = self.config.initial_probability
-            nn.init.normal_(module.weight, std=0.001)  # small, so that the bias decides at first
+            nn.init.normal_(module.weight, std=0.001)  # small, so that the bias determines the first predictions
             nn.init.zeros_(module.bias)
             nn.init.constant_(module.bias[: module.cell**2], math.log(probability / (1 - probability)))
 
 
 class ScalpelStudentBackbone(ScalpelStudentPreTrainedModel):
-    """What the students share: a residual encoder and decoder that give features of a frame's cells.
+    """The backbone of both students: a residual U-Net that computes features of a frame.
 
-    A cell has 2 x 2 pixels, or with `full_resolution_channels` one: `cell` is its side, `num_features` how many
-    channels the features have.
+    Features are those of cells of 2 x 2 pixels, or with `full_resolution_channels` of single pixels.
+
+    Attributes: `cell`, the side of a cell in pixels, and `num_features`, the number of the features' channels.
     """
 
     def __init__(self, config: ScalpelStudentConfig) -> None:
@@ -86,10 +93,11 @@ class ScalpelStudentBackbone(ScalpelStudentPreTrainedModel):
         self.decoder = decoder_levels(config.hidden_sizes)
 
     def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """(B, C, H'/S, W'/S) of frames (B, 1, H, W), with H' and W' the next multiples of the coarsest stride, to which
-        frames are padded at the bottom and right by repeating their edge, and S the side of a cell.
+        """
+        Compute the features (B, C, H'/S, W'/S) of frames (B, 1, H, W), where S is the side of a cell.
 
-        Raises `ValueError` on another shape of frames.
+        H' and W' are H and W, rounded up to multiples of the coarsest stride: frames are padded to them at the bottom
+        and right, by repeating their edge. Raises `ValueError` for another shape of frames.
         """
         num_channels = self.config.num_channels
         if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
@@ -108,10 +116,10 @@ class ScalpelStudentBackbone(ScalpelStudentPreTrainedModel):
 
 
 class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
-    """Target segmentation at native resolution, frames of any size, with the logits of background and target.
+    """Segments targets at native resolution, in frames of any size.
 
-    The head gives one foreground logit a pixel. `forward` returns it as the two classes of the configuration's
-    `id2label`, which is what trainings, pipelines and metrics of semantic segmentation count on.
+    The head predicts one foreground logit for each pixel. `forward` converts it to logits of two classes, background
+    and target, which trainers, pipelines and metrics of semantic segmentation expect.
 
     Examples:
         >>> config = ScalpelStudentConfig.from_size("small")
@@ -133,22 +141,22 @@ class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
         pixel_weights: torch.Tensor | None = None,
         original_sizes: torch.Tensor | None = None,
     ) -> SemanticSegmenterOutput:
-        """Logits, and with `labels` the loss: 10 x weighted binary cross-entropy + soft IoU loss of the batch.
+        """Predict logits, and with `labels` compute the loss, 10 · weighted binary cross-entropy + soft IoU loss.
 
         Args:
             pixel_values: normalised frames (B, 1, H, W), any H and W.
-            labels: (B, H, W), 0 to 1 (soft labels are fine), 255 where a pixel is ignored.
-            pixel_weights: (B, H, W), ≥ 0, the weight of each pixel in the loss. (The `Trainer` takes any argument with
-                "label" in its name for one that must be there before it measures.)
-            original_sizes: of the image processor, taken so that `model(**inputs)` works; post-processing uses it.
+            labels: (B, H, W), in [0, 1] (also soft labels), or 255 where a pixel is ignored.
+            pixel_weights: (B, H, W), ≥ 0, the weight of each pixel in the loss.
+            original_sizes: ignored; accepted so that the image processor's output can be passed as `model(**inputs)`.
 
         Returns:
-            `SemanticSegmenterOutput` with `logits` (B, 2, H, W), 0 for the background and the foreground logit for the
-            target, and, given labels, `loss`.
+            `SemanticSegmenterOutput` with `logits` (B, 2, H, W), which are 0 for the background and the foreground
+            logit for the target, and with `labels` the scalar `loss`.
 
         Raises:
-            ValueError: on another shape of frames or labels, or labels outside [0, 1] other than 255.
+            ValueError: if frames, labels or weights have another shape, or labels are outside [0, 1] and not 255.
         """
+        # Not `label_weights`: before a `Trainer` evaluates, it requires all arguments with "label" in their names.
         foreground = self.foreground(pixel_values)
         loss = None if labels is None else self._loss(foreground[:, 0], labels, pixel_weights)
         return SemanticSegmenterOutput(loss=loss, logits=as_two_classes(foreground))
@@ -159,7 +167,7 @@ class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
 
     @torch.no_grad()
     def add_to_logits(self, amount: float) -> None:
-        """Add a constant to the foreground logits: it multiplies a target's odds at every pixel by its exponential."""
+        """Add a constant to all foreground logits, in the classifier's bias: odds are multiplied by exp(amount)."""
         self.classifier.bias.add_(amount)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor, pixel_weights: torch.Tensor | None) -> torch.Tensor:
@@ -176,25 +184,26 @@ class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
 
 class FrontEnd(nn.Module):
     """
-    A frame and its prior maps, see [`PriorPyramid`]: what the operators see at their initial parameters is the
-    classical detectors' answer, each map in its own spread.
+    Adds prior maps to a frame as channels, see [`PriorPyramid`].
+
+    At initialisation the operators are the classical detectors.
 
     Args:
         scales: for each operator its scales in frame pixels.
-        learned: whether the operators' parameters are trained; otherwise they stay as they are.
+        learned: whether the operators' parameters are trained.
 
-    Shape: `(B, 1, H, W)` → `(B, 1 + M, H, W)`, M the number of all scales.
+    Shape: `(B, 1, H, W)` → `(B, 1 + N, H, W)`, where N is the number of scales of all operators.
     """
 
     def __init__(self, scales: Mapping[str, Sequence[float]], learned: bool) -> None:
         super().__init__()
-        # In one order, whatever that of the configuration, whose file has its keys sorted.
+        # In a fixed order, as a saved configuration's keys are sorted.
         self.pyramid = PriorPyramid({name: list(scales[name]) for name in OPERATORS if name in scales})
         self.learned = learned
 
     def forward(self, frames: Tensor) -> Tensor:
         maps, _ = self.pyramid(frames)
-        if not self.learned:  # `requires_grad` would be set again by `from_pretrained`
+        if not self.learned:  # `from_pretrained` would reset `requires_grad`
             maps = [m.detach() for m in maps]
         return torch.cat([frames, *maps], 1)
 

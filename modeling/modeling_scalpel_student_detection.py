@@ -1,12 +1,11 @@
-"""The detection student: a centre heat-map with the boxes' sizes and offsets, for boxes of 1 to 30 pixels.
+"""The detection student: a heat map of the boxes' centres with sizes and offsets, for boxes of 1 to 30 pixels.
 
-- Heat-map and boxes are at stride 1. Targets are the 8-connected components of a mask, so that two of one pixel each
-  may have one pixel between them: at stride 2 they lie in neighbouring cells, of which only one can be a peak, and at
-  stride 4 in the same cell. The network's last features are those of 2 x 2 cells, of the larger sizes of pixels; one
-  convolution gives all pixels of a cell their five numbers.
-- No anchors and no queries that learn where to look: both are made for boxes many times larger.
-- Every pixel near a centre learns the whole box, not only the peak, so that a peak one pixel off still has the right
-  one, and errors count in units of the box's own sides, to which overlap is sensitive.
+- Heat map and boxes have stride 1. Targets are 8-connected components of a mask, so that two targets of one pixel may
+  be only two pixels apart. At stride 2 they would be in neighbouring cells, of which only one can be a peak, and at
+  stride 4 in the same cell. The head's last convolution predicts five numbers for each pixel of a cell.
+- There are no anchors and no learned queries, which are made for much larger boxes.
+- Every pixel near a centre learns the whole box, so that a peak that is wrong by a pixel still predicts it. Errors are
+  relative to the box's sides, because so is the overlap.
 
 After Zhou et al., "Objects as Points" (2019); boxes learned around the peak as in Liu et al., "Training-Time-Friendly
 Network for Real-Time Object Detection" (AAAI 2020).
@@ -24,19 +23,19 @@ from .configuration_scalpel_student import ScalpelStudentDetectionConfig
 from .modeling_scalpel_student import Classifier, ScalpelStudentBackbone
 from .unet import ConvLayer
 
-MIN_SIGMA = 0.5  # in pixels: a one-pixel target's neighbours count as e^-2 of a target
-NEAR = 0.1  # height of the Gaussian down to which a pixel learns the box
+MIN_SIGMA = 0.5  # pixels; the neighbours of a one-pixel target have the height e^-2
+NEAR = 0.1  # pixels where the Gaussian is higher learn the box
 
 
 @dataclass
 class ScalpelStudentObjectDetectionOutput(ModelOutput):
     """
     Args:
-        loss: scalar, given labels: the sum of `loss_dict`.
-        loss_dict: `loss_heatmap`, `loss_offset` and `loss_size`.
-        logits: (B, Q, 1), the sigmoid of which is a box's score, 0 for what is no box: where there are fewer peaks
-            than Q, and where the centre lies in a better box, as of the second peak in a large target.
-        pred_boxes: (B, Q, 4), (centre x, centre y, width, height), as shares of the frame's width and height.
+        loss: scalar, the sum of `loss_dict`, if labels were given.
+        loss_dict: scalars `loss_heatmap`, `loss_offset` and `loss_size`, if labels were given.
+        logits: (B, Q, 1), whose sigmoid is a box's score, by decreasing score of the peaks. It has the lowest value of
+            its dtype, a score of 0, if there are fewer than Q peaks, and if the box's centre is inside a better box.
+        pred_boxes: (B, Q, 4), (centre x, centre y, width, height), as fractions of the frame's width and height.
     """
 
     loss: torch.Tensor | None = None
@@ -46,15 +45,18 @@ class ScalpelStudentObjectDetectionOutput(ModelOutput):
 
 
 class DetectionHead(nn.Sequential):
-    """Heat-map logit, offset (x, y) in pixels and logarithm of the size (width, height) in pixels: (B, 5, SH, SW) of
-    features (B, C, H, W) of cells of S x S pixels."""
+    """Predicts five maps: features (B, C, H, W) of cells of S x S pixels → (B, 5, S·H, S·W).
+
+    The maps are the heat map's logit, the centre's offset (x, y) in pixels, and the logarithm of the box's width and
+    height in pixels.
+    """
 
     def __init__(self, channels: int, cell: int) -> None:
         super().__init__(ConvLayer(channels, channels), Classifier(channels, cell, num_maps=5))
 
 
 class ScalpelStudentForObjectDetection(ScalpelStudentBackbone):
-    """Boxes of small targets in frames of any size.
+    """Detects small targets as boxes, in frames of any size.
 
     Examples:
         >>> config = ScalpelStudentDetectionConfig.from_size("small")
@@ -79,21 +81,21 @@ class ScalpelStudentForObjectDetection(ScalpelStudentBackbone):
         pixel_weights: torch.Tensor | None = None,
         original_sizes: torch.Tensor | None = None,
     ) -> ScalpelStudentObjectDetectionOutput:
-        """Boxes at the highest peaks of the heat-map, and with `labels` the loss.
+        """Predict boxes at the highest peaks of the heat map, and with `labels` compute the loss.
 
-        The heat-map's loss is the focal loss of "Objects as Points" (α = 2, β = 4) against Gaussians at the boxes'
-        centres whose standard deviations are a quarter of the boxes' sides and at least half a pixel; offsets and sizes
-        have |Δcentre| / side and |Δlog side|, averaged over each Gaussian. All three are sums over the targets,
-        divided by their number.
+        The heat map's loss is the focal loss of "Objects as Points" (α = 2, β = 4). Its targets are Gaussians at the
+        boxes' centres, with standard deviations of a quarter of the box's sides, at least half a pixel. The losses of
+        offset and size are |Δcentre| / side and |Δlog side|, averaged with the Gaussian as weight. All three are summed
+        over the targets, and divided by their number.
 
         Args:
             pixel_values: normalised frames (B, 1, H, W), any H and W.
-            labels: for each frame `class_labels` (N,), all 0, and `boxes` (N, 4) as in `pred_boxes`.
-            pixel_weights: (B, H, W), ≥ 0, the weight of each pixel in the loss; 0 ignores it.
-            original_sizes: of the image processor, taken so that `model(**inputs)` works; post-processing uses it.
+            labels: for each frame a dict with `class_labels` (N,), all 0, and `boxes` (N, 4) as in `pred_boxes`.
+            pixel_weights: (B, H, W), ≥ 0, the weight of each pixel in the loss.
+            original_sizes: ignored; accepted so that the image processor's output can be passed as `model(**inputs)`.
 
         Raises:
-            ValueError: on another shape of frames, labels or weights, a class other than 0, boxes outside the frame.
+            ValueError: if frames, labels or weights have another shape, a class isn't 0, or a box is outside [0, 1].
         """
         maps = self.head(self.features(pixel_values))[:, :, : pixel_values.shape[2], : pixel_values.shape[3]]
         logits, boxes = self._peaks(maps)
@@ -102,6 +104,7 @@ class ScalpelStudentForObjectDetection(ScalpelStudentBackbone):
         return ScalpelStudentObjectDetectionOutput(loss=loss, loss_dict=losses, logits=logits, pred_boxes=boxes)
 
     def _peaks(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (B, Q, 1) and boxes (B, Q, 4) at the highest local maxima of the heat map."""
         height, width = maps.shape[2:]
         heat = maps[:, :1]
         peaks = heat.masked_fill(heat < F.max_pool2d(heat, 3, stride=1, padding=1), torch.finfo(heat.dtype).min)
@@ -109,13 +112,14 @@ class ScalpelStudentForObjectDetection(ScalpelStudentBackbone):
         columns = torch.arange(width, device=maps.device, dtype=maps.dtype).expand(height, width)
         rows = torch.arange(height, device=maps.device, dtype=maps.dtype)[:, None].expand(height, width)
         centres = torch.stack([columns, rows])[None].expand(maps.shape[0], -1, -1, -1) + 0.5
-        values = torch.cat([maps[:, 1:], centres], 1).flatten(2)  # read at the index: ONNX has no remainder of it
+        # Centres are gathered as well, because an exported graph can't compute them as remainders of the index.
+        values = torch.cat([maps[:, 1:], centres], 1).flatten(2)
         offset, log_size, pixel = values.gather(2, index[:, None].expand(-1, 6, -1)).split(2, dim=1)
-        # Not `new_tensor`, which an exported graph would take for the constants that they were once.
+        # Not `new_tensor`, whose values would be constants in an exported graph.
         sides = (torch.scalar_tensor(n, dtype=maps.dtype, device=maps.device) for n in (width, height))
         frame = torch.stack(list(sides))[:, None]
         boxes = torch.cat([(pixel + offset) / frame, log_size.exp() / frame], 1).clamp(0, 1).mT
-        repeated = _centre_inside(boxes).triu(1).any(1)  # (B, Q), in one of the boxes before
+        repeated = _centre_inside(boxes).triu(1).any(1)  # (B, Q), whether it is in an earlier, better box
         return logits.masked_fill(repeated, torch.finfo(logits.dtype).min)[..., None], boxes
 
     def _losses(
@@ -142,15 +146,21 @@ class ScalpelStudentForObjectDetection(ScalpelStudentBackbone):
 
 
 def draw_targets(boxes: torch.Tensor, height: int, width: int) -> dict[str, torch.Tensor]:
-    """What the maps of one frame should be.
+    """Draw the training targets of one frame.
 
     Args:
         boxes: (N, 4), (centre x, centre y, width, height) in pixels.
+        height: the frame's height H in pixels.
+        width: the frame's width W in pixels.
 
     Returns:
-        `heat` (H, W), the highest of the boxes' Gaussians; `peaks` (H, W), boolean, the pixels that the centres lie in,
-        where it is 1; `boxes` (4, H, W), offset (x, y) of the centre and the sides (width, height) of the box whose
-        Gaussian is the highest; and `share` (H, W), each pixel's share in learning that box, 1 in sum for each.
+        A dict with
+
+        - `heat` (H, W): the maximum of the boxes' Gaussians;
+        - `peaks` (H, W), bool: the pixels of the centres, where `heat` is 1;
+        - `boxes` (4, H, W): the centre's offset (x, y) and the sides (width, height), in pixels, of the box with the
+          highest Gaussian at each pixel;
+        - `share` (H, W): the weight of each pixel in that box's loss. Each box's weights sum to 1.
     """
     y = torch.arange(height, device=boxes.device, dtype=boxes.dtype)
     x = torch.arange(width, device=boxes.device, dtype=boxes.dtype)
@@ -178,7 +188,7 @@ def draw_targets(boxes: torch.Tensor, height: int, width: int) -> dict[str, torc
 def _frame_losses(
     maps: torch.Tensor, targets: dict[str, torch.Tensor], weight: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Heat-map, offset and size loss of one frame, summed over its targets, of maps (5, H, W)."""
+    """Heat map, offset and size loss of a frame's maps (5, H, W), each summed over its targets."""
     logits, prob = maps[0], maps[0].sigmoid()
     hit = (1 - prob) ** 2 * F.softplus(-logits)
     miss = (1 - targets["heat"]) ** 4 * prob**2 * F.softplus(logits)
@@ -191,21 +201,23 @@ def _frame_losses(
 
 
 def _centre_inside(boxes: torch.Tensor) -> torch.Tensor:
-    """(B, Q, Q), whether box i (B, Q, 4) holds the centre of box j."""
+    """(B, Q, Q): whether box i of boxes (B, Q, 4) contains the centre of box j."""
     centre, sides = boxes.split(2, dim=-1)
     return ((centre[:, None] - centre[:, :, None]).abs() < sides[:, :, None] / 2).all(-1)
 
 
 def _check_boxes(label: dict[str, Any]) -> torch.Tensor:
+    """A frame's boxes (N, 4) as float32. Raises `ValueError` for other shapes, classes or coordinates."""
     boxes, classes = label["boxes"].float(), label["class_labels"]
     if boxes.ndim != 2 or boxes.shape[1] != 4 or classes.shape != boxes.shape[:1]:
         raise ValueError(
-            f"Labels have `boxes` (N, 4) and `class_labels` (N,), got {tuple(boxes.shape)} and {tuple(classes.shape)}."
+            "Labels must have `boxes` (N, 4) and `class_labels` (N,), got "
+            f"{tuple(boxes.shape)} and {tuple(classes.shape)}."
         )
     if (classes != 0).any():
         raise ValueError(f"The only class is 0, a target; got {classes.unique().tolist()}.")
     if not (((boxes >= 0) & (boxes <= 1)).all() and (boxes[:, 2:] > 0).all()):
-        raise ValueError("`boxes` are (centre x, centre y, width, height) as shares of the frame, above 0 and up to 1.")
+        raise ValueError("`boxes` must be (centre x, centre y, width, height) as shares of the frame, from 0 to 1.")
     return boxes
 
 

@@ -22,12 +22,12 @@ from .unet import pad_to_multiple
 
 
 def symlog(x: Tensor) -> Tensor:
-    """`sign(x) · log(1 + |x|)`: about x near 0, logarithmic for large values."""
+    """`sign(x) · log(1 + |x|)`: close to x near 0, logarithmic for large |x|."""
     return torch.sign(x) * torch.log1p(x.abs())
 
 
 def zero_(layer: nn.Module) -> None:
-    """Initialise a layer's weights with zeros."""
+    """Set all parameters of a layer to zero."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
 
@@ -38,14 +38,21 @@ class PriorPyramid(nn.Module):
 
     Each map is normalised and compressed, `symlog(m / spread)`, since operators have different units (intensity,
     intensity squared). The spread at a position is half the mean magnitude over the frame plus half that of the
-    surrounding 72 × 72 pixels: like in a CFAR detector, responses count less in clutter; and maps of a crop are similar
+    surrounding 72 × 72 pixels. As in a CFAR detector, responses count less in clutter; and maps of a crop are similar
     to those of its frame. A noise floor is added, so that rounding errors in a uniform sky have no large response.
 
     Args:
         scales: for each operator the list of its scales in frame pixels.
-        noise_floor: in units of a normalised frame; responses far below it become 0.
+        noise_floor: intensity in units of a normalised frame; responses far below it become almost 0.
 
-    Shape: `(B, 1, H, W)` → list over the operators of `(B, S, H, W)`, and their statistics `(B, sum(S), 2)`.
+    Shape: `(B, 1, H, W)` → list with `(B, S, H, W)` for each operator of S scales, and statistics `(B, sum(S), 2)`: for
+    each map the logarithms of its mean magnitude and of 1 + its maximum / mean magnitude.
+
+    Examples:
+        >>> pyramid = PriorPyramid({"top_hat": [2, 4], "matched_filter": [1]})
+        >>> maps, statistics = pyramid(torch.randn(1, 1, 64, 96))
+        >>> [tuple(m.shape) for m in maps], tuple(statistics.shape)
+        ([(1, 2, 64, 96), (1, 1, 64, 96)], (1, 3, 2))
     """
 
     def __init__(self, scales: dict[str, list[float]], noise_floor: float = NOISE_FLOOR):
@@ -62,7 +69,7 @@ class PriorPyramid(nn.Module):
             spread = magnitude.mean((-2, -1), keepdim=True) + 1e-6
             floor = self.noise_floor ** cast(WhiteBoxOperator, operator).power
             maps.append(symlog(response / (0.5 * spread + 0.5 * _surroundings(magnitude) + floor)))
-            peak = magnitude.amax((-2, -1), keepdim=True) / spread  # how far the strongest point stands out
+            peak = magnitude.amax((-2, -1), keepdim=True) / spread
             statistics.append(torch.cat([spread.log(), (1 + peak).log()], -1).squeeze(-2))
         return maps, torch.cat(statistics, 1)
 
@@ -87,7 +94,7 @@ def _classical_pyramid() -> PriorPyramid:
 
 
 def _surroundings(x: Tensor, cell: int = 8, reach: int = 4) -> Tensor:
-    """Means over windows of (2 · reach + 1) · cell pixels, decided on a grid of cells: `(B, S, H, W)` → the same."""
+    """Means over windows of (2 · reach + 1) · cell pixels, computed for each cell and interpolated. Keeps the shape."""
     cells = F.avg_pool2d(pad_to_multiple(x, cell), cell)
     means = F.avg_pool2d(F.pad(cells, (reach, reach, reach, reach), mode="replicate"), 2 * reach + 1, stride=1)
     grown = F.interpolate(means, scale_factor=cell, mode="bilinear", align_corners=False)
@@ -96,7 +103,7 @@ def _surroundings(x: Tensor, cell: int = 8, reach: int = 4) -> Tensor:
 
 class ImageRouter(nn.Module):
     """
-    Log-weights of the experts for a whole scene, from the prior maps' statistics.
+    Log-weights of the experts for a whole image, from the prior maps' statistics.
 
     Shape: `(B, M, 2)` → `(B, E)`, the logarithm of a softmax: uniform at initialisation.
     """
@@ -113,15 +120,20 @@ class ImageRouter(nn.Module):
 
 class PositionRouter(nn.Module):
     """
-    Weights of the experts at every position, with the scene's weights as prior.
+    Weights of the experts at each position. The image's weights are added to the logits.
 
-    A softmax over the experts and one more choice, *none*, so that a place can be left alone; the weights of the
-    experts therefore sum to at most 1. With `top_k` only the k strongest experts of a position keep their weight;
-    equals stay together, so that a fresh router, to which all are equal, leaves no expert without a gradient.
+    The softmax is over the experts and one more choice, *none*, so that the experts' weights sum to at most 1. Only the
+    `top_k` strongest experts of a position keep their weight. Experts with equal logits are all kept, so that in a new
+    router, where all logits are equal, every expert has a gradient.
 
-    With `stride` the logits are decided on a grid so much coarser and resized bilinearly.
+    Args:
+        in_channels: channels C of the features.
+        num_experts: number of experts E.
+        hidden: channels of the hidden layer.
+        top_k: number of experts that keep their weight.
+        stride: stride of the first convolution; the logits are resized bilinearly to the features' size.
 
-    Shape: `(B, C, H, W)` and `(B, E)` → `(B, E, H, W)`.
+    Shape: features `(B, C, H, W)` and the image's log-weights `(B, E)` → `(B, E, H, W)`.
     """
 
     def __init__(
@@ -134,7 +146,7 @@ class PositionRouter(nn.Module):
     ):
         super().__init__()
         self.top_k = top_k
-        self.hidden = nn.Conv2d(in_channels, hidden, 3, stride, padding=1)
+        self.hidden = nn.Conv2d(in_channels, hidden, 3, stride=stride, padding=1)
         self.proj = nn.Conv2d(hidden, num_experts + 1, 1)
         zero_(self.proj)
 
@@ -151,16 +163,20 @@ class PositionRouter(nn.Module):
 
 
 def uniform_weights(like: Tensor, num_experts: int) -> Tensor:
-    """Every expert alike at every position, in place of the two routers: `(B, C, H, W)` → `(B, E, H, W)`."""
+    """Equal weights 1 / E, which replace the routers': `(B, C, H, W)` → `(B, E, H, W)`."""
     return like.new_full((like.shape[0], num_experts, *like.shape[-2:]), 1 / num_experts)
 
 
 def load_balance_loss(weights: Tensor) -> Tensor:
     r"""
-    How unevenly a batch uses its experts: \(E \sum_e p_e^2 - 1\), with \(p_e\) the expert's share of all weight.
+    How unevenly a batch uses its experts: \(E \sum_e p_e^2 - 1\), where \(p_e\) is expert e's share of all weight.
 
-    0 when all are used alike, E − 1 when only one is. `weights`: `(B, E, H, W)`. After Switch Transformer
-    (arXiv 2101.03961), with the soft weights in place of counts.
+    It is 0 if all experts have the same share, and E − 1 if only one has weight. `weights` is `(B, E, H, W)`. Based on
+    the Switch Transformer (arXiv 2101.03961), with soft weights instead of counts.
+
+    Examples:
+        >>> load_balance_loss(torch.full((1, 4, 8, 8), 0.25))
+        tensor(0.)
     """
     share = weights.sum((0, 2, 3))
     share = share / share.sum().clamp(min=1e-6)
@@ -171,9 +187,12 @@ class TokenAdapter(nn.Module):
     r"""
     Adapter beside an encoder block's MLP: down-project, four operators on the token map, route, up-project.
 
-    \(\Delta = W_\uparrow \sum_e w_e(x)\, W_e\, O_e(W_\downarrow h)\). On tokens the operators are learned contrast
-    between neighbours; only on the frame are they physics. \(W_\uparrow\) is zero at initialisation. Without operators
-    it is a plain bottleneck, \(\Delta = W_\uparrow\,\mathrm{gelu}(W_\downarrow h)\); without routers, \(w_e = 1 / E\).
+    With \(z = W_\downarrow\,\mathrm{norm}(h)\) the result is
+    \(W_\uparrow\,\mathrm{gelu}(z + \sum_e w_e\, W_e\, O_e(z))\), where \(O_e\) are the operators' compressed
+    responses and \(w_e\) the router's weights at each position. Without operators there is no sum; without routers
+    \(w_e = 1 / E\).
+    \(W_\uparrow\) is zero at initialisation. On tokens the operators measure learned contrasts between neighbours,
+    without the physical meaning that they have on a frame.
 
     Shape: `(B, h, w, C)` → the same.
     """

@@ -1,4 +1,4 @@
-"""Infrared frames as models want to see them: the linear maps that take a frame as it was read to a model's input.
+"""Linear normalisations of infrared frames to the input of students and of SAM.
 
 `scalpel_hf/runtime/preprocessing.py` has the same without torch.
 """
@@ -12,20 +12,21 @@ import torch.nn.functional as F
 from .frame_io import ImageLike, read_frame
 
 NORMALIZATIONS = ("zscore", "percentile", "range")
-RANGE = 8.0  # brings frames to about the spread that z-scores have
-SAM_MEAN = (123.675, 116.28, 103.53)  # of SAM's training images, on a scale of 0 to 255
+RANGE = 8.0  # gives frames about the same spread as z-scores
+SAM_MEAN = (123.675, 116.28, 103.53)  # mean and standard deviation of ImageNet's channels, on a scale of 0 to 255
 SAM_STD = (58.395, 57.12, 57.375)
 
 
 def normalize_frame(
     frame: torch.Tensor, normalization: str = "zscore", percentiles: Sequence[float] = (1.0, 99.0)
 ) -> torch.Tensor:
-    """Linear normalisation of a frame by its own statistics; no value is clipped.
+    """Normalise a frame linearly by its own statistics. No value is clipped; a constant frame gives zeros.
 
-    `"zscore"`: (x - mean) / std, with the population's standard deviation. `"percentile"`: (x - p_lo) / (p_hi - p_lo),
-    percentiles interpolated linearly; should the two coincide, as on a black sky with one star, the frame's range
-    takes the place of p_hi - p_lo. `"range"`: 8 (x - mean) / (max - min), which says how bright a place is beside the
-    frame's brightest, where a z-score blows the texture of an even frame up. A constant frame gives zeros.
+    - `"zscore"`: (x - mean) / std, with the standard deviation of the population.
+    - `"percentile"`: (x - p_lo) / (p_hi - p_lo), with linearly interpolated percentiles. If both are equal, as in a
+      black sky with one star, the divisor is max - min.
+    - `"range"`: 8 (x - mean) / (max - min). Values are relative to the frame's contrast, while z-scores amplify the
+      texture of a uniform frame.
 
     Args:
         frame: (H, W), floating point.
@@ -33,7 +34,15 @@ def normalize_frame(
         percentiles: (lo, hi) in percent, for `"percentile"`.
 
     Returns:
-        (H, W) of the same dtype.
+        (H, W), of the same dtype.
+
+    Raises:
+        ValueError: if `normalization` is another.
+
+    Examples:
+        >>> normalize_frame(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "range")
+        tensor([[-4.0000, -1.3333],
+                [ 1.3333,  4.0000]])
     """
     frame = frame - frame.min()  # first, so that float32 keeps the digits of a 16-bit frame with a large offset
     if normalization == "zscore":
@@ -51,19 +60,26 @@ def normalize_frame(
 def to_sam_input(
     frame: torch.Tensor, size: int, mean: Sequence[float] = SAM_MEAN, std: Sequence[float] = SAM_STD
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A frame as SAM sees it: [min, max] to [0, 255], three channels, longest side `size`, SAM's mean and std, padded.
+    """Convert a frame to SAM's input.
 
-    The rescaling is linear, so any linear normalisation of the frame before it makes no difference. Resizing is
-    bilinear, with antialiasing where it shrinks; padding is zeros at the bottom and the right.
+    The frame's [min, max] is scaled to [0, 255], so that an earlier linear normalisation makes no difference. It is
+    resized to a longest side of `size` (bilinearly, with antialiasing if it shrinks), repeated in three channels,
+    normalised by `mean` and `std`, and padded with zeros at the bottom and right.
 
     Args:
         frame: (H, W), floating point.
         size: side of SAM's square input in pixels.
-        mean, std: of its channels.
+        mean: of the input's channels, on a scale of 0 to 255.
+        std: standard deviation of the input's channels, on the same scale.
 
     Returns:
-        Pixel values (3, `size`, `size`), float32, and the box (4,) as (x0, y0, x1, y1) of the region that the frame
-        covers, in pixels of that input: (0, 0, W·s_x, H·s_y) with the scales as used, resized side / side.
+        Pixel values (3, `size`, `size`), float32, and a box (4,): the region (x0, y0, x1, y1) of the input that the
+        frame covers, (0, 0, resized width, resized height).
+
+    Examples:
+        >>> pixel_values, box = to_sam_input(torch.rand(120, 160), size=256)
+        >>> pixel_values.shape, box
+        (torch.Size([3, 256, 256]), tensor([  0.,   0., 256., 192.]))
     """
     height, width = frame.shape
     scale = size / max(height, width)

@@ -266,7 +266,8 @@ class AnisotropicDiffusion(WhiteBoxOperator):
             sharpness = -1 / (k[index].square() * variance + torch.finfo(x.dtype).eps ** 2)
             u = x
             for _ in range(self.steps):
-                change = _divergence(u, sharpness, int(scale), -1).add_(_divergence(u, sharpness, int(scale), -2))
+                change = _divergence(u, sharpness, distance=int(scale), dim=-1)
+                change = change.add_(_divergence(u, sharpness, distance=int(scale), dim=-2))
                 u = torch.addcmul(u, change, rate[index])
             maps.append(x - u)
         return torch.stack(maps, 2)

@@ -1,4 +1,4 @@
-"""Frames and prompts to the stand-alone teacher's inputs, and its outputs to masks and boxes in frame pixels."""
+"""Processor of the stand-alone teacher: frames and prompts to inputs, outputs to masks and boxes in frame pixels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,23 +14,33 @@ from .image_processing_infrared import InfraredImageProcessor
 from .normalization import ImageLike
 from .segmentation_maps import class_maps
 
-PADDING_LABEL = -10  # of points that only fill up a batch, in SAM's prompt encoder
-MASK_LOGIT = 10.0  # of a pixel that a mask prompt is sure of
+PADDING_LABEL = -10  # label of padding points in SAM's prompt encoder
+MASK_LOGIT = 10.0  # logit of a mask prompt's pixel with probability 1
 Sizes = Sequence[tuple[int, int]] | Tensor
 
 
 class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
     """
-    Holds an [`InfraredImageProcessor`] with `sam_size`, and takes prompts and predictions to and from a frame's own
-    pixels.
+    Combines an [`InfraredImageProcessor`] with the conversion of prompts and predictions to and from frame pixels.
 
-    A point `[x, y]` is a pixel, and its centre is meant; a box `[x0, y0, x1, y1]` are edges between pixels, so that a
-    target of one pixel in column 5, row 3 has the box `[5, 3, 6, 4]`.
+    A point `[x, y]` names a pixel, and stands for its centre. A box `[x0, y0, x1, y1]` names edges of pixels: a target
+    of one pixel in column 5 and row 3 has the box `[5, 3, 6, 4]`.
+
+    Args:
+        image_processor: with the model's input size as `sam_size`.
+
+    Raises `ValueError` if the image processor has no `sam_size`.
+
+    Examples:
+        >>> processor = ScalpelSamProcessor(InfraredImageProcessor(sam_size=64))
+        >>> inputs = processor("frame.png", input_boxes=[[[5, 3, 6, 4]]])
+        >>> inputs["pixel_values"].shape, inputs["input_boxes"].shape
+        (torch.Size([1, 3, 64, 64]), torch.Size([1, 1, 4]))
     """
 
     def __init__(self, image_processor: InfraredImageProcessor):
         if image_processor.sam_size is None:
-            raise ValueError("The image processor makes no input for SAM: give it the model's size as `sam_size`.")
+            raise ValueError("The image processor has no `sam_size`: set it to the model's input size.")
         super().__init__(image_processor)
 
     @property
@@ -48,23 +58,26 @@ class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
         **kwargs: Any,
     ) -> BatchFeature:
         """
+        Prepare frames and prompts for the model.
+
         Args:
-            images: a frame or a list of frames: paths, PIL images, arrays and tensors; see [`InfraredImageProcessor`].
-            input_points: for each frame, each object and each of its points `[x, y]`; the level of the objects may be
-                left out where there is one. Numbers of points may differ, those of objects may not.
-            input_labels: likewise, 1 where a point is on the object and 0 where it is beside it; all 1 when left out.
-            input_boxes: for each frame and each object `[x0, y0, x1, y1]`.
+            images: one frame or a list of frames: paths, PIL images, arrays or tensors; see [`InfraredImageProcessor`].
+            input_points: points `[x, y]`, nested as frames, objects, points; or as frames, points, with one object in
+                each frame. Objects may have different numbers of points; frames must have equal numbers of objects.
+            input_labels: labels of the points, nested likewise: 1 on the object, 0 off it. Default: all 1.
+            input_boxes: boxes `[x0, y0, x1, y1]`, nested as frames, objects.
             input_masks: for each frame a mask (H, W): probabilities, bool, or 0 and 255.
             return_tensors: `"pt"` or `"np"`.
             kwargs: settings of the image processor for this call.
 
         Returns the image processor's `pixel_values` (B, 3, S, S), `frames` (B, 1, H, W), `frame_boxes` (B, 4),
-        `original_sizes` (B, 2) and `reshaped_input_sizes` (B, 2); of the prompts that were given `input_points`
-        (B, P, N, 2), `input_labels` (B, P, N), `input_boxes` (B, P, 4) and `input_masks` (B, 1, S/4, S/4).
+        `original_sizes` (B, 2) and `reshaped_input_sizes` (B, 2), and for prompts that were given `input_points`
+        (B, P, N, 2), `input_labels` (B, P, N), `input_boxes` (B, P, 4) and `input_masks` (B, 1, S/4, S/4). Points and
+        boxes are in pixels of SAM's input.
 
         Raises:
-            OSError, ValueError: as [`InfraredImageProcessor`] does; `ValueError` also for prompts that don't go with
-                the frames or with each other.
+            OSError: if a file can't be read.
+            ValueError: if an image isn't a frame, or if prompts don't match the frames or each other.
         """
         features = self.image_processor(images, return_tensors="pt", **kwargs)
         scales = features["reshaped_input_sizes"] / features["original_sizes"]  # (B, 2), y and x
@@ -77,23 +90,33 @@ class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
             features.update({"input_points": points, "input_labels": labels})
         if input_boxes is not None:
             boxes = [torch.as_tensor(np.asarray(b), dtype=torch.float32).reshape(-1, 4) for b in input_boxes]
-            # SAM's prompt encoder adds half a pixel, for it means pixels' centres.
+            # Boxes are edges, and SAM's prompt encoder adds half a pixel.
             features["input_boxes"] = _stack("boxes", boxes) * scales.repeat(1, 2)[:, None] - 0.5
         if input_masks is not None:
             size = kwargs.get("sam_size") or self.image_processor.sam_size
-            pairs = zip(input_masks, features["original_sizes"], features["reshaped_input_sizes"], strict=True)
-            features["input_masks"] = torch.stack([_mask(mask, a, b, size) for mask, a, b in pairs]).float()
+            logits = [
+                _mask_logits(mask, original_size=original, reshaped_size=reshaped, input_size=size)
+                for mask, original, reshaped in zip(
+                    input_masks, features["original_sizes"], features["reshaped_input_sizes"], strict=True
+                )
+            ]
+            features["input_masks"] = torch.stack(logits).float()
         return BatchFeature(features.data).convert_to_tensors(return_tensors)
 
     def post_process_masks(
         self, masks: Tensor, original_sizes: Sizes, mask_threshold: float = 0.0, binarize: bool = True
     ) -> list[Tensor]:
         """
-        Every prompt's masks at the frame's own size, `(P, M, H, W)` each: bool, or logits where not `binarize`.
+        Convert predicted masks to each frame's size.
 
         Args:
-            masks: the model's `pred_masks` `(B, P, M, h, w)`, on the frames' grid or on the base's own.
-            original_sizes: height and width of each frame.
+            masks: the model's `pred_masks` `(B, P, M, h, w)`, at the frames' resolution or at the base's.
+            original_sizes: `(height, width)` of each frame.
+            mask_threshold: logits above it are mask.
+            binarize: whether to return bool masks; otherwise logits.
+
+        Returns a list with `(P, M, H, W)` for each frame. Raises `ValueError` if the number of sizes isn't that of the
+        frames.
         """
         sizes = [(int(height), int(width)) for height, width in original_sizes]
         if len(sizes) != len(masks):
@@ -106,7 +129,7 @@ class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
         return [logit > mask_threshold for logit in logits] if binarize else logits
 
     def _from_base_grid(self, mask: Tensor, size: tuple[int, int]) -> Tensor:
-        """The part that a frame covers of masks `(P, M, h, w)` over the whole input, at the frame's size."""
+        """Crop masks `(P, M, h, w)` of SAM's whole input to the region of a frame, resized to the frame's size."""
         side = self.image_processor.sam_size
         scale = side / max(size)
         covered = [max(1, int(length * scale + 0.5)) for length in size]
@@ -115,12 +138,14 @@ class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
 
     def post_process_probabilities(self, outputs: Any, target_sizes: Sizes | None = None) -> list[Tensor]:
         """
-        Target probability of each pixel, `(H, W)` a frame; with prompts the highest among the objects, each by the mask
-        that SAM believes in most.
+        Compute each pixel's target probability. With prompts it's the maximum over the objects, using the mask of each
+        object with the highest predicted IoU.
 
         Args:
-            outputs: with `pred_masks` and `iou_scores`, as the model gives them.
-            target_sizes: height and width of each frame, such as `original_sizes`; the masks' own when left out.
+            outputs: model outputs with `pred_masks` and `iou_scores`.
+            target_sizes: `(height, width)` of each frame, such as `original_sizes`. None keeps the masks' size.
+
+        Returns a list with a map `(H, W)` for each frame.
         """
         best = outputs.iou_scores.argmax(-1)[:, :, None, None, None]  # (B, P, 1, 1, 1)
         masks = outputs.pred_masks.take_along_dim(best, 2)  # (B, P, 1, h, w)
@@ -131,14 +156,14 @@ class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
 
     def post_process_semantic_segmentation(self, outputs: Any, target_sizes: Sizes | None = None) -> list[Tensor]:
         """
-        Segmentation maps, as transformers' processors give them.
+        Compute segmentation maps, as transformers' image processors do.
 
         Args:
-            outputs: of the model, see [`~ScalpelSamProcessor.post_process_probabilities`].
-            target_sizes: (height, width) of each frame, such as `original_sizes`; when left out, maps are not resized.
+            outputs: model outputs, see [`~ScalpelSamProcessor.post_process_probabilities`].
+            target_sizes: `(height, width)` of each frame, such as `original_sizes`. None keeps the masks' size.
 
-        Returns a list with a map `(height, width)` of class ids for each frame, int64: 1 where the target is the
-        likelier class, 0 elsewhere. For another threshold, compare the probabilities with it.
+        Returns a list of maps `(height, width)`, int64: 1 where the target's probability is above 0.5, else 0. For
+        another threshold, use [`~ScalpelSamProcessor.post_process_probabilities`].
         """
         return class_maps(self.post_process_probabilities(outputs, target_sizes))
 
@@ -146,20 +171,24 @@ class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
         self, outputs: Any, threshold: float = 0.5, target_sizes: Sizes | None = None
     ) -> list[dict[str, Tensor]]:
         """
-        The targets of each frame: `scores` (N,), `labels` (N,) and `boxes` (N, 4) as x0, y0, x1, y1, best first.
+        Compute the boxes of each frame's targets, as transformers' image processors do.
 
-        A target is an 8-connected component of the pixels whose probability is above `threshold`, its score the mean
-        probability inside it, its label 0. See [`~ScalpelSamProcessor.post_process_probabilities`].
+        A target is an 8-connected component of the pixels whose probability is above `threshold`. Its score is the mean
+        probability inside it, its label is 0. Arguments are those of
+        [`~ScalpelSamProcessor.post_process_probabilities`].
+
+        Returns for each frame a dict with `scores` (N,), `labels` (N,) and `boxes` (N, 4), (x0, y0, x1, y1), by
+        decreasing score.
         """
         return [_targets(prob, threshold) for prob in self.post_process_probabilities(outputs, target_sizes)]
 
 
 def _points(points: Any, labels: Any, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """SAM's `input_points` (B, P, N, 2) and `input_labels` (B, P, N), padded to the frame with the most points."""
+    """Convert points and labels to SAM's `input_points` (B, P, N, 2) and `input_labels` (B, P, N), with padding."""
     located = [torch.as_tensor(np.asarray(p), dtype=torch.float32) for p in points]
     located = [p[None] if p.ndim == 2 else p for p in located]  # (P, N, 2) each
     if any(p.ndim != 3 or p.shape[-1] != 2 for p in located):
-        raise ValueError("`input_points` are lists over frames, objects and points of [x, y].")
+        raise ValueError("`input_points` must be points [x, y], nested as frames, objects, points.")
     if labels is None:
         labels = [torch.ones(p.shape[:2]) for p in located]
     elif len(labels) != len(located):
@@ -169,7 +198,7 @@ def _points(points: Any, labels: Any, scales: Tensor) -> tuple[Tensor, Tensor]:
         labels = [label[None] if label.ndim == 1 else label for label in labels]
     if any(label.shape != p.shape[:2] for label, p in zip(labels, located, strict=True)):
         raise ValueError("`input_labels` need a label for each of the `input_points`.")
-    # A pixel's centre; SAM's prompt encoder adds half a pixel of its input.
+    # Points are centres of pixels, and SAM's prompt encoder adds half a pixel of its input.
     located = [(p + 0.5) * scale - 0.5 for p, scale in zip(located, scales, strict=True)]
     most = max(p.shape[1] for p in located)
     located = [F.pad(p, (0, 0, 0, most - p.shape[1]), value=PADDING_LABEL) for p in located]
@@ -178,6 +207,7 @@ def _points(points: Any, labels: Any, scales: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _stack(name: str, prompts: list[Tensor]) -> Tensor:
+    """Stack the frames' prompts. Raises `ValueError` if their numbers of objects differ."""
     if len({len(p) for p in prompts}) > 1:
         raise ValueError(
             f"`input_{name}` have {sorted({len(p) for p in prompts})} objects a frame: process frames with different "
@@ -186,12 +216,12 @@ def _stack(name: str, prompts: list[Tensor]) -> Tensor:
     return torch.stack(prompts)
 
 
-def _mask(mask: Any, original_size: Tensor, reshaped_size: Tensor, input_size: int) -> Tensor:
-    """A mask prompt as SAM takes it: logits (1, S/4, S/4) over its input, none of it in the padding."""
+def _mask_logits(mask: Any, original_size: Tensor, reshaped_size: Tensor, input_size: int) -> Tensor:
+    """Convert a mask prompt (H, W) to logits (1, S/4, S/4) of SAM's whole input; the padding is background."""
     values = torch.as_tensor(np.asarray(mask)).float()
     if tuple(values.shape) != tuple(original_size.tolist()):
         raise ValueError(
-            f"A mask prompt has its frame's size {tuple(original_size.tolist())}, got {tuple(values.shape)}."
+            f"A mask prompt must have its frame's size {tuple(original_size.tolist())}, got {tuple(values.shape)}."
         )
     values = values / 255 if values.max() > 1 else values
     height, width = (int(side) for side in reshaped_size)
@@ -201,6 +231,7 @@ def _mask(mask: Any, original_size: Tensor, reshaped_size: Tensor, input_size: i
 
 
 def _targets(prob: Tensor, threshold: float) -> dict[str, Tensor]:
+    """Scores, labels and boxes of the components above `threshold` of a map (H, W)."""
     labels, count = label_components(prob > threshold)
     scores, boxes = prob.new_zeros(count), prob.new_zeros(count, 4)
     for index in range(count):
@@ -219,13 +250,18 @@ def label_components(mask: Tensor) -> tuple[Tensor, int]:
     """
     Label the 8-connected components of a mask.
 
-    Every pixel starts with a number of its own and takes the highest among its neighbours until nothing changes. That
-    takes as many passes as the longest way through a component has pixels: few, where targets are small.
+    Every pixel starts with a different number, and takes the highest number of its neighbours until nothing changes.
+    The number of iterations is the length of the longest path through a component, which is short for small targets.
 
     Args:
         mask: `(H, W)`, bool.
 
-    Returns `(H, W)`, int64, 0 outside and 1 to n within the components, in the order of their first pixels, and n.
+    Returns int64 labels `(H, W)`, 0 outside and 1 to n in the components, in the order of their first pixels; and n.
+
+    Examples:
+        >>> label_components(torch.tensor([[True, False, True], [False, False, True]]))
+        (tensor([[1, 0, 2],
+                [0, 0, 2]]), 2)
     """
     numbers = torch.arange(mask.numel(), 0, -1, device=mask.device, dtype=torch.float64).view(mask.shape) * mask
     while True:

@@ -1,4 +1,4 @@
-"""Between one foreground logit a pixel and transformers' semantic segmentation: class maps in, two classes out."""
+"""Conversions between one foreground logit for each pixel and transformers' semantic segmentation of two classes."""
 
 import warnings
 from collections.abc import Sequence
@@ -14,23 +14,28 @@ IGNORE_INDEX = 255
 
 def read_segmentation_maps(maps: Any, sizes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
     """
-    Class maps, one `(H, W)` int64 array a frame: 0 background, 1 target, 255 ignored.
+    Read segmentation maps as int64 arrays `(H, W)`: 0 background, 1 target, 255 ignored.
 
     Args:
-        maps: an image, array or tensor with these values, or a list of such, one a frame.
-        sizes: height and width of each frame.
+        maps: PIL image, array or tensor with these values, or a list of them, one for each frame.
+        sizes: `(height, width)` of each frame.
 
-    Raises `ValueError`, with the map's number, on other values and sizes. Warns of a map of 0 and 255 alone: it may be
-    a mask whose targets are 255.
+    Raises `ValueError`, with the map's number, for other values and sizes. Warns if a map has only the values 0 and
+    255, as it may be a mask whose targets are 255.
+
+    Examples:
+        >>> read_segmentation_maps(np.eye(2), sizes=[(2, 2)])
+        [array([[1, 0],
+               [0, 1]])]
     """
     is_batch = isinstance(maps, list | tuple) or getattr(maps, "ndim", 0) == 3
     items = list(maps) if is_batch else [maps]
     if len(items) != len(sizes):
         raise ValueError(f"{len(items)} segmentation maps do not pair with {len(sizes)} frames.")
-    return [_read(index, item, size) for index, (item, size) in enumerate(zip(items, sizes, strict=True))]
+    return [_read_map(index, item, size) for index, (item, size) in enumerate(zip(items, sizes, strict=True))]
 
 
-def _read(index: int, item: Any, size: tuple[int, ...]) -> np.ndarray:
+def _read_map(index: int, item: Any, size: tuple[int, ...]) -> np.ndarray:
     name = f"Segmentation map {index}"
     if isinstance(item, str | bytes):
         raise ValueError(f"{name} is {type(item).__name__}: pass an image, an array or a tensor.")
@@ -52,20 +57,28 @@ def _read(index: int, item: Any, size: tuple[int, ...]) -> np.ndarray:
 
 def as_two_classes(logits: Tensor) -> Tensor:
     """
-    Logits `(B, 2, H, W)` of background and target from foreground logits `(B, 1, H, W)`.
+    Convert foreground logits z `(B, 1, H, W)` to logits `(B, 2, H, W)` of background, 0, and target, z.
 
-    The background's are 0 and the target's the foreground logit z itself, so that `argmax(1)`, `softmax(1)[:, 1]` and
-    `sigmoid()[:, 1]` all say the same: a target where z > 0, with the probability 1 / (1 + exp(-z)).
+    So `softmax(1)[:, 1]` and `sigmoid()[:, 1]` are the same probability, 1 / (1 + exp(-z)), and `argmax(1)` is 1 where
+    it exceeds 0.5.
+
+    Examples:
+        >>> as_two_classes(torch.full((1, 1, 1, 1), 3.0)).flatten()
+        tensor([0., 3.])
     """
     return torch.cat([torch.zeros_like(logits), logits], 1)
 
 
 def as_foreground(logits: Tensor) -> Tensor:
     """
-    Foreground logits `(B, 1, H, W)` of logits with one channel (unchanged) or two (target minus background, whose
-    sigmoid is the softmax).
+    Convert logits of one or two channels to foreground logits `(B, 1, H, W)`.
 
-    Raises `ValueError` on another shape.
+    One channel is returned as it is. With two, background and target, it's the target's minus the background's: its
+    sigmoid is the softmax. Raises `ValueError` for another shape.
+
+    Examples:
+        >>> as_foreground(torch.tensor([1.0, 3.0]).view(1, 2, 1, 1)).flatten()
+        tensor([2.])
     """
     if logits.ndim != 4 or logits.shape[1] not in (1, 2):
         raise ValueError(f"Logits have the shape (B, 1|2, height, width), got {tuple(logits.shape)}.")
@@ -73,7 +86,7 @@ def as_foreground(logits: Tensor) -> Tensor:
 
 
 def class_maps(probabilities: Sequence[Tensor]) -> list[Tensor]:
-    """Of each frame's probabilities `(H, W)` its class ids, int64: 1 where the target is the likelier class, else 0."""
+    """Class ids of each frame, int64 `(H, W)`: 1 where the target's probability is above 0.5, else 0."""
     return [(probability > 0.5).long() for probability in probabilities]
 
 

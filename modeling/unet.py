@@ -1,13 +1,13 @@
-"""The parts of a residual U-Net with all levels centred on the same pixels, which students and mask level share.
+"""Parts of a residual U-Net whose levels are centred on the same pixels, shared by the students and the mask level.
 
-- No layer of the U-Net itself runs at full resolution. Every 2 x 2 cell of the frame becomes one position whose
-  channels hold its four pixels, and at the end gives its four logits back (sub-pixel convolution, Shi et al.,
-  "Real-Time Single Image and Video Super-Resolution", 2016). Against 8 channels at full resolution, 16 at half take as
-  many multiplications, half the memory traffic and, on a CPU, half the time.
-- `FullResolution` puts a few channels at full resolution around it, where edges are worth the time: a teacher's.
-- Max pooling carries the peak of a one-pixel target down.
-- Batch norms keep the amplitude that tells a faint target from noise; norms over a position's channels, or over groups
-  of them, remove it (docs/log.md).
+- No layer of the U-Net itself runs at full resolution. The stem maps each cell of 2 x 2 pixels to one position, and the
+  head predicts the four logits of each cell (sub-pixel convolution, Shi et al., "Real-Time Single Image and Video
+  Super-Resolution", 2016). Compared to 8 channels at full resolution, 16 at half need as many multiplications, half the
+  memory traffic and, on a CPU, half the time.
+- `FullResolution` adds a few channels at full resolution, which make edges sharper and cost time.
+- Max pooling keeps the peak of a one-pixel target.
+- Batch norms keep the amplitude, by which a faint target differs from noise. Layer and group norms remove it
+  (docs/log.md).
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from torch import nn
 
 
 class ConvLayer(nn.Sequential):
-    """Convolution, batch norm, ReLU."""
+    """Convolution, batch norm, ReLU: `(B, C, H, W)` → `(B, D, H / stride, W / stride)`."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> None:
         padding = (kernel_size - stride) // 2
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False),
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=False),
             nn.BatchNorm2d(out_channels),
             nn.ReLU(),
         )
@@ -44,7 +44,11 @@ class ResidualBlock(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """Coarse features, projected and doubled in size, added to the finer level's, and convolved."""
+    """
+    Project the coarse features, double their size, add the finer level's features, and convolve.
+
+    Shape: `(B, C, h, w)` and `(B, D, 2h, 2w)` → `(B, D, 2h, 2w)`.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -56,7 +60,7 @@ class DecoderLevel(nn.Module):
 
 
 def encoder_levels(in_channels: int, sizes: Sequence[int], depths: Sequence[int]) -> nn.ModuleList:
-    """The way down: a level for each of `sizes`, the first a stem of stride 2, each with `depths` residual blocks."""
+    """The encoder's levels, of `sizes` channels and `depths` residual blocks each. The first has a stem of stride 2."""
     stem = ConvLayer(in_channels, sizes[0], kernel_size=6, stride=2)  # 3 x 3 cells of 2 x 2 pixels
     entries = [stem, *(ConvLayer(fine, coarse) for fine, coarse in pairwise(sizes))]
     return nn.ModuleList(
@@ -66,17 +70,17 @@ def encoder_levels(in_channels: int, sizes: Sequence[int], depths: Sequence[int]
 
 
 def decoder_levels(sizes: Sequence[int]) -> nn.ModuleList:
-    """The way up, finest level first."""
+    """The decoder's levels, finest first, for encoder levels of `sizes` channels."""
     return nn.ModuleList(DecoderLevel(coarse, fine) for fine, coarse in pairwise(sizes))
 
 
 class FullResolution(nn.Module):
-    """Two convolutions at full resolution before a U-Net, and one after it that sees both.
+    """Two convolutions at full resolution before a U-Net, and one after it that combines both outputs.
 
     Args:
-        in_channels: of the frame and what joins it.
-        channels: at full resolution.
-        unet_channels: of the U-Net's features at half resolution; a multiple of 4.
+        in_channels: channels of the input, such as the frame and its prior maps.
+        channels: channels at full resolution.
+        unet_channels: channels of the U-Net's features at half resolution; a multiple of 4.
     """
 
     def __init__(self, in_channels: int, channels: int, unet_channels: int) -> None:
@@ -85,12 +89,12 @@ class FullResolution(nn.Module):
         self.after = ConvLayer(channels + unet_channels // 4, channels)
 
     def join(self, fine: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        """Of the frame's features (B, C, H, W) and the U-Net's (B, U, H/2, W/2): (B, C, H, W)."""
+        """Combine the features before the U-Net (B, C, H, W) with the U-Net's (B, U, H/2, W/2) to (B, C, H, W)."""
         return self.after(torch.cat([fine, F.pixel_shuffle(features, 2)], 1))
 
 
 def decode(decoder: nn.ModuleList, levels: list[torch.Tensor]) -> torch.Tensor:
-    """Features of the finest of `levels`, strides 2, 4, 8, ..., from all of them."""
+    """Run the decoder on the encoder's features `levels`, at strides 2, 4, 8, ...; the result is at stride 2."""
     x = levels[-1]
     for level, fine in zip(reversed(decoder), reversed(levels[:-1]), strict=True):
         x = level(x, fine)
@@ -98,6 +102,12 @@ def decode(decoder: nn.ModuleList, levels: list[torch.Tensor]) -> torch.Tensor:
 
 
 def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Repeat the edge at the bottom and right until both sides are multiples."""
+    """
+    Pad `(B, C, H, W)` at the bottom and right, by repeating the edge, until H and W are multiples of `multiple`.
+
+    Examples:
+        >>> pad_to_multiple(torch.zeros(1, 1, 30, 33), multiple=16).shape
+        torch.Size([1, 1, 32, 48])
+    """
     right, bottom = ((multiple - side % multiple) % multiple for side in (x.shape[-1], x.shape[-2]))
     return F.pad(x, (0, right, 0, bottom), mode="replicate")

@@ -1,6 +1,7 @@
-"""Models load from files that hold all of their weights and nothing else, or not at all; by names of before, too.
+"""Strict loading: a file must contain all weights of a model and no others, or loading it is an error.
 
-By itself transformers fills in what a file lacks with fresh weights, and logs that: a model that answers nothing.
+Transformers itself initialises missing weights and only logs that. Such a model would predict nothing of use. Weights
+that had other names in earlier versions are renamed.
 """
 
 import logging
@@ -13,20 +14,20 @@ import torch
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
-REPORTS = logging.getLogger("transformers.modeling_utils")  # which tables every key that is missing or left over
-# Ends of weights' names in files that were saved before, in stand-alone teachers and in adapters.
+REPORTS = logging.getLogger("transformers.modeling_utils")  # logs a table of missing and unexpected keys
+# Endings of weights' names in files of earlier versions, of stand-alone teachers and of adapters.
 RENAMED = {r"(mask_level|scalpel_moe_mask(?:\.[^.]+)?)\.keep": r"\1.sam_logit_scale"}
 
 
 def current_name(name: str) -> str:
-    """A weight's name today, whatever it was called when its file was saved."""
+    """A weight's name in this version, for its name in a file of this or an earlier version."""
     for old, new in RENAMED.items():
         name = re.sub(f"{old}$", new, name)
     return name
 
 
-class _Renamed(WeightRenaming):
-    """For transformers' loading alone: it would take what was used in loading to save by the old name again."""
+class _RenamedOnLoading(WeightRenaming):
+    """A renaming for loading only. Transformers would revert it in saving, if it knew that it was used."""
 
     __slots__ = ()
 
@@ -35,25 +36,25 @@ class _Renamed(WeightRenaming):
 
 
 def register_renamed_weights() -> None:
-    """Have transformers' `from_pretrained` and `load_adapter` know of the names of before; twice does no more."""
+    """Make transformers' `from_pretrained` and `load_adapter` accept old names. May be called several times."""
     known = get_checkpoint_conversion_mapping("legacy") or []
-    if not any(type(entry).__name__ == _Renamed.__name__ for entry in known):
-        ours = [_Renamed(source_patterns=f"{old}$", target_patterns=new) for old, new in RENAMED.items()]
+    if not any(type(entry).__name__ == _RenamedOnLoading.__name__ for entry in known):
+        ours = [_RenamedOnLoading(source_patterns=f"{old}$", target_patterns=new) for old, new in RENAMED.items()]
         register_checkpoint_conversion_mapping("legacy", [*known, *ours], overwrite=True)
 
 
 class CheckedWeightsMixin:
     """
-    Mixin of models whose `from_pretrained` raises `ValueError`, naming them, where weights are missing, left over, of
-    another shape or no numbers, and where the file is damaged.
+    Mixin for models: `from_pretrained` raises `ValueError` if weights are missing, unexpected, of another shape or not
+    finite, or if the file is damaged. The message names the weights.
 
-    `ignore_mismatched_sizes=True` says that parts are meant to start afresh: it then loads as transformers does.
+    With `ignore_mismatched_sizes=True` it loads as transformers does, and initialises weights that don't fit.
     """
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         load = super().from_pretrained  # type: ignore[misc]
-        if pretrained_model_name_or_path is None or kwargs.get("ignore_mismatched_sizes"):  # without a file or a check
+        if pretrained_model_name_or_path is None or kwargs.get("ignore_mismatched_sizes"):  # no file, or not strict
             return load(pretrained_model_name_or_path, *args, **kwargs)
         return load_whole(load, pretrained_model_name_or_path, *args, **kwargs)
 
@@ -66,52 +67,63 @@ def load_whole(
     **kwargs: Any,
 ) -> Any:
     """
-    What a `from_pretrained` gives for a name, once its weights are found to be whole.
+    Load a model, and check that the file has exactly its weights and that they are finite.
 
     Args:
         load: the `from_pretrained` of a model or of an Auto class.
-        args, kwargs: for it.
+        name: folder or repository.
+        args: further arguments of `load`.
+        output_loading_info: whether to return transformers' loading info as well, as `from_pretrained` does.
+        kwargs: further arguments of `load`.
 
-    Raises `ValueError` where they are not, and as `load` does.
+    Returns the model, or `(model, loading_info)`. Raises `ValueError` if the check fails, and the errors of `load`.
     """
     try:
-        with _reports_held_back():
+        with _hold_back_reports():
             model, found = load(name, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
-            missing, surplus, mismatched = keys_that_differ(found)
-            check_weights(f"{name} holds no whole {type(model).__name__}", missing, surplus, mismatched)
+            missing, unexpected, mismatched = keys_that_differ(found)
+            what = f"{name} doesn't hold the weights of a {type(model).__name__}"
+            check_weights(what, missing=missing, unexpected=unexpected, mismatched=mismatched)
             check_numbers(str(name), model.named_parameters())
     except Exception as error:
-        if type(error).__name__ != "SafetensorError":  # of a library that isn't for this folder to import
+        if type(error).__name__ != "SafetensorError":  # of safetensors, which files in this folder may not import
             raise
         raise ValueError(damaged(name, error)) from error
     return (model, found) if output_loading_info else model
 
 
 def damaged(name: Any, error: Exception) -> str:
+    """The message for a file of weights that safetensors can't read."""
     return f"{name}: a file with weights is damaged or was not copied whole ({error}): copy it again"
 
 
 def keys_that_differ(found: dict[str, Any]) -> tuple[list[str], list[str], dict[str, tuple[Any, Any]]]:
-    """From transformers' `loading_info`: names of weights that the file lacks, names of weights that the model lacks,
-    and for weights of another shape the shapes in the file and in the model."""
+    """
+    Read transformers' loading info.
+
+    Returns the names of missing weights (not in the file), the names of unexpected weights (not in the model), and for
+    each weight of another shape `(shape in the file, shape in the model)` by its name.
+    """
     mismatched = {key: (tuple(there), tuple(here)) for key, there, here in found["mismatched_keys"]}
     missing = [key for key in found["missing_keys"] if key not in mismatched]
     return missing, list(found["unexpected_keys"]), mismatched
 
 
-def check_weights(what: str, missing: list[str], surplus: list[str], mismatched: dict[str, tuple[Any, Any]]) -> None:
+def check_weights(what: str, missing: list[str], unexpected: list[str], mismatched: dict[str, tuple[Any, Any]]) -> None:
     """
-    Raise `ValueError` where there are such weights.
+    Raise `ValueError` if weights are missing, unexpected or of another shape, see [`keys_that_differ`].
 
     Args:
         what: beginning of the message.
-        mismatched: shape in the file and shape of the model's by the weights' names.
+        missing: names of weights that the file lacks.
+        unexpected: names of weights that the model lacks.
+        mismatched: shapes in the file and in the model, by the weights' names.
     """
     problems = []
     if missing:
         problems.append(f"{_named(missing)} missing")
-    if surplus:
-        problems.append(f"{_named(surplus)} left over, for which the model has no place")
+    if unexpected:
+        problems.append(f"{_named(unexpected)} left over, for which the model has no place")
     if mismatched:
         first = min(mismatched)
         there, here = (tuple(shape) for shape in mismatched[first])
@@ -123,14 +135,14 @@ def check_weights(what: str, missing: list[str], surplus: list[str], mismatched:
 
 
 def check_numbers(what: str, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Raise `ValueError` where a weight is infinite or not a number."""
+    """Raise `ValueError` if a weight is NaN or infinite. `what` is the beginning of the message."""
     for name, weight in weights:
         if weight.is_floating_point() and not weight.is_meta and not torch.isfinite(weight).all():
-            raise ValueError(f"{what}: the weight `{name}` holds values that are no numbers: the file is of no use")
+            raise ValueError(f"{what}: the weight `{name}` has NaN or infinite values: the file can't be used")
 
 
 def _named(keys: list[str]) -> str:
-    """The number of weights and the first of them by name."""
+    """The subject of a sentence: the number of weights and the first names, with the verb."""
     keys = sorted(keys)
     if len(keys) == 1:
         return f"`{keys[0]}` is"
@@ -139,8 +151,8 @@ def _named(keys: list[str]) -> str:
 
 
 @contextmanager
-def _reports_held_back() -> Iterator[None]:
-    """Transformers' tables of keys are logged when the block has ended, and not where it raises: the error says it."""
+def _hold_back_reports() -> Iterator[None]:
+    """Log transformers' tables of keys at the end of the block. If it raises, drop them: the error names the keys."""
     held: list[logging.LogRecord] = []
 
     def hold(record: logging.LogRecord) -> bool:

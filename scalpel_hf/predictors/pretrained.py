@@ -121,9 +121,9 @@ def load_adapter(base: PreTrainedModel, name: str | Path, config: PeftConfig, **
         shared = expected.keys() & weights.keys()
         shapes = {key: (weights[key].shape, expected[key].shape) for key in shared}
         check_weights(
-            f"{name} holds no whole adapter",
+            f"{name} doesn't hold the weights of an adapter",
             missing=list(expected.keys() - weights.keys()),
-            surplus=list(weights.keys() - expected.keys()),
+            unexpected=list(weights.keys() - expected.keys()),
             mismatched={key: pair for key, pair in shapes.items() if pair[0] != pair[1]},
         )
         integers = [key for key in shared if expected[key].is_floating_point() and not weights[key].is_floating_point()]

@@ -244,15 +244,15 @@ def _transformers_model(auto_class: Any, name: str, labels: list[str]) -> PreTra
         model, found = auto_class.from_pretrained(
             name, config=config, ignore_mismatched_sizes=True, output_loading_info=True
         )
-    missing, surplus, mismatched = keys_that_differ(found)
+    missing, unexpected, mismatched = keys_that_differ(found)
     if not isinstance(model, ScalpelStudentBackbone) or type(model).__name__ not in saved_as:
-        surplus = []  # weights of another head, or that this version of transformers doesn't use
+        unexpected = []  # weights of another head, or that this version of transformers doesn't use
     if type(model).__name__ not in saved_as:  # transformers warns that the head is new
         missing = [key for key in missing if _is_backbone_weight(model, key)]
     check_weights(
-        f"{name} holds no whole {type(model).__name__}",
+        f"{name} doesn't hold the weights of a {type(model).__name__}",
         missing=missing,
-        surplus=surplus,
+        unexpected=unexpected,
         mismatched={key: shapes for key, shapes in mismatched.items() if not _differ_in_classes(*shapes, classes)},
     )
     check_numbers(name, model.named_parameters())

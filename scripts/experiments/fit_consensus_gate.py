@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     samples = [labelled_sample(row) for row in labelled]
     teachers = [member for member in teacher.members if isinstance(member, Teacher)]
     gates = [fit_consensus_gate(member, samples, args.noise_floor) for member in teachers]
-    thresholds = [gate.threshold for gate in gates if gate.asks]
+    thresholds = [gate.threshold for gate in gates if gate.is_active]
     if not thresholds:
         raise ValueError(
             f"no gate can be fitted: {args.teacher!r} has no pixel level, or its operators see none of the targets of "

@@ -276,11 +276,11 @@ def test_wrong_settings(options: dict[str, Any], gray: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros(5), r"Shape \(5,\) is no frame's"),
-        (np.zeros((4, 5, 6)), r"\(4, 5, 6\) is no frame's"),
-        (np.zeros((5, 6, 7), np.uint8), "several make a list"),
+        (np.zeros(5), r"Shape \(5,\) isn't that of a frame"),
+        (np.zeros((4, 5, 6)), r"\(4, 5, 6\) isn't that of a frame"),
+        (np.zeros((5, 6, 7), np.uint8), "several as a list"),
         (np.zeros((1, 7, 3)), "first or last"),
-        (np.zeros((0, 5)), "has pixels"),
+        (np.zeros((0, 5)), "must have pixels"),
         (np.array([[0, np.nan]]), "NaN or infinite"),
         (np.array([[0, np.inf]]), "NaN or infinite"),
         (np.zeros((2, 2), complex), "numeric dtype"),

@@ -412,7 +412,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
         ({"consensus_gate": {"share": 0.2}, "levels": ["mask"]}, "name `pixel` in `levels`"),
         ({"consensus_gate": {"share": 1.5}}, "share"),
         ({"consensus_gate": {"noise_floor": -1.0}}, "noise_floor"),
-        ({"consensus_gate": {"bar": 1.0}}, "has threshold, share, noise_floor"),
+        ({"consensus_gate": {"bar": 1.0}}, "keys threshold, share, noise_floor"),
         ({"consensus_gate": 1.0}, "consensus_gate"),
         ({"base_config": {"model_type": "vit"}}, "vit"),
     ],

@@ -324,9 +324,12 @@ def test_a_frames_answer_does_not_depend_on_its_neighbours_with_a_front_end() ->
     ("options", "message"),
     [
         ({"front_end": "some"}, "none, frozen, learned, got 'some'"),
-        ({"front_end": "frozen", "num_channels": 3}, "one channel, got 3"),
-        ({"front_end": "frozen", "front_end_scales": {}}, "`front_end_scales` are of local_contrast"),
-        ({"front_end": "learned", "front_end_scales": {"sobel": [3.0]}}, "`front_end_scales` are of local_contrast"),
+        ({"front_end": "frozen", "num_channels": 3}, "one channel, got `num_channels` 3"),
+        ({"front_end": "frozen", "front_end_scales": {}}, "`front_end_scales` must name some of local_contrast"),
+        (
+            {"front_end": "learned", "front_end_scales": {"sobel": [3.0]}},
+            "`front_end_scales` must name some of local_contrast",
+        ),
     ],
 )
 def test_wrong_front_ends(options: dict, message: str) -> None:

@@ -94,7 +94,7 @@ def in_header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]
     return write
 
 
-NOT_WHOLE = r"holds no whole \w+: "
+NOT_WHOLE = r"doesn't hold the weights of an? \w+: "
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "half": (tensors(half), NOT_WHOLE + r"\d+ weights \(`[\w.]+`, `[\w.]+` and \d+ others\) are missing"),
     "one missing": (tensors(lambda w, keys: w.pop(keys[3])), NOT_WHOLE + r"`[\w.]+` is missing"),
@@ -106,8 +106,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         tensors(lambda w, keys: w.update({keys[2]: torch.zeros(5, *w[keys[2]].shape)})),
         NOT_WHOLE + r"`[\w.]+` is of another shape, \(5, .*\) in place of \(",
     ),
-    "not a number": (tensors(lambda w, keys: w[keys[1]].fill_(float("nan"))), "holds values that are no numbers"),
-    "infinite": (tensors(lambda w, keys: w[keys[1]].fill_(float("inf"))), "holds values that are no numbers"),
+    "not a number": (tensors(lambda w, keys: w[keys[1]].fill_(float("nan"))), "has NaN or infinite values"),
+    "infinite": (tensors(lambda w, keys: w[keys[1]].fill_(float("inf"))), "has NaN or infinite values"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-9]), "damaged or was not copied whole"),
     "empty": (lambda path: path.write_bytes(b""), "damaged or was not copied whole"),
     "a pointer": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "damaged or was not"),

@@ -94,7 +94,7 @@ def test_without_the_operators_on_the_frame_the_gate_asks_for_nothing(samples: l
 
 def test_targets_that_no_operator_sees_open_the_gate() -> None:
     constant = Sample(np.full((40, 40), 9.0, np.float32), np.eye(40, dtype=np.float32), np.ones((40, 40), np.float32))
-    assert not fit_consensus_gate(teacher := small_teacher(consensus_gate={"threshold": 2.0}), [constant]).asks
+    assert not fit_consensus_gate(teacher := small_teacher(consensus_gate={"threshold": 2.0}), [constant]).is_active
     assert teacher.model.peft_config["default"].consensus_gate == asdict(ConsensusGate())
 
 

@@ -44,6 +44,10 @@ class LabelBudget:
 
         Raises:
             `ValueError`: if `fraction` is not in (0, 1], there are no names, or one occurs twice.
+
+        Examples:
+            >>> LabelBudget.draw([f"frame-{i}" for i in range(20)], fraction=0.1).names
+            ('frame-18', 'frame-3')
         """
         pool = sorted(names)
         if not 0 < fraction <= 1:
@@ -52,7 +56,7 @@ class LabelBudget:
             raise ValueError("a label budget needs names, each once")
         pool.sort(key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
         drawn = pool[: max(1, round(fraction * len(pool)))]
-        return cls(tuple(sorted(drawn)), float(fraction), int(seed), len(pool))
+        return cls(names=tuple(sorted(drawn)), fraction=float(fraction), seed=int(seed), total=len(pool))
 
     def save(self, path: str | Path) -> None:
         """Write to a JSON file, atomically."""
@@ -66,7 +70,7 @@ class LabelBudget:
             names = content["names"]
             if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
                 raise TypeError("names must be a list of strings")
-            budget = cls(tuple(names), content["fraction"], content["seed"], content["total"])
+            budget = cls(names=tuple(names), fraction=content["fraction"], seed=content["seed"], total=content["total"])
             if type(budget.fraction) not in (int, float) or not 0 < budget.fraction <= 1:
                 raise TypeError(f"fraction must lie in (0, 1], not {budget.fraction!r}")
             if type(budget.seed) is not int or not abs(budget.seed) < 2**63:

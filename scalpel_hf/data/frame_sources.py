@@ -1,4 +1,4 @@
-"""Frames as people have them: image files in nested folders, sequences in one file, recordings, lists of those."""
+"""Unlabelled frames from image files in nested folders, multi-page images, recordings, and lists of such files."""
 
 import os
 import secrets
@@ -28,7 +28,7 @@ RECORDING_SUFFIXES = (
     *(".3gp", ".avi", ".dv", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m4v", ".mj2", ".mjpeg", ".mkv", ".mov"),
     *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogv", ".ts", ".webm", ".wmv", ".y4m"),
 )
-FALSE_COLOURS = "their luma is taken, which of false colours is no intensity: if they are, save the frames as gray"
+FALSE_COLOURS = "converted to luma, which is not the intensity of false colours: if they are, save the frames as gray"
 FRAME_FEATURES = Features({**FEATURES, "label_source": Value("string"), "recording": Value("string")})
 
 Row = dict[str, Any]
@@ -36,15 +36,16 @@ Row = dict[str, Any]
 
 @dataclass
 class LeftOut:
-    """What of a person's files is not used, by the reason."""
+    """Files and frames that aren't used: their names, by the reason."""
 
     reasons: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, reason: str, what: str) -> None:
+        """Record that `what`, a name, isn't used."""
         self.reasons.setdefault(" ".join(reason.split()), []).append(what)
 
     def lines(self) -> list[str]:
-        """A line a reason: how many, which ones, and why."""
+        """One line for each reason, with the number of names and the first three."""
         return [f"left out {len(names)}: {few(names, 3)} ({reason})" for reason, names in self.reasons.items()]
 
 
@@ -57,22 +58,23 @@ def frames_dataset(
     without: Path | None = None,
 ) -> Dataset:
     """
-    All frames under a folder, in a recording or in a list, none of them labelled yet.
+    Collect the frames of a folder, a recording or a list of files in a data set without labels.
 
-    Each row has `FRAME_FEATURES`: the frame at its own depth, no mask, `label_source` `none`, and in `recording` which
-    sequence it comes from: a recording or an image file of several pages, or the sub-folder where there are several.
-    A frame of a recording is called after it and its number, `clip_000012`. Memory does not grow with their number.
+    Rows have `FRAME_FEATURES`: the frame at its own bit depth, no mask, and `none` as `label_source`. The column
+    `recording` names the frame's sequence: a recording, an image file with several pages, or, if there are several
+    sub-folders, the sub-folder. Frames of a recording are named by the file and their number, such as `clip_000012`.
+    Memory does not grow with the number of frames.
 
     Args:
-        root: a folder, with its sub-folders; a recording; an image file; a text file that lists such files, one a
-            line, from its own folder.
-        cache_dir: folder for the rows while they are made; it has to last as long as the data set.
-        left_out: gets what can't be used, and why.
+        root: a folder, including its sub-folders; a recording; an image file; or a text file that lists such files, one
+            on each line, relative to its folder or absolute.
+        cache_dir: folder for the rows, which must exist as long as the data set is used.
+        left_out: gets the files and frames that can't be used, with the reasons.
         every: take every n-th frame of a recording.
-        max_frames: take only the first n frames of a recording.
-        without: a folder or a file in it that holds labels.
+        max_frames: take at most n frames of each recording.
+        without: a file or folder in `root` that has labels, and is skipped.
 
-    Raises `FileNotFoundError` where there is no such file, and `ValueError` where no frame can be used.
+    Raises `FileNotFoundError` if `root` doesn't exist, and `ValueError` if no frame can be used.
     """
     files = _files(Path(root), left_out, without)
     folders = {path.parent for _, path in files if not _is_recording(path)}
@@ -81,7 +83,7 @@ def frames_dataset(
         names = set[str]()
         for place, path in files:
             group = place.parent.as_posix() if len(folders) > 1 else ""
-            for name, image, size, recording in _frames(place, path, left_out, every, max_frames):
+            for name, image, size, recording in _frames(place, path, left_out, every=every, max_frames=max_frames):
                 if name in names:
                     left_out.add("another frame has the same name", place.as_posix())
                     continue
@@ -91,7 +93,7 @@ def frames_dataset(
         if not names:
             raise ValueError(f"{root}: not one frame can be used:\n  " + "\n  ".join(left_out.lines()))
 
-    try:  # the fingerprint spares `datasets` a hash of what `rows` holds
+    try:  # with a fingerprint, `datasets` doesn't hash the function `rows`
         made = Dataset.from_generator(
             rows, features=FRAME_FEATURES, cache_dir=str(cache_dir), fingerprint=secrets.token_hex(8)
         )
@@ -132,7 +134,7 @@ def _files(root: Path, left_out: LeftOut, without: Path | None) -> list[tuple[Pa
 
 
 def _listed(file: Path) -> list[tuple[Path, Path]]:
-    """Of a list's lines, paths from its own folder on or whole ones: the folder that the latter share is no name."""
+    """The files that a list names, each with its path without the common folder of absolute paths, for its name."""
     lines = [line.strip() for line in read_text(file).splitlines()]
     paths = [Path(line) for line in lines if line and not line.startswith("#")]
     whole = [path.parent for path in paths if path.is_absolute()]
@@ -173,7 +175,7 @@ def _frames(
 
 
 def _encoded(frame: np.ndarray) -> tuple[bytes, str]:
-    """A frame as a file, at its own depth."""
+    """A frame as the content of an image file of its own bit depth, and the file's suffix."""
     if frame.dtype in (np.uint8, np.uint16):
         return encode_png(frame), ".png"
     buffer = BytesIO()

@@ -18,13 +18,12 @@ PNG_MODES = ("1", "L", "P", "RGB", "RGBA", "I;16")  # of Pillow, which PNG keeps
 
 
 def image_columns(features: datasets.Features) -> list[str]:
-    """The columns that hold images."""
+    """Names of the columns with images."""
     return [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
 
 
 def undecoded(dataset: AnyDataset) -> AnyDataset:
-    """Image columns as their files' bytes: nothing is decoded that isn't looked at, and nothing by anyone but
-    [`read_frame`]."""
+    """The data set with undecoded image columns, so that only [`read_frame`] decodes images, and only those in use."""
     for column in image_columns(dataset.features or {}):
         dataset = dataset.cast_column(column, datasets.Image(mode=dataset.features[column].mode, decode=False))
     return dataset
@@ -32,13 +31,12 @@ def undecoded(dataset: AnyDataset) -> AnyDataset:
 
 def stored_cell(cell: dict[str, Any]) -> dict[str, Any]:
     """
-    An image's cell as a data set stores it: every program reads the same image, wherever the data set is moved.
+    Convert an image's cell to the form in which a data set is saved: the file's content and its name without folders.
 
-    It holds the file's bytes and its name without folders. A file with an orientation, or whose first page is a
-    thumbnail, is stored again, without loss, as [`read_frame`] reads it. Any other file stays byte for byte, also one
-    that can't be read.
+    A file with an orientation, or whose first page is a thumbnail, is encoded again without loss, so that every program
+    reads the same image as [`read_frame`]. Other files are kept byte for byte, also those that can't be decoded.
 
-    Raises `OSError` where the cell's path leads to no file that can be read, and `ValueError` where there is no path.
+    Raises `OSError` if the file at the cell's path can't be read, and `ValueError` if it has neither bytes nor a path.
     """
     content = cell_content(cell)
     name = cell["path"] and PurePosixPath(cell["path"]).name
@@ -46,20 +44,20 @@ def stored_cell(cell: dict[str, Any]) -> dict[str, Any]:
         if is_plain_file(content):
             return {"bytes": content, "path": name}
         with open_image(content) as image:
-            anew, suffix = _encoded(image)
+            encoded, suffix = _encoded(image)
     except (OSError, ValueError):
         return {"bytes": content, "path": name}
-    return {"bytes": anew, "path": name and Path(name).stem + suffix}
+    return {"bytes": encoded, "path": name and Path(name).stem + suffix}
 
 
 def kind_of_file(content: bytes) -> tuple[str | None, str]:
-    """Format and mode of an image file, as Pillow calls them; no pixel is decoded."""
+    """Pillow's names of an image file's format and mode, without decoding pixels."""
     with Image.open(BytesIO(content), formats=list(FORMATS)) as image:
         return image.format, image.mode
 
 
 def is_coloured(content: bytes) -> bool:
-    """Whether channels of an image file differ, by more than the noise that JPEG adds to gray ones."""
+    """Whether the channels of an image file differ by more than the noise of JPEG compression."""
     if kind_of_file(content)[1] in (*NUMBER_MODES, "1", "LA"):
         return False
     with open_image(content) as image:
@@ -68,20 +66,23 @@ def is_coloured(content: bytes) -> bool:
 
 
 def cell_content(cell: dict[str, Any]) -> bytes:
-    """The bytes of an undecoded image; raises as [`stored_cell`] does."""
+    """The content of an undecoded image's file. Raises as [`stored_cell`] does."""
     path, content = cell["path"], cell["bytes"]
     if content is not None:
         return content
     if not path:
         raise ValueError("an image's cell is empty: it has neither bytes nor a path")
-    is_on_hub = path.split("::")[-1].startswith("hf://")  # a streamed folder of images, perhaps in an archive
+    is_on_hub = path.split("::")[-1].startswith("hf://")  # of a streamed folder of images, may be in an archive
     with fsspec.open(path, "rb") if is_on_hub else open_plain_file(path) as file:
         return file.read()
 
 
 def stored_cells(columns: dict[str, list], features: datasets.Features) -> dict[str, list]:
-    """The image columns of a batch of undecoded rows, each cell a [`stored_cell`]; one whose file can't be read stays,
-    for [`read_frame`] to say what is wrong with it."""
+    """
+    Apply [`stored_cell`] to the image columns of a batch of undecoded rows.
+
+    Cells whose file can't be read stay as they are; the error is raised when [`read_frame`] reads them.
+    """
 
     def attempt(cell: dict[str, Any] | None) -> dict[str, Any] | None:
         try:
@@ -93,11 +94,11 @@ def stored_cells(columns: dict[str, list], features: datasets.Features) -> dict[
 
 
 def _encoded(image: Image.Image) -> tuple[bytes, str]:
-    """A file of the same pixels, and its suffix."""
+    """Encode an image without loss: the content of a PNG or TIFF file, and its suffix."""
     kind, suffix = ("PNG", ".png") if image.mode in PNG_MODES else ("TIFF", ".tif")
     if image.mode in NUMBER_MODES:
         array = np.asarray(image)
-        image = Image.fromarray(array.astype(array.dtype.newbyteorder("=")))  # without the tags that it came with
+        image = Image.fromarray(array.astype(array.dtype.newbyteorder("=")))  # without the file's metadata
         kind, suffix = ("PNG", ".png") if array.dtype in (np.uint8, np.uint16) else ("TIFF", ".tif")
     elif kind == "TIFF":
         image, kind, suffix = image.convert("RGBA" if image.mode in ("LA", "PA", "La") else "RGB"), "PNG", ".png"

@@ -1,4 +1,4 @@
-"""Whose label of a row counts, and of what kind it is: the values of the column `label_source`."""
+"""The kinds of labels, which are the values of the column `label_source`, and checks of boxes and points."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,21 +8,21 @@ HUMAN = "human"  # a person's mask
 BOX = "box"  # a person's boxes, one around each target
 POINT = "point"  # a person's points, or boxes and points
 PSEUDO = "pseudo"  # a teacher's mask
-NONE = "none"
+NONE = "none"  # no label
 
 BY_PEOPLE = (HUMAN, BOX, POINT)
 
 
 def source_of_objects(boxes: Iterable[Sequence[float]]) -> str:
-    """`box` for boxes `[x, y, width, height]`; `point` where one of them has no extent, which is what a point is."""
+    """`point` if one of the boxes `[x, y, width, height]` is a point, with width and height 0; else `box`."""
     return POINT if any(not (box[2] and box[3]) for box in boxes) else BOX
 
 
 def drawn_inside(box: Sequence[float], width: int, height: int) -> list[float]:
     """
-    A box `[x, y, width, height]` or a point `[x, y]` that a person drew, as `objects` hold it, see [`inside_frame`].
+    Convert a box `[x, y, width, height]` or a point `[x, y]` that a person drew to a box of `objects`.
 
-    Raises `ValueError` for a box without a side, too: which of the two was meant can't be told.
+    Raises `ValueError` as [`inside_frame`] does, and for a box of width and height 0, which might be meant as a point.
     """
     if len(box) == 4 and box[2] == box[3] == 0:
         raise ValueError(_no_extent(box))
@@ -31,13 +31,17 @@ def drawn_inside(box: Sequence[float], width: int, height: int) -> list[float]:
 
 def inside_frame(box: Sequence[float], width: int, height: int) -> list[float]:
     """
-    A box `[x, y, width, height]`, or a point, of a frame of that many pixels; what is up to a pixel outside is cut off:
-    programs differ in where they count from.
+    Check a box `[x, y, width, height]` in pixels, and clip it to a frame of `width` × `height` pixels.
 
-    Raises `ValueError` if an entry is neither a box nor a point, or lies further outside.
+    A point has width and height 0. Boxes may be up to a pixel outside of the frame, because some programs count pixels
+    from 0 and others from 1. Raises `ValueError` if a box is further outside, or isn't a box or a point.
+
+    Examples:
+        >>> inside_frame([-1, 2, 4, 4], width=64, height=64)
+        [0, 2, 3, 4]
     """
     if len(box) != 4 or not all(math.isfinite(value) for value in box):
-        raise ValueError(f"{_shown(box)} is no box: four numbers, x, y, width and height in pixels")
+        raise ValueError(f"{_shown(box)} isn't a box: give four numbers, x, y, width and height in pixels")
     x0, y0, x1, y1 = box[0], box[1], box[0] + box[2], box[1] + box[3]
     if min(box[2:]) < 0 or (min(box[2:]) == 0) != (max(box[2:]) == 0):
         raise ValueError(_no_extent(box))
@@ -46,7 +50,7 @@ def inside_frame(box: Sequence[float], width: int, height: int) -> list[float]:
     x0, x1 = (min(max(x, 0), width) for x in (x0, x1))
     y0, y1 = (min(max(y, 0), height) for y in (y0, y1))
     if (x0 == x1 or y0 == y1) and box[2] > 0:
-        raise ValueError(f"the box {_shown(box)} lies beside its frame of {width} × {height} pixels")
+        raise ValueError(f"the box {_shown(box)} lies outside of its frame of {width} × {height} pixels")
     return [x0, y0, x1 - x0, y1 - y0]
 
 
@@ -59,7 +63,7 @@ def _shown(box: Sequence[float]) -> str:
 
 
 def as_objects(boxes: Sequence[Sequence[float]]) -> dict[str, list[Any]]:
-    """The cell of `objects` for boxes and points; an `area` is its box's own."""
+    """The cell of the column `objects` for boxes and points. The areas are those of the boxes."""
     return {
         "bbox": [[float(value) for value in box] for box in boxes],
         "area": [round(box[2] * box[3]) for box in boxes],

@@ -1,4 +1,4 @@
-"""Where the public infrared small-target data sets keep frames, masks and split lists."""
+"""Folders of the public infrared small-target data sets: where frames, masks and split lists are."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -24,16 +24,16 @@ SplitFiles = Mapping[str, str | Path | tuple[str, ...]]
 @dataclass(frozen=True)
 class Layout:
     """
-    How one data set lies on disk. Of several candidates the first that exists counts.
+    The folders and files of a data set. Of several candidates the first that exists is used.
 
     Args:
         images (`tuple[str, ...]`): candidates for the folder of frames, relative to the root.
-        masks (`tuple[str, ...]`): candidates for the folder of masks.
-        mask_suffixes (`tuple[str, ...]`): what a mask's stem adds to its frame's.
-        split_lists (`dict`): by name of a split list, the list files of each split; the first entry is the default.
-            No entry: `train.txt`, `val.txt` and `test.txt`, those that are there, beside the frames' folder or in
-            `splits/`; without any every frame belongs to `train`.
-        mask_values (`MaskValues`, *optional*): what the masks' values mean, where the values themselves don't say it.
+        masks (`tuple[str, ...]`): candidates for the folder of masks, likewise.
+        mask_suffixes (`tuple[str, ...]`): candidates for the text that follows the frame's name in its mask's name.
+        split_lists (`dict`): for each split list, by its name, the list file of each split. The first is the default.
+            If empty, those of `train.txt`, `val.txt` and `test.txt` are used that exist in the root or in `splits/`;
+            without any, all frames are in `train`.
+        mask_values (`MaskValues`, *optional*): meaning of the masks' values, if it can't be decided from them.
     """
 
     images: tuple[str, ...] = ("images",)
@@ -45,7 +45,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Pair:
-    """A frame's name and files; `None` for a file that isn't there, `problem` saying what is wrong."""
+    """A frame's name and files. Missing files are `None`; `problem` describes what is wrong, if anything."""
 
     name: str
     image: Path | None
@@ -54,7 +54,7 @@ class Pair:
 
 
 def _official(*folders: str) -> dict[str, SplitFiles]:
-    """Both uses of a list of train / val / test: val joined to train, as the papers do, and val apart."""
+    """Two split lists for published lists train, val and test: with val in train, as in the papers, and apart."""
 
     def files(name: str) -> tuple[str, ...]:
         return tuple(f"{folder}{name}.txt" for folder in folders)
@@ -127,20 +127,21 @@ LAYOUTS: dict[str, Layout] = {
 
 def find_pairs(layout: Layout, root: str | Path, split_list: str | SplitFiles | None = None) -> dict[str, list[Pair]]:
     """
-    The pairs of each split, in the order of the lists. Files are looked for, not opened.
+    Find the frames and masks of each split, in the order of the lists. Images are not opened.
 
-    A frame's name is that of its file without the suffix; in a sub-folder it begins with that's, so that `b/f0.png` is
-    `b_f0`. A mask lies in the same sub-folder as its frame, or in another where its own name is enough to tell.
+    A frame's name is that of its file without the suffix, preceded by its sub-folders: `b/f0.png` is `b_f0`. A mask is
+    in the same sub-folder as its frame, or in any other if only one mask has its file name.
 
     Args:
-        layout (`Layout`): of the data set.
-        root (`str` or `Path`): its folder.
-        split_list (`str` or `dict`, *optional*): one of the layout's lists by name, the first by default, or the list
+        layout (`Layout`): the data set's layout.
+        root (`str` or `Path`): the data set's folder.
+        split_list (`str` or `dict`, *optional*): name of one of the layout's lists (default: the first), or the list
             file of each split, `{"train": "lists/a.txt", ...}`, relative to `root` or absolute.
 
     Raises:
-        `FileNotFoundError`: if the root, a folder or a list file isn't there, or a folder has no images.
-        `ValueError`: for an unknown split list, a name twice in a list, or one in two lists that should be disjoint.
+        `FileNotFoundError`: if a folder or list file is missing, or a folder has no images.
+        `ValueError`: if the split list is unknown, or a name occurs twice in a list, or in two lists that should be
+            disjoint.
     """
     root = Path(root)
     if not root.is_dir():
@@ -148,19 +149,31 @@ def find_pairs(layout: Layout, root: str | Path, split_list: str | SplitFiles | 
     images = _index(_existing(root, layout.images, "the frames"))
     masks = _index(_existing(root, layout.masks, "the masks"))
     masks |= {stem: masks[name] for stem, name in _by_stem(masks).items() if stem not in masks}
-    frames, mask_names, alone = FrameNames(images), FrameNames(masks), set(_by_stem(images).values())
+    frames, mask_names, unique_stems = FrameNames(images), FrameNames(masks), set(_by_stem(images).values())
     splits = {
-        split: _found(names, frames, path) for split, (path, names) in _read_lists(layout, root, split_list).items()
+        split: _frames_listed(names, frames, path)
+        for split, (path, names) in _read_lists(layout, root, split_list).items()
     } or {"train": sorted(images)}
     _check_disjoint(splits)
     return {
-        split: [_pair(name, images, masks, frames, mask_names, layout, name in alone) for name in names]
+        split: [
+            _pair(
+                name,
+                images=images,
+                masks=masks,
+                frames=frames,
+                mask_names=mask_names,
+                suffixes=layout.mask_suffixes,
+                has_unique_stem=name in unique_stems,
+            )
+            for name in names
+        ]
         for split, names in splits.items()
     }
 
 
 def _read_lists(layout: Layout, root: Path, split_list: str | SplitFiles | None) -> dict[str, tuple[Path, list[str]]]:
-    """The file of each split's list, and its lines."""
+    """The file of each split's list, and the names in it."""
     if isinstance(split_list, Mapping):
         files: SplitFiles = split_list
     elif not layout.split_lists and split_list is None:
@@ -182,12 +195,13 @@ def _read_lists(layout: Layout, root: Path, split_list: str | SplitFiles | None)
 
 
 def _existing(root: Path, candidates: tuple[str | Path, ...], what: str) -> Path:
+    """The first candidate that exists in `root`. Raises `FileNotFoundError`, which says `what` is missing."""
     for candidate in candidates:
         if (root / candidate).exists():
             return root / candidate
     looked = ", ".join(map(str, candidates))
     raise FileNotFoundError(
-        f"{root} doesn't have {what}: looked for {looked}. If it is laid out otherwise, take another layout; `generic` "
+        f"{root} doesn't have {what}: looked for {looked}. If its folders are others, use another layout; `generic` "
         "is a folder images/ beside a folder masks/"
     )
 
@@ -201,20 +215,21 @@ def _index(folder: Path) -> dict[str, list[Path]]:
 
 
 def _by_stem(index: dict[str, list[Path]]) -> dict[str, str]:
-    """Of files whose own name, without the folder, is that of no other, the index's name by it."""
+    """Names in an index by the stem of the file, for stems that only one file has."""
     counts = Counter(stem for paths in index.values() for stem in {path.stem for path in paths})
     return {paths[0].stem: name for name, paths in index.items() if counts[paths[0].stem] == 1}
 
 
 def _read_names(path: Path) -> list[str]:
+    """The lines of a list. Raises `ValueError` if there are none."""
     names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not names:
         raise ValueError(f"{path} names no image")
     return names
 
 
-def _found(listed: list[str], frames: FrameNames, path: Path) -> list[str]:
-    """The frames that a list names; names that no frame has stay as they are, [`_pair`] says so."""
+def _frames_listed(listed: list[str], frames: FrameNames, path: Path) -> list[str]:
+    """The frames that a list names. Unknown names stay as they are; [`_pair`] reports them."""
     names = [frames.get(name) or name for name in listed]
     if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
         raise ValueError(f"{path} names {few(repeated)} more than once: remove the repeated lines")
@@ -222,12 +237,12 @@ def _found(listed: list[str], frames: FrameNames, path: Path) -> list[str]:
 
 
 def _check_disjoint(splits: dict[str, list[str]]) -> None:
-    """Splits may share names only where their own names say so: `trainval` holds what `train` and `val` hold."""
+    """Raise `ValueError` if splits share frames, except those like `trainval` and `val`, whose names share a part."""
     parts = {split: {part for part in ("train", "val", "test") if part in split} for split in splits}
     for one, other in combinations(splits, 2):
         shared = sorted(set(splits[one]) & set(splits[other]))
         if shared and not parts[one] & parts[other]:
-            raise ValueError(f"the {one} and {other} lists share {few(shared)}: no result on them would mean anything")
+            raise ValueError(f"the {one} and {other} lists share {few(shared)}: results on them would be meaningless")
 
 
 def _pair(
@@ -236,19 +251,31 @@ def _pair(
     masks: dict[str, list[Path]],
     frames: FrameNames,
     mask_names: FrameNames,
-    layout: Layout,
-    is_alone: bool,
+    suffixes: tuple[str, ...],
+    has_unique_stem: bool,
 ) -> Pair:
+    """
+    The files of one frame.
+
+    Args:
+        name: the frame's name in its list.
+        images: the frames' files by name.
+        masks: the masks' files by name and by unique stem.
+        frames: finds names of frames.
+        mask_names: finds names of masks.
+        suffixes: candidates for the text that follows the frame's name in its mask's name.
+        has_unique_stem: whether the mask may be found by the frame's file name without its folder.
+    """
     try:
         image_files = images[frames.find(name)]
     except UnknownNameError as error:
-        return Pair(name, None, None, f"no such image: {error}")
-    called = dict.fromkeys([name, image_files[0].stem] if is_alone else [name])
-    wanted = [stem + end for stem in called for end in layout.mask_suffixes]
+        return Pair(name, image=None, mask=None, problem=f"no such image: {error}")
+    stems = dict.fromkeys([name, image_files[0].stem] if has_unique_stem else [name])
+    wanted = [stem + suffix for stem in stems for suffix in suffixes]
     mask_files = next((masks[found] for mask in wanted if (found := mask_names.get(mask))), [])
     problem = None
     if not mask_files:
         problem = f"no mask {' or '.join(wanted)} for {image_files[0]}"
     elif len(image_files) > 1 or len(mask_files) > 1:
         problem = "several files: " + ", ".join(map(str, image_files if len(image_files) > 1 else mask_files))
-    return Pair(name, image_files[0], next(iter(mask_files), None), problem)
+    return Pair(name, image=image_files[0], mask=next(iter(mask_files), None), problem=problem)

@@ -1,4 +1,4 @@
-"""From folders of frames and masks, or a data set on the Hub, to a `DatasetDict` with one set of features."""
+"""Loads folders of frames and masks, or data sets on the Hub, as a `DatasetDict` with the same features for all."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -57,11 +57,16 @@ def load_irst_dataset(
     """
     Load an infrared small-target data set.
 
-    Each row has `name`, `image` (the original file, byte for byte, so that 16-bit values survive; only a file that asks
-    to be turned is stored anew, turned, see [`stored_cell`]), `mask` (0 and 255, and 73 for what is neither target nor
-    background, see [`read_mask`]),
-    `objects` (`bbox` in COCO's `[x, y, width, height]` in pixels, `area`, `category`, see [`objects_from_mask`]),
-    `width` and `height`. The files' content is in the data set itself, which can be saved or pushed and moved.
+    Each row has
+
+    - `name`;
+    - `image`, the original file byte for byte, so with its 16-bit values; only a file with an orientation is encoded
+      again, see [`stored_cell`];
+    - `mask`: 0 background, 255 target, 73 neither, see [`read_mask`];
+    - `objects`: `bbox` as COCO's `[x, y, width, height]` in pixels, `area` and `category`, see [`objects_from_mask`];
+    - `width` and `height` in pixels.
+
+    The data set contains the files' content, so that it can be saved, pushed and moved.
 
     Args:
         name_or_layout (`str` or `Layout`):
@@ -71,27 +76,28 @@ def load_irst_dataset(
             The data set's folder. For `"hub"` a repository's name, a parquet file or folder, or a folder written by
             `save_to_disk`; see [`as_irst_dataset`] for what its columns must be.
         split (`str`, *optional*):
-            Load this split alone, as a `Dataset`.
+            Load only this split, as a `Dataset`.
         split_list (`str` or `dict`, *optional*):
-            A split list by its name in the layout, such as `"official-427"`, `"official-427-val"` (with val apart from
-            train), `"official-320"` or `"dnanet-50-50"` of NUAA-SIRST; or the list file of each split. Default: the
-            layout's first.
+            Name of a split list of the layout, such as `"official-427"`, `"official-427-val"` (with val as validation
+            instead of a part of train), `"official-320"` or `"dnanet-50-50"` of NUAA-SIRST; or the list file of each
+            split. Default: the layout's first list.
         skip_broken (`bool`, defaults to `False`):
-            Leave broken pairs out with a warning that names them.
+            Leave out broken pairs, with a warning that names them, instead of raising an error.
         mask_grid (`str`, *optional*):
-            For frames whose file has an orientation (EXIF or TIFF): whether masks fit the frame as viewers show it
-            (`"shown"`) or as it is stored (`"stored"`). Only needed if both fit by their size.
+            For frames whose file has an orientation (EXIF or TIFF): whether masks match the frame as viewers show it
+            (`"shown"`) or as it is stored (`"stored"`). Only needed if the size matches both.
         mask_values (`MaskValues`, *optional*):
             Meaning of the masks' values. Default: that of the layout, or else decided from the masks of all loaded
             splits, see [`decide_mask_values`].
         say (`Callable[[str], object]`, *optional*):
-            Called with a message about the meaning of the masks' values; by default a warning, for unusual values.
+            Called with a message about the meaning of the masks' values. Default: warn if the values are unusual.
 
     Raises:
         `MaskValuesError`: if the meaning of the masks' values is ambiguous.
-        `BrokenPairsError`: for a frame without a mask, a mask of another size, a name without a frame, an unreadable
-            file. Nothing is ever resized.
-        `FileNotFoundError`, `ValueError`: for missing folders or lists, unknown names, lists that overlap.
+        `BrokenPairsError`: if a mask is missing or has another size, a name has no frame, or a file can't be read. No
+            image is ever resized.
+        `FileNotFoundError`: if a folder or list is missing.
+        `ValueError`: if a layout, split or split list is unknown, or lists overlap.
     """
     if name_or_layout == "hub":
         if split_list is not None:
@@ -99,7 +105,7 @@ def load_irst_dataset(
         loaded = _load_hub(root)
         _check_split(split, loaded)
         wanted = {key: part for key, part in loaded.items() if split in (None, key)}
-        result = _as_irst_datasets(wanted, skip_broken, mask_grid, mask_values, say)
+        result = _as_irst_datasets(wanted, skip_broken=skip_broken, mask_grid=mask_grid, stated=mask_values, say=say)
         return DatasetDict(result) if split is None else result[split]
     if isinstance(name_or_layout, str) and name_or_layout not in LAYOUTS:
         raise ValueError(f"no layout {name_or_layout!r}: {', '.join(LAYOUTS)}, hub, or a `Layout` of your own")
@@ -128,20 +134,29 @@ def as_irst_dataset(
     say: Callable[[str], object] | None = None,
 ) -> Dataset:
     """
-    Give any data set of frames and masks the features of [`load_irst_dataset`].
+    Convert any data set of frames and masks to the features of [`load_irst_dataset`].
 
-    Needed are the columns `image` and `mask` (images, or paths or bytes of files). `name` defaults to the row number
-    of six digits; masks become 0/255 (73 for what is neither), `objects`, `width` and `height` are computed; further
-    columns stay. A data set that has these features, and rows that are as they should be, is returned as it is. A row
-    may lack its mask where `label_source` says so.
+    The columns `image` and `mask` are required: images, or paths or bytes of files. Without a column `name`, rows are
+    named by their number with six digits. Masks are converted to 0, 255 and 73 (neither); `objects`, `width` and
+    `height` are computed; further columns stay. A data set that has all this already is returned unchanged. A mask may
+    be missing if the row's `label_source` isn't `human`.
 
-    Args: as of [`load_irst_dataset`].
+    Args:
+        dataset (`Dataset`): rows of frames and masks.
+        skip_broken (`bool`, defaults to `False`): as in [`load_irst_dataset`], like the following arguments.
+        mask_grid (`str`, *optional*): likewise.
+        mask_values (`MaskValues`, *optional*): likewise.
+        say (`Callable[[str], object]`, *optional*): likewise.
 
     Raises:
         `ValueError`: if a column is missing or of another kind, or a name occurs twice.
         `BrokenPairsError`: as `load_irst_dataset` does.
     """
-    return _as_irst_datasets({"the data set": dataset}, skip_broken, mask_grid, mask_values, say)["the data set"]
+    where = "the data set"
+    result = _as_irst_datasets(
+        {where: dataset}, skip_broken=skip_broken, mask_grid=mask_grid, stated=mask_values, say=say
+    )
+    return result[where]
 
 
 def _as_irst_datasets(
@@ -151,16 +166,19 @@ def _as_irst_datasets(
     stated: MaskValues | None,
     say: Callable[[str], object] | None,
 ) -> dict[str, Dataset]:
-    """Each split by [`as_irst_dataset`], what their masks' values mean being decided for all of them together."""
+    """Apply [`as_irst_dataset`] to each split, with one meaning of the masks' values for all splits."""
     raw = {key: _checked_columns(part, key) for key, part in parts.items()}
     masks = [(f"row {i} ({key})", partial(_mask_cell, rows, i)) for key, rows in raw.items() for i in range(len(rows))]
     prepared = all(column in part.column_names for part in parts.values() for column in FEATURES)
-    values = decide_mask_values(masks, stated, prepared, say)
-    return {key: _as_irst_dataset(part, raw[key], key, skip_broken, mask_grid, values) for key, part in parts.items()}
+    values = decide_mask_values(masks, stated=stated, prepared=prepared, say=say)
+    return {
+        key: _as_irst_dataset(part, raw[key], where=key, skip_broken=skip_broken, mask_grid=mask_grid, values=values)
+        for key, part in parts.items()
+    }
 
 
 def _checked_columns(dataset: Dataset, where: str) -> Dataset:
-    """A data set of which `image` and `mask` are files, not decoded."""
+    """The data set with undecoded `image` and `mask`. Raises `ValueError` if columns, rows or names are wrong."""
     for column in ("image", "mask"):
         feature = dataset.features.get(column)
         if not isinstance(feature, Image) and getattr(feature, "dtype", None) not in ("string", "binary"):
@@ -179,6 +197,7 @@ def _checked_columns(dataset: Dataset, where: str) -> Dataset:
 def _as_irst_dataset(
     dataset: Dataset, raw: Dataset, where: str, skip_broken: bool, mask_grid: str | None, values: MaskValues
 ) -> Dataset:
+    """[`as_irst_dataset`] for one split, with `raw`, the split with undecoded images."""
     names = dataset["name"][:] if "name" in dataset.column_names else [f"{i:06d}" for i in range(len(dataset))]
     sources = dataset["label_source"][:] if "label_source" in dataset.column_names else [HUMAN] * len(dataset)
 
@@ -188,7 +207,7 @@ def _as_irst_dataset(
             raise ValueError("the mask is empty, and no column `label_source` says that it should be")
         if cells["image"] is None:
             raise ValueError("the image is empty")
-        made = make_row(names[index], cells["image"], cells["mask"], mask_grid, values)
+        made = make_row(names[index], image=cells["image"], mask=cells["mask"], mask_grid=mask_grid, values=values)
         return made | {"objects": _weak_objects(cells, made)} if sources[index] in (BOX, POINT) else made
 
     if all(dataset.features.get(column) == feature for column, feature in FEATURES.items()):
@@ -205,7 +224,7 @@ def _as_irst_dataset(
 
 
 def _is_same(stored: Row, made: Row) -> bool:
-    """Whether a stored row says what is made of its files, so that it needn't be stored again."""
+    """Whether a stored row equals the row that is made of its files."""
     said = ("name", "objects", "width", "height")
     if any(stored[column] != made[column] for column in said) or stored["image"]["bytes"] != made["image"]["bytes"]:
         return False
@@ -217,7 +236,7 @@ def _mask_cell(raw: Dataset, index: int) -> Row | None:
 
 
 def _weak_objects(cells: Row, made: Row) -> Row:
-    """The boxes and points of a row that holds no mask."""
+    """The checked boxes and points of a row. Raises `ValueError` if it has none, or a mask."""
     boxes = (cells.get("objects") or {}).get("bbox")
     if not boxes or cells["mask"] is not None:
         raise ValueError(f"`label_source` is {cells['label_source']!r}, which takes `objects` and no mask")
@@ -225,19 +244,22 @@ def _weak_objects(cells: Row, made: Row) -> Row:
 
 
 def _load_hub(source: str | Path) -> DatasetDict:
+    """Load the layout `hub`. Raises `ValueError` if it can't be loaded, or its columns hold paths instead of images."""
     path = Path(source)
     if path.is_file() and path.suffix != ".parquet":
-        raise ValueError(f"{source} is no parquet file (*.parquet), nor a folder or a repository on the Hub")
+        raise ValueError(f"{source} is neither a parquet file (*.parquet) nor a folder nor a repository on the Hub")
     try:
         loaded = load_stored(source)
     except OSError as error:
-        raise ValueError(f"{str(source)!r} is neither a folder nor a data set that the Hub gives: {error}") from error
+        raise ValueError(
+            f"{str(source)!r} is neither a folder nor a data set that can be loaded from the Hub: {error}"
+        ) from error
     splits = as_splits(loaded)
     for column in ("image", "mask"):
         if any(getattr(part.features.get(column), "dtype", None) == "string" for part in splits.values()):
             raise ValueError(
-                f"{source}: the column {column!r} holds text, and a path in a data set is not followed: if these are "
-                "your files, load it with `datasets` in Python where they are, and give it to `as_irst_dataset`"
+                f"{source}: the column {column!r} holds text, and files at paths in a data set are not opened: if "
+                "they are yours, load it with `datasets` in Python where they are, and pass it to `as_irst_dataset`"
             )
     return splits
 
@@ -255,4 +277,4 @@ def _row_of_pair(pair: Pair, mask_grid: str | None, values: MaskValues) -> Row:
     if pair.problem or pair.image is None or pair.mask is None:
         raise ValueError(pair.problem)
     image, mask = ({"bytes": None, "path": str(path)} for path in (pair.image, pair.mask))
-    return make_row(pair.name, image, mask, mask_grid, values)
+    return make_row(pair.name, image=image, mask=mask, mask_grid=mask_grid, values=values)

@@ -128,7 +128,7 @@ class _Survey:
     def of(cls, name: str, pixels: Pixels) -> "_Survey":
         kind = pixels.values.dtype
         half = np.iinfo(kind).max / 2 if kind.kind in "iu" else np.inf
-        return cls(name, _nonzero(pixels.exact()), half, pixels.indexed, pixels.lossy)
+        return cls(name=name, values=_nonzero(pixels.exact()), half=half, indexed=pixels.indexed, lossy=pixels.lossy)
 
 
 def read_mask(source: ImageLike, values: MaskValues | None = None) -> np.ndarray:

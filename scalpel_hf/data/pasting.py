@@ -65,7 +65,8 @@ def cut_out(frame: Array, target: Array, weight: Array, margin: int = 4) -> list
         distance = ndimage.distance_transform_edt(~own)
         ring = distance > margin - 1.5
         level = np.median(shown[ring] if ring.any() else shown)
-        cutouts.append(Cutout((shown - level) * np.clip(1 - distance / margin, 0, 1), own, weight[window] == 0))
+        excess = (shown - level) * np.clip(1 - distance / margin, 0, 1)
+        cutouts.append(Cutout(excess, own=own, is_open=weight[window] == 0))
     return cutouts
 
 
@@ -100,9 +101,11 @@ def place_cutouts(
         rows, columns = (_source_range(*axis) for axis in zip((y, x), own.shape, zoomed, target.shape, strict=True))
         before = np.zeros(own.shape, bool)
         for patch in patches:
-            _apply_overlap(before, np.logical_or, patch.own, (patch.corner[0] - y, patch.corner[1] - x))
+            offset = patch.corner[0] - y, patch.corner[1] - x
+            _apply_overlap(before, np.logical_or, part=patch.own, offset=offset)
         if not (target[rows, columns].any() or before.any()):
-            patches.append(Patch((y, x), excess * (unit * rng.uniform(0.5, 1.5)), own, is_open))
+            excess = excess * (unit * rng.uniform(0.5, 1.5))
+            patches.append(Patch(corner=(y, x), excess=excess, own=own, is_open=is_open))
     return patches
 
 
@@ -114,17 +117,25 @@ def add_patches(
     corner: tuple[int, int] = (0, 0),
     full_weight: float = 1.0,
 ) -> None:
-    """Add patches to the arrays of a crop at `corner` of the frame, in place; parts outside are cut off."""
+    """
+    Add patches to the arrays of a crop, in place. Parts outside of the crop are cut off.
+
+    Args:
+        frame, target, weight: arrays `(h, w)` of the crop.
+        patches: patches with corners in the frame.
+        corner: the crop's corner (y, x) in the frame.
+        full_weight: weight of the patches' target pixels.
+    """
     for patch in patches:
         offset = patch.corner[0] - corner[0], patch.corner[1] - corner[1]
-        _apply_overlap(frame, np.add, patch.excess, offset)
-        _apply_overlap(target, np.maximum, patch.own, offset)
-        _apply_overlap(weight, lambda old, is_open: np.where(is_open, 0, old), patch.is_open, offset)
-        _apply_overlap(weight, lambda old, own: np.where(own, full_weight, old), patch.own, offset)
+        _apply_overlap(frame, np.add, part=patch.excess, offset=offset)
+        _apply_overlap(target, np.maximum, part=patch.own, offset=offset)
+        _apply_overlap(weight, lambda old, is_open: np.where(is_open, 0, old), part=patch.is_open, offset=offset)
+        _apply_overlap(weight, lambda old, own: np.where(own, full_weight, old), part=patch.own, offset=offset)
 
 
 def with_patches(frame: Array, patches: Sequence[Patch], zoomed: Sequence[int]) -> Array:
-    """A frame, float32, with patches that were placed in its zoomed version: for its statistics."""
+    """A frame, float32, with patches that were placed in its zoomed version of shape `zoomed`, for its statistics."""
     result = frame.astype(np.float32)
     scale = np.array(frame.shape) / zoomed
     for patch in patches:
@@ -133,7 +144,8 @@ def with_patches(frame: Array, patches: Sequence[Patch], zoomed: Sequence[int]) 
             ((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(shape, patch.excess.shape, strict=True)
         )
         y, x = np.rint(scale * patch.corner).astype(int)
-        _apply_overlap(result, np.add, patch.excess[np.ix_(rows, columns)], (int(y), int(x)))
+        resized = patch.excess[np.ix_(rows, columns)]
+        _apply_overlap(result, np.add, part=resized, offset=(int(y), int(x)))
     return result
 
 

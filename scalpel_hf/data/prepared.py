@@ -1,3 +1,5 @@
+"""Loads data sets made by this library's commands, and selects rows by the kind of their labels."""
+
 from collections.abc import Collection
 from pathlib import Path
 
@@ -22,7 +24,7 @@ def load_prepared(name_or_path: str | Path) -> datasets.DatasetDict:
     path = Path(name)
     if holds_data_set(path):
         return _reviewed(as_splits(load_stored(name)), path)
-    remedy = f"make one with `scalpel-hf prepare` --out {name}"
+    remedy = f"make one with `scalpel-hf prepare --out {name}`"
     if path.exists() or name.count("/") != 1:
         raise ValueError(f"{name!r} holds no data set: {remedy}")
     try:
@@ -34,11 +36,13 @@ def load_prepared(name_or_path: str | Path) -> datasets.DatasetDict:
 
 
 def holds_data_set(folder: Path) -> bool:
+    """Whether a folder has the files of `save_to_disk`, or parquet files in `data/`."""
     files = ("dataset_dict.json", "state.json")
     return any((folder / file).exists() for file in files) or any(folder.glob("data/*.parquet"))
 
 
 def _reviewed(splits: datasets.DatasetDict, folder: Path) -> datasets.DatasetDict:
+    """The splits with the decisions of the review page applied."""
     from scalpel_hf.pseudo_labels.reviews import with_reviews  # pseudo_labels imports data
 
     if len(splits) > 1:  # only pseudo labels, which have one split, are reviewed
@@ -74,7 +78,7 @@ def load_split(name_or_path: str | Path, split: str, remedy: str = "") -> datase
 
 def _check_rows(rows: datasets.Dataset, where: str) -> None:
     if missing := [column for column in ("name", "image") if column not in rows.column_names]:
-        raise ValueError(f"{where} lacks the columns {', '.join(missing)}: take it in with prepare.py --layout hub")
+        raise ValueError(f"{where} lacks the columns {', '.join(missing)}: use `scalpel-hf prepare --layout hub`")
     if not len(rows):
         raise ValueError(f"there are no rows in {where}")
     check_names(rows["name"][:], where)

@@ -33,21 +33,29 @@ Row = dict[str, Any]
 
 
 class BrokenPairsError(ValueError):
-    """Frames or masks that are missing, unreadable or don't fit each other; the message names each and its reason."""
+    """Frames or masks are missing, unreadable, or of different sizes. The message names each of them and the reason."""
 
 
 def make_row(name: str, image: Row, mask: Row | None, mask_grid: str | None, values: MaskValues) -> Row:
     """
-    The row of a frame's and a mask's cells; without a mask, `mask` and `objects` are `None`.
+    Make a row with [`FEATURES`].
 
-    Raises `ValueError` for a mask of another size, or one that may be drawn on the frame as stored or as shown.
+    Args:
+        name: the frame's name.
+        image: the frame's undecoded cell.
+        mask: the mask's undecoded cell. If it is `None`, the row's `mask` and `objects` are `None` too.
+        mask_grid: `"shown"` or `"stored"`, see [`load_irst_dataset`].
+        values: meaning of the mask's values.
+
+    Raises `OSError` or `ValueError` if a file can't be read, and `ValueError` if the mask has another size, or if the
+    frame has an orientation and it's unknown whether the mask has it too.
     """
     frame = read_frame(image)
     height, width = frame.shape
     row = {"name": name, "image": stored_cell(image), "mask": None, "objects": None, "width": width, "height": height}
     if mask is None:
         return row
-    target = _on_shown_grid(read_mask(mask, values), mask, frame.shape, image, mask_grid)
+    target = _on_shown_grid(read_mask(mask, values), mask=mask, shown=frame.shape, image=image, mask_grid=mask_grid)
     if target.shape != frame.shape:
         mask_height, mask_width = target.shape
         raise ValueError(f"the image has {width} × {height} pixels, its mask {mask_width} × {mask_height}")
@@ -60,22 +68,22 @@ def make_row(name: str, image: Row, mask: Row | None, mask_grid: str | None, val
 def _on_shown_grid(
     target: np.ndarray, mask: Row, shown: tuple[int, ...], image: Row, mask_grid: str | None
 ) -> np.ndarray:
-    """A mask turned as its frame is, where it was drawn on the frame as its file stores it."""
+    """Apply the frame's orientation to a mask that matches the frame as it is stored; `shown` is the frame's shape."""
     orientation = file_orientation(cell_content(image))
-    if orientation == 1 or file_orientation(cell_content(mask)) != 1:  # the mask's own was followed already
+    if orientation == 1 or file_orientation(cell_content(mask)) != 1:  # `read_mask` has applied the mask's own
         return target
     if mask_grid is None and orientation in (5, 6, 7, 8) and shown[0] != shown[1]:
-        mask_grid = "shown" if target.shape == shown else "stored"  # no other fits
+        mask_grid = "shown" if target.shape == shown else "stored"  # only one matches by its size
     if mask_grid is None:
         raise ValueError(
-            f"its file asks to be turned (orientation {orientation}), and its mask may be drawn on it as shown or as "
-            "stored: say which, mask_grid='shown' or 'stored', or --mask-grid"
+            f"its file has the orientation {orientation}, and its mask may match the frame as shown or as stored: say "
+            "which, with mask_grid='shown' or 'stored', or --mask-grid"
         )
     return turn(target, orientation) if mask_grid == "stored" else target
 
 
 def read_rows(read: Callable[[Any], Row], items: Iterable[Any]) -> list[Row | str]:
-    """A row for each item, or what is wrong with it."""
+    """Read a row for each item, in parallel; where this fails, the result is the error's message."""
 
     def attempt(item: Any) -> Row | str:
         try:

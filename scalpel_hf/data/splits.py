@@ -1,4 +1,4 @@
-"""Splits of a person's own frames: whole recordings are held out, for frames of one recording are near each other."""
+"""Splits of frames into training, validation and test. Recordings are never divided: their frames are similar."""
 
 from collections.abc import Mapping
 
@@ -8,13 +8,15 @@ from datasets import Dataset, DatasetDict
 from .label_sources import BOX, BY_PEOPLE, HUMAN, POINT
 
 TRAIN = "train"
-LEAST_MASKS = 12  # fewer say little of IoU
+LEAST_MASKS = 12  # fewer masks give no reliable IoU
 
 
 def kinds_to_measure(rows: Dataset) -> tuple[str, ...]:
     """
-    Values of `label_source` whose frames are held out to measure on: masks, or, where fewer than `LEAST_MASKS` show a
-    target and people drew boxes or points besides, all that people labelled, which are then measured by boxes.
+    Values of `label_source` whose frames are held out for evaluation.
+
+    These are masks. If fewer than `LEAST_MASKS` masks have a target, and there are boxes or points too, they are all
+    labels by people, and the evaluation uses boxes.
     """
     if "label_source" not in rows.column_names:
         return (HUMAN,)
@@ -26,20 +28,21 @@ def kinds_to_measure(rows: Dataset) -> tuple[str, ...]:
 
 def split_by_recording(rows: Dataset, shares: Mapping[str, float], seed: int = 0) -> tuple[DatasetDict, int]:
     """
-    Hold shares of the frames of [`kinds_to_measure`] out, as `validation` and `test`.
+    Split frames into `train` and splits for evaluation, such as `validation` and `test`.
 
-    A recording, as the column `recording` names it, is in one split alone; a frame that is of none counts as one of its
-    own. The other splits hold labelled frames only, since nothing is measured on others; those of their recordings that
-    have no such label are in no split.
+    All frames of a recording, by the column `recording`, are in the same split; a frame of no recording counts as a
+    recording of its own. Splits for evaluation have only frames with a label of [`kinds_to_measure`]; the other frames
+    of their recordings are in no split.
 
     Args:
-        rows: with `recording`, if their frames are of recordings, and `label_source`, if not all are labelled.
-        shares: of the labelled frames, by split; what is left is `train`. Splits of share 0 are not made.
+        rows: with a column `recording` if frames are of recordings, and `label_source` if not all have a mask.
+        shares: for each split for evaluation its share of the labelled frames. A split of share 0 is left out.
         seed: of the draw.
 
-    Returns the splits, and how many frames are in none.
+    Returns the splits, and the number of frames that are in none.
 
-    Raises `ValueError` if there is no label, or if the labels come from fewer recordings than there are splits.
+    Raises `ValueError` if the shares leave nothing for `train`, if there is no label, or if the labelled frames come
+    from fewer recordings than there are splits.
     """
     wanted = {split: share for split, share in shares.items() if share}
     if sum(wanted.values()) >= 1:
@@ -50,7 +53,7 @@ def split_by_recording(rows: Dataset, shares: Mapping[str, float], seed: int = 0
     labelled = [source in kinds for source in sources]
     if wanted and not any(labelled):
         raise ValueError("no frame has a person's label to measure by: hold out none")
-    place = _draw(groups, labelled, wanted, seed)
+    place = _draw_splits(groups, labelled, shares=wanted, seed=seed)
     parts: dict[str, list[int]] = {TRAIN: [], **{split: [] for split in wanted}}
     for index, (group, is_labelled) in enumerate(zip(groups, labelled, strict=True)):
         split = place.get(group, TRAIN)
@@ -105,8 +108,8 @@ def _recordings(rows: Dataset) -> list[str]:
     return rows["recording"][:] if "recording" in rows.column_names else [""] * len(rows)
 
 
-def _draw(groups: list[str], labelled: list[bool], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """The split of each held-out recording."""
+def _draw_splits(groups: list[str], labelled: list[bool], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Draw recordings for the splits for evaluation: the split of each drawn recording."""
     counts: dict[str, int] = {}
     for group, is_labelled in zip(groups, labelled, strict=True):
         if is_labelled:
@@ -121,7 +124,8 @@ def _draw(groups: list[str], labelled: list[bool], shares: Mapping[str, float], 
     place: dict[str, str] = {}
     for later, (split, share) in zip(range(len(shares), 0, -1), shares.items(), strict=True):
         held = 0
-        while len(order) > later and (not held or held < round(share * sum(labelled))):  # one stays for each split
+        # At least one recording is left for each later split.
+        while len(order) > later and (not held or held < round(share * sum(labelled))):
             group = order.pop()
             place[group] = split
             held += counts[group]

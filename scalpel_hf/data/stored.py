@@ -1,10 +1,10 @@
 """
-Data sets from a folder, a file or the Hub, which anyone may have made.
+Loads data sets from a folder, a file or the Hub, which may be of unknown origin.
 
-Their content is only data. A name never leads out of its folder. An image's cell must hold the image's bytes: through a
-path it could have a file of this machine read, exported and published. Two exceptions: in folders of images `datasets`
-itself makes the paths ([`visible_files`] warns of links that lead out of it); and data sets that are made of files in
-Python hold paths, whose bytes are stored by `save_to_disk`, `to_parquet` and `push_to_hub`.
+File names may not lead out of the data set's folder. An image's cell must contain the image's bytes: with a path it
+could make this program read, export and publish any file of this machine. There are two exceptions: in folders of
+images the paths are those found by `datasets` ([`visible_files`] warns of links that lead out of the folder), and data
+sets made of files in Python have paths until `save_to_disk`, `to_parquet` or `push_to_hub` stores the bytes.
 """
 
 import re
@@ -19,15 +19,15 @@ from scalpel_hf.utils.files import safe_name
 from scalpel_hf.utils.image_files import visible_files
 from scalpel_hf.utils.reading import check_is_file, read_json
 
-FOLDER_OF_IMAGES = "imagefolder"  # `datasets`' name for what finds images in a folder
+FOLDER_OF_IMAGES = "imagefolder"  # name of the builder of `datasets` for folders of images
 
 
 def load_stored(name: str | Path) -> datasets.DatasetDict | datasets.Dataset:
     """
-    What `load_from_disk` loads of a folder that `save_to_disk` wrote, and `load_dataset` of anything else.
+    Load a folder written by `save_to_disk`, or anything else that `load_dataset` loads.
 
-    Raises `ValueError` for names that lead out of the folder, and for cells that hold paths instead of images, and
-    for what is damaged.
+    Raises `ValueError` if a file name leads out of the folder, if cells have paths instead of images, and if files are
+    damaged.
     """
     path = Path(name)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
@@ -42,31 +42,32 @@ def load_stored(name: str | Path) -> datasets.DatasetDict | datasets.Dataset:
         if part.info.builder_name != FOLDER_OF_IMAGES:
             _check_cells(part, name)
     if path.is_dir() and any(part.info.builder_name == FOLDER_OF_IMAGES for part in _parts(loaded)):
-        visible_files(path)  # says where links lead
+        visible_files(path)  # warns of links
     return loaded
 
 
 def split_name(rows: datasets.Dataset | datasets.IterableDataset) -> str:
-    """The split that rows say they are, or are a part of; `train` where they don't say."""
+    """Name of the split that rows are, or are a part of, by their `split`; `train` if it isn't set."""
     said = re.match(r"\w+(\.\w+)*", str(rows.split or ""))
     return said[0] if said else "train"
 
 
 def as_splits(loaded: datasets.DatasetDict | datasets.Dataset) -> datasets.DatasetDict:
-    """A data set's splits; rows without any are the one of [`split_name`]."""
+    """The data set as a `DatasetDict`; a `Dataset` becomes its only split, see [`split_name`]."""
     return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({split_name(loaded): loaded})
 
 
 def stream_stored(name: str | Path, split: str) -> datasets.IterableDataset:
     """
-    What `load_dataset` streams.
+    Stream a split by `load_dataset`.
 
-    Iterating raises `ValueError` where a cell comes that holds a path instead of an image.
+    Iterating raises `ValueError` at a cell that has a path instead of an image.
     """
     stream = datasets.load_dataset(str(name), split=split, streaming=True)
-    if stream.info.builder_name == FOLDER_OF_IMAGES or stream.features is None:  # without features nobody takes it
+    # Without features there is nothing to check: callers refuse such data sets.
+    if stream.info.builder_name == FOLDER_OF_IMAGES or stream.features is None:
         if Path(name).is_dir():
-            visible_files(Path(name))  # says where links lead
+            visible_files(Path(name))  # warns of links
         return stream
 
     def check(row: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def _load_from_disk(folder: Path) -> datasets.DatasetDict | datasets.Dataset:
         check_is_file(part / "dataset_info.json")
     try:
         loaded = datasets.load_from_disk(str(folder))
-    except Exception as error:  # whatever `datasets` and Arrow raise of damaged files
+    except Exception as error:  # `datasets` and Arrow raise many kinds for damaged files
         raise ValueError(
             f"{folder} is damaged, or isn't as `save_to_disk` writes a data set ({_kind_and_text(error)}): make it anew"
         ) from error
@@ -124,7 +125,7 @@ def _check_cells(dataset: datasets.Dataset, name: str | Path) -> None:
 
 
 def _holds_path(array: pa.Array) -> bool:
-    """Whether a cell, however deep, has a path and no bytes. The bytes themselves are not read."""
+    """Whether a cell of an Arrow array, also a nested one, has a path and no bytes. The bytes are not read."""
     kind = array.type
     if pa.types.is_struct(kind):
         names = [field.name for field in kind]
@@ -147,7 +148,7 @@ def _is_path(cell: Any) -> bool:
 
 def _message(column: str, name: str | Path) -> str:
     return (
-        f"{name}: the column {column!r} has cells with a path instead of a file's content, and a data set's word is no "
-        "reason to open files of this machine: if it is yours, load it with `datasets` in Python where its files are, "
-        "and store it with `save_to_disk`, which puts them in"
+        f"{name}: the column {column!r} has cells with a path instead of a file's content, and files at paths in a "
+        "data set are not opened: if it is yours, load it with `datasets` in Python where its files are, and store it "
+        "with `save_to_disk`, which copies them into it"
     )

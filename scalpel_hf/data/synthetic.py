@@ -27,22 +27,29 @@ class SyntheticInfrared:
       is the variance of scene and noise in the window of 8 pixels around the target;
     - noise: shot noise of the photo-electrons, read noise, and a fixed pattern of columns, rows and pixels which, as
       in a camera, is the same in all frames of a generator, up to its strength;
-    - gain and offset differ from frame to frame; nothing saturates.
+    - gain and offset are random for each frame; no pixel saturates.
 
-    The mask holds the pixels where the noiseless target exceeds half of its highest pixel, so at least one.
+    The mask has the pixels where the noiseless target exceeds half of its highest pixel, which is at least one pixel.
 
-    A frame depends on (`seed`, `index`) and the settings alone, not on the frames made before.
+    A frame depends only on `seed`, its index and the settings, not on frames generated before.
 
     Args:
         size (`tuple[int, int]`): height and width, at least 32.
-        n_targets (`tuple[int, int]`): fewest and most targets a frame. Where targets keep no distance of 6 pixels to
-            each other, fewer are placed.
+        n_targets (`tuple[int, int]`): fewest and most targets in a frame. There are fewer if there is no room for a
+            distance of 6 pixels between them.
         extent (`tuple[float, float]`): length of a target in pixels before blur.
         snr (`tuple[float, float]`): contrast of a target in local standard deviations.
         psf_sigma (`tuple[float, float]`): standard deviation of the point spread function in pixels.
         bit_depth (`int`): 8 or 16.
-        background (`str`, *optional*): `"sky"`, `"cloud"`, `"sea"` or `"ground"`; any of them by default.
-        seed (`int`): not negative.
+        background (`str`, *optional*): `"sky"`, `"cloud"`, `"sea"` or `"ground"`. Default: a random one for each frame.
+        seed (`int`): seed, at least 0.
+
+    Raises `ValueError` if a setting is out of its range.
+
+    Examples:
+        >>> frame = SyntheticInfrared(size=(64, 96), bit_depth=16).frame(0)
+        >>> frame["image"].shape, frame["image"].dtype, frame["mask"].shape
+        ((64, 96), dtype('uint16'), (64, 96))
     """
 
     def __init__(
@@ -85,7 +92,7 @@ class SyntheticInfrared:
 
     def frame(self, index: int) -> dict[str, Any]:
         """
-        Frame number `index`, 0 or more.
+        Generate frame number `index`, at least 0.
 
         Returns:
             `dict`: `name`; `image`, `(H, W)` uint8 or uint16; `mask`, `(H, W)` uint8 of 0 and 255; `background`;
@@ -99,7 +106,7 @@ class SyntheticInfrared:
 
         well = np.exp(rng.uniform(np.log(6e3), np.log(1e5)))  # electrons at radiance 1
         read_noise = rng.uniform(10, 80)  # electrons
-        electrons = well * np.maximum(0.3 + 0.7 * scene, 0.05)  # the warm optics add 0.3
+        electrons = well * np.maximum(0.3 + 0.7 * scene, 0.05)  # 0.3 is the radiance of the warm optics
         temporal = np.sqrt(electrons.mean() + read_noise**2)
         columns, rows, pixels = temporal * rng.uniform(0, (0.6, 0.3, 0.5))
         fixed = columns * self._columns + rows * self._rows + pixels * self._pixels
@@ -111,7 +118,7 @@ class SyntheticInfrared:
             target = self._place(rng, targets)
             if target is None:
                 break
-            profile, window = _render(rng, target, psf, self.size)
+            profile, window = _render_target(rng, target, psf=psf, size=self.size)
             y, x = round(target["y"]), round(target["x"])
             reach = round(target["extent"] / 2) + 8
             local = electrons[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1]
@@ -143,7 +150,7 @@ class SyntheticInfrared:
         return rows_to_dataset(rows)
 
     def _place(self, rng: np.random.Generator, others: list[dict[str, float]]) -> dict[str, float] | None:
-        """A target at least 6 pixels from the others, wholly within the frame; `None` if there's hardly any room."""
+        """A random target inside the frame, at least 6 pixels from the others; `None` if 50 attempts find no room."""
         extent, snr = rng.uniform(*self.extent), rng.uniform(*self.snr)
         border = extent / 2 + 2
         for _ in range(50):
@@ -153,7 +160,7 @@ class SyntheticInfrared:
         return None
 
     def _digitise(self, rng: np.random.Generator, electrons: np.ndarray, noise: float) -> np.ndarray:
-        """Gain control as cameras do it: the scene fills a random part of the range, the noise at least a step."""
+        """Convert electrons to grey levels: the scene fills a random part of the range, and noise is limited."""
         ceiling = ADC_CEILING[self.bit_depth]
         low, high = float(electrons.min()), float(electrons.max())
         share, start = (
@@ -165,10 +172,10 @@ class SyntheticInfrared:
         return levels.astype(np.uint8 if self.bit_depth == 8 else np.uint16)
 
 
-def _render(
+def _render_target(
     rng: np.random.Generator, target: dict[str, float], psf: float, size: tuple[int, int]
 ) -> tuple[np.ndarray, tuple[slice, slice]]:
-    """A target's pixels, 1 at the highest, and the window of the frame they belong to."""
+    """Render a target: its pixels `(h, w)`, with a maximum of 1, and their window (rows, columns) in the frame."""
     reach = int(np.ceil(target["extent"] / 2 + 3 * psf)) + 1
     y, x = round(target["y"]), round(target["x"])
     grid = (np.arange((2 * reach + 1) * OVERSAMPLING) + 0.5) / OVERSAMPLING - reach - 0.5

@@ -37,7 +37,9 @@ class Sample:
     def map(self, function) -> "Sample":  # type: ignore[no-untyped-def]
         """Apply a function to each array."""
         boxes = None if self.boxes is None else function(self.boxes)
-        return Sample(function(self.frame), function(self.target), function(self.weight), boxes)
+        return Sample(
+            frame=function(self.frame), target=function(self.target), weight=function(self.weight), boxes=boxes
+        )
 
     def pixels(self) -> Array:
         """The pixels of targets and boxes, `(N, 2)`, as (y, x)."""
@@ -50,7 +52,7 @@ class Sample:
 
 
 def dihedral(sample: Sample, k: int) -> Sample:
-    """One of the square's eight symmetries, without copying: `k % 4` quarter turns, then a flip if `k >= 4`."""
+    """Apply one of the square's eight symmetries: `k % 4` quarter turns, then a flip if `k >= 4`. Returns views."""
 
     def turn(a: Array) -> Array:
         a = np.rot90(a, k % 4)
@@ -69,6 +71,7 @@ def dihedral_points(points: Array, shape: tuple[int, int], k: int) -> Array:
 
 
 def zoomed_shape(shape: Sequence[int], factor: float) -> tuple[int, int]:
+    """The shape (height, width), times `factor` and rounded; at least 1 × 1."""
     height, width = (max(1, round(side * factor)) for side in shape)
     return height, width
 
@@ -102,13 +105,28 @@ def zoomed_crop(
     """
     pixels = sample.pixels() if pixels is None else pixels
     height, width = shape = zoomed_shape(sample.frame.shape, factor)
-    y0, x0 = corner = _choose_corner(sample.frame.shape, shape, size, rng, on_target, pixels, patches)
-    taps = window_taps(sample.frame.shape, shape, corner, size)
+    y0, x0 = corner = _choose_corner(
+        sample.frame.shape,
+        zoomed=shape,
+        size=size,
+        rng=rng,
+        on_target=on_target,
+        pixels=pixels,
+        patches=patches,
+    )
+    taps = window_taps(sample.frame.shape, zoomed=shape, corner=corner, size=size)
     window = sample.map(lambda a: resampled_window(a, *taps))
     for label in (window.target, window.weight, window.boxes):
         if label is not None:
             label[height:], label[:, width:] = 0, 0
-    add_patches(window.frame, window.target, window.weight, patches, corner, full_weight)
+    add_patches(
+        frame=window.frame,
+        target=window.target,
+        weight=window.weight,
+        patches=patches,
+        corner=corner,
+        full_weight=full_weight,
+    )
     scale = np.array(sample.frame.shape[::-1]) / (width, height)
     return window, np.array([x0, y0, x0 + size, y0 + size]) * np.tile(scale, 2)
 
@@ -177,6 +195,7 @@ def resampled_window(array: Array, rows: Taps, columns: Taps) -> Array:
 
 
 def _between(low: Array, high: Array, share: Array) -> Array:
+    """Linear interpolation, skipped if all shares are 0."""
     return low + (high - low) * share if share.any() else low
 
 
@@ -197,9 +216,9 @@ def paste_targets(
     """
     if not has_spread(float(sample.frame.min()), float(sample.frame.max())):
         return sample
-    patches = place_cutouts(cutouts, sample.target, sample.target.shape, rng, count, unit)
+    patches = place_cutouts(cutouts, sample.target, zoomed=sample.target.shape, rng=rng, count=count, unit=unit)
     result = sample.map(np.copy)
-    add_patches(result.frame, result.target, result.weight, patches)
+    add_patches(frame=result.frame, target=result.target, weight=result.weight, patches=patches)
     return result
 
 

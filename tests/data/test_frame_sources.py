@@ -61,7 +61,7 @@ def test_false_colours_are_told(tmp_path: Path) -> None:
     frames, _, left_out = load(root, tmp_path)
     assert len(frames) == 5
     (line,) = left_out
-    assert line.startswith("left out 2: the colours of iron.png, the colours of palette.png (their luma is taken")
+    assert line.startswith("left out 2: the colours of iron.png, the colours of palette.png (converted to luma")
 
 
 def test_frames_and_labels_in_one_folder(tmp_path: Path) -> None:

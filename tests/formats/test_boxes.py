@@ -337,8 +337,8 @@ def test_what_covers_nothing_is_not_ignored_in_silence(tmp_path: Path, ignored: 
         ([3, 2, -4, 5], "has no extent"),
         ([3, 2, 22.5, 5], "isn't inside its frame of 24 × 20 pixels"),
         ([-1.5, 2, 4, 5], "isn't inside its frame"),
-        ([24.2, 2, 0.5, 5], "lies beside its frame"),
-        ([float("nan"), 2, 4, 5], "is no box"),
+        ([24.2, 2, 0.5, 5], "lies outside of its frame"),
+        ([float("nan"), 2, 4, 5], "isn't a box"),
         ([500, 2, 0, 0], "isn't inside its frame"),
     ],
 )

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,5 +139,4 @@ def count_frames(path: str) -> tuple[int, str]:
 
 def read_one(path: str, number: int) -> tuple[str, np.ndarray]:
     """Name and pixels of a file's frame, by its number among those that can be read."""
-    name, frame = next(islice(read_stream(path, Damage()), number, None))
-    return (f"{Path(path).name}{name}" if name.startswith("#") else name), frame  # of recordings it is the number alone
+    return next(islice(read_stream(path, Damage()), number, None))

@@ -2,12 +2,12 @@
 
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
-from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES, read_frame, read_pages
-from scalpel_hf.utils.image_files import find_images
+from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES, count_pages, read_frame, read_pages
+from scalpel_hf.utils.image_files import find_images, frame_name
 
 from .recordings import Damage, read_recording
 
@@ -19,6 +19,9 @@ class DamagedSourceWarning(UserWarning):
 def read_stream(source: str, damage: Damage | None = None) -> Iterator[tuple[str, np.ndarray]]:
     """
     Name and pixels `(H, W)` of each frame of a source, at the source's own depth: nothing is scaled or clipped.
+
+    Frames have the names that `scalpel-hf prepare` knows them by: an image its file's, frame 40 of `flight.mp4`
+    `flight_000040`, as page 40 of `flight.tiff`; a stream's are `#40`.
 
     Args:
         source: an image, multi-page ones included; a folder of images, with its sub-folders, in the order of their
@@ -53,7 +56,8 @@ def _frames(source: str, damage: Damage) -> Iterator[tuple[str, np.ndarray]]:
     elif path.name.lower().endswith(IMAGE_SUFFIXES):
         yield from _read_pages(path, damage)
     else:
-        yield from ((f"#{number}", frame) for number, frame in read_recording(source, damage))
+        name = frame_name(PurePath(path.name))
+        yield from ((f"{name}_{number:06d}", frame) for number, frame in read_recording(source, damage))
 
 
 def _read_folder(folder: Path, damage: Damage) -> Iterator[tuple[str, np.ndarray]]:
@@ -69,8 +73,10 @@ def _read_folder(folder: Path, damage: Damage) -> Iterator[tuple[str, np.ndarray
 def _read_pages(path: Path, damage: Damage) -> Iterator[tuple[str, np.ndarray]]:
     count = 0
     try:
+        of_several = count_pages(path) > 1
+        name = frame_name(PurePath(path.name))
         for frame in read_pages(path, skip=damage.skip):
-            yield f"{path.name}#{count + damage.skipped}", frame
+            yield f"{name}_{count + damage.skipped:06d}" if of_several else path.name, frame
             count += 1
     except (OSError, ValueError) as error:
         if not count:

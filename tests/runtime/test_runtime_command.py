@@ -92,7 +92,7 @@ def test_a_recording_that_was_cut(tmp_path: Path) -> None:
     done = run(write_student(tmp_path / "s"), video, "--out", tmp_path / "boxes.jsonl")
     found = read_lines(tmp_path / "boxes.jsonl")
     assert done.returncode == 3 and 3 < len(found) < 30
-    assert [line["frame"] for line in found] == [f"#{index}" for index in range(len(found))]
+    assert [line["frame"] for line in found] == [f"a_{index:06d}" for index in range(len(found))]
     assert "missing at its end" in done.stderr
 
 
@@ -102,7 +102,7 @@ def test_damage_in_the_middle_leaves_a_gap_in_the_numbers(tmp_path: Path) -> Non
     content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)
     video.write_bytes(content)
     done = run(write_student(tmp_path / "s"), video, "--out", tmp_path / "boxes.jsonl")
-    numbers = [int(line["frame"][1:]) for line in read_lines(tmp_path / "boxes.jsonl")]
+    numbers = [int(line["frame"].removeprefix("a_")) for line in read_lines(tmp_path / "boxes.jsonl")]
     assert done.returncode == 3 and "damaged frames were left out" in done.stderr
     assert numbers[0] == 0 and numbers[-1] == 19 and 5 < len(numbers) < 20
     assert all(line["boxes"] == TARGETS for line in read_lines(tmp_path / "boxes.jsonl"))

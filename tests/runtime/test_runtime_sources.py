@@ -33,7 +33,7 @@ def assert_same(stream: list[tuple[str, np.ndarray]], frames: list[np.ndarray]) 
 def test_pages_of_a_tiff(tmp_path: Path) -> None:
     stream = list(read_stream(str(pages(tmp_path / "sequence.tiff"))))
     assert_same(stream, SEQUENCE)
-    assert [name for name, _ in stream] == [f"sequence.tiff#{i}" for i in range(4)]
+    assert [name for name, _ in stream] == [f"sequence_{i:06d}" for i in range(4)]
 
 
 def test_a_folder_in_the_order_of_names(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("onnxruntime")
+from scalpel_hf.data.frame_sources import LeftOut
+from scalpel_hf.formats.own_frames import load_own_frames
 from scalpel_hf.runtime.__main__ import main
 from scalpel_hf.runtime.recordings import Damage, _decoded
 from scalpel_hf.runtime.results import Result
@@ -104,6 +106,14 @@ def test_min_frames_alone_gives_no_numbers(tmp_path: Path, recording: Path, caps
     assert sum(len(line["boxes"]) for line in lines) == FRAMES + 4
 
 
+def test_what_is_found_in_a_recording_can_be_corrected_and_learnt_from(tmp_path: Path, recording: Path) -> None:
+    found = tmp_path / "found.json"
+    main([str(write_student(tmp_path / "s")), str(recording), "--out", str(found), "--format", "coco"])
+    rows = load_own_frames(recording, tmp_path / "work", LeftOut(), labels=found)
+    assert len(rows) == FRAMES and set(rows["label_source"][:]) == {"box"}
+    assert sum(len(objects["bbox"]) for objects in rows["objects"][:]) == FRAMES + 4
+
+
 def test_coco(tmp_path: Path, recording: Path) -> None:
     pycocotools = pytest.importorskip("pycocotools.coco")
     student, out = str(write_student(tmp_path / "s")), tmp_path / "boxes.json"
@@ -113,7 +123,7 @@ def test_coco(tmp_path: Path, recording: Path) -> None:
     (annotation,) = coco.loadAnns(coco.getAnnIds(imgIds=[3], areaRng=[0, 2]))[:1]
     assert annotation["bbox"] == [9, 20, 1, 1] and annotation["area"] == 1 and annotation["track_id"] == 1
     assert 0.5 < annotation["score"] <= 1
-    assert coco.imgs[1] == {"id": 1, "file_name": "#0", "width": 81, "height": 60}
+    assert coco.imgs[1] == {"id": 1, "file_name": f"{recording.stem}_000000", "width": 81, "height": 60}
     with pytest.raises(FileExistsError, match=r"boxes\.json exists"):
         main([student, str(recording), "--out", str(out), "--format", "coco"])
 

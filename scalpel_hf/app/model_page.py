@@ -79,114 +79,151 @@ def page(models: dict[str, Any], title: str = "scalpel-hf", threshold: float = 0
         >>> page({"student": load_predictor("runs/nuaa/student")}).launch()  # doctest: +SKIP
     """
     gr = import_gradio()
-    names = list(models)
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+        ModelPage(gr, models, title, threshold).connect()
+    return blocks
+
+
+class ModelPage:
+    """
+    The components of the page, made in the current `Blocks`, and what its events do.
+
+    Those are `on_…`. They return the components that change with their new values. An error is one line in the page.
+    """
+
+    def __init__(self, gr: Any, models: dict[str, Any], title: str, threshold: float):
+        self.gr, self.models = gr, models
         gr.Markdown(HEAD.format(names=html.escape(title)))
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
-                file = gr.File(label="a frame or a recording", elem_id="file")
-                number = gr.Slider(0, 1, 0, step=1, label="frame", visible=False, elem_id="number")
-                who = gr.Radio(names, value=names[0], label="who answers", visible=len(names) > 1, elem_id="who")
-                level = gr.Slider(0, 1, threshold, step=0.01, label="threshold", elem_id="threshold")
-                draw = gr.Button(visible=False, elem_id="draw")
-                problem = gr.HTML(elem_id="problem")
-                table = gr.Markdown(elem_id="table")
+                self._controls(list(models), threshold)
             with gr.Column(scale=3):
-                picture = gr.Image(
-                    label="answer",
-                    format="png",
-                    interactive=False,
-                    elem_id="picture",
-                    buttons=["download", "fullscreen"],
-                )
-                clip = gr.Video(
-                    label="the clip",
-                    interactive=False,
-                    visible=False,
-                    autoplay=True,
-                    loop=True,
-                    elem_id="clip",
-                    buttons=["download"],
-                )
+                self._pictures()
+        self._maps()
+        self.looked = gr.State()
+        shown = (self.looked, self.picture, self.operators, self.routers, self.table, self.routers_help)
+        self.nothing: dict[Any, Any] = dict.fromkeys(shown)
+
+    def _controls(self, names: list[str], threshold: float) -> None:
+        gr = self.gr
+        self.file = gr.File(label="a frame or a recording", elem_id="file")
+        self.number = gr.Slider(0, 1, 0, step=1, label="frame", visible=False, elem_id="number")
+        self.who = gr.Radio(names, value=names[0], label="who answers", visible=len(names) > 1, elem_id="who")
+        self.level = gr.Slider(0, 1, threshold, step=0.01, label="threshold", elem_id="threshold")
+        self.draw = gr.Button(visible=False, elem_id="draw")
+        self.problem = gr.HTML(elem_id="problem")
+        self.table = gr.Markdown(elem_id="table")
+
+    def _pictures(self) -> None:
+        self.picture = self.gr.Image(
+            label="answer", format="png", interactive=False, elem_id="picture", buttons=["download", "fullscreen"]
+        )
+        self.clip = self.gr.Video(
+            label="the clip",
+            interactive=False,
+            visible=False,
+            autoplay=True,
+            loop=True,
+            elem_id="clip",
+            buttons=["download"],
+        )
+
+    def _maps(self) -> None:
         gallery = {"columns": 4, "height": 330, "object_fit": "contain", "format": "png", "buttons": ["download"]}
-        operators = gr.Gallery(label="what the operators see", elem_id="operators", **gallery)
-        routers_help = gr.Markdown(elem_id="routers-help")
-        routers = gr.Gallery(label="what the routers choose", elem_id="routers", visible=False, **gallery)
-        looked = gr.State()
-        nothing: dict[Any, Any] = dict.fromkeys((looked, picture, operators, routers, table, routers_help))
+        self.operators = self.gr.Gallery(label="what the operators see", elem_id="operators", **gallery)
+        self.routers_help = self.gr.Markdown(elem_id="routers-help")
+        self.routers = self.gr.Gallery(label="what the routers choose", elem_id="routers", visible=False, **gallery)
 
-        def told(act: Callable[..., dict[Any, Any]], emptied: Any = nothing) -> Callable[..., dict[Any, Any]]:
-            """The same, but what goes wrong is a line in the page, and no old answer stays beside it."""
-
-            def safely(*args: Any) -> dict[Any, Any]:
-                try:
-                    return {problem: "", **act(*args)}
-                except Exception as error:
-                    return {**emptied, problem: html.escape(named(one_line(error), args[0]))}
-
-            return safely
-
-        def opened(path: str, who: str, threshold: float) -> dict[Any, Any]:
-            count, note = count_frames(path)
-            slider = gr.update(maximum=max(1, count - 1), value=0, visible=count > 1)
-            shown = {"value": None, "label": "the clip", "visible": count > 1}
-            of_clips = {draw: gr.update(value=offer(count), visible=count > 1), clip: gr.update(**shown)}
-            return {number: slider, **of_clips, **answered(Looked(path, note, count), 0, who, threshold)}
-
-        def answered(now: Looked, at: int, who: str, threshold: float) -> dict[Any, Any]:
-            answer = now.ask(models, at, who)
-            help_text = ROUTERS_HELP[bool(answer.routers)]
-            if answer.routed_in > 1 and answer.routers:
-                help_text = ROUTERS_OF_PARTS.format(n=answer.routed_in)
-            return {
-                looked: now,
-                operators: answer.operators,
-                routers: gr.update(value=answer.routers, visible=bool(answer.routers)),
-                routers_help: help_text,
-                **drawn(now, threshold),
-            }
-
-        def drawn(now: Looked, threshold: float) -> dict[Any, Any]:
-            answer = now.answers[now.who]
-            return {picture: answer.picture(threshold), table: listing(answer, threshold, now.note)}
-
-        def played(now: Looked, who: str, threshold: float, progress: Any) -> dict[Any, Any]:
-            name, total = Path(now.path).stem, min(now.frames, DRAWN_FRAMES)
-            with tempfile.TemporaryDirectory() as folder:
-                out = Path(folder) / f"{name}-drawn.mp4"
-                draw_clip(models[who], now.path, threshold, out, lambda count: progress((count, total), unit="frames"))
-                kept = clip.move_resource_to_block_cache(str(out))
-            return {clip: gr.update(value=kept, label=f"{name}, {total} frames: {who} above {threshold:g}")}
-
-        def on_open(path: str | None, who: str, threshold: float) -> dict[Any, Any]:
-            hidden = {draw: gr.update(visible=False), clip: gr.update(value=None, visible=False)}
-            emptied = {**nothing, **hidden, number: gr.update(visible=False), problem: ""}
-            return emptied if path is None else {**emptied, **told(opened)(path, who, threshold)}
-
-        def on_ask(now: Looked | None, at: int, who: str, threshold: float) -> dict[Any, Any]:
-            return {} if now is None else told(answered)(now, at, who, threshold)
-
-        bar = gr.Progress()
+    def connect(self) -> None:
+        """Call the handlers at the components' events."""
+        shown = [self.picture, self.table, self.problem]
+        everything = [self.looked, self.number, self.operators, self.routers, self.routers_help, *shown]
+        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        asking = {"show_progress_on": [self.picture], "api_visibility": "private"}
+        drawing = {"show_progress_on": [self.clip], "api_visibility": "private"}
+        bar = self.gr.Progress()  # Gradio finds it as an argument's default value
 
         def on_draw(now: Looked | None, who: str, threshold: float, progress: Any = bar) -> dict[Any, Any]:
-            return {} if now is None else told(played, {clip: None})(now, who, threshold, progress)
+            return self.on_draw(now, who, threshold, progress)
 
-        def on_move(now: Looked | None, threshold: float) -> dict[Any, Any]:
-            return {} if now is None or not now.answers else told(drawn, {picture: None, table: None})(now, threshold)
-
-        shown = [picture, table, problem]
-        everything = [looked, number, operators, routers, routers_help, *shown]
-        quiet = {"show_progress": "hidden", "api_visibility": "private"}
-        asking = {"show_progress_on": [picture], "api_visibility": "private"}
-        file.change(on_open, [file, who, level], [*everything, draw, clip], **asking)
-        draw.click(on_draw, [looked, who, level], [clip, problem], show_progress_on=[clip], api_visibility="private")
-        for event in (number.release, who.change):
-            event(on_ask, [looked, number, who, level], everything, **asking)
+        opened = [*everything, self.draw, self.clip]
+        self.file.change(self.on_open, [self.file, self.who, self.level], opened, **asking)
+        self.draw.click(on_draw, [self.looked, self.who, self.level], [self.clip, self.problem], **drawing)
+        for event in (self.number.release, self.who.change):
+            event(self.on_ask, [self.looked, self.number, self.who, self.level], everything, **asking)
         # What is typed comes key by key, and one key's error takes the keys after it along: hence 0 is a threshold too,
         # and the end of typing is an event of its own.
-        level.change(on_move, [looked, level], shown, trigger_mode="always_last", **quiet)
-        level.release(on_move, [looked, level], shown, **quiet)
-    return blocks
+        self.level.change(self.on_move, [self.looked, self.level], shown, trigger_mode="always_last", **quiet)
+        self.level.release(self.on_move, [self.looked, self.level], shown, **quiet)
+
+    def on_open(self, path: str | None, who: str, threshold: float) -> dict[Any, Any]:
+        gr = self.gr
+        hidden = {self.draw: gr.update(visible=False), self.clip: gr.update(value=None, visible=False)}
+        emptied = {**self.nothing, **hidden, self.number: gr.update(visible=False), self.problem: ""}
+        return emptied if path is None else {**emptied, **self._told(self._opened)(path, who, threshold)}
+
+    def on_ask(self, now: Looked | None, at: int, who: str, threshold: float) -> dict[Any, Any]:
+        return {} if now is None else self._told(self._answered)(now, at, who, threshold)
+
+    def on_draw(self, now: Looked | None, who: str, threshold: float, progress: Any) -> dict[Any, Any]:
+        return {} if now is None else self._told(self._played, {self.clip: None})(now, who, threshold, progress)
+
+    def on_move(self, now: Looked | None, threshold: float) -> dict[Any, Any]:
+        emptied = {self.picture: None, self.table: None}
+        return {} if now is None or not now.answers else self._told(self._drawn, emptied)(now, threshold)
+
+    def _told(
+        self, act: Callable[..., dict[Any, Any]], emptied: dict[Any, Any] | None = None
+    ) -> Callable[..., dict[Any, Any]]:
+        """`act`, but what goes wrong is a line in the page, and no old answer stays beside it."""
+
+        def safely(*args: Any) -> dict[Any, Any]:
+            try:
+                return {self.problem: "", **act(*args)}
+            except Exception as error:
+                cleared = self.nothing if emptied is None else emptied
+                return {**cleared, self.problem: html.escape(named(one_line(error), args[0]))}
+
+        return safely
+
+    def _opened(self, path: str, who: str, threshold: float) -> dict[Any, Any]:
+        gr = self.gr
+        count, note = count_frames(path)
+        return {
+            self.number: gr.update(maximum=max(1, count - 1), value=0, visible=count > 1),
+            self.draw: gr.update(value=offer(count), visible=count > 1),
+            self.clip: gr.update(value=None, label="the clip", visible=count > 1),
+            **self._answered(Looked(path, note, count), 0, who, threshold),
+        }
+
+    def _answered(self, now: Looked, at: int, who: str, threshold: float) -> dict[Any, Any]:
+        answer = now.ask(self.models, at, who)
+        help_text = ROUTERS_HELP[bool(answer.routers)]
+        if answer.routed_in > 1 and answer.routers:
+            help_text = ROUTERS_OF_PARTS.format(n=answer.routed_in)
+        return {
+            self.looked: now,
+            self.operators: answer.operators,
+            self.routers: self.gr.update(value=answer.routers, visible=bool(answer.routers)),
+            self.routers_help: help_text,
+            **self._drawn(now, threshold),
+        }
+
+    def _drawn(self, now: Looked, threshold: float) -> dict[Any, Any]:
+        answer = now.answers[now.who]
+        return {self.picture: answer.picture(threshold), self.table: listing(answer, threshold, now.note)}
+
+    def _played(self, now: Looked, who: str, threshold: float, progress: Any) -> dict[Any, Any]:
+        name, total = Path(now.path).stem, min(now.frames, DRAWN_FRAMES)
+
+        def show(count: int) -> None:
+            progress((count, total), unit="frames")
+
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / f"{name}-drawn.mp4"
+            draw_clip(self.models[who], now.path, threshold, out, show)
+            kept = self.clip.move_resource_to_block_cache(str(out))
+        return {self.clip: self.gr.update(value=kept, label=f"{name}, {total} frames: {who} above {threshold:g}")}
 
 
 def offer(frames: int) -> str:

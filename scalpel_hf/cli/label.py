@@ -17,12 +17,14 @@ once more without.
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 from accelerate import PartialState
 
 from scalpel_hf.cli.launching import LAUNCH_HELP, launch_or_rest
@@ -54,21 +56,10 @@ def main(argv: list[str] | None = None) -> None:
     check_can_be_made(args.out, "--out")
     # A process may wait for another for as long as the labelling takes.
     state = PartialState(cpu=default_device() == "cpu", timeout=timedelta(days=30))
+    say = print if state.is_main_process else lambda line: None
     datasets.disable_progress_bars()
-    teacher = Teacher.from_pretrained(
-        args.teacher,
-        args.base_model,
-        revision=args.revision,
-        feature_cache_dir=args.feature_cache_dir,
-        feature_cache_bytes=int(args.feature_cache_gb * 1e9),
-        flips=args.flips,
-        scales=args.scales,
-        tile_size=args.tile_size,
-    )
-    for name in args.teacher:
-        check_teacher(name, args.any_teacher, print if state.is_main_process else lambda line: None)
-    teacher.to(state.device)
-    rows = stream(args.dataset, args.split) if args.streaming else load_split(args.dataset, args.split)
+    teacher = load_teacher(args, state.device, say)
+    rows = stream_stored(args.dataset, args.split) if args.streaming else load_split(args.dataset, args.split)
     if isinstance(rows, datasets.Dataset):
         check_columns(rows)
     truth = load_truth(args, rows)
@@ -76,29 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.threshold == "auto":
         with state.main_process_first():  # the other processes then read its choice from the file
             choice = choose(rows, teacher, args)
-    rules = Rules(
-        threshold=choice.threshold if choice else args.threshold,
-        min_score=args.min_score,
-        min_area=args.min_area,
-        max_area=args.max_area,
-        min_agreement=args.min_agreement,
-        min_empty=args.min_empty,
-    )
-    job = LabellingJob(
-        rows,
-        teacher,
-        args.out,
-        rules=rules,
-        name=", ".join(map(shown_name, args.teacher)),
-        revision=args.revision,
-        calibration=args.calibration,
-        shard_size=args.shard_size,
-        batch_size=args.batch_size,
-        skip_broken=args.skip_broken,
-        allow_none=args.allow_none,
-        report=print if state.is_main_process else lambda line: None,
-        split=args.split,
-    )
+    job = labelling_job(args, rows, teacher, choice, say)
     part, parts = args.shard
     job.predict((part - 1) * state.num_processes + state.process_index, parts * state.num_processes)
     state.wait_for_everyone()
@@ -112,6 +81,23 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = verb_parser("label", __doc__, LAUNCH_HELP)
+    add_data_options(parser)
+    add_teacher_options(parser)
+    add_rule_options(parser)
+    add_work_options(parser)
+    args = parser.parse_args(argv)
+    if args.calibration and args.no_calibration:
+        parser.error("use --calibration or --no-calibration, not both")
+    if args.min_score is None:
+        args.min_score = 0.0 if args.no_calibration else 0.5
+    if args.calibration:
+        args.calibration = Calibration.load(args.calibration)
+    elif not args.no_calibration:
+        args.calibration = "labelled"
+    return args
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", required=True, help="made by `scalpel-hf prepare`: a folder or a Hub repository")
     data.add_argument("--split", default="train", help="split to label (default: %(default)s)")
@@ -120,6 +106,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     data.add_argument("--truth", help="the same data set with all masks, to evaluate the pseudo labels")
     data.add_argument("--push-to-hub", metavar="ORG/NAME", help="data set repository to push the result to")
     data.add_argument("--license", default="other", help="license of the frames, for the card (default: %(default)s)")
+
+
+def add_teacher_options(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("teacher")
     model.add_argument(
         "--teacher",
@@ -146,6 +135,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     model.add_argument(
         "--any-teacher", action="store_true", help="label even if a small network trained on the same labels is better"
     )
+
+
+def add_rule_options(parser: argparse.ArgumentParser) -> None:
     rules = parser.add_argument_group("what becomes a label")
     rules.add_argument(
         "--threshold", type=threshold, default=0.5, help="probability of a target, or `auto`: chosen on labelled frames"
@@ -165,6 +157,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     rules.add_argument(
         "--min-empty", type=SHARE, default=0.8, help="probability from which a frame is labelled as empty"
     )
+
+
+def add_work_options(parser: argparse.ArgumentParser) -> None:
     work = parser.add_argument_group("work")
     work.add_argument("--shard-size", type=COUNT, default=64, help="frames in a shard (default: %(default)s)")
     work.add_argument("--batch-size", type=BATCH_SIZE, default=8, help="frames in one call of the teacher")
@@ -173,16 +168,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     work.add_argument(
         "--allow-none", action="store_true", help="if no frame gets a label, finish with a message instead of an error"
     )
-    args = parser.parse_args(argv)
-    if args.calibration and args.no_calibration:
-        parser.error("use --calibration or --no-calibration, not both")
-    if args.min_score is None:
-        args.min_score = 0.0 if args.no_calibration else 0.5
-    if args.calibration:
-        args.calibration = Calibration.load(args.calibration)
-    elif not args.no_calibration:
-        args.calibration = "labelled"
-    return args
 
 
 def threshold(text: str) -> float | str:
@@ -196,8 +181,21 @@ def part_of(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def stream(name: str, split: str) -> datasets.IterableDataset:
-    return stream_stored(name, split)
+def load_teacher(args: argparse.Namespace, device: torch.device, say: Callable[[str], None]) -> Teacher:
+    """The teacher on its device. Says how it compared with a small network, see [`check_teacher`]."""
+    teacher = Teacher.from_pretrained(
+        args.teacher,
+        args.base_model,
+        revision=args.revision,
+        feature_cache_dir=args.feature_cache_dir,
+        feature_cache_bytes=int(args.feature_cache_gb * 1e9),
+        flips=args.flips,
+        scales=args.scales,
+        tile_size=args.tile_size,
+    )
+    for name in args.teacher:
+        check_teacher(name, args.any_teacher, say)
+    return teacher.to(device)
 
 
 def choose(rows: Any, teacher: Teacher, args: argparse.Namespace) -> ThresholdChoice:
@@ -230,6 +228,39 @@ def load_truth(args: argparse.Namespace, rows: Labelled) -> datasets.Dataset | N
         names = [name for name, source in pairs if source not in BY_PEOPLE]
     check_truth(truth, names)
     return truth
+
+
+def labelling_job(
+    args: argparse.Namespace,
+    rows: Labelled,
+    teacher: Teacher,
+    choice: ThresholdChoice | None,
+    say: Callable[[str], None],
+) -> LabellingJob:
+    """The job that the flags describe, with the threshold that was chosen, if one was."""
+    rules = Rules(
+        threshold=choice.threshold if choice else args.threshold,
+        min_score=args.min_score,
+        min_area=args.min_area,
+        max_area=args.max_area,
+        min_agreement=args.min_agreement,
+        min_empty=args.min_empty,
+    )
+    return LabellingJob(
+        rows,
+        teacher,
+        args.out,
+        rules=rules,
+        name=", ".join(map(shown_name, args.teacher)),
+        revision=args.revision,
+        calibration=args.calibration,
+        shard_size=args.shard_size,
+        batch_size=args.batch_size,
+        skip_broken=args.skip_broken,
+        allow_none=args.allow_none,
+        report=say,
+        split=args.split,
+    )
 
 
 def finalize(

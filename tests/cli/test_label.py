@@ -156,7 +156,7 @@ def test_a_run_that_goes_on_asks_about_no_labelled_frame_again(
     argv = [str(a) for a in [*argv, "--min-score", 0, "--min-empty", 0, "--no-calibration"]]
     label.main([*argv, "--out", str(tmp_path / "unbroken")])
 
-    def killed(*args: object) -> None:
+    def killed(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):

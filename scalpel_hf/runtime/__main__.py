@@ -46,6 +46,58 @@ EXIT_CODES = f"""exit codes:
 
 
 def main(argv: list[str] | None = None, name: str = NAME) -> None:
+    args = parse(argv, name)
+    student = load_exported(args.model, args.file, threads=args.threads, tile_size=args.tile_size)
+    tracker = Tracker(args.min_frames) if args.track or args.min_frames > 1 else None
+    damage, unanswered, meter = Damage(), _Unanswered(), _Meter()
+    with ExitStack() as open_files:
+        outputs = [open_files.enter_context(closing(output)) for output in outputs_of(args)]
+
+        def write(results: list[Result]) -> None:
+            for result in results:
+                meter.found += len(result.boxes)
+                for output in outputs:
+                    output.write(result if args.track else replace(result, tracks=None))
+
+        try:
+            for frame_name, frame in read_stream(args.input, damage):
+                began = time.perf_counter()
+                try:
+                    found = student.detect(frame, args.threshold)
+                except ValueError as error:
+                    unanswered.add(frame_name, error)
+                    continue
+                seconds = time.perf_counter() - began
+                result = Result(frame_name, frame, boxes=found.boxes, scores=found.scores)
+                write(tracker.push(result) if tracker else [result])
+                meter.count(seconds)
+        finally:
+            write(tracker.rest() if tracker else [])
+            meter.report(end="\n")
+            for gap in (damage, unanswered):
+                if gap:
+                    say(f"{args.input}: {gap}")
+    if not meter.frames:
+        raise ValueError(f"{args.input}: not one frame has a prediction")
+    if damage or unanswered:
+        sys.exit(INCOMPLETE)
+
+
+def parse(argv: list[str] | None, name: str) -> argparse.Namespace:
+    """The command line; `ValueError` where a value is out of range or an output would replace a file."""
+    args = _parser(name).parse_args(argv)
+    if args.threshold is not None:
+        check_threshold(args.threshold)
+    if not 1 <= args.min_frames <= 1000:
+        raise ValueError(f"`--min-frames` is from 1 to 1000, got {args.min_frames}")
+    for path, option in ((args.out, "--out"), (args.overlay, "--overlay")):
+        check_is_new(path, args.overwrite, option)
+        if path is not None and path.resolve() == Path(args.input).resolve():
+            raise ValueError(f"{path} is the input, which is never replaced: choose another `{option}`")
+    return args
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=name,
         description=(__doc__ or "").replace("scalpel-hf predict", name),
@@ -78,50 +130,7 @@ def main(argv: list[str] | None = None, name: str = NAME) -> None:
         default=1,
         help="leave out targets that are seen in fewer frames (default: %(default)s)",
     )
-    args = parser.parse_args(argv)
-
-    if args.threshold is not None:
-        check_threshold(args.threshold)
-    if not 1 <= args.min_frames <= 1000:
-        raise ValueError(f"`--min-frames` is from 1 to 1000, got {args.min_frames}")
-    for path, option in ((args.out, "--out"), (args.overlay, "--overlay")):
-        check_is_new(path, args.overwrite, option)
-        if path is not None and path.resolve() == Path(args.input).resolve():
-            raise ValueError(f"{path} is the input, which is never replaced: choose another `{option}`")
-    student = load_exported(args.model, args.file, threads=args.threads, tile_size=args.tile_size)
-    tracker = Tracker(args.min_frames) if args.track or args.min_frames > 1 else None
-    damage, unanswered, meter = Damage(), _Unanswered(), _Meter()
-    with ExitStack() as open_files:
-        outputs = [open_files.enter_context(closing(output)) for output in outputs_of(args)]
-
-        def write(results: list[Result]) -> None:
-            for result in results:
-                meter.found += len(result.boxes)
-                for output in outputs:
-                    output.write(result if args.track else replace(result, tracks=None))
-
-        try:
-            for name, frame in read_stream(args.input, damage):
-                began = time.perf_counter()
-                try:
-                    found = student.detect(frame, args.threshold)
-                except ValueError as error:
-                    unanswered.add(name, error)
-                    continue
-                seconds = time.perf_counter() - began
-                result = Result(name, frame, boxes=found.boxes, scores=found.scores)
-                write(tracker.push(result) if tracker else [result])
-                meter.count(seconds)
-        finally:
-            write(tracker.rest() if tracker else [])
-            meter.report(end="\n")
-            for gap in (damage, unanswered):
-                if gap:
-                    say(f"{args.input}: {gap}")
-    if not meter.frames:
-        raise ValueError(f"{args.input}: not one frame has a prediction")
-    if damage or unanswered:
-        sys.exit(INCOMPLETE)
+    return parser
 
 
 def outputs_of(args: argparse.Namespace) -> list[JsonLines | CocoFile | Overlay]:

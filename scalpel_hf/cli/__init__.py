@@ -1,1 +1,1 @@
-"""What users run: the programs, and how each is run."""
+"""The command `scalpel-hf`: one module for each verb, and what the verbs share."""

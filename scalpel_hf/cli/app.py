@@ -33,4 +33,11 @@ def main(argv: list[str] | None = None) -> None:
     import_gradio()
     named = {"student": args.model, "teacher": args.teacher} if args.teacher else {"model": args.model}
     models = {who: load_predictor(name, args.base_model, default_device()) for who, name in named.items()}
-    look(models, args.model, args.threshold, args.host, args.port, not args.no_browser)
+    look(
+        models,
+        title=args.model,
+        threshold=args.threshold,
+        host=args.host,
+        port=args.port,
+        browser=not args.no_browser,
+    )

@@ -6,8 +6,8 @@ Examples:
     scalpel-hf convert from label-studio export.json --dataset data/nuaa-0 --only plan/plan.txt --out data/nuaa-34
     scalpel-hf convert from voc boxes/ --dataset data/nuaa-0 --out data/nuaa-boxes
 
-Frames are found by name. All labels are checked first: a name that the data set lacks, another size or two labels for
-one frame end it with nothing written. Use --only where the file also lists frames that nobody has looked at.
+Frames are found by name. All labels are checked first: nothing is written if a name is missing in the data set, a size
+differs, or a frame has two labels. Use --only if the file also lists frames that nobody has looked at.
 """
 
 from pathlib import Path
@@ -26,7 +26,11 @@ BUDGET_FILE = "label_budget.json"  # as `scalpel-hf prepare` calls it
 
 
 def read_names(path: Path) -> set[str]:
-    """The first column of a list such as `scalpel-hf plan` writes: a name a line, `#` starts a comment."""
+    """
+    The names in the first column of a list such as `scalpel-hf plan` writes: one name per line; `#` starts a comment.
+
+    Raises `ValueError` for a list without names.
+    """
     lines = (line.split("\t")[0].strip() for line in read_text(path).splitlines())
     names = {line for line in lines if line and not line.startswith("#")}
     if not names:
@@ -35,29 +39,32 @@ def read_names(path: Path) -> set[str]:
 
 
 def write(loaded: datasets.DatasetDict, train: datasets.Dataset, out: Path) -> None:
-    """The data set and, beside it, which frames have a person's label now."""
+    """Write the data set and, in the same folder, the names of the frames that now have a person's label."""
     with whole_folder(out) as part:
         loaded.save_to_disk(str(part))
         human = [n for n, s in zip(train["name"], train["label_source"], strict=True) if s in BY_PEOPLE]
-        LabelBudget(tuple(sorted(human)), len(human) / len(train), 0, len(train)).save(part / BUDGET_FILE)
+        budget = LabelBudget(names=tuple(sorted(human)), fraction=len(human) / len(train), seed=0, total=len(train))
+        budget.save(part / BUDGET_FILE)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = verb_parser("convert from", __doc__)
-    parser.add_argument("format", choices=formats.READABLE, help="what wrote the labels; json: boxes by frame's name")
+    parser.add_argument("format", choices=formats.READABLE, help="format of the labels; json: boxes by frame's name")
     parser.add_argument("labels", type=Path, help="JSON file; for masks, voc and yolo the folder of files")
     parser.add_argument("--dataset", required=True, help="prepared or pseudo-labelled: a folder or a Hub repository")
-    parser.add_argument("--split", default="train", help="split that the labels are for (default: %(default)s)")
-    parser.add_argument("--category", help="category or label that is target, where there are several")
+    parser.add_argument("--split", default="train", help="split that the labels belong to (default: %(default)s)")
+    parser.add_argument("--category", help="category or label that counts as target, if there are several")
     add_mask_options(parser)
     parser.add_argument("--only", type=Path, metavar="LIST", help="file with the names of the frames to take")
     parser.add_argument("--out", required=True, type=Path, help="folder to write; it must not exist")
     args = parser.parse_args(argv)
     mask_values = MaskValues.stated(args.mask_values, args.ignore_value)
-    labels = formats.read_label_file(args.format, args.labels, args.category, mask_values, say=print)
+    labels = formats.read_label_file(
+        args.format, args.labels, category=args.category, mask_values=mask_values, say=print
+    )
 
     datasets.disable_progress_bars()
-    datasets.disable_caching()  # what is made on the way goes to a temporary folder, not beside the data set
+    datasets.disable_caching()  # intermediate results go to a temporary folder, not beside the data set
     loaded = load_prepared(args.dataset)
     if args.split not in loaded:
         raise ValueError(f"{args.dataset!r} has no split {args.split!r}, only {', '.join(loaded)}: name it by --split")

@@ -85,7 +85,7 @@ def rename(key: str) -> str:
 
 
 def convert_state_dict(state_dict: dict[str, Tensor], model: MobileSamModel) -> dict[str, Tensor]:
-    """Rename the checkpoint's tensors to the model's; raises `ValueError` unless every one of both finds its like."""
+    """Rename the checkpoint's tensors as the model's; raises `ValueError` unless names and shapes then agree."""
     converted = {rename(key): value for key, value in state_dict.items() if not key.startswith(UNUSED_PREFIXES)}
     if FREQUENCIES in converted:  # tied in the model
         converted["prompt_encoder.shared_embedding.positional_embedding"] = converted[FREQUENCIES]
@@ -105,7 +105,7 @@ def convert_state_dict(state_dict: dict[str, Tensor], model: MobileSamModel) -> 
 
 
 def build_processor(image_size: int) -> SamProcessor:
-    """SAM's processor for square inputs of `image_size`, its label maps at a quarter of that like the masks."""
+    """SAM's processor for square inputs of `image_size` pixels a side; label maps and masks have a quarter of that."""
     mask_size = image_size // 4
     return SamProcessor(
         SamImageProcessor(
@@ -118,7 +118,11 @@ def build_processor(image_size: int) -> SamProcessor:
 
 
 def convert(checkpoint: Path, output: Path, image_size: int, overwrite: bool) -> None:
-    """Write model, processor and card of `checkpoint` to the folder `output`, all or nothing."""
+    """
+    Write model, processor and card of `checkpoint` to the folder `output`, whole or not at all.
+
+    Raises `FileExistsError` where the folder exists and may not be replaced, and `ValueError` for another checkpoint.
+    """
     check_can_be_made(output.parent, "output")
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists. Choose another folder, or pass --overwrite to replace it.")
@@ -162,4 +166,4 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--image-size", type=SIDE, default=1024, help="input side, a multiple of 32 (default: 1024)")
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it exists")
     args = parser.parse_args(arguments)
-    convert(args.checkpoint, args.output, args.image_size, args.overwrite)
+    convert(args.checkpoint, args.output, image_size=args.image_size, overwrite=args.overwrite)

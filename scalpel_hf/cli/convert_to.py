@@ -5,8 +5,8 @@ Examples:
     scalpel-hf convert to coco --dataset runs/nuaa/pseudo --out exports/nuaa-coco
     scalpel-hf convert to label-studio --dataset data/nuaa-0 --out tasks
 
-Frames that people labelled are exported with that label, others with their pseudo label. After an error there is no
-folder.
+Frames that people labelled are exported with that label, others with their pseudo label. If there is an error, no
+folder is written.
 """
 
 import json
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dataset", required=True, help="a folder or a Hub repository")
     parser.add_argument("--split", default="train", help="split to export (default: %(default)s)")
     parser.add_argument("--out", required=True, type=Path, help="folder to write; it must not exist")
-    parser.add_argument("--image-url", help=f"label-studio: what precedes an image's name (default: {LOCAL_FILES})")
+    parser.add_argument("--image-url", help=f"label-studio: start of each image's URL (default: {LOCAL_FILES})")
     args = parser.parse_args(argv)
     if args.image_url is not None and args.format != "label-studio":
         parser.error("--image-url is for label-studio")

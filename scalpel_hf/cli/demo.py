@@ -5,8 +5,8 @@ Examples:
     scalpel-hf demo
     scalpel-hf demo --out quick --frames 40 --max-steps 100
 
-Makes frames with masks for a few of them, and others with masks to measure on, and runs `scalpel-hf run` on these as
-anyone would. It ends with OUT/run/report.html. Run it again after a kill and it resumes.
+Generates frames with masks for a few of them, and test frames that all have masks, and runs `scalpel-hf run` on both.
+It ends with OUT/run/report.html. After an interruption, run the same command again to resume.
 """
 
 import argparse
@@ -25,17 +25,17 @@ from .stages import claim
 
 MARKER = ".scalpel-demo"
 SIZE, SEED = (128, 128), 0
-TEST_FRAMES = 200  # on fewer two students of these labels are not told apart
+TEST_FRAMES = 200  # with fewer, the difference between the two students is not significant
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = verb_parser("demo", __doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything (default: %(default)s)")
     parser.add_argument(
-        "--frames", type=between(int, 10, 10**5), default=150, help="to train on (default: %(default)s)"
+        "--frames", type=between(int, 10, 10**5), default=150, help="frames to train on (default: %(default)s)"
     )
-    parser.add_argument("--masks", type=COUNT, default=8, help="of so many of them (default: %(default)s)")
-    parser.add_argument("--max-steps", type=COUNT, help="train for so many steps, in place of the preset's")
+    parser.add_argument("--masks", type=COUNT, default=8, help="how many of them have masks (default: %(default)s)")
+    parser.add_argument("--max-steps", type=COUNT, help="train for this many steps instead of the preset's number")
     args = parser.parse_args(argv)
     if args.masks >= args.frames:
         parser.error("--masks must be fewer than --frames")
@@ -48,9 +48,10 @@ def main(argv: list[str] | None = None) -> None:
     claim(out, MARKER, {"--frames": args.frames, "--masks": args.masks, "--max-steps": args.max_steps})
     camera = SyntheticInfrared(size=SIZE, seed=SEED)
     if not (out / "train").exists():
-        write_frames(camera, out / "train", range(args.frames), args.masks)
+        write_frames(camera, out / "train", numbers=range(args.frames), masks=args.masks)
     if not (out / "test").exists():
-        write_frames(camera, out / "test", range(args.frames, args.frames + TEST_FRAMES), TEST_FRAMES)
+        numbers = range(args.frames, args.frames + TEST_FRAMES)
+        write_frames(camera, out / "test", numbers=numbers, masks=TEST_FRAMES)
     train, test = out / "train", out / "test"
     command = [str(train / "frames"), "--labels", str(train / "masks")]
     command += ["--test", str(test / "frames"), "--test-labels", str(test / "masks")]
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def write_frames(camera: SyntheticInfrared, folder: Path, numbers: range, masks: int) -> None:
-    """Frames as images in `folder/frames`, and the first ones' masks in `folder/masks`."""
+    """Write the frames of these `numbers` to `folder/frames`, and the masks of the first ones to `folder/masks`."""
     with whole_folder(folder) as part:
         for name in ("frames", "masks"):
             (part / name).mkdir()

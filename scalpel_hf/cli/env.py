@@ -20,7 +20,7 @@ from .program import verb_parser
 
 
 def environment() -> dict[str, Any]:
-    """What this machine and environment are: versions, device, and of each optional part the packages it lacks."""
+    """Versions of all libraries, the device, and the missing packages of each optional part (extra)."""
     import torch
 
     requirements = [Requirement(text) for text in metadata.requires("scalpel-hf") or []]
@@ -46,7 +46,7 @@ def version_of(name: str) -> str | None:
 
 
 def device() -> str:
-    """What torch computes on here."""
+    """The devices that torch can use on this machine, in words."""
     import torch
 
     if torch.cuda.is_available():

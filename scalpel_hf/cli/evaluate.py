@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         pseudo = unseen_rows(pseudo, trained_on([args.pseudo_labels]), repr(args.pseudo_labels))
         print(json.dumps(evaluate_pseudo_labels(pseudo, rows), indent=2))
         return
-    rows = rows_to_measure(args.dataset, args.split, trained_on([args.model]), remedy)
+    rows = rows_to_measure(args.dataset, args.split, known=trained_on([args.model]), remedy=remedy)
     model = load_predictor(
         args.model, args.base_model, default_device(), feature_cache_dir=args.feature_cache_dir, flips=args.flips
     )

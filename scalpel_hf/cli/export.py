@@ -46,27 +46,33 @@ from scalpel_hf.runtime.session import ERRORS_ONLY
 from scalpel_hf.runtime.settings import CONFIG_FILE, FOLDER, INT8_FILE, TEACHER_FILE
 from scalpel_hf.utils.files import check_can_be_made
 
-FRAMES = 8  # to compare on
-GENERATED = [((256, 256), 8), ((240, 321), 16), ((97, 60), 16)]  # size, bits
+FRAMES = 8  # on which ONNX and torch are compared
+GENERATED = [((256, 256), 8), ((240, 321), 16), ((97, 60), 16)]  # size (H, W) and bits of synthetic frames
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = verb_parser("export", __doc__)
     parser.add_argument("model", help="student or teacher: a folder or a Hub repository")
-    parser.add_argument("--base-model", help="a teacher's base, if it isn't where the adapter says")
+    parser.add_argument("--base-model", help="a teacher's base model, if not the one in its configuration")
     parser.add_argument("--out", type=Path, help="folder for the files (default: `onnx` in the model's folder)")
     parser.add_argument("--dataset", help="made by `scalpel-hf prepare`: a folder or a Hub repository")
     parser.add_argument("--split", default="test", help="split to compare and evaluate on (default: %(default)s)")
     student = parser.add_argument_group("students")
     sides = ["inside", "outside"]
-    student.add_argument("--normalization", choices=sides, default="inside", help="of the graph (default: %(default)s)")
-    student.add_argument("--thresholding", choices=sides, default="inside", help="of the graph (default: %(default)s)")
+    student.add_argument(
+        "--normalization", choices=sides, default="inside", help="inside or outside of the graph (default: %(default)s)"
+    )
+    student.add_argument(
+        "--thresholding", choices=sides, default="inside", help="inside or outside of the graph (default: %(default)s)"
+    )
     student.add_argument(
         "--threshold", type=PROBABILITY, default=0.5, help="probability of a target (default: %(default)s)"
     )
     student.add_argument("--int8", action="store_true", help="quantise too; needs `--dataset`")
     student.add_argument("--calibration-split", default="train", help="split to calibrate on (default: %(default)s)")
-    student.add_argument("--calibration-frames", type=COUNT, default=100, help="how many of it (default: %(default)s)")
+    student.add_argument(
+        "--calibration-frames", type=COUNT, default=100, help="frames to calibrate on (default: %(default)s)"
+    )
     student.add_argument("--evaluate", action="store_true", help="print a table of metrics on the split")
     args = parser.parse_args(argv)
     if (args.int8 or args.evaluate) and not args.dataset:
@@ -82,7 +88,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    # Of operators that no model here has, and of an initializer that stays one.
+    # These loggers warn of operators that no model here uses, and of an unused initializer.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     onnxruntime.set_default_logger_severity(ERRORS_ONLY)
     out = args.out or Path(args.model) / FOLDER
@@ -99,9 +105,9 @@ def main(argv: list[str] | None = None) -> None:
         return
     calibration = spread(load_split(args.dataset, args.calibration_split), args.calibration_frames) if args.int8 else []
     model = load_student(args.model)
-    # What takes the place of an earlier export was checked first, and has its INT8 with it.
+    # An earlier export is replaced only when the new one is checked and complete, its INT8 file included.
     with whole_or_not_at_all(out, CONFIG_FILE) as work:
-        worst = export_checked(model, work, frames, args)
+        worst = export_checked(model, work, frames=frames, args=args)
         if args.int8:
             quantize_student(work, calibration)
     exported = load_exported(out)
@@ -119,18 +125,19 @@ def main(argv: list[str] | None = None) -> None:
 def export_checked(
     model: SegmentationStudent | DetectionStudent, folder: Path, frames: list[np.ndarray], args: argparse.Namespace
 ) -> float:
-    """Export a student to a folder; the largest difference to torch on frames."""
+    """Export a student to a folder; returns the largest difference between ONNX and torch on the frames."""
     normalize = args.normalization == "inside"
     if isinstance(model, SegmentationStudent):
         exported = export_student(
             model, folder, normalize, apply_threshold=args.thresholding == "inside", threshold=args.threshold
         )
         return check_student(model, exported, frames)
-    return check_detector(model, export_detector(model, folder, normalize, args.threshold), frames)
+    exported_detector = export_detector(model, folder, normalize=normalize, threshold=args.threshold)
+    return check_detector(model, exported_detector, frames)
 
 
 def spread(rows: Any, count: int) -> list[np.ndarray]:
-    """Frames of so many rows, at equal distances."""
+    """The frames of `count` rows, spread evenly over all rows."""
     indices = np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))
     return [read_frame(row["image"]) for row in undecoded(rows.select(indices))]
 

@@ -1,4 +1,4 @@
-"""Verbs that train or label in several processes: two flags start them by Accelerate."""
+"""The two flags with which verbs that train or label start several processes, by Accelerate."""
 
 import argparse
 import os
@@ -16,10 +16,10 @@ LAUNCH_HELP = """Several processes share the work, started by Accelerate:
 
 def launch_or_rest(module: str, argv: list[str] | None) -> list[str]:
     """
-    Take `--num-processes` and `--accelerate-config` from a verb's arguments.
+    Start several processes where a verb's arguments ask for them.
 
-    With either of them this process becomes `accelerate launch -m MODULE` with the others, and doesn't return; without
-    it returns the arguments as they are.
+    With `--num-processes` or `--accelerate-config`, this process becomes `accelerate launch -m MODULE` with the other
+    arguments, and the function doesn't return. Without them it returns the arguments unchanged.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -34,8 +34,8 @@ def launch_or_rest(module: str, argv: list[str] | None) -> list[str]:
 
 
 def _flags(processes: int | None, config: str | None) -> list[str]:
-    """What `accelerate launch` is told."""
-    import torch  # here: without these flags the verb imports it, or isn't slowed down by it
+    """The flags of `accelerate launch`."""
+    import torch  # here, so that commands without these flags don't wait for it
 
     count = [] if processes is None else ["--num_processes", str(processes)]
     if config is not None:

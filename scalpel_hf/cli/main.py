@@ -1,4 +1,4 @@
-"""The command `scalpel-hf`: which verbs there are, and how one is run. A verb's module is imported when it is used."""
+"""The command `scalpel-hf`: the list of its verbs. A verb's module is imported only when the verb is run."""
 
 import importlib
 import os
@@ -30,7 +30,7 @@ VERBS = {
     "demo": "The whole job on synthetic frames, without data or network.",
     "env": "Versions, device and what is missing, for bug reports.",
 }
-RESUMES = {"run", "distill", "label", "transfer", "demo"}  # run again after a kill, they go on
+RESUMES = {"run", "distill", "label", "transfer", "demo"}  # verbs that resume when they are run again
 HELP = """From a few labelled infrared frames to a small, fast target detector."""
 EPILOG = """Each verb has examples: scalpel-hf VERB --help. With --debug an error shows where it arose.
 
@@ -42,9 +42,9 @@ Documentation: docs/index.md of the project."""
 
 def main() -> None:
     """Run `scalpel-hf` with `sys.argv`."""
-    # torch's threads spin while they wait for each other, each step 100 times slower where other work has the cores.
+    # By default, torch's threads spin while they wait: where other programs use the cores, steps are 100 times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    sys.argv = [NAME, *(with_hyphens(argument) for argument in sys.argv[1:])]  # as a run's record has it, too
+    sys.argv = [NAME, *(with_hyphens(argument) for argument in sys.argv[1:])]  # records of runs read it, too
     application()(prog_name=NAME)
 
 
@@ -78,7 +78,7 @@ def _group(
 
 
 def _runner(verb: str) -> Callable[[], None]:
-    """What runs a verb: its own `main` reads the arguments, `--help` included."""
+    """A function that runs a verb. The verb's own `main` parses the arguments, `--help` included."""
 
     def run() -> None:
         run_program(lambda: importlib.import_module(f"scalpel_hf.cli.{verb}").main(sys.argv[2:]), verb in RESUMES)

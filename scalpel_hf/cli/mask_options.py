@@ -9,8 +9,8 @@ def add_mask_options(parser: ArgumentParser) -> None:
         "--mask-values",
         nargs="+",
         metavar="V",
-        help="values of target pixels in masks, all others being background: numbers, colours such as '#ff0000', or "
-        "one '>127'; by default decided from the masks, if they are unambiguous",
+        help="values of target pixels in masks; all others are background. Numbers, colours such as '#ff0000', or "
+        "one '>127' (default: decided from the masks, if they are unambiguous)",
     )
     parser.add_argument(
         "--ignore-value",

@@ -39,13 +39,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--split", default="train", help="split to label (default: %(default)s)")
     parser.add_argument("--budget", required=True, type=COUNT, help="number of labelled frames in the end")
     parser.add_argument(
-        "--base-model", required=True, help="Segment Anything model, by whose embeddings frames are compared"
+        "--base-model", required=True, help="Segment Anything model whose embeddings are used to compare frames"
     )
-    parser.add_argument("--image-size", type=SIDE, default=512, help="side of its input (default: %(default)s)")
+    parser.add_argument(
+        "--image-size", type=SIDE, default=512, help="side of that model's input in pixels (default: %(default)s)"
+    )
     parser.add_argument(
         "--teacher", help="output of `scalpel-hf distill` (default: the column `pseudo_confidence`, if any)"
     )
-    parser.add_argument("--seed", type=SEED, default=0, help="for the choice among equal frames (default: %(default)s)")
+    parser.add_argument("--seed", type=SEED, default=0, help="for choices among equal frames (default: %(default)s)")
     parser.add_argument("--out", required=True, type=Path, help="folder to write; it must not exist")
     args = parser.parse_args(argv)
 

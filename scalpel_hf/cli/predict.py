@@ -1,4 +1,4 @@
-"""The runtime's program, which also runs by itself where neither torch nor transformers is installed."""
+"""The verb `predict`. The program is the runtime's, which also runs without torch and transformers."""
 
 from scalpel_hf.runtime import __main__ as program
 

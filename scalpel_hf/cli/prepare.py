@@ -87,7 +87,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it is a prepared folder")
     args = parser.parse_args(argv)
     if args.synthetic is None and not args.root:
-        parser.error("say with --root where the frames are, or make some with --synthetic")
+        parser.error("say with --root where the frames are, or generate some with --synthetic")
     args.layout = args.layout or "folder"
     is_own = args.layout in OWN and (args.layout not in LAYOUTS or bool(args.labels))
     if not is_own and (args.labels or args.category or args.every > 1 or args.max_frames):
@@ -115,7 +115,7 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 
 def load(args: argparse.Namespace, work: str) -> DatasetDict:
-    """The data set, split; `work` is a folder that lasts until it is saved."""
+    """Load the data set with its splits. `work` is a folder for the frames' files, needed until the result is saved."""
     if args.synthetic:
         camera = SyntheticInfrared(seed=args.seed)
         test = camera.to_dataset(max(1, args.synthetic // 4), start=args.synthetic)
@@ -163,7 +163,7 @@ def held_out(rows: Dataset, args: argparse.Namespace) -> DatasetDict:
 
 
 def describe(split: str, dataset: Dataset) -> str:
-    """A row of the summary: images, and what their masks hold, those outside the label budget being unknown."""
+    """The row of the summary for a split: the number of images, and of targets in those with a label."""
     areas = [objects["area"] for objects in dataset["objects"] if objects is not None]
     counts = [min(len(area), 2) for area in areas]
     pixels = [pixel_count for area in areas for pixel_count in area]
@@ -174,7 +174,7 @@ def describe(split: str, dataset: Dataset) -> str:
 
 
 def note_large_targets(splits: DatasetDict) -> None:
-    """Say so where targets cover most of the frames, as they do when masks are inverted."""
+    """Print a note if targets cover more than half of the pixels, as they do where masks are inverted."""
     target, pixels = 0, 0
     for dataset in splits.values():
         for objects, width, height in zip(*(dataset[c][:] for c in ("objects", "width", "height")), strict=True):
@@ -189,15 +189,25 @@ def main(argv: list[str] | None = None) -> None:
     disable_progress_bars()
     check_out(args.out, args.overwrite)
     with work_folder(args.out.resolve()) as work:
-        save(load(args, str(work)), args.out, args.budget, args.seed, args.overwrite)
+        splits = load(args, str(work))
+        save(splits, args.out, share=args.budget, seed=args.seed, overwrite=args.overwrite)
 
 
 def save(splits: DatasetDict, out: Path, share: float | None = None, seed: int = 0, overwrite: bool = False) -> None:
-    """Write the data set, of whose train split a share keeps its masks, and print what is in it."""
+    """
+    Write the data set and print a summary of it.
+
+    Args:
+        share: of the train split's frames that keep their masks; `None` for all.
+        seed: of the draw of these frames.
+        overwrite: whether to replace the folder `out`.
+
+    Raises `ValueError` for a share without a split `train`, and as [`whole_folder`] does.
+    """
     budget = None
     if share is not None:
         if "train" not in splits:
-            raise ValueError(f"--budget is drawn from a split train, here are {', '.join(splits)}")
+            raise ValueError(f"--budget needs a split `train`, here are {', '.join(splits)}: leave it out")
         budget = LabelBudget.draw(splits["train"]["name"], share, seed)
         splits["train"] = apply_label_budget(splits["train"], budget=budget)
     with whole_folder(out, replace=overwrite) as part:

@@ -1,4 +1,4 @@
-"""How a program is run: what it prints, and how it ends when something is wrong or someone stops it."""
+"""Runs programs: how they print errors and warnings, and which exit codes they have."""
 
 import argparse
 import io
@@ -15,20 +15,21 @@ from scalpel_hf.utils.error_lines import one_line
 
 
 class Terminated(BaseException):
-    """SIGTERM came. Like `KeyboardInterrupt`, no `except Exception` stops it, and every `finally` on its way is run."""
+    """Raised on SIGTERM. Like `KeyboardInterrupt`, it passes `except Exception`, and runs every `finally`."""
 
 
 def run_program(main: Callable[[], object], resumes: bool = False) -> None:
     """
-    Run a program's `main`, which reads `sys.argv`, so that it ends in a way that a person or a script understands.
+    Run a program's `main`, and turn its errors and signals into messages and exit codes.
 
-    An error is one line on standard error, `error: …`, and exit code 1; a warning is one that begins with `warning:`.
-    With the flag `--debug`, anywhere among the arguments, an error's traceback comes before, and warnings say where
-    they come from. Ctrl-C is a line and exit code 130, SIGTERM one and 143; a second Ctrl-C ends the program at once.
-    Output is UTF-8 whatever the locale.
+    An error prints one line on standard error, `error: …`; the exit code is 1. A warning prints one line, `warning: …`.
+    With the flag `--debug`, anywhere in `sys.argv`, the traceback comes before the error's line, and warnings name
+    their place in the code. Ctrl-C ends with exit code 130, SIGTERM with 143, a closed standard output with 141. A
+    second Ctrl-C ends the program at once. Output is UTF-8, whatever the locale.
 
     Args:
-        resumes: whether the same command resumes where it was stopped, which is said then.
+        main: the program, which reads `sys.argv` without `--debug`.
+        resumes: whether the same command resumes after an interruption; the message then says so.
     """
     debug = "--debug" in sys.argv
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -36,7 +37,7 @@ def run_program(main: Callable[[], object], resumes: bool = False) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     if not debug:
-        warnings.simplefilter("ignore", FutureWarning)  # of libraries, to those who develop with them
+        warnings.simplefilter("ignore", FutureWarning)  # from libraries, meant for developers
         warnings.formatwarning = _plain_warning
     try:
         with _signals_as_exceptions():
@@ -46,7 +47,8 @@ def run_program(main: Callable[[], object], resumes: bool = False) -> None:
         word, code = ("terminated", 143) if isinstance(stop, Terminated) else ("interrupted", 130)
         print(f"\n{word}{'; run the same command again to resume' if resumes else ''}", file=sys.stderr, flush=True)
         sys.exit(code)
-    except BrokenPipeError:  # who read the output has gone, as `head` does; Python flushes once more when it ends
+    # The reader of the output has gone, as after `| head`. Python flushes once more at its end: now to nowhere.
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(141)
     except Exception as error:
@@ -61,7 +63,7 @@ def _plain_warning(message: Warning | str, *where: object, **line: object) -> st
 
 @contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    """Make SIGINT and SIGTERM raise, in this process alone: those that it forks end as they would without."""
+    """Raise `KeyboardInterrupt` on SIGINT and `Terminated` on SIGTERM, except in processes that this one forks."""
     program = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -74,11 +76,12 @@ def _signals_as_exceptions() -> Iterator[None]:
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    heeded = [number for number, handler in before.items() if handler != signal.SIG_IGN]  # `nohup` and `&` ask for that
-    for number in heeded:
+    # Signals that are ignored stay so: `nohup` and `&` ask for that.
+    handled = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+    for number in handled:
         signal.signal(number, stop)
     yield
-    for number in heeded:
+    for number in handled:
         signal.signal(number, before[number])
 
 

@@ -30,10 +30,10 @@ from scalpel_hf.pseudo_labels.output import KEY_FILE as RUN_FILE
 
 
 def push(args: argparse.Namespace) -> str:
-    """Push by what is in the folder; returns the commit's URL."""
+    """Push what the arguments name; the folder's files tell what it is. Returns the commit's URL."""
     folder, private = Path(args.folder), args.private or None
     if args.space:
-        return push_space(args.folder, args.repo, args.teacher, private)
+        return push_space(args.folder, args.repo, teacher=args.teacher, private=private)
     if args.folder == "metric":
         return push_metric(args.repo, private)
     if any(any(folder.glob(name)) for name in ("dataset_dict.json", "state.json", "data/*.parquet")):
@@ -57,7 +57,7 @@ def push(args: argparse.Namespace) -> str:
 
 
 def own_card(folder: Path, repo: str) -> ModelCard:
-    """The card that lies in a base's folder; its snippets load from the repository."""
+    """The card in a base model's folder, with the repository's name in its snippets in place of the folder's."""
     text = (folder / "README.md").read_text(encoding="utf-8")
     return ModelCard(re.sub(r'from_pretrained\("[^"/]*"', f'from_pretrained("{repo}"', text))
 
@@ -65,11 +65,13 @@ def own_card(folder: Path, repo: str) -> ModelCard:
 def main(argv: list[str] | None = None) -> None:
     parser = verb_parser("push", __doc__)
     parser.add_argument("folder", help="what to push, or `metric`; with --space a model's id on the Hub")
-    parser.add_argument("repo", help="repository, `org/name`; made if it isn't there")
-    parser.add_argument("--base-model-id", help="Hub id of a teacher's base, where it was loaded from a folder")
+    parser.add_argument("repo", help="repository, `org/name`; created if it doesn't exist")
+    parser.add_argument("--base-model-id", help="Hub id of a teacher's base model, if it was loaded from a folder")
     parser.add_argument("--standalone", action="store_true", help="push a teacher as one model with its base")
-    parser.add_argument("--base-model", help="with --standalone, the base's folder, if it isn't where the adapter says")
-    parser.add_argument("--license", default="other", help="of a data set's images and human masks")
+    parser.add_argument(
+        "--base-model", help="with --standalone, the base model, if not the one in the teacher's configuration"
+    )
+    parser.add_argument("--license", default="other", help="license of a data set's images and masks")
     parser.add_argument("--no-pictures", action="store_true", help="show no test frames in a model's card")
     parser.add_argument("--space", action="store_true", help="push the page that shows a model, as a Space")
     parser.add_argument("--teacher", help="with --space, a second model's id, for the page's switch")

@@ -5,8 +5,8 @@ Examples:
     scalpel-hf review runs/nuaa/pseudo
 
 Accept a label, reject it (no target there), correct it with a brush, or skip the frame. Each decision is saved at once
-in RUN/review/decisions.jsonl, with reviewer and time; whatever loads RUN then finds a person's label in that row. Stop
-with Ctrl-C; start again to continue. The page is served on this machine only, and no data leaves it.
+in RUN/review/decisions.jsonl, with reviewer and time, and counts as a person's label wherever RUN is loaded. Stop with
+Ctrl-C; start again to continue. The page is served on this machine only, and no data leaves it.
 """
 
 import getpass
@@ -24,4 +24,5 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--reviewer", default=None, help="who decides (default: your user's name)")
     add_page_options(parser)
     args = parser.parse_args(argv)
-    review(args.run, args.reviewer or getpass.getuser(), args.host, args.port, not args.no_browser)
+    reviewer = args.reviewer or getpass.getuser()
+    review(args.run, reviewer, host=args.host, port=args.port, browser=not args.no_browser)

@@ -8,17 +8,21 @@ Examples:
     scalpel-hf run frames --labels masks --test others --test-labels other-masks --out runs/first
     scalpel-hf run frames --labels masks --out runs/first --base-model models/mobile-sam --preset best
 
-Says what is there and how long it will take, then trains a teacher, has it label the other frames, trains a student on
-all of that and one on the labels alone, and exports the student to ONNX, in 8 bits too. It ends with OUT/report.html.
-Run it again after Ctrl-C or a kill and it resumes.
+The command prints a summary of the frames and how long the job will take. Then it trains a teacher, which labels the
+other frames. It trains one student on people's labels and pseudo labels and one on people's labels alone, and exports
+a student to ONNX, also in 8 bits. It ends with OUT/report.html. After an interruption, run the same command again to
+resume.
 
-FRAMES are images in nested folders, recordings, files of several pages, or a text file that lists those; the labels a
-folder of masks called like their frames, or masks, boxes or points of COCO, YOLO, Pascal VOC, Label Studio or plain
-JSON, {"frame_7": [[x, y, width, height], [x, y]], "frame_8": []}. Frame 40 of flight.mp4 is called flight_000040. A
-mask without target says that there is none. Where all labels are boxes, so is what the student gives: it is a detector.
-Figures come from `--test`, or from a quarter of the labelled frames, or, of fewer than 12, from cross-validation of
-students of the labels alone: by masks, or by boxes where masks are few. The presets: `laptop` (two CPU cores), `gpu`
-(one GPU), `best` (whatever it takes), `demo` (minutes, on small frames).
+FRAMES is a folder of images, also in nested folders, of recordings or of multi-page images, or a text file that lists
+such files. Frame 40 of flight.mp4 has the name flight_000040. LABELS is a folder of masks with the names of their
+frames, or masks, boxes or points in the format of COCO, YOLO, Pascal VOC, Label Studio or plain JSON,
+{"frame_7": [[x, y, width, height], [x, y]], "frame_8": []}. An empty mask or list means a frame without targets. If all
+labels are boxes, the student is a detector and gives boxes.
+
+The student is measured on the frames of `--test`; without it, on a quarter of the labelled frames. With fewer than 12
+labelled frames, students of people's labels alone are cross-validated instead. Masks are compared with masks; where
+frames have boxes or points, boxes with these. Presets: `laptop` (two CPU cores), `gpu` (one GPU), `best` (as long as it
+takes), `demo` (minutes, on small frames).
 """
 
 import argparse
@@ -53,26 +57,28 @@ from .stages import Stage, claim, run_stages
 PRESETS = ("laptop", "gpu", "best", "demo")
 MARKER = ".scalpel-run"
 AGAIN = "the same command"
-END = 2**20  # bytes
-LABELLED = 2  # stages, after which there are pseudo labels or none
+END = 2**20  # bytes at a file's start and end that are hashed
+LABELLED = 2  # stages up to the pseudo labels, which decide on the stages after them
 PATHS = ("frames", "labels", "test", "test_labels")
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = verb_parser("run", __doc__)
     parser.add_argument("frames", type=Path, help="your frames")
-    parser.add_argument("--labels", type=Path, required=True, help="of some of them: masks, boxes or points")
-    parser.add_argument("--out", type=Path, required=True, help="folder for everything")
-    parser.add_argument("--test", type=Path, metavar="FRAMES", help="frames to measure on, that nothing is trained on")
-    parser.add_argument("--test-labels", type=Path, metavar="LABELS", help="of those")
-    parser.add_argument("--preset", choices=PRESETS, default="laptop", help="how much to spend (default: %(default)s)")
-    parser.add_argument("--base-model", help="Segment Anything model, which the presets' teachers don't ask")
-    parser.add_argument("--category", help="category or brush label that is target, where there are several")
+    parser.add_argument("--labels", type=Path, required=True, help="masks, boxes or points for some of the frames")
+    parser.add_argument("--out", type=Path, required=True, help="folder for all results")
+    parser.add_argument("--test", type=Path, metavar="FRAMES", help="frames to measure on; nothing is trained on them")
+    parser.add_argument("--test-labels", type=Path, metavar="LABELS", help="masks, boxes or points for those frames")
+    parser.add_argument("--preset", choices=PRESETS, default="laptop", help="size of the job (default: %(default)s)")
+    parser.add_argument(
+        "--base-model", help="Segment Anything model for the teacher (default: a small one of random weights)"
+    )
+    parser.add_argument("--category", help="category or label that counts as target, if there are several")
     add_mask_options(parser)
-    parser.add_argument("--every", type=COUNT, default=1, help="take every so many-th frame of a recording")
-    parser.add_argument("--max-frames", type=COUNT, help="take at most so many frames of a recording")
-    parser.add_argument("--max-steps", type=COUNT, help="train for so many steps, in place of the preset's")
-    parser.add_argument("--seed", type=SEED, default=0, help="of everything that is drawn")
+    parser.add_argument("--every", type=COUNT, default=1, help="take only every n-th frame of a recording")
+    parser.add_argument("--max-frames", type=COUNT, help="take at most this many frames of a recording")
+    parser.add_argument("--max-steps", type=COUNT, help="train for this many steps instead of the preset's number")
+    parser.add_argument("--seed", type=SEED, default=0, help="seed of all random choices (default: %(default)s)")
     args = parser.parse_args(argv)
     if (args.test is None) != (args.test_labels is None):
         parser.error("--test and --test-labels go together")
@@ -109,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
         if "test" in load_prepared(out / "data"):
             print(f"held-out frames to look at while it trains: {out}/*/{SHEET_FILE}")
         run_stages(out, todo[:LABELLED], AGAIN, before=partial(tell_rest, todo, expected))
-        todo = stages(args)  # of which students, the pseudo labels decide
+        todo = stages(args)  # again, because the pseudo labels decide which students are trained
         run_stages(out, todo, AGAIN, before=partial(tell_rest, todo, expected))
     hide_loading_bars()
     figures = measure(out)
@@ -124,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def check_base_model(name: str) -> None:
-    """Raise where no teacher can be built on it, before the frames are prepared for that."""
+    """Raise `ValueError` or `OSError` where no teacher can be built on this model, before the frames are prepared."""
     from scalpel_hf.predictors.sam import load_sam
 
     hide_loading_bars()
@@ -132,20 +138,25 @@ def check_base_model(name: str) -> None:
 
 
 def hide_loading_bars() -> None:
-    """Those of transformers, of weights that are written and read at once."""
+    """Hide the progress bars of transformers, which show only loading and saving here."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
 
 
 def settings(args: argparse.Namespace) -> dict[str, str]:
-    """What a folder is made with, in which a job is gone on with; of files, what tells whether they are others."""
+    """The settings of a job, by which a later run decides whether to resume; files are described by [`files_of`]."""
     values = {key: str(value) for key, value in vars(args).items() if key != "out"}
     return values | {key: files_of(getattr(args, key), args.out) for key in PATHS if getattr(args, key) is not None}
 
 
 def files_of(path: Path, without: Path) -> str:
-    """A path, and the number of its files with a hash of their names and contents."""
+    """
+    A file or folder in words: its path, the number of its files and a hash of their names and contents.
+
+    Args:
+        without: folder whose files don't count, because the job itself writes them.
+    """
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     listed = [f"{f} {content_of(f)}" for f in files if f.is_file() and not f.is_relative_to(without)]
     digest = hashlib.sha256("\n".join(listed).encode()).hexdigest()
@@ -153,7 +164,7 @@ def files_of(path: Path, without: Path) -> str:
 
 
 def content_of(file: Path) -> str:
-    """A file's size, and a hash of its first and last megabyte: of images all of it, of a long recording enough."""
+    """A file's size, and a hash of its first and last megabyte, so that long recordings need not be read whole."""
     size = file.stat().st_size
     with file.open("rb") as content:
         digest = hashlib.sha256(content.read(END))
@@ -163,7 +174,11 @@ def content_of(file: Path) -> str:
 
 
 def training(args: argparse.Namespace, verb: str, data: Path) -> list[str]:
-    """The command that trains on a prepared folder, but where it writes. What comes of it is measured by the report."""
+    """
+    The command of a training on a prepared folder, without `--output-dir`.
+
+    It doesn't evaluate the model, because the report does.
+    """
     command = [verb, "--config", f"presets/{args.preset}/{verb}", "--dataset", str(data), "--eval-split", ""]
     command += ["--watch-split", "test"] if "test" in load_prepared(data) else []
     command += ["--seed", str(args.seed)]
@@ -173,10 +188,12 @@ def training(args: argparse.Namespace, verb: str, data: Path) -> list[str]:
 
 
 def trainings(args: argparse.Namespace) -> dict[str, list[str]]:
+    """The commands of both trainings on the job's data, by their verb."""
     return {verb: training(args, verb, args.out / "data") for verb in ("distill", "transfer")}
 
 
 def stages(args: argparse.Namespace) -> list[Stage]:
+    """The stages of the job in order; until there are pseudo labels, it is assumed that there will be some."""
     out, train = args.out, trainings(args)
     data, teacher, pseudo = (out / name for name in ("data", "teacher", "pseudo"))
     label = ["label", "--dataset", str(data), "--teacher", str(teacher), "--out", str(pseudo)]
@@ -202,16 +219,19 @@ def stages(args: argparse.Namespace) -> list[Stage]:
 
 
 def trained(name: str, folder: Path, command: list[str]) -> Stage:
+    """The stage of a training whose result goes to `folder`."""
     return Stage(name, folder / "metrics.json", [*command, "--output-dir", str(folder)])
 
 
 def check_room(out: Path, expected: Estimate) -> None:
+    """Raise `ValueError` where the disk has less room than the job is expected to need."""
     free = shutil.disk_usage(out).free / 1e9
     if free < expected.gigabytes:
         raise ValueError(f"this takes about {expected.gigabytes:.1f} GB, and {out} has {free:.1f} GB left: make room")
 
 
 def tell_rest(todo: list[Stage], expected: Estimate, stage: Stage) -> None:
+    """Print the number and name of a stage that begins, and how long it and the rest will take."""
     rest = [s for s in todo[todo.index(stage) :] if not s.done.exists()]
     left = minutes(sum(expected.seconds[s.name] for s in rest))
     print(f"\n{stage.name}: {todo.index(stage) + 1} of {len(todo)}, about {left} to go in all", flush=True)

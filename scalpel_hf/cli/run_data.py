@@ -1,4 +1,4 @@
-"""A job's frames: what is there, which are held out to measure on, and the folds where few are labelled."""
+"""The frames of a job: reads them, holds some out to measure on, or makes folds if few frames are labelled."""
 
 import argparse
 from collections import Counter
@@ -21,20 +21,25 @@ from scalpel_hf.utils.reading import read_json
 
 from .prepare import save
 
-TEST_SHARE = 0.25
-LEAST_LABELS = 12  # of fewer frames none is held out: what is left would teach too little, and two frames say nothing
+TEST_SHARE = 0.25  # of the labelled frames
+LEAST_LABELS = 12  # with fewer, none is held out: too few would remain to train on, and to measure on
 FOLDS = 3
-BOTH, ALONE = "labels and pseudo labels", "labels alone"
+BOTH, ALONE = "labels and pseudo labels", "labels alone"  # what a student was trained on
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """The prepared folder `OUT/data`, with frames to measure on where there are some, else the folds beside it."""
+    """
+    Write the prepared folder `OUT/data`, unless it exists.
+
+    It has a split `test` where frames can be held out or are given. Otherwise folds are written to `OUT/folds`. Raises
+    `ValueError` where no labelled frame shows a target.
+    """
     data: Path = args.out / "data"
     if data.exists():
         return
     datasets.disable_progress_bars()
     with work_folder(data.resolve()) as work:
-        rows = read(args, args.frames, args.labels, work / "train")
+        rows = read(args, frames=args.frames, labels=args.labels, work=work / "train")
         if not _kinds_of_targets(rows):
             raise ValueError(f"no labelled frame of {args.frames} shows a target to learn from: label some that do")
         if args.test is None:
@@ -52,6 +57,7 @@ def fold_folder(out: Path, number: int) -> Path:
 
 
 def read(args: argparse.Namespace, frames: Path, labels: Path, work: Path) -> datasets.Dataset:
+    """Load frames with their labels, and print what is left out. `work` is a folder for files of the frames."""
     left_out = LeftOut()
     rows = load_own_frames(
         frames,
@@ -70,8 +76,12 @@ def read(args: argparse.Namespace, frames: Path, labels: Path, work: Path) -> da
 
 
 def frames_to_measure(args: argparse.Namespace, rows: datasets.Dataset, work: Path) -> datasets.Dataset:
-    """Those of `--test` that are measured on, see [`kinds_to_measure`], and are not among the job's frames."""
-    given = read(args, args.test, args.test_labels, work)
+    """
+    The frames of `--test` with labels that can be measured by, see [`kinds_to_measure`].
+
+    Frames that are also among the `rows` to train on are left out. Raises `ValueError` where none has a label.
+    """
+    given = read(args, frames=args.test, labels=args.test_labels, work=work)
     test, _ = split_by_source(given, kinds_to_measure(given))
     if not len(test):
         raise ValueError(f"no frame of {args.test} has a label in {args.test_labels}: there is nothing to measure on")
@@ -80,8 +90,11 @@ def frames_to_measure(args: argparse.Namespace, rows: datasets.Dataset, work: Pa
 
 def hold_out(rows: datasets.Dataset, seed: int) -> datasets.DatasetDict:
     """
-    `train`, and `test` of a quarter of the frames that are measured on, see [`kinds_to_measure`]; where few are
-    labelled, or all of one recording, `train` alone.
+    Split rows into `train` and `test`.
+
+    `test` has a quarter of the frames with labels that can be measured by, see [`kinds_to_measure`]; no recording is in
+    both splits. Where few frames are labelled, or all are of one recording, there is only `train`, and the reason is
+    printed.
     """
     labels = sum(source in BY_PEOPLE for source in rows["label_source"][:])
     if labels_of_one_recording(rows):
@@ -104,7 +117,7 @@ def hold_out(rows: datasets.Dataset, seed: int) -> datasets.DatasetDict:
 
 
 def labels_of_one_recording(rows: datasets.Dataset) -> bool:
-    """Whether several frames are labelled, and all of them of one recording."""
+    """Whether at least two frames are labelled, and all labelled frames are of the same recording."""
     of_people = [source in BY_PEOPLE for source in rows["label_source"][:]]
     labelled = [name for name, is_labelled in zip(recordings_of(rows), of_people, strict=True) if is_labelled]
     return len(labelled) > 1 == len({*labelled})
@@ -112,9 +125,10 @@ def labels_of_one_recording(rows: datasets.Dataset) -> bool:
 
 def folds(rows: datasets.Dataset, seed: int) -> list[datasets.DatasetDict]:
     """
-    The labelled frames in up to `FOLDS` ways, each of which is measured once, as `test`, and else trained on.
+    Folds of the labelled frames for cross-validation, `FOLDS` or fewer.
 
-    No recording is in both splits; none where all are of one.
+    In each fold, another part of the frames is `test` and the others are `train`. No recording is in both. Returns no
+    folds where all labelled frames are of one recording.
     """
     rows, _ = split_by_source(rows, BY_PEOPLE)
     parts = folds_by_recording(rows, FOLDS, seed)
@@ -131,17 +145,17 @@ def folds(rows: datasets.Dataset, seed: int) -> list[datasets.DatasetDict]:
 
 
 def task_of(data: Path) -> str:
-    """What a student of a prepared folder's labels is to give: boxes, `detection`, where people drew these and nothing
-    else around targets; else masks, `segmentation`."""
-    return "detection" if _kinds_of_targets(_trained_on(data)) == {BOX} else "segmentation"
+    """The task of a student for a prepared folder: `detection` where people labelled all targets by boxes, else
+    `segmentation`."""
+    return "detection" if _kinds_of_targets(_train_split(data)) == {BOX} else "segmentation"
 
 
 def students_of(out: Path) -> dict[str, str]:
     """
-    A job's students by their folders: what each learns from, `BOTH` or `ALONE`.
+    The students of a job: what each is trained on, `BOTH` or `ALONE`, by the name of its folder.
 
-    `student` is the one that is exported. Of boxes it is that of the labels alone: no gain of pseudo labels was seen
-    (docs/log.md). Where there are no pseudo labels, it is the only one.
+    The one in the folder `student` is exported. If all labels are boxes, that is the one trained on people's labels
+    alone, since pseudo labels were not found to help (docs/log.md). Without pseudo labels there is only this one.
     """
     if no_pseudo_labels(out):
         return {"student": ALONE}
@@ -151,7 +165,7 @@ def students_of(out: Path) -> dict[str, str]:
 
 
 def no_pseudo_labels(out: Path) -> str:
-    """Why no frame of a job has a pseudo label, and what to do, once that is known; else nothing."""
+    """Why no frame of a job has a pseudo label, and what to do; empty where some have, or before they are made."""
     file = out / "pseudo" / "summary.json"
     summary = read_json(file) if file.exists() else {}
     if summary.get("pseudo") == 0 and "problem" not in summary:
@@ -160,30 +174,30 @@ def no_pseudo_labels(out: Path) -> str:
 
 
 def describe_student(data: Path) -> str:
-    """What a student of a prepared folder gives, where people drew boxes: a line to print; else nothing."""
-    kinds = _kinds_of_targets(_trained_on(data))
+    """A line to print on what the student gives, masks or boxes; empty where people drew no boxes."""
+    kinds = _kinds_of_targets(_train_split(data))
     if kinds == {BOX}:
         return "the labels are boxes: so is what the student gives, a detector that learns from these alone"
     return "not all labels are boxes: the student gives masks" if BOX in kinds else ""
 
 
 def labels_tell_scores(data: Path) -> bool:
-    """Whether some of the frames that people labelled has a target; of others alone no scores can be learnt."""
-    return bool(_kinds_of_targets(_trained_on(data)))
+    """Whether scores can be calibrated: people labelled at least one frame that has a target."""
+    return bool(_kinds_of_targets(_train_split(data)))
 
 
-def _trained_on(data: Path) -> datasets.Dataset:
+def _train_split(data: Path) -> datasets.Dataset:
     return load_prepared(data)["train"]
 
 
 def _kinds_of_targets(rows: datasets.Dataset) -> set[str]:
-    """By what people labelled the targets of frames."""
+    """The kinds of labels, such as `human` and `box`, with which people labelled frames that have targets."""
     pairs = zip(rows["label_source"][:], rows["objects"][:], strict=True)
     return {source for source, objects in pairs if source in BY_PEOPLE and objects["bbox"]}
 
 
 def describe(data: Path) -> str:
-    """What a prepared folder holds: frames by split, their sizes and depths, how many are labelled and how."""
+    """A line for each split of a prepared folder: number, sizes and bits of its frames, and how many are labelled."""
     lines = []
     for split, rows in load_prepared(data).items():
         kinds = Counter(map(_label, rows["label_source"][:], rows["objects"][:]))
@@ -198,7 +212,7 @@ def describe(data: Path) -> str:
 
 
 def _bits(rows: datasets.Dataset) -> str:
-    """How many bits the frames have; one of each kind of file is read for that."""
+    """The bits per pixel of the frames, such as `8 and 16`; one frame of each file type is read to find out."""
     dtypes: dict[tuple[str | None, str], np.dtype] = {}
     for row in undecoded(rows.select_columns(["image"])):
         kind = kind_of_file(cell_content(row["image"]))
@@ -208,7 +222,7 @@ def _bits(rows: datasets.Dataset) -> str:
 
 
 def _label(source: str, objects: dict | None) -> str:
-    """What a frame has for a label, in words; nothing where it has none."""
+    """A frame's label in words; empty where it has none."""
     if source == HUMAN and not (objects and objects["bbox"]):
         return "no target"
     return {HUMAN: "a mask", BOX: "boxes", POINT: "points"}.get(source, "")

@@ -1,4 +1,4 @@
-"""How long a job takes on this machine, and how much room: by a few steps of each training."""
+"""Estimates a job's time and disk space on this machine from a few steps of each training."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,15 +13,17 @@ from scalpel_hf.utils.recipe_files import recipe_file
 from .stages import Stage, times_of
 
 TRIAL_STEPS = 6
-FORWARD = 0.4  # share of a step's time that a prediction takes of as many pixels
-GUARD = 1.25  # of a teacher's time: two halves by itself and by a small network, a third of the steps each
+FORWARD = 0.4  # time of a prediction, relative to a training step on as many pixels
+# Time of the check against a small network, relative to a teacher's training: both are trained on each half of the
+# labels, for a third of the steps.
+GUARD = 1.25
 EXPORT, OVERHEAD = 40.0, 20.0  # seconds
 MODELS_GB = 0.3
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of each stage by its name, and how much is written."""
+    """The expected seconds of each stage, by its name, and the gigabytes that the job writes."""
 
     seconds: dict[str, float]
     gigabytes: float
@@ -32,7 +34,13 @@ class Estimate:
 
 
 def trial_stages(folder: Path, commands: dict[str, list[str]]) -> list[Stage]:
-    """A few steps of each training."""
+    """
+    The stages of the trial: a few steps of each training.
+
+    Args:
+        folder: in which each training gets a folder of its own.
+        commands: of the trainings by verb, without `--output-dir`.
+    """
     short = ["--max-steps", str(TRIAL_STEPS), "--resume", "false", "--watch-split", ""]
     unguarded = {"distill": ["--guard", "false"], "transfer": []}
     return [
@@ -47,15 +55,18 @@ def trial_stages(folder: Path, commands: dict[str, list[str]]) -> list[Stage]:
 
 
 def trial_of(verb: str) -> str:
+    """The name of the stage in which a verb is tried."""
     return f"trial of {verb}"
 
 
 def estimate(out: Path, commands: dict[str, list[str]], names: Iterable[str]) -> Estimate:
     """
-    How long the named stages will take, from the trials in `out/trial`. Stages of an unknown name count as students.
+    Estimate the time of a job's stages from the trial in `out/trial`.
 
     Args:
-        commands: of the two trainings that the trials belong to.
+        out: the job's folder.
+        commands: of the two trainings by verb.
+        names: of the stages. All but `teacher`, `pseudo labels` and `ONNX` count as trainings of students.
     """
     teacher, student = (settings_of(commands[verb]) for verb in ("distill", "transfer"))
     (step, overhead), (student_step, student_overhead) = (trial(out, verb) for verb in ("distill", "transfer"))
@@ -74,7 +85,7 @@ def estimate(out: Path, commands: dict[str, list[str]], names: Iterable[str]) ->
 
 
 def settings_of(command: list[str]) -> dict[str, Any]:
-    """The recipe's settings, and what the command's own flags say of the steps."""
+    """The settings in the YAML file of a training's command, with the number of steps from its flags, if given."""
     settings = read_yaml(recipe_file(command[command.index("--config") + 1]))
     if "--max-steps" in command:
         settings["max_steps"] = int(command[command.index("--max-steps") + 1])
@@ -82,7 +93,8 @@ def settings_of(command: list[str]) -> dict[str, Any]:
 
 
 def trial(out: Path, verb: str) -> tuple[float, float]:
-    """Seconds of a step, of all of a committee's teachers together, and of all besides the steps."""
+    """Seconds of one training step in a verb's trial, and of all that isn't a step, such as imports. A committee's step
+    is one of all its teachers together."""
     training = read_json(out / "trial" / verb / "metrics.json")["training"]
     wall = times_of(out).get(trial_of(verb))
     overhead = OVERHEAD if wall is None else max(0.0, wall - training["seconds"])
@@ -90,6 +102,13 @@ def trial(out: Path, verb: str) -> tuple[float, float]:
 
 
 def minutes(seconds: float) -> str:
+    """
+    A time in words.
+
+    Examples:
+        >>> minutes(40), minutes(600), minutes(9000)
+        ('40 seconds', '10 minutes', '2.5 hours')
+    """
     if seconds < 90:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

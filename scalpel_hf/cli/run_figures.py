@@ -1,4 +1,4 @@
-"""The figures that a job ends with, with intervals: on frames held out, or cross-validated where labels are few."""
+"""The metrics at the end of a job, with intervals: on held-out frames, or cross-validated if labels are few."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from scalpel_hf.runtime.settings import FOLDER, INT8_FILE
 
 from .run_data import ALONE, BOTH, FOLDS, fold_folder, students_of, task_of
 
-LEAST = 10  # frames or recordings on which two models are told apart: draws of fewer all look alike
+LEAST = 10  # frames or recordings needed to compare two models: with fewer, bootstrap intervals are too narrow
 INTERVAL = (2.5, 97.5)  # percentiles
 
 Counts = np.ndarray  # (1, frames, n)
@@ -39,14 +39,14 @@ Counts = np.ndarray  # (1, frames, n)
 @dataclass(frozen=True)
 class Criterion:
     """
-    What models are measured by.
+    How models are measured: by masks or by boxes.
 
     Args:
-        metrics: titles of the metrics, each with its unit and its decimals; models are compared by the first.
-        count: from a model and rows to counts of each frame, `(frames, n)`.
-        of_counts: metrics of such counts.
-        columns: of the counts: targets, those found, false alarms.
-        explained: what the report says of it.
+        metrics: unit and decimals of each metric, by its title; models are compared by the first metric.
+        count: computes the counts of each frame, `(frames, n)`, from a model and rows.
+        of_counts: computes the metrics from such counts.
+        columns: of the counts that hold targets, targets found and false alarms.
+        explained: the report's explanation of the metrics.
     """
 
     metrics: dict[str, tuple[float, int]]
@@ -80,20 +80,23 @@ BY_BOXES = Criterion(
 
 
 def criterion_of(task: str, splits: Iterable[datasets.Dataset]) -> Criterion:
-    """By boxes, where people drew boxes or points in some of the frames, and of a student that gives boxes."""
+    """By boxes for detectors, and where people drew boxes or points in some of the frames; else by masks."""
     return BY_BOXES if task == "detection" or any(map(judged_by_boxes, splits)) else BY_MASKS
 
 
 @dataclass(frozen=True)
 class Figures:
     """
+    The metrics of a job's models.
+
     Args:
         titles: of the metrics.
-        rows: of each model its name and, by metric, the value with its interval.
-        frames, targets: how many were measured on, and `found`, how many of the targets the student finds.
-        explained: of the [`Criterion`].
-        drawn: what the intervals are draws of, see [`drawn_of`].
-        folds: of a cross-validation; 0 where frames were held out.
+        rows: for each model, its name and its metrics with their intervals, in the order of `titles`.
+        frames, targets: how many of each the models were measured on.
+        found: how many of the targets the student finds.
+        explained: explanation of the metrics, see [`Criterion`].
+        drawn: what the bootstrap draws, see [`drawn_of`].
+        folds: number of folds of a cross-validation; 0 where frames were held out.
         verdict: whether pseudo labels helped; empty where that isn't measured.
     """
 
@@ -108,13 +111,13 @@ class Figures:
     verdict: str = ""
 
     def table(self) -> str:
-        """As it is printed."""
+        """The metrics as a table of plain text."""
         lines = [(f"{self.frames} frames, {self.targets} targets", self.titles), *self.rows]
         return "\n".join(f"{name:38}" + "".join(f"{cell:>26}" for cell in cells) for name, cells in lines)
 
 
 def measure(out: Path) -> Figures | None:
-    """Figures of a job's folder in which all stages are done; `None` where there is nothing to measure on."""
+    """Measure the models in the folder of a finished job; `None` where there is nothing to measure on."""
     data = load_prepared(out / "data")
     if "test" in data:
         return _held_out(out, data["test"])
@@ -132,18 +135,19 @@ def _held_out(out: Path, rows: datasets.Dataset) -> Figures:
     folder_of = {taught: folder for folder, taught in students.items()}
     verdict = ""
     if BOTH in folder_of:
-        verdict = _verdict(criterion, counts[folder_of[BOTH]], counts[folder_of[ALONE]], units)
-    return _figures(criterion, [*table.items()], counts["student"], units, verdict=verdict)
+        both, alone = (counts[folder_of[taught]] for taught in (BOTH, ALONE))
+        verdict = _verdict(criterion, both=both, alone=alone, units=units)
+    return _figures(criterion, [*table.items()], counts=counts["student"], units=units, verdict=verdict)
 
 
 def _cross_validated(folds: list[Path], task: str) -> Figures:
-    """Over all labelled frames, each measured by the student that has not seen it."""
+    """Measure all labelled frames, each by the student of the fold in which it is `test`."""
     tests = [load_prepared(folder / "data")["test"] for folder in folds]
     criterion = criterion_of(task, tests)
     seen = [criterion.count(load_model(folder / "student"), test) for folder, test in zip(folds, tests, strict=True)]
     counts, units = np.concatenate(seen)[None], recordings_of(datasets.concatenate_datasets(tests))
     table = [("student, labels alone, cross-validated", _cells(criterion, counts, units))]
-    return _figures(criterion, table, counts, units, folds=len(folds))
+    return _figures(criterion, table, counts=counts, units=units, folds=len(folds))
 
 
 def _figures(
@@ -155,17 +159,31 @@ def _figures(
     verdict: str = "",
 ) -> Figures:
     targets, found = (int(counts[..., column].sum()) for column in criterion.columns[:2])
-    titles, explained = [*criterion.metrics], criterion.explained
-    return Figures(titles, rows, len(units), targets, found, explained, drawn_of(units), folds, verdict)
+    return Figures(
+        titles=[*criterion.metrics],
+        rows=rows,
+        frames=len(units),
+        targets=targets,
+        found=found,
+        explained=criterion.explained,
+        drawn=drawn_of(units),
+        folds=folds,
+        verdict=verdict,
+    )
 
 
 def drawn_of(units: list[str]) -> str:
-    """What an interval is of draws of: frames, where none is of the same recording as another."""
+    """
+    What the bootstrap draws: frames, or recordings where some frames are of the same one.
+
+    Args:
+        units: the recording of each frame, see [`recordings_of`].
+    """
     return "frames" if len(set(units)) == len(units) else "recordings (or frames that are of none)"
 
 
 def load_model(folder: Path) -> Predictor:
-    """What a job trained, on the default device."""
+    """A model that the job trained, on the default device."""
     return load_predictor(folder, device=default_device())
 
 
@@ -175,15 +193,18 @@ def _in_8_bits(student: Path) -> Predictor:
 
 def _cells(criterion: Criterion, counts: Counts, units: list[str]) -> list[str]:
     values = criterion.of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0].mean(0)
-    drawn = np.percentile(bootstrap_pairs(counts, counts, criterion.of_counts, units)[0], INTERVAL, axis=0)
+    pairs = bootstrap_pairs(counts, counts, metrics=criterion.of_counts, units=units)
+    drawn = np.percentile(pairs[0], INTERVAL, axis=0)
     return [
         f"{unit * value:.{decimals}f} ({unit * low:.{decimals}f} to {unit * high:.{decimals}f})"
         for value, low, high, (unit, decimals) in zip(values, *drawn, criterion.metrics.values(), strict=True)
     ]
 
 
-def _verdict(criterion: Criterion, student: Counts, alone: Counts, units: list[str]) -> str:
-    low, high = np.percentile(bootstrap_differences(student, alone, criterion.of_counts, units), INTERVAL, axis=0)
+def _verdict(criterion: Criterion, both: Counts, alone: Counts, units: list[str]) -> str:
+    """Whether the student trained on `both` kinds of labels is better than the one trained on people's labels alone."""
+    differences = bootstrap_differences(both, alone, metrics=criterion.of_counts, units=units)
+    low, high = np.percentile(differences, INTERVAL, axis=0)
     found = "ahead of" if low[0] > 0 else "behind" if high[0] < 0 else "not told apart from"
     if len(set(units)) < LEAST:
         found = f"not to be compared on {len(set(units))} {drawn_of(units)} with"

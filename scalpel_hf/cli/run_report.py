@@ -1,4 +1,4 @@
-"""The report that a job ends with: one HTML file with metrics, example frames and what to do next."""
+"""Writes the report at the end of a job: one HTML file with metrics, example frames and next steps."""
 
 import base64
 import io
@@ -34,12 +34,19 @@ from .run_figures import Criterion, Figures, criterion_of, load_model
 from .stages import Stage, times_of
 
 TEMPLATE = Path(__file__).with_name("run_report.html")
-EXAMPLES, UNSURE = 3, 6
+EXAMPLES, UNSURE = 3, 6  # frames of each kind, and frames of which the teacher is unsure
 REMEDY = "Label more frames that show a target, or train longer in a new --out, by a larger --preset or --max-steps."
 
 
 def write_report(out: Path, stages: list[Stage], figures: Figures | None) -> Path:
-    """Write `report.html` into a job's folder in which all stages are done, with what [`measure`] found."""
+    """
+    Write `report.html` into the folder of a finished job; returns its path.
+
+    Args:
+        out: the job's folder.
+        stages: of the job.
+        figures: from [`measure`].
+    """
     data, pseudo = load_prepared(out / "data"), load_prepared(out / "pseudo")["train"]
     student, task = load_model(out / "student"), task_of(out / "data")
     summary, students = read_json(out / "pseudo" / "summary.json"), students_of(out)
@@ -86,19 +93,19 @@ def _examples(student: Any, criterion: Criterion, rows: datasets.Dataset) -> lis
 
 
 def _truth(row: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
-    """A person's mask, or the boxes that a person drew, filled."""
+    """`(H, W)` bool: a person's mask, or the pixels of a person's boxes."""
     if row["mask"] is not None:
         return read_target(row["mask"])
     return fill_boxes(truth_of(row), shape)
 
 
 def _kind(targets: int, detected: int, false: int) -> str | None:
-    """What a frame of such counts is an example of; `None` where there is nothing to find, and nothing found."""
+    """What a frame with these counts is an example of; `None` without targets and false alarms."""
     return "missed" if detected < targets else "false alarm" if false else "found" if targets else None
 
 
 def _unsure(pseudo: datasets.Dataset, folder: Path) -> list[dict[str, Any]]:
-    """The frames of whose labels the teacher is least sure."""
+    """The frames whose labels the teacher is least sure of, with their pictures."""
     found = []
     for index, certainty in rank(pseudo, folder)[:UNSURE]:
         row = undecoded(pseudo)[index]
@@ -123,7 +130,7 @@ def _machine(record: dict[str, Any]) -> str:
 
 
 def _advice(out: Path, summary: dict[str, Any], figures: Figures | None) -> list[tuple[str, str]]:
-    """What to do next, and the command for it."""
+    """Next steps, each with its command; an empty one where there is none."""
     advice: list[tuple[str, str]] = []
     if "problem" in summary:
         advice.append((REMEDY, ""))
@@ -152,7 +159,7 @@ def _advice(out: Path, summary: dict[str, Any], figures: Figures | None) -> list
 
 
 def _embedded(pictures: dict[str, Image.Image]) -> list[tuple[str, str]]:
-    """Pictures as they stand in a page, by caption."""
+    """Captions with the pictures as base64 of PNG files, for use in a page."""
     found = []
     for caption, picture in pictures.items():
         buffer = io.BytesIO()

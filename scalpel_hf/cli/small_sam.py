@@ -1,4 +1,4 @@
-"""The model under teachers that look at the frame alone."""
+"""A small SAM of random weights, the base model of teachers that don't use Segment Anything."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,14 +10,18 @@ if TYPE_CHECKING:
 
 
 def save_small_sam(folder: Path) -> None:
-    """What teachers that don't ask SAM are put on: one of random weights, small enough to be written in no time."""
+    """Write the model of [`small_sam`] to a folder."""
     model = small_sam()
     with whole_folder(folder) as part:
         model.save_pretrained(part)
 
 
 def small_sam(size: int = 256) -> "SamModel":
-    """A SAM of random weights. Their spread is large enough for masks to vary, which transformers' 1e-10 is not."""
+    """
+    A SAM of random weights, for inputs of `size` × `size` pixels; always the same.
+
+    The weights' standard deviation is large enough for masks to differ between frames; transformers' 1e-10 is not.
+    """
     import torch  # here, so that a command answers at once and doesn't hold torch while its stages run
     from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
 

@@ -1,4 +1,4 @@
-"""Jobs of several stages, each a verb of `scalpel-hf` in a process of its own; what is done is not done again."""
+"""Jobs of several stages. Each stage is a verb of `scalpel-hf` in its own process; finished stages are not repeated."""
 
 import os
 import shlex
@@ -14,8 +14,9 @@ from scalpel_hf.utils.files import write_json
 from scalpel_hf.utils.reading import read_json
 
 TIMES_FILE = "times.json"
-QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # of work that takes no time
-# Runs a verb as `scalpel-hf VERB …` does, and ends with the job, which holds the other end of its stdin.
+QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+# Runs a verb as `scalpel-hf VERB …` does. It stops when its stdin is closed, which happens when the job ends or is
+# killed.
 TETHERED = """
 import os, runpy, signal, sys, threading
 
@@ -34,10 +35,10 @@ class Stage:
     A step of a job.
 
     Args:
-        name: what people call it.
-        done: the file or folder that it leaves when it is done.
+        name: of the stage, for people.
+        done: the file or folder that exists once the stage is done.
         command: the verb and its flags.
-        silent: whether what it prints is of no interest, such as the next command after a trial; errors are.
+        silent: whether to hide its standard output; errors are shown.
     """
 
     name: str
@@ -48,9 +49,14 @@ class Stage:
 
 def claim(out: Path, marker: str, settings: dict[str, Any]) -> None:
     """
-    Make a job's folder, or make sure that it is one of the same settings, which `marker` in it holds.
+    Create the folder of a job, or check that an existing one belongs to a job with the same settings.
 
-    Raises `ValueError` with the remedy.
+    Args:
+        out: the folder.
+        marker: name of the file in it that holds the settings.
+        settings: of the job.
+
+    Raises `ValueError`, with the remedy, for a folder of something else or of other settings.
     """
     file = out / marker
     if not file.is_file() and out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -60,7 +66,7 @@ def claim(out: Path, marker: str, settings: dict[str, Any]) -> None:
             out.mkdir(parents=True, exist_ok=True)
             write_json(file, settings)
             return
-        if [path.name for path in out.iterdir()] == [marker]:  # nothing was made: an error came first, now mended
+        if [path.name for path in out.iterdir()] == [marker]:  # nothing was made yet: settings may still change
             write_json(file, settings)
         before = read_json(file) if file.stat().st_size else {}
     except (OSError, ValueError) as error:
@@ -74,14 +80,18 @@ def claim(out: Path, marker: str, settings: dict[str, Any]) -> None:
 
 
 def run_verb(command: list[str], again: str, silent: bool = False) -> None:
-    """Run a verb of `scalpel-hf`; it ends when this program does, however that comes about.
+    """
+    Run a verb of `scalpel-hf` in a process that also ends when this program is killed.
 
     Args:
-        again: what to run again to resume where it fails, for the message.
+        command: the verb and its flags.
+        again: what to run again to resume after a failure, for the message.
         silent: see [`Stage`].
+
+    Raises `SystemExit` with a message where the verb fails.
     """
     print("\n$ scalpel-hf " + shlex.join(command), flush=True)
-    # In a session of its own, where Ctrl-C doesn't reach it: it is stopped here, without a traceback of its own.
+    # In its own session, Ctrl-C doesn't reach the child; it is terminated below, and prints no traceback.
     environment = {**os.environ, **QUIET}
     child = subprocess.Popen(
         [sys.executable, "-c", TETHERED, *command],
@@ -96,16 +106,22 @@ def run_verb(command: list[str], again: str, silent: bool = False) -> None:
         child.terminate()
         child.wait()
     if status:
-        sys.exit(f"error: the command above failed (status {status}); mended that, run {again} again to resume")
+        sys.exit(f"error: the command above failed (status {status}); remove the cause and run {again} again to resume")
 
 
 def run_stages(
     out: Path, todo: Iterable[Stage], again: str, before: Callable[[Stage], object] = lambda stage: None
 ) -> dict[str, float]:
-    """Run the stages that aren't done; seconds that each took, over all times that the job was run.
+    """
+    Run the stages that aren't done yet.
 
     Args:
-        before: is called with each stage that is run, before it is.
+        out: the job's folder, in which the times are kept.
+        todo: the stages, in order.
+        again: see [`run_verb`].
+        before: is called with each stage just before it is run.
+
+    Returns the seconds that each stage took, by its name, summed over all runs of the job.
     """
     seconds = times_of(out)
     for stage in todo:
@@ -122,7 +138,7 @@ def run_stages(
 
 
 def times_of(out: Path) -> dict[str, float]:
-    """Seconds that each stage of a job's folder took; of one that was killed at its end there are none."""
+    """Seconds that each stage of the job in `out` took, by the stage's name; none for stages that were killed."""
     file = out / TIMES_FILE
     times: dict[str, float] = read_json(file) if file.exists() else {}
     return times

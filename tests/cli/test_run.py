@@ -303,7 +303,7 @@ def test_stages_that_are_done_are_not_done_again(tmp_path: Path, capfd: pytest.C
     (tmp_path / "done").touch()
     todo = [Stage("one", tmp_path / "done", ["no such verb"]), Stage("two", tmp_path / "other", ["--version"])]
     assert set(run_stages(tmp_path, todo, "it")) == {"two"}
-    with pytest.raises(SystemExit, match="failed \\(status 2\\); mended that, run it again to resume"):
+    with pytest.raises(SystemExit, match="failed \\(status 2\\); remove the cause and run it again to resume"):
         run_stages(tmp_path, [Stage("three", tmp_path / "other", ["no-such-verb"])], "it")
     assert set(json.loads((tmp_path / "times.json").read_text())) == {"two", "three"}
     assert __version__ in capfd.readouterr().out

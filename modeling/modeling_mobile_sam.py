@@ -228,6 +228,8 @@ class MobileSamNeck(SamVisionNeck):
 
 
 class MobileSamPreTrainedModel(CheckedWeightsMixin, CustomCodeMixin, SamPreTrainedModel):
+    """Loading, saving and weight initialisation of MobileSAM."""
+
     config: MobileSamConfig
     base_model_prefix = "mobile_sam"
     _no_split_modules = ["MobileSamConvBlock", "MobileSamBlock"]  # noqa: RUF012

@@ -173,6 +173,8 @@ class ScalpelSamOutput(ModelOutput):
 
 
 class ScalpelSamPreTrainedModel(CheckedWeightsMixin, CustomCodeMixin, ExpertInitMixin, SamPreTrainedModel):
+    """Loading, saving and weight initialisation of stand-alone teachers."""
+
     config: ScalpelSamConfig
     base_model_prefix = "scalpel_sam"
     _no_split_modules = ["SamVisionLayer", "MobileSamConvBlock", "MobileSamBlock"]  # noqa: RUF012

@@ -171,6 +171,7 @@ class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
         self.classifier.bias.add_(amount)
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor, pixel_weights: torch.Tensor | None) -> torch.Tensor:
+        """The mask loss of foreground logits `(B, H, W)`. Raises `ValueError` for wrong labels or weights."""
         for name, value in (("labels", labels), ("pixel_weights", pixel_weights)):
             if value is not None and value.shape != logits.shape:
                 raise ValueError(f"`{name}` have the frames' shape {tuple(logits.shape)}, got {tuple(value.shape)}.")

@@ -125,6 +125,7 @@ class ScalpelStudentForObjectDetection(ScalpelStudentBackbone):
     def _losses(
         self, maps: torch.Tensor, labels: list[dict[str, torch.Tensor]], pixel_weights: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
+        """The losses of a batch's maps `(B, 5, H, W)` by name. Raises `ValueError` for wrong labels or weights."""
         height, width = maps.shape[2:]
         if len(labels) != len(maps):
             raise ValueError(f"{len(labels)} labels do not pair with {len(maps)} frames.")

@@ -214,10 +214,11 @@ class TokenAdapter(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         tokens = self.down(self.norm(hidden_states)).permute(0, 3, 1, 2)  # (B, r, h, w)
         if len(self.operators):
-            tokens = tokens + self._mixed(tokens)
+            tokens = tokens + self._mix_operators(tokens)
         return self.up(F.gelu(tokens).permute(0, 2, 3, 1))
 
-    def _mixed(self, tokens: Tensor) -> Tensor:
+    def _mix_operators(self, tokens: Tensor) -> Tensor:
+        """The operators' compressed responses, weighted by the routers and mixed across channels: `(B, r, h, w)`."""
         responses, statistics = [], []
         for operator in self.operators:
             response = operator(tokens).squeeze(2)

@@ -36,6 +36,7 @@ def read_segmentation_maps(maps: Any, sizes: Sequence[tuple[int, ...]]) -> list[
 
 
 def _read_map(index: int, item: Any, size: tuple[int, ...]) -> np.ndarray:
+    """Read one map, and check its shape and values."""
     name = f"Segmentation map {index}"
     if isinstance(item, str | bytes):
         raise ValueError(f"{name} is {type(item).__name__}: pass an image, an array or a tensor.")

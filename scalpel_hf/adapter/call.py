@@ -90,6 +90,7 @@ def given_frames(frames: Tensor | None, frame_boxes: Tensor | None, input_size: 
 
 
 def current_call() -> Call:
+    """The running forward pass. Raises `ValueError` if the mask decoder is called without the model."""
     if not (calls := _CALLS.get()):
         raise ValueError("an adapted mask decoder can't be called alone, since it needs the frames: call the model")
     return calls[-1]
@@ -132,7 +133,7 @@ def end_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], ou
     labels = None if output is None else calls[-1].labels
     if labels is None:
         return None
-    loss = loss_of_labels(output.pred_masks, labels, calls[-1].region, calls[-1].seen)
+    loss = loss_of_labels(output.pred_masks, labels=labels, region=calls[-1].region, seen=calls[-1].seen)
     return ScalpelSamOutput(loss=loss, pred_masks=output.pred_masks, iou_scores=output.iou_scores)
 
 
@@ -149,7 +150,7 @@ def embeddings_with_frames(
     region = given_frames(frames, frame_boxes, input_size(model))
     if getattr(model.mask_decoder, "active_name", None):
         region = region or whole_input(model, pixel_values)
-        link_frames(embeddings, region.frames, region.boxes, region.input_size)
+        link_frames(embeddings, frames=region.frames, frame_boxes=region.boxes, input_size=region.input_size)
     return embeddings
 
 
@@ -163,9 +164,8 @@ class CallHooks:
             model.register_forward_hook(end_call, with_kwargs=True, always_call=True),
         ]
         model.get_image_embeddings = partial(embeddings_with_frames, model, model.get_image_embeddings)
-        model.accepts_loss_kwargs = (
-            False  # the loss is a mean, so a Trainer must divide it when it accumulates gradients
-        )
+        # The loss is a mean, so that a Trainer must divide it when it accumulates gradients.
+        model.accepts_loss_kwargs = False
 
     def remove(self) -> None:
         for handle in self.handles:

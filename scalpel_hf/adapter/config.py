@@ -1,3 +1,5 @@
+"""Configuration of the adapter: the experts, and the modules of the base model that they are added to."""
+
 import re
 from dataclasses import InitVar, dataclass, field
 from enum import Enum

@@ -101,6 +101,8 @@ def of_image(embeddings: Any, index: int) -> Any:
 
 
 def _blocks(prefix: str, blocks: Any) -> list[Stage]:
+    """A stage for each of an encoder's blocks."""
+
     def run(block: nn.Module) -> Callable[[State], State]:
         return lambda state: (block(state[0]), *state[1:])
 
@@ -209,15 +211,17 @@ def _sam3_stages(model: Any) -> list[Stage]:
     ]
 
 
-def _alone(state: State) -> Tensor:
+def _embedding(state: State) -> Tensor:
+    """The embedding is the result of `get_image_embeddings`."""
     return state[0]
 
 
-def _ask_alone(embeddings: Any) -> dict[str, Any]:
+def _ask_with_embedding(embeddings: Any) -> dict[str, Any]:
     return {"image_embeddings": embeddings}
 
 
 def _with_intermediates(state: State) -> tuple[Tensor, list[Tensor]]:
+    """The result of `get_image_embeddings` has the outputs of earlier blocks too, as in SAM-HQ."""
     return state[0], list(state[1:])
 
 
@@ -249,19 +253,33 @@ HALF = (127.5, 127.5, 127.5)
 
 # Keys are class names: older versions of transformers lack some of the classes.
 FAMILIES = {
-    "SamModel": Family(_sam_stages, _alone, _ask_alone, _resize_sam),
-    "MobileSamModel": Family(_sam_stages, _alone, _ask_alone, _resize_mobile_sam, multiple=32),
-    "SamHQModel": Family(_sam_hq_stages, _with_intermediates, _ask_with_intermediates, _resize_sam),
-    "Sam2Model": Family(_sam2_stages, list, _ask_alone, _resize_pyramid, multiple=32, fine=FINE),
+    "SamModel": Family(stages=_sam_stages, embeddings=_embedding, ask=_ask_with_embedding, resize=_resize_sam),
+    "MobileSamModel": Family(
+        stages=_sam_stages, embeddings=_embedding, ask=_ask_with_embedding, resize=_resize_mobile_sam, multiple=32
+    ),
+    "SamHQModel": Family(
+        stages=_sam_hq_stages, embeddings=_with_intermediates, ask=_ask_with_intermediates, resize=_resize_sam
+    ),
+    "Sam2Model": Family(
+        stages=_sam2_stages, embeddings=list, ask=_ask_with_embedding, resize=_resize_pyramid, multiple=32, fine=FINE
+    ),
     "EdgeTamModel": Family(
-        _edgetam_stages,
-        list,
-        _ask_alone,
-        _resize_pyramid,
+        stages=_edgetam_stages,
+        embeddings=list,
+        ask=_ask_with_embedding,
+        resize=_resize_pyramid,
         multiple=32,
         mlp="channel_mixer",
         channels_first=True,
         fine=FINE,
     ),
-    "Sam3TrackerModel": Family(_sam3_stages, list, _ask_alone, _resize_pyramid, fine=FINE, mean=HALF, std=HALF),
+    "Sam3TrackerModel": Family(
+        stages=_sam3_stages,
+        embeddings=list,
+        ask=_ask_with_embedding,
+        resize=_resize_pyramid,
+        fine=FINE,
+        mean=HALF,
+        std=HALF,
+    ),
 }

@@ -1,3 +1,5 @@
+"""The adapter's layers, which wrap MLPs of the encoder and the mask decoder, and access to its mask level."""
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,7 +17,7 @@ from .call import current_call, linked_frames
 from .config import ScalpelMoeConfig
 from .families import Family, base_of, family_of
 
-# Per thread (and per task), so that two threads may share one model.
+# A context variable, so that threads can share one model.
 _ROUTER_SINK: ContextVar[list[dict[str, Tensor]] | None] = ContextVar("router_sink", default=None)
 
 
@@ -131,7 +133,7 @@ class MaskLevelLayer(ScalpelMoeLayer):
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: ScalpelMoeConfig, family: Family):
         self.grids: dict[str, str] = {}
-        super().__init__(base_layer, adapter_name, config, family)
+        super().__init__(base_layer, adapter_name, config=config, family=family)
         self.upscaled_hook = give_upscaled_out(self.get_base_layer())
 
     def update_layer(self, adapter_name: str, config: ScalpelMoeConfig) -> None:
@@ -152,7 +154,9 @@ class MaskLevelLayer(ScalpelMoeLayer):
     def build(self, config: ScalpelMoeConfig) -> MaskLevel:
         decoder = self.get_base_layer()
         fine = [decoder.hidden_size // divisor for divisor in self.family.fine]
-        return MaskLevel(config, decoder.hidden_size // 8, decoder.hidden_size, fine)
+        return MaskLevel(
+            config, upscaled_dim=decoder.hidden_size // 8, embedding_dim=decoder.hidden_size, fine_dims=fine
+        )
 
     def forward(self, image_embeddings: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         name = self.active_name
@@ -218,4 +222,4 @@ def prompt_free_logits(model: nn.Module, image_embeddings: Any) -> Tensor:
     if mask_level_layer(model) is not None:
         return masks
     region = linked_frames(image_embeddings)
-    return sample_region(masks, region.boxes, region.input_size, region.frames.shape[-2:])
+    return sample_region(masks, region.boxes, input_size=region.input_size, size=region.frames.shape[-2:])

@@ -1,3 +1,5 @@
+"""The PEFT tuner, which adds the adapter to a base model, and its checks of targets and saved weights."""
+
 import re
 from typing import Any
 
@@ -123,8 +125,8 @@ class ScalpelMoeModel(BaseTuner):
             new_module = target
         else:
             family = family_of(self.model)
-            new_module = _layer_class(current_key, family)(target, adapter_name, peft_config, family)
-            self._replace_module(parent, target_name, new_module, target)
+            new_module = _layer_class(current_key, family)(target, adapter_name, config=peft_config, family=family)
+            self._replace_module(parent, target_name, new_module=new_module, child=target)
         if adapter_name not in self.active_adapters:
             new_module._adapters[adapter_name].requires_grad_(False)
 

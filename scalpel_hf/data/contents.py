@@ -34,6 +34,7 @@ def hash_rows(rows: datasets.Dataset | Iterable[dict[str, Any]]) -> str:
 
 
 def _content(value: Any) -> bytes:
+    """The bytes of a value: an image's file, or JSON for others."""
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
         try:
             return cell_content(value)

@@ -25,7 +25,7 @@ def drawn_inside(box: Sequence[float], width: int, height: int) -> list[float]:
     Raises `ValueError` as [`inside_frame`] does, and for a box of width and height 0, which might be meant as a point.
     """
     if len(box) == 4 and box[2] == box[3] == 0:
-        raise ValueError(_no_extent(box))
+        raise ValueError(_no_extent_message(box))
     return inside_frame((*box, 0, 0) if len(box) == 2 else box, width, height)
 
 
@@ -41,24 +41,24 @@ def inside_frame(box: Sequence[float], width: int, height: int) -> list[float]:
         [0, 2, 3, 4]
     """
     if len(box) != 4 or not all(math.isfinite(value) for value in box):
-        raise ValueError(f"{_shown(box)} isn't a box: give four numbers, x, y, width and height in pixels")
+        raise ValueError(f"{_format_box(box)} isn't a box: give four numbers, x, y, width and height in pixels")
     x0, y0, x1, y1 = box[0], box[1], box[0] + box[2], box[1] + box[3]
     if min(box[2:]) < 0 or (min(box[2:]) == 0) != (max(box[2:]) == 0):
-        raise ValueError(_no_extent(box))
+        raise ValueError(_no_extent_message(box))
     if x0 < -1 or y0 < -1 or x1 > width + 1 or y1 > height + 1:
-        raise ValueError(f"the box {_shown(box)} isn't inside its frame of {width} × {height} pixels")
+        raise ValueError(f"the box {_format_box(box)} isn't inside its frame of {width} × {height} pixels")
     x0, x1 = (min(max(x, 0), width) for x in (x0, x1))
     y0, y1 = (min(max(y, 0), height) for y in (y0, y1))
     if (x0 == x1 or y0 == y1) and box[2] > 0:
-        raise ValueError(f"the box {_shown(box)} lies outside of its frame of {width} × {height} pixels")
+        raise ValueError(f"the box {_format_box(box)} lies outside of its frame of {width} × {height} pixels")
     return [x0, y0, x1 - x0, y1 - y0]
 
 
-def _no_extent(box: Sequence[float]) -> str:
-    return f"the box {_shown(box)} has no extent: give it a width and a height above 0, or mark a point as one"
+def _no_extent_message(box: Sequence[float]) -> str:
+    return f"the box {_format_box(box)} has no extent: give it a width and a height above 0, or mark a point as one"
 
 
-def _shown(box: Sequence[float]) -> str:
+def _format_box(box: Sequence[float]) -> str:
     return f"[{', '.join(f'{value:g}' for value in box)}]"
 
 

@@ -274,6 +274,7 @@ def _mask_file(pair: Pair) -> Path | None:
 
 
 def _row_of_pair(pair: Pair, mask_grid: str | None, values: MaskValues) -> Row:
+    """The row of a frame's and a mask's files. Raises `ValueError` with the pair's problem, if it has one."""
     if pair.problem or pair.image is None or pair.mask is None:
         raise ValueError(pair.problem)
     image, mask = ({"bytes": None, "path": str(path)} for path in (pair.image, pair.mask))

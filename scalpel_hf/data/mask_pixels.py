@@ -36,22 +36,24 @@ def mask_pixels(source: ImageLike) -> Pixels:
             return _image_pixels(image, frame)
     array = source if isinstance(source, np.ndarray) else frame
     if array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8:
-        return Pixels(_with_alpha(array) if array.shape[2] == 4 else _colours(array))
+        return Pixels(_rgba_values(array) if array.shape[2] == 4 else _color_values(array))
     return Pixels(frame)
 
 
 def _image_pixels(image: Image.Image, frame: np.ndarray) -> Pixels:
+    """The pixels of an open image; `frame` is the same image, read by `read_frame`."""
     if image.format in LOSSY:
         return Pixels(frame, lossy=True)
     alpha = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
     if alpha and image.mode not in ("1", "L", "I;16", "I", "F"):
-        return Pixels(_with_alpha(np.asarray(image.convert("RGBA"))))
+        return Pixels(_rgba_values(np.asarray(image.convert("RGBA"))))
     if image.mode == "P":
         return _palette_pixels(np.asarray(image), image)
-    return Pixels(_colours(np.asarray(image)) if image.mode == "RGB" else frame)
+    return Pixels(_color_values(np.asarray(image)) if image.mode == "RGB" else frame)
 
 
 def _palette_pixels(places: np.ndarray, image: Image.Image) -> Pixels:
+    """Apply a palette of grays; with other colours, the indices are the values. An error if 0 isn't black."""
     palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
     palette = np.pad(palette, ((0, 256 - len(palette)), (0, 0)))
     used = palette[np.unique(places)]
@@ -64,8 +66,9 @@ def _palette_pixels(places: np.ndarray, image: Image.Image) -> Pixels:
     return Pixels(places, indexed=True)
 
 
-def _with_alpha(rgba: np.ndarray) -> np.ndarray:
-    colours, alpha = _colours(rgba[..., :3]), rgba[..., 3]
+def _rgba_values(rgba: np.ndarray) -> np.ndarray:
+    """Values of an RGBA mask `(H, W, 4)`: of its colours, or its alpha channel if all colours are equal."""
+    colours, alpha = _color_values(rgba[..., :3]), rgba[..., 3]
     if not alpha.any():
         return np.zeros_like(alpha)
     if (alpha == alpha[0, 0]).all() or ((colours > 0) == (alpha > 0)).all():
@@ -75,7 +78,8 @@ def _with_alpha(rgba: np.ndarray) -> np.ndarray:
     raise ValueError("its colours and its alpha channel differ: store the mask as one channel")
 
 
-def _colours(rgb: np.ndarray) -> np.ndarray:
+def _color_values(rgb: np.ndarray) -> np.ndarray:
+    """Values of an RGB mask `(H, W, 3)`: the gray level, or `COLOUR + 0xRRGGBB` for other colours."""
     gray = (rgb == rgb[..., :1]).all(-1)
     if gray.all():
         return rgb[..., 0]

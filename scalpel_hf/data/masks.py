@@ -65,23 +65,23 @@ class MaskValues:
             >>> str(MaskValues.stated([255], [128]))
             '255 target, all others background, 128 neither'
         """
-        texts, void = [str(v) for v in target or ()], frozenset(_number(str(v)) for v in ignored or ())
+        texts, void = [str(v) for v in target or ()], frozenset(_parse_value(str(v)) for v in ignored or ())
         if not texts:
             return cls(ignored=void) if void else None
         if any(text.startswith(">") for text in texts):
             if len(texts) > 1:
                 raise ValueError(f"a mask value such as {texts[0]!r} stands alone, here are {', '.join(texts)}")
-            return cls(above=_number(texts[0][1:]), ignored=void, rest=True)
-        values = frozenset(map(_number, texts))
+            return cls(above=_parse_value(texts[0][1:]), ignored=void, rest=True)
+        values = frozenset(map(_parse_value, texts))
         if both := values & void:
-            raise ValueError(f"the mask values {_shown(both)} can't be both target and ignored")
+            raise ValueError(f"the mask values {_listed(both)} can't be both target and ignored")
         return cls(target=values, ignored=void, rest=True)
 
     def __str__(self) -> str:
-        target = f"above {_shown([self.above])}" if self.above is not None else _shown(self.target)
+        target = f"above {_listed([self.above])}" if self.above is not None else _listed(self.target)
         others = "all others" if self.rest else "0"
         place = " (places in the palette)" if self.indexed else ""
-        ignored = f", {_shown(self.ignored)} neither" if self.ignored else ""
+        ignored = f", {_listed(self.ignored)} neither" if self.ignored else ""
         return f"{target}{place} target, {others} background{ignored}"
 
     def explain(self, values: frozenset[float], indexed: bool) -> bool:
@@ -96,7 +96,7 @@ class MaskValues:
         """
         values = pixels.values if self.above is not None else pixels.exact()
         if not self.explain(_nonzero(values), pixels.indexed):
-            raise MaskValuesError(f"its values are {_shown(np.unique(values))}, but here {self}: state --mask-values")
+            raise MaskValuesError(f"its values are {_listed(np.unique(values))}, but here {self}: state --mask-values")
         target = values > self.above if self.above is not None else np.isin(values, list(self.target))
         mask = np.where(target, np.uint8(TARGET), np.uint8(BACKGROUND))
         mask[np.isin(values, list(self.ignored))] = IGNORED
@@ -211,18 +211,20 @@ def decide_mask_values(
     else:
         values = _decide(surveys, prepared, stated.ignored if stated else frozenset())
     if say is not None or (stated is None and values not in (ZERO_AND_255, ZERO_AND_ONE, PREPARED)):
-        (say or warnings.warn)(_decision(values, surveys, stated is not None))
+        (say or warnings.warn)(_decision_message(values, surveys, stated is not None))
     return values
 
 
 def _check_stated(values: MaskValues, surveys: Sequence[_Survey]) -> None:
+    """Raise [`MaskValuesError`] if no mask has a pixel with a target value."""
     found = frozenset[float]().union(*(survey.values for survey in surveys))
     target = values.target if values.above is None else {value for value in found if value > values.above}
     if found and not target & (found | {0}):
-        raise MaskValuesError(f"no mask has a target pixel with: {values}. Their values are {_shown({0.0} | found)}")
+        raise MaskValuesError(f"no mask has a target pixel with: {values}. Their values are {_listed({0.0} | found)}")
 
 
-def _decision(values: MaskValues, surveys: Sequence[_Survey], stated: bool) -> str:
+def _decision_message(values: MaskValues, surveys: Sequence[_Survey], stated: bool) -> str:
+    """The message about the meaning that was decided."""
     line = f"{len(surveys)} masks, {'as stated' if stated else 'as their values say'}: {values}"
     if values.above is not None:
         line += f"; {sum(bool(s.values - {255}) for s in surveys)} masks hold other values than 0 and 255"
@@ -232,6 +234,7 @@ def _decision(values: MaskValues, surveys: Sequence[_Survey], stated: bool) -> s
 
 
 def _survey(mask: MaskSource) -> _Survey | None:
+    """The summary of a mask; `None` if it is missing or can't be read."""
     name, give = mask
     try:
         source = give()
@@ -255,19 +258,21 @@ def _decide(surveys: Sequence[_Survey], prepared: bool = False, ignored: frozens
     explained = [sum(candidate.explain(s.values, s.indexed) for s in filled) for candidate in candidates]
     best = int(np.argmax(explained))
     if filled and 2 * explained[best] <= len(filled):
-        raise MaskValuesError(_many_meanings(filled))
+        raise MaskValuesError(_ambiguity_message(filled))
     return candidates[best]
 
 
-def _many_meanings(surveys: Sequence[_Survey]) -> str:
-    values = _shown({0.0}.union(*(survey.values for survey in surveys)))
+def _ambiguity_message(surveys: Sequence[_Survey]) -> str:
+    """The message that lists the masks' values and the remedy."""
+    values = _listed({0.0}.union(*(survey.values for survey in surveys)))
     if len(surveys) == 1 and not surveys[0].name:
         return f"the meaning of its values {values} is ambiguous: {REMEDY}"
-    examples = "; ".join(f"{survey.name}: {_shown({0.0} | survey.values)}" for survey in surveys[:3])
+    examples = "; ".join(f"{survey.name}: {_listed({0.0} | survey.values)}" for survey in surveys[:3])
     return f"the meaning of the masks' values {values} is ambiguous ({examples}): {REMEDY}"
 
 
 def _nonzero(values: np.ndarray) -> frozenset[float]:
+    """The values in an array except 0; only the 1000 largest, as other images may be mistaken for masks."""
     if values.dtype == np.uint8:
         found = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
     else:
@@ -275,7 +280,8 @@ def _nonzero(values: np.ndarray) -> frozenset[float]:
     return frozenset(found[found != 0][-1000:].tolist())
 
 
-def _number(text: str) -> float:
+def _parse_value(text: str) -> float:
+    """Read a mask value: a number, or a colour such as `#ff0000`. Raises `ValueError` for other texts."""
     try:
         if text.startswith("#") and len(text) == 7:
             red, green, blue = bytes.fromhex(text[1:])
@@ -288,7 +294,8 @@ def _number(text: str) -> float:
     return number
 
 
-def _shown(values: Iterable[float]) -> str:
+def _listed(values: Iterable[float]) -> str:
+    """List values in increasing order, for messages."""
     listed = sorted(float(value) for value in values)
     texts = [f"#{int(v) - COLOUR:06x}" if v >= COLOUR and v < 2 * COLOUR else f"{v:g}" for v in listed]
     if len(texts) > SHOWN:

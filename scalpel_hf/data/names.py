@@ -42,7 +42,7 @@ class FrameNames:
 
     def find(self, given: str) -> str:
         """The name of the frame that `given` means. Raises [`UnknownNameError`] if there is none, or several."""
-        found = self._meant(given)
+        found = self._candidates(given)
         if len(found) == 1:
             return next(iter(found))
         if found:
@@ -53,21 +53,24 @@ class FrameNames:
 
     def get(self, given: str) -> str | None:
         """Like `find`, but `None` if there is none, or several."""
-        found = self._meant(given)
+        found = self._candidates(given)
         return next(iter(found)) if len(found) == 1 else None
 
-    def _meant(self, given: str) -> set[str]:
+    def _candidates(self, given: str) -> set[str]:
+        """All names that `given` may mean."""
         if given in self._exact:
             return {given}
         return next((self._spelt[spelling] for spelling in _spellings(given) if spelling in self._spelt), set())
 
     def _nearest(self, given: str) -> str:
+        """The end of the message: the most similar name, if there is one."""
         self._searches += 1
         near = difflib.get_close_matches(given, self.names[:LARGEST_SEARCH], 1) if self._searches <= SEARCHES else []
         return f"; the nearest is {near[0]!r}" if near else ""
 
 
 def _normal(name: str) -> str:
+    """The name in Unicode normal form C, with `/` between folders."""
     return unicodedata.normalize("NFC", name).replace("\\", "/")
 
 

@@ -32,6 +32,7 @@ def write_parquet_file(dataset: datasets.Dataset | datasets.IterableDataset, pat
 
 
 def _batches(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
+    """Lists of up to `ROWS` rows."""
     batch: list[dict[str, Any]] = []
     for row in rows:
         batch.append(row)
@@ -42,6 +43,7 @@ def _batches(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
 
 
 def _store_images(row: dict[str, Any], features: datasets.Features, number: int) -> None:
+    """Replace a row's images by [`stored_cell`]s. Errors name the row."""
     for column in image_columns(features):
         if row[column] is not None:
             try:

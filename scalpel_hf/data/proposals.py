@@ -158,6 +158,7 @@ def _touches_all_sides(found: np.ndarray) -> bool:
 
 
 def _component(found: np.ndarray, place: tuple[Any, ...]) -> np.ndarray:
+    """The connected component of `found` that contains `place`, as a mask."""
     labels, _ = ndimage.label(found, EIGHT_CONNECTED)
     return labels == labels[place]
 
@@ -178,11 +179,13 @@ def _pixels_of(box: Sequence[float], shape: tuple[int, ...]) -> Window:
 
 
 def _side(start: float, length: float, most: int) -> slice:
+    """Pixels along an axis of length `most` that are covered by at least half, at least one."""
     first = min(max(round(start), 0), most - 1)
     return slice(first, min(max(round(start + length), first + 1), most))
 
 
 def _grown(window: Window, by: int, shape: tuple[int, ...]) -> Window:
+    """The window, larger by `by` pixels on each side, within the frame."""
     rows, columns = (slice(max(w.start - by, 0), min(w.stop + by, most)) for w, most in zip(window, shape, strict=True))
     return rows, columns
 

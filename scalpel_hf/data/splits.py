@@ -105,6 +105,7 @@ def recordings_of(rows: Dataset) -> list[str]:
 
 
 def _recordings(rows: Dataset) -> list[str]:
+    """The column `recording`; empty texts without it."""
     return rows["recording"][:] if "recording" in rows.column_names else [""] * len(rows)
 
 

@@ -37,7 +37,7 @@ def load_stored(name: str | Path) -> datasets.DatasetDict | datasets.Dataset:
     try:
         loaded = datasets.load_dataset("parquet" if is_parquet else str(name), **options)
     except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, KeyError, TypeError) as error:
-        raise ValueError(f"{name} can't be loaded ({_kind_and_text(error.__cause__ or error)})") from error
+        raise ValueError(f"{name} can't be loaded ({_describe(error.__cause__ or error)})") from error
     for part in _parts(loaded):
         if part.info.builder_name != FOLDER_OF_IMAGES:
             _check_cells(part, name)
@@ -73,7 +73,7 @@ def stream_stored(name: str | Path, split: str) -> datasets.IterableDataset:
     def check(row: dict[str, Any]) -> dict[str, Any]:
         for column, cell in row.items():
             if _is_path(cell):
-                raise ValueError(_message(column, name))
+                raise ValueError(_path_message(column, name))
         return row
 
     return stream.decode(False).map(check, features=stream.features).decode(True)
@@ -84,6 +84,7 @@ def _parts(loaded: datasets.DatasetDict | datasets.Dataset) -> list[datasets.Dat
 
 
 def _load_from_disk(folder: Path) -> datasets.DatasetDict | datasets.Dataset:
+    """`load_from_disk`, with checks of the folder's files. Raises `ValueError` if they are damaged."""
     parts = [folder]
     if (folder / "dataset_dict.json").is_file():
         path = folder / "dataset_dict.json"
@@ -107,21 +108,22 @@ def _load_from_disk(folder: Path) -> datasets.DatasetDict | datasets.Dataset:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # `datasets` and Arrow raise many kinds for damaged files
         raise ValueError(
-            f"{folder} is damaged, or isn't as `save_to_disk` writes a data set ({_kind_and_text(error)}): make it anew"
+            f"{folder} is damaged, or isn't as `save_to_disk` writes a data set ({_describe(error)}): make it anew"
         ) from error
     for dataset in _parts(loaded):
         _check_cells(dataset, folder)
     return loaded
 
 
-def _kind_and_text(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
 def _check_cells(dataset: datasets.Dataset, name: str | Path) -> None:
+    """Raise `ValueError` if a cell has a path instead of bytes."""
     for column in dataset.column_names:
         if any(_holds_path(chunk) for chunk in dataset.data.column(column).chunks):
-            raise ValueError(_message(column, name))
+            raise ValueError(_path_message(column, name))
 
 
 def _holds_path(array: pa.Array) -> bool:
@@ -139,6 +141,7 @@ def _holds_path(array: pa.Array) -> bool:
 
 
 def _is_path(cell: Any) -> bool:
+    """Whether a cell of a streamed row, also a nested one, has a path and no bytes."""
     if isinstance(cell, dict):
         if {"bytes", "path"} <= cell.keys():
             return cell["bytes"] is None and cell["path"] is not None
@@ -146,7 +149,7 @@ def _is_path(cell: Any) -> bool:
     return isinstance(cell, list) and any(map(_is_path, cell))
 
 
-def _message(column: str, name: str | Path) -> str:
+def _path_message(column: str, name: str | Path) -> str:
     return (
         f"{name}: the column {column!r} has cells with a path instead of a file's content, and files at paths in a "
         "data set are not opened: if it is yours, load it with `datasets` in Python where its files are, and store it "

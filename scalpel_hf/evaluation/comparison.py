@@ -134,7 +134,7 @@ def bootstrap_differences(
     units: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Bootstrap draws of the first model's metrics minus the second's, `(DRAWS, 4)`; see [`bootstrap_pairs`]."""
-    drawn = bootstrap_pairs(first, second, metrics, units)
+    drawn = bootstrap_pairs(first, second, metrics=metrics, units=units)
     return drawn[0] - drawn[1]
 
 

@@ -66,7 +66,9 @@ class DetectionMetrics:
         n_targets = sum(len(truth) for _, _, truth in self.frames)
         kept = [(score > self.threshold, score, box, truth) for score, box, truth in self.frames]
         n_predicted = int(sum(keep.sum() for keep, *_ in kept))
-        n_matched = sum(_matches(s[keep], box[keep], truth, self.distance) for keep, s, box, truth in kept)
+        n_matched = sum(
+            _matches(s[keep], box[keep], truth=truth, distance=self.distance) for keep, s, box, truth in kept
+        )
         return {
             **_average_precision(self.frames),
             "precision": n_matched / n_predicted if n_predicted else 0.0,

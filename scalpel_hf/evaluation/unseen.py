@@ -116,7 +116,8 @@ def rows_to_measure(dataset: str | Path, split: str, known: TrainedOn, remedy: s
     Raises `ValueError` if the split doesn't exist, has rows without a label, or no row is left.
     """
     name = f"split {split!r} of {str(dataset)!r}"
-    return unseen_rows(with_labels(load_split(dataset, split, remedy), name, remedy), known, name, remedy)
+    rows = with_labels(load_split(dataset, split, remedy), name, remedy)
+    return unseen_rows(rows, known, name=name, remedy=remedy)
 
 
 def with_labels(rows: datasets.Dataset, name: str, remedy: str = "") -> datasets.Dataset:

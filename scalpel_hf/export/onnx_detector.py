@@ -38,7 +38,7 @@ class DetectorGraph(nn.Module):
         processor, (height, width) = self.processor, frames.shape[-2:]
         x = frames
         if self.normalize:
-            x = normalize_frames(frames, processor.normalization, processor.percentiles, given)
+            x = normalize_frames(frames, processor.normalization, percentiles=processor.percentiles, given=given)
         outputs = self.model(pixel_values=x)
         centre, sides = outputs.pred_boxes.split(2, dim=-1)
         frame = torch.stack([torch.scalar_tensor(n, dtype=torch.float32) for n in (width, height, width, height)])

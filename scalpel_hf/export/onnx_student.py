@@ -43,7 +43,7 @@ class StudentGraph(nn.Module):
         processor, (height, width) = self.processor, frames.shape[-2:]
         x = frames
         if self.normalize:
-            x = normalize_frames(frames, processor.normalization, processor.percentiles, given)
+            x = normalize_frames(frames, processor.normalization, percentiles=processor.percentiles, given=given)
         if processor.size_divisor:
             x = F.pad(x, (0, -width % processor.size_divisor, 0, -height % processor.size_divisor), mode="replicate")
         x = x.expand(-1, processor.num_channels, -1, -1)
@@ -122,7 +122,9 @@ def export_student(
 
     Returns the student, loaded by the runtime. Raises `ValueError` for a threshold outside (0, 1).
     """
-    config = runtime_config(student, normalize, threshold, apply_threshold, task="segmentation")
+    config = runtime_config(
+        student, normalize=normalize, threshold=threshold, threshold_inside=apply_threshold, task="segmentation"
+    )
     graph = StudentGraph(student, normalize, threshold if apply_threshold else None)
     outputs = ["probabilities", "mask"] if apply_threshold else ["logits"]
     with whole_or_not_at_all(folder, CONFIG_FILE) as work:

@@ -42,7 +42,7 @@ class TeacherDecoder(nn.Module):
         self.model = teacher.model.get_base_model()
 
     def forward(self, image_embeddings: Tensor, frames: Tensor, frame_boxes: Tensor) -> Tensor:
-        link_frames(image_embeddings, frames, frame_boxes, input_size(self.model))
+        link_frames(image_embeddings, frames=frames, frame_boxes=frame_boxes, input_size=input_size(self.model))
         return self.model(image_embeddings=image_embeddings, multimask_output=False).pred_masks[:, 0]
 
 
@@ -68,9 +68,9 @@ def export_teacher(teacher: Teacher, folder: str | Path, threshold: float = 0.5)
     encoder, decoder = TeacherEncoder(teacher).eval(), TeacherDecoder(teacher).eval()
     with whole_or_not_at_all(folder, TEACHER_FILE) as work, torch.no_grad():
         embeddings = encoder(pixel_values)
-        _trace(encoder, {"pixel_values": pixel_values}, "image_embeddings", work / ENCODER_FILE)
+        _trace(encoder, {"pixel_values": pixel_values}, output="image_embeddings", path=work / ENCODER_FILE)
         inputs = {"image_embeddings": embeddings, "frames": frames, "frame_boxes": boxes.contiguous()}
-        _trace(decoder, inputs, "logits", work / DECODER_FILE)
+        _trace(decoder, inputs, output="logits", path=work / DECODER_FILE)
         config = {
             "normalization": processor.normalization,
             "percentiles": processor.percentiles,
@@ -87,6 +87,7 @@ def export_teacher(teacher: Teacher, folder: str | Path, threshold: float = 0.5)
 
 
 def _trace(model: nn.Module, inputs: dict[str, Tensor], output: str, path: Path) -> None:
+    """Export a module to an ONNX file, with dynamic batch size and frame size."""
     # By tracing: torch.export takes minutes for the operators with dynamic sizes, and fixes the encoder's batch size.
     axes = {name: {0: "batch"} for name in [*inputs, output]}
     for name in ("frames", "logits"):

@@ -51,8 +51,8 @@ def dataset_card(
     return render(
         DatasetCard,
         "dataset_card.md",
-        data,
-        picture,
+        data=data,
+        picture=picture,
         name=name,
         repo_id=repo_id,
         license=license,

@@ -61,7 +61,9 @@ def teacher_card(
         "base_size": provenance.base_size,
         "mobile": "MobileSam" in str(config.get("auto_mapping")),
     }
-    return render(ModelCard, "model_card.md", data, picture, **own, **training(record, provenance, repo_id))
+    return render(
+        ModelCard, "model_card.md", data=data, picture=picture, **own, **training(record, provenance, repo_id)
+    )
 
 
 def standalone_card(
@@ -81,7 +83,9 @@ def standalone_card(
     )
     size = read_json(Path(folder) / "processor_config.json")["image_processor"]["sam_size"]
     own = {"kind": "stand-alone", "base": base, "size": size}
-    return render(ModelCard, "model_card.md", data, picture, **own, **training(record, provenance, repo_id))
+    return render(
+        ModelCard, "model_card.md", data=data, picture=picture, **own, **training(record, provenance, repo_id)
+    )
 
 
 def student_card(
@@ -104,7 +108,9 @@ def student_card(
         "model_type": model_type,
         "own": model_type.startswith("scalpel_student"),
     }
-    return render(ModelCard, "model_card.md", data, picture, **own, **training(record, provenance, repo_id))
+    return render(
+        ModelCard, "model_card.md", data=data, picture=picture, **own, **training(record, provenance, repo_id)
+    )
 
 
 def training(record: dict[str, Any], provenance: Provenance, repo_id: str) -> dict[str, Any]:

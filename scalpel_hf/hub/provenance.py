@@ -71,7 +71,8 @@ def trace(api: HfApi, folder: str | Path, base_model: str | None) -> Provenance:
     if Path(name).is_dir():
         revision, budget = _fingerprint(Path(name) / split), _read_json(Path(name) / BUDGET_FILE)
     elif is_hub_id(name) and api.repo_exists(name, repo_type="dataset"):
-        revision, budget = api.dataset_info(name).sha, _download_json(api, name, BUDGET_FILE, "dataset")
+        revision = api.dataset_info(name).sha
+        budget = _download_json(api, repo_id=name, name=BUDGET_FILE, repo_type="dataset")
     else:
         revision, budget = None, None
     if budget is not None:
@@ -108,7 +109,7 @@ def base_commit(api: HfApi, base_model: str, trained_on: str | None = None) -> s
 
 def _look_up_base(api: HfApi, base_model: str, trained_on: str | None) -> tuple[str, int | None]:
     revision = base_commit(api, base_model, trained_on)
-    config = _download_json(api, base_model, "config.json", "model", revision) or {}
+    config = _download_json(api, repo_id=base_model, name="config.json", repo_type="model", revision=revision) or {}
     return revision, config.get("vision_config", {}).get("image_size")
 
 

@@ -86,7 +86,7 @@ class FrozenFeatures:
         maps = self._run(maps, self.length, len(self.stages))
         # If all stages are frozen, `maps` are the caller's tensors: link views, not these.
         embeddings = self.family.embeddings(tuple(part.view_as(part) for part in maps))
-        link_frames(embeddings, frames, frame_boxes, self.input_size)
+        link_frames(embeddings, frames=frames, frame_boxes=frame_boxes, input_size=self.input_size)
         return embeddings
 
     @cached_property

@@ -187,7 +187,13 @@ def _fit(table: np.ndarray, true: np.ndarray, features: tuple[str, ...]) -> Cali
 
     found = optimize.minimize(loss, np.append(is_probability, 0.0), jac=True, method="BFGS").x
     weights, bias = tuple(map(float, found[:-1])), float(found[-1])
-    return Calibration(features, weights, bias, tuple(map(float, centre)), tuple(map(float, scale)))
+    return Calibration(
+        features=features,
+        weights=weights,
+        bias=bias,
+        centre=tuple(map(float, centre)),
+        scale=tuple(map(float, scale)),
+    )
 
 
 def match_prevalence(calibration: Calibration, frames: Iterable[dict[str, Any]]) -> Calibration:

@@ -83,14 +83,14 @@ def extract_candidates(
         "strong": (index <= strong).tolist(),
         "true": None,
         "has_target": None,
-        "probability": _inside(ndimage.mean, confidence / np.float32(255), labels, index),
+        "probability": _mean_inside(confidence / np.float32(255), labels, index),
         "contrast": contrast(frame, labels, ndimage.maximum_position(confidence, labels, index) if count else []),
         "agreement": unknown,
         "predicted_iou": prediction.predicted_iou(boxes).tolist() if asked and prediction.predicted_iou else unknown,
         "area": np.bincount(labels.ravel(), minlength=count + 1)[1:].tolist(),
     }
     if prediction.spread is not None:
-        found["agreement"] = [1 - 2 * s for s in _inside(ndimage.mean, prediction.spread, labels, index)]
+        found["agreement"] = [1 - 2 * s for s in _mean_inside(prediction.spread, labels, index)]
     if truth is not None:
         found["true"], found["has_target"] = judge(labels, count, truth), has_target(truth)
     return found
@@ -108,7 +108,7 @@ def judge(labels: np.ndarray, count: int, truth: np.ndarray) -> list[bool | None
     """
     index = np.arange(1, count + 1)
     near = ndimage.binary_dilation(truth == TARGET, EIGHT_CONNECTED)
-    on_target, left_open = (_inside(ndimage.mean, where, labels, index) for where in (near, truth == IGNORED))
+    on_target, left_open = (_mean_inside(where, labels, index) for where in (near, truth == IGNORED))
     return [
         True if share > 0.5 else None if unknown > 0.5 else False
         for share, unknown in zip(on_target, left_open, strict=True)
@@ -122,8 +122,9 @@ def has_target(truth: np.ndarray) -> bool | None:
     return None if (truth == IGNORED).any() else False
 
 
-def _inside(statistic: Any, values: np.ndarray, labels: np.ndarray, index: np.ndarray) -> list[float]:
-    return [float(value) for value in statistic(values, labels, index)] if len(index) else []
+def _mean_inside(values: np.ndarray, labels: np.ndarray, index: np.ndarray) -> list[float]:
+    """Mean of the values inside each of the components `index`."""
+    return [float(value) for value in ndimage.mean(values, labels, index)] if len(index) else []
 
 
 def _box(place: tuple[slice, slice]) -> tuple[int, int, int, int]:

@@ -96,14 +96,19 @@ def add_pseudo_labels(
     if rules.threshold != threshold:
         raise ValueError(f"`threshold` is {threshold}, but that of `rules` is {rules.threshold}: give only one")
     check_columns(dataset)
-    provenance = provenance_of(teacher, rules, name, revision)
+    provenance = provenance_of(teacher, rules=rules, name=name, revision=revision)
     calibration = calibration or Calibration()
     settings = [dataset._fingerprint, provenance, repr(rules), repr(calibration), skip_broken, batch_size]
 
     def label(batch: dict[str, list]) -> dict[str, list]:
         files = stored_cells(batch, dataset.features)
         predictions = predict_rows({**batch, **files}, teacher, threshold, skip_broken=skip_broken)
-        labels = decide_rows({**predictions, "label_source": batch["label_source"]}, rules, calibration, provenance)
+        labels = decide_rows(
+            {**predictions, "label_source": batch["label_source"]},
+            rules=rules,
+            calibration=calibration,
+            provenance=provenance,
+        )
         return {**files, **labels}
 
     # `label` decodes frame by frame, so that an error can name the row. Frames that people labelled stay encoded.
@@ -171,7 +176,9 @@ def predict_rows(
             columns["problem"][i] = str(error)
             continue
         columns["pseudo_confidence"][i] = png(confidence)
-        columns["candidates"][i] = extract_candidates(frame, confidence, prediction, threshold, truth)
+        columns["candidates"][i] = extract_candidates(
+            frame, confidence, prediction=prediction, threshold=threshold, truth=truth
+        )
     for problem in filter(None, columns["problem"]):
         if not skip_broken:
             raise ValueError(problem)
@@ -237,7 +244,11 @@ def decide_rows(
         if source not in BY_PEOPLE and candidates is None:
             row["label_source"] = NONE
         elif source not in BY_PEOPLE:
-            row |= NO_LABEL if calibration is None else decide(read_frame(cell), candidates, rules, calibration)
+            row |= (
+                NO_LABEL
+                if calibration is None
+                else decide(read_frame(cell), candidates, rules=rules, calibration=calibration)
+            )
             row |= {"pseudo_confidence": cell, "teacher": provenance}
         for name, values in columns.items():
             values.append(row.get(name))

@@ -105,13 +105,14 @@ def plan_labels(
             f"{labelled} of {len(names)} frames have a label: the budget must be above that and at most {len(names)}, "
             f"got {budget}"
         )
-    chosen = choose(features, budget - labelled, range(labelled), uncertainty)
+    chosen = choose(features, count=budget - labelled, chosen=range(labelled), uncertainty=uncertainty)
     human = [*range(labelled), *chosen]
     stands_for = np.bincount(cdist(features, features[human]).argmin(1), minlength=budget)[labelled:].tolist()
     unsure = [None if uncertainty is None else float(uncertainty[row]) for row in chosen]
     picks = tuple(Pick(names[row], n, u) for row, n, u in zip(chosen, stands_for, unsure, strict=True))
     total = len(names) if total is None else total
-    return LabelPlan(picks, LabelBudget(tuple(sorted(names[row] for row in human)), budget / total, seed, total))
+    drawn = tuple(sorted(names[row] for row in human))
+    return LabelPlan(picks, LabelBudget(names=drawn, fraction=budget / total, seed=seed, total=total))
 
 
 def choose(

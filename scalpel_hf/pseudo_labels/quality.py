@@ -90,7 +90,7 @@ def compare_with_truth(
         metrics.update((found & (human != IGNORED)).astype(np.float32), target)
         if not found.any():
             counts[{True: "empty_wrong", False: "empty_right", None: UNKNOWN}[has_target(human)]] += 1
-        scores += _count_row(row, found, human, counts)
+        scores += _count_row(row, found=found, truth=human, counts=counts)
     computed = metrics.compute() if metrics.frame_ious else {}
     return {**computed, **counts, "scores": _score_bins(scores)}
 

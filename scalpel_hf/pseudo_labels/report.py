@@ -145,9 +145,9 @@ def case_pictures(
         left_open = is_above(confidence, row["teacher"]["threshold"]) & ~taken
         outlined = np.array(gray(frame))
         if truth is not None and row["name"] in places:
-            draw_outline(outlined, read_target(truth[places[row["name"]]]["mask"]), GREEN, 1)
-        draw_outline(outlined, taken, RED, 2)
-        draw_outline(outlined, left_open, YELLOW, 2)
+            draw_outline(outlined, read_target(truth[places[row["name"]]]["mask"]), color=GREEN)
+        draw_outline(outlined, taken, color=RED, distance=2)
+        draw_outline(outlined, left_open, color=YELLOW, distance=2)
         soft = np.repeat(confidence[..., None], 3, axis=2)
         gap = np.full((frame.shape[0], 4, 3), 255, np.uint8)
         yield row["name"], Image.fromarray(np.concatenate([np.array(gray(frame)), gap, soft, gap, outlined], axis=1))

@@ -121,9 +121,8 @@ def _by_pixels(prediction: np.ndarray, mask: np.ndarray) -> Comparison:
     labels, predictions = (ndimage.label(of, structure=EIGHT_CONNECTED)[0] for of in (mask, prediction))
     found, right = np.isin(labels, 1 + np.flatnonzero(taken >= 0)), np.isin(predictions, 1 + taken[taken >= 0])
     masks = (found, mask & ~found, right, prediction & ~right)
-    return Comparison(
-        masks, int((taken >= 0).sum()), int((taken < 0).sum()), predictions.max() - len(taken[taken >= 0])
-    )
+    found_labels = int((taken >= 0).sum())
+    return Comparison(masks, found=found_labels, missed=int((taken < 0).sum()), false=predictions.max() - found_labels)
 
 
 def _by_boxes(boxes: np.ndarray, truth: np.ndarray, shape: tuple[int, ...]) -> Comparison:
@@ -131,7 +130,8 @@ def _by_boxes(boxes: np.ndarray, truth: np.ndarray, shape: tuple[int, ...]) -> C
     found, right = inside.any(0), inside.any(1)
     parts = (truth[found], truth[~found], boxes[right], boxes[~right])
     filled = [fill_boxes(part, shape) for part in parts]
-    return Comparison((filled[0], filled[1], filled[2], filled[3]), len(parts[0]), len(parts[1]), len(parts[3]))
+    masks = (filled[0], filled[1], filled[2], filled[3])
+    return Comparison(masks, found=len(parts[0]), missed=len(parts[1]), false=len(parts[3]))
 
 
 def _cell(row: dict[str, Any], comparison: Comparison) -> Image.Image:
@@ -144,14 +144,14 @@ def _cell(row: dict[str, Any], comparison: Comparison) -> Image.Image:
     for distance, mask, (_, color) in zip((3, 3, 1, 1), comparison.masks, LEGEND, strict=True):
         # Outlines are drawn after resizing, so that their lines are one pixel wide.
         shown = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX)) > 0
-        draw_outline(outlined, shown, color, distance)
+        draw_outline(outlined, shown, color=color, distance=distance)
     cell = Image.new("RGB", (2 * SIDE, SIDE + TEXT + GAP), "white")
     cell.paste(plain, (0, 0))
     cell.paste(Image.fromarray(outlined), (SIDE, 0))
     targets = comparison.found + comparison.missed
     found = f"{comparison.found} of {targets} found" if targets else "no target"
     text = f"{found}, {comparison.false} false: {row['name']}"
-    ImageDraw.Draw(cell).text((0, SIDE + 1), text, "black", ImageFont.load_default(TEXT))
+    ImageDraw.Draw(cell).text((0, SIDE + 1), text, fill="black", font=ImageFont.load_default(TEXT))
     return cell
 
 
@@ -161,5 +161,5 @@ def _head(pen: ImageDraw.ImageDraw, step: int) -> None:
         if x:
             pen.rectangle((x, GAP, x + TEXT, GAP + TEXT), fill=color)
             x += TEXT + GAP
-        pen.text((x, GAP), text, "black", font)
+        pen.text((x, GAP), text, fill="black", font=font)
         x += pen.textlength(text, font) + 4 * GAP

@@ -101,7 +101,7 @@ class TeacherSamples(Dataset):
         turn = 0 if is_background else int(rng.integers(SYMMETRIES))
         turned = dihedral(frame, turn)
         factor = float(np.exp(rng.uniform(np.log(0.7), np.log(1.4)))) if rng.random() < 0.5 else 1.0
-        sample, box = zoomed_crop(turned, self.crop_size, factor, rng)
+        sample, box = zoomed_crop(turned, size=self.crop_size, factor=factor, rng=rng)
         if rng.random() < 0.5:
             donor = int(rng.integers(len(self.donors)))
             unit = float(frame.frame.std() / max(self.donors[donor].frame.std(), 1e-6))
@@ -134,7 +134,7 @@ class TeacherSamples(Dataset):
 def normalized_sample(sample: Sample, processor: InfraredImageProcessor) -> Sample:
     """A sample with its frame normalised. (Augmentations commute with the linear normalisation.)"""
     frame = normalize_frame(torch.from_numpy(sample.frame), processor.normalization, processor.percentiles)
-    return Sample(frame.numpy(), sample.target, sample.weight, sample.boxes)
+    return Sample(frame=frame.numpy(), target=sample.target, weight=sample.weight, boxes=sample.boxes)
 
 
 def distillation_loss(
@@ -170,7 +170,7 @@ def distillation_loss(
     def loss_function(model: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
         outputs = prompt_free_outputs(model, frozen, batch)
         target, weight = batch["labels"][:, None], batch["weights"][:, None]
-        losses = teacher_losses(outputs["logits"], target, weight, outputs, logit_shift)
+        losses = teacher_losses(outputs["logits"], target=target, weight=weight, seen=outputs, logit_shift=logit_shift)
         if "boxes" in batch:
             losses["boxes"] = box_projection_loss(outputs["logits"] + logit_shift, batch["boxes"], margin)
         return weighted_sum(losses, weights), {name: part.item() for name, part in losses.items()}

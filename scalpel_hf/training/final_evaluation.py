@@ -18,7 +18,7 @@ def rows_to_test(args: DistillArguments | TransferArguments, trained_on: Trained
     """
     if not args.eval_split:
         return None
-    return rows_to_measure(args.dataset, args.eval_split, trained_on, "`--eval_split ''` for no metrics")
+    return rows_to_measure(args.dataset, args.eval_split, known=trained_on, remedy="`--eval_split ''` for no metrics")
 
 
 def metrics_by_split(

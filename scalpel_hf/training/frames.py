@@ -35,7 +35,7 @@ def _read(row: dict) -> Sample:
     if row["label_source"] in (BOX, POINT):
         frame = read_frame(row["image"])
         weak = row_weak_label(row, frame)
-        return Sample(frame, weak.target, weak.weight, weak.boxes)
+        return Sample(frame=frame, target=weak.target, weight=weak.weight, boxes=weak.boxes)
     label = training_mask(row)
     if label is None:
         raise ValueError(f"{row['name']} has neither a human nor a pseudo label: `label_source` is 'none'")
@@ -72,12 +72,12 @@ class LabelledFrame:
     @property
     def sample(self) -> Sample:
         """The arrays as a [`Sample`], with weights times 255."""
-        return Sample(self.frame, self.target, self.weight, self.boxes)
+        return Sample(frame=self.frame, target=self.target, weight=self.weight, boxes=self.boxes)
 
     def labelled(self) -> Sample:
         """The same as [`labelled_sample`]."""
         frame, target = self.frame.astype(np.float32), self.target.astype(np.float32)
-        return Sample(frame, target, self.weight / np.float32(255), self.boxes)
+        return Sample(frame=frame, target=target, weight=self.weight / np.float32(255), boxes=self.boxes)
 
     @cached_property
     def pixels(self) -> np.ndarray:

@@ -112,8 +112,16 @@ class StudentSamples(Dataset):
         factor = float(np.exp(rng.uniform(np.log(0.7), np.log(1.4)))) if rng.random() < 0.5 else 1.0
         turned, pixels = dihedral(frame.sample, turn), dihedral_points(frame.pixels, frame.target.shape, turn)
         taken = turned.target if turned.boxes is None else turned.target | (turned.boxes > 0)
-        patches = self._patches(frame, taken, factor, rng) if rng.random() < 0.5 else []
-        shown, _ = zoomed_crop(turned, self.crop_size, factor, rng, pixels=pixels, patches=patches, full_weight=255)
+        patches = self._patches(frame, taken=taken, factor=factor, rng=rng) if rng.random() < 0.5 else []
+        shown, _ = zoomed_crop(
+            turned,
+            size=self.crop_size,
+            factor=factor,
+            rng=rng,
+            pixels=pixels,
+            patches=patches,
+            full_weight=255,
+        )
         whole = with_patches(turned.frame, patches, zoomed_shape(turned.frame.shape, factor)) if patches else None
         spread = frame.spread if whole is None else Spread.of(whole)
         curve = response_curve(spread.low, spread.high, rng)
@@ -134,7 +142,8 @@ class StudentSamples(Dataset):
         if not (frame.has_spread and donor.has_spread):
             return []
         unit, count = frame.spread.deviation / donor.spread.deviation, int(rng.integers(1, 4))
-        return place_cutouts(donor.cutouts, taken, zoomed_shape(taken.shape, factor), rng, count, unit)
+        zoomed = zoomed_shape(taken.shape, factor)
+        return place_cutouts(donor.cutouts, taken, zoomed=zoomed, rng=rng, count=count, unit=unit)
 
     def _pixel_values(self, crop: np.ndarray) -> Tensor:
         """The model's input `(C, S, S)` for a crop `(S, S)`."""
@@ -246,7 +255,7 @@ def transfer_loss(
     """
 
     def loss_function(model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, float]]:
-        share = _frame_weights(batch["human"], pseudo_weight, step, warmup_steps)
+        share = _frame_weights(batch["human"], pseudo_weight, step=step, warmup_steps=warmup_steps)
         target, weight = batch["labels"][:, None], batch["weights"][:, None] * share[:, None, None, None]
         logits = foreground_logits(model(pixel_values=batch["pixel_values"]).logits, target.shape[2:]) + logit_shift
         bce, iou = weighted_bce(logits, target, weight), soft_iou_loss(logits, target, weight)
@@ -279,7 +288,7 @@ def detection_loss(pseudo_weight: float, warmup_steps: int, weigh_pixels: bool) 
     """
 
     def loss_function(model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, float]]:
-        share = _frame_weights(batch["human"], pseudo_weight, step, warmup_steps)
+        share = _frame_weights(batch["human"], pseudo_weight, step=step, warmup_steps=warmup_steps)
         if weigh_pixels:
             weights = batch["weights"] * share[:, None, None]
             outputs = model(pixel_values=batch["pixel_values"], labels=batch["labels"], pixel_weights=weights)

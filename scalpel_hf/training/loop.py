@@ -122,7 +122,13 @@ def train(
     # Start or resume
     values = {**weights, **buffers}
     checkpoints = Checkpoints(
-        Path(args.output_dir), model, values, ema, optimizer, scheduler, scaler=accelerator.scaler
+        Path(args.output_dir),
+        model=model,
+        values=values,
+        ema=ema,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        scaler=accelerator.scaler,
     )
     run = {"arguments": decide_the_result(args), "made_of": {**(made_of or {}), "version of scalpel-hf": __version__}}
     state = checkpoints.load(**run) if args.resume else NEW_RUN
@@ -183,11 +189,11 @@ def train(
                     numbers = {k: v for k, v in validation.items() if isinstance(v, int | float)}
                     accelerator.log({f"validation/{k}": v for k, v in numbers.items()}, step=step)
                     history.append({"step": step, "validation": validation})
-                    best = _best_step(best, validation, best_metric, step)
+                    best = _best_step(best, validation, metric=best_metric, step=step)
                     if best["step"] == step:
                         checkpoints.save_best(step)
                 if show:
-                    keep_sheet(accelerator, checkpoints.folder, show(step), step)
+                    keep_sheet(accelerator, checkpoints.folder, sheet=show(step), step=step)
                 ema.swap()
                 write_history(args.output_dir, history)
                 _set_training_mode(wrapped)

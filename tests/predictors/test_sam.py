@@ -224,5 +224,5 @@ def test_what_is_not_sam_is_a_clear_error(folder: Path, tmp_path: Path) -> None:
     weights = load_file(tmp_path / "lacking" / "model.safetensors")
     kept = {k: v for k, v in weights.items() if "layers.2.mlp" not in k}
     save_file(kept, tmp_path / "lacking" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"no whole SamModel: 4 weights \(`vision_encoder.layers.2.mlp"):
+    with pytest.raises(ValueError, match=r"the weights of a SamModel: 4 weights \(`vision_encoder.layers.2.mlp"):
         load_sam(tmp_path / "lacking")

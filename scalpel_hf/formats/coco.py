@@ -12,12 +12,21 @@ from typing import Any, TextIO
 import numpy as np
 
 from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, HUMAN, POINT
-from scalpel_hf.data.objects import objects_from_mask
 from scalpel_hf.utils.files import whole_folder
 
 from .coco_masks import boxes_of_annotation, decode_annotation
 from .frame_files import IGNORE, TARGET, AnyDataset, Frame, Target, labelled_frames
-from .human_labels import HumanLabel, LabelFileError, covered, image_size, named, named_by, read_labels
+from .human_labels import (
+    HumanLabel,
+    LabelFileError,
+    covered,
+    image_size,
+    label_of_drawing,
+    named,
+    named_by,
+    read_labels,
+    warn_of_masks_as_boxes,
+)
 from .polygons import can_be_centres, corners_are_centres, mask_codec, read_polygons
 
 CATEGORIES = [{"id": 1, "name": TARGET, "supercategory": TARGET}, {"id": 2, "name": IGNORE, "supercategory": IGNORE}]
@@ -102,40 +111,47 @@ def read_coco(path: str | Path, category: str | None = None) -> Iterator[HumanLa
     checked = {n: image for n, image in images.items() if image.get("label_source", HUMAN) in BY_PEOPLE}
     sizes = {number: _size(image, _origin(image, path)) for number, image in checked.items()}
     centres = _corners_are_centres({n: of_image[n] for n in checked}, sizes, path)
-    reduced = 0  # images whose masks count as their boxes
+    reduced = 0
     for number, image in checked.items():
-        mask, open_pixels = np.zeros(sizes[number], bool), np.zeros(sizes[number], bool)
-        boxes: list[tuple[float, ...]] = []
-        for annotation in of_image[number]:
-            is_target = annotation.get("category_id") not in ignored
-            with named(f"{path}, annotation {annotation['id']}"):
-                if is_target and not annotation.get("segmentation"):
-                    boxes += boxes_of_annotation(annotation)
-                    continue
-                pixels = mask if is_target else open_pixels
-                pixels |= _pixels(annotation, sizes[number], centres.get(annotation["id"], False))
+        mask, open_pixels, boxes = _drawn(of_image[number], sizes[number], ignored=ignored, centres=centres, path=path)
         name, origin = named_by(image["file_name"]), _origin(image, path)
-        if boxes and open_pixels.any():
-            raise LabelFileError(f"{origin}: has boxes and regions called {IGNORE!r}, which only a mask can hold")
-        if boxes:
-            reduced += bool(mask.any())
-            boxes += [tuple(box) for box in objects_from_mask(mask)["bbox"]]
-        if boxes:
-            yield HumanLabel(name, None, origin, boxes=boxes, size=sizes[number])
-        else:
-            yield HumanLabel(name, mask, origin, ignored=open_pixels)
-    if reduced:
-        warnings.warn(
-            f"{path}: {reduced} images have masks of some targets and boxes or points of others: they are labelled by "
-            "boxes, the masks counting as theirs. Draw the masks that are missing to keep them",
-            stacklevel=2,
-        )
+        yield label_of_drawing(name, origin, mask=mask, boxes=boxes, ignored=open_pixels, size=sizes[number])
+        reduced += bool(boxes) and bool(mask.any())
+    warn_of_masks_as_boxes(path, reduced, "images")
     if unchecked := len(images) - len(checked):
         warnings.warn(
             f"{path}: {unchecked} images say that their label is no human's and are left as they are; set "
             '`"label_source": "human"` on those that a person has checked',
             stacklevel=2,
         )
+
+
+def _drawn(
+    annotations: list[dict[str, Any]],
+    size: tuple[int, int],
+    ignored: set[int | str],
+    centres: dict[int | str, bool],
+    path: Path,
+) -> tuple[np.ndarray, np.ndarray, list[tuple[float, ...]]]:
+    """
+    What people drew on an image: targets and ignored pixels `(H, W)` bool, and the boxes of targets without a mask.
+
+    Args:
+        size: (H, W) of the image.
+        ignored: ids of the categories that are neither target nor background.
+        centres: see [`_corners_are_centres`].
+    """
+    mask, open_pixels = np.zeros(size, bool), np.zeros(size, bool)
+    boxes: list[tuple[float, ...]] = []
+    for annotation in annotations:
+        is_target = annotation.get("category_id") not in ignored
+        with named(f"{path}, annotation {annotation['id']}"):
+            if is_target and not annotation.get("segmentation"):
+                boxes += boxes_of_annotation(annotation)
+                continue
+            pixels = mask if is_target else open_pixels
+            pixels |= _pixels(annotation, size, centres.get(annotation["id"], False))
+    return mask, open_pixels, boxes
 
 
 def _pixels(annotation: dict[str, Any], shape: tuple[int, int], centres: bool) -> np.ndarray:

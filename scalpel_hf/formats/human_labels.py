@@ -22,6 +22,8 @@ from scalpel_hf.data.objects import encode_png, objects_from_mask
 from scalpel_hf.data.pseudo_columns import PSEUDO_FEATURES
 from scalpel_hf.utils.reading import read_json
 
+from .frame_files import IGNORE
+
 SHOWN = 20  # problems that an error lists
 LONGEST_LINE = 600  # characters
 
@@ -95,6 +97,39 @@ class HumanLabel:
                 mask[pixels] = value
         objects = objects_from_mask(mask == TARGET)
         return {"mask": zlib.compress(mask.tobytes(), 1), "objects": objects, "label_source": HUMAN}
+
+
+def label_of_drawing(
+    name: str,
+    origin: str,
+    *,
+    mask: np.ndarray | None,
+    boxes: Sequence[Sequence[float]],
+    ignored: np.ndarray | None,
+    size: tuple[int, int] | None,
+) -> HumanLabel:
+    """
+    The label of a frame on which people may have drawn both masks and boxes: the mask, or, where there are boxes, these
+    and the bounding boxes of the mask's targets. The arguments are those of [`HumanLabel`].
+
+    Raises `LabelFileError` for boxes beside ignored pixels, which only a mask can have.
+    """
+    if not boxes:
+        return HumanLabel(name, mask, origin, ignored=ignored)
+    if ignored is not None and ignored.any():
+        raise LabelFileError(f"{origin}: has boxes and regions called {IGNORE!r}, which only a mask can hold")
+    of_mask = [] if mask is None else [tuple(box) for box in objects_from_mask(mask)["bbox"]]
+    return HumanLabel(name, None, origin, boxes=[*boxes, *of_mask], size=size)
+
+
+def warn_of_masks_as_boxes(path: Path, count: int, frames: str) -> None:
+    """Warn, in a reader of label files, that in `count` frames masks count as boxes, see [`label_of_drawing`]."""
+    if count:
+        warnings.warn(
+            f"{path}: {count} {frames} have masks of some targets and boxes or points of others: they are labelled by "
+            "boxes, the masks counting as theirs. Draw the masks that are missing to keep them",
+            stacklevel=3,
+        )
 
 
 def import_human_labels(

@@ -1,7 +1,6 @@
 """Label Studio: `tasks.json` with brush masks, `label_config.xml` and `images/`; and its JSON export back."""
 
 import json
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +11,21 @@ import numpy as np
 
 from scalpel_hf.data import read_frame
 from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, POINT
-from scalpel_hf.data.objects import encode_png, objects_from_mask
+from scalpel_hf.data.objects import encode_png
 from scalpel_hf.utils.files import whole_folder
 
 from .brush_rle import encode_brush_rle
 from .frame_files import IGNORE, TARGET, AnyDataset, Frame, Target, read_frames
-from .human_labels import HumanLabel, LabelFileError, named, named_by, objects_of, read_labels
+from .human_labels import (
+    HumanLabel,
+    LabelFileError,
+    label_of_drawing,
+    named,
+    named_by,
+    objects_of,
+    read_labels,
+    warn_of_masks_as_boxes,
+)
 from .label_studio_regions import NO_LABEL, Region, read_regions
 
 TASKS, CONFIG = "tasks.json", "label_config.xml"
@@ -125,29 +133,27 @@ def read_label_studio(path: str | Path, label: str | None = None) -> Iterator[Hu
             raise LabelFileError(f"{origin}: there are the labels {sorted(taken)}: name the target by --category")
         if NO_LABEL in seen and label is not None:
             raise LabelFileError(f"{origin}: has a region without a label, of which {label!r} can't be told")
-        if len({region.shape for region in [*targets, *ignored]}) > 1:
-            raise LabelFileError(f"{origin}: its regions have different sizes")
-        name = _frame_name(task["data"], origin)
-        boxes = [region.box for region in targets if region.box is not None]
-        mask = _union([region for region in targets if region.box is None])
-        if boxes and ignored:
-            raise LabelFileError(f"{origin}: has boxes and regions called {IGNORE!r}, which only a mask can hold")
-        if boxes:
-            reduced += mask is not None
-            boxes += [] if mask is None else [tuple(box) for box in objects_from_mask(mask)["bbox"]]
-            yield HumanLabel(name, None, origin, boxes=boxes, size=targets[0].shape)
-        else:
-            with named(origin):
-                open_pixels = _union(ignored)
-            yield HumanLabel(name, mask, origin, ignored=open_pixels)
-    if reduced:
-        warnings.warn(
-            f"{path}: {reduced} tasks have masks of some targets and boxes or points of others: they are labelled by "
-            "boxes, the masks counting as theirs. Draw the masks that are missing to keep them",
-            stacklevel=2,
-        )
+        yield _label(task["data"], targets, ignored, origin)
+        reduced += len({region.box is None for region in targets}) > 1
+    warn_of_masks_as_boxes(path, reduced, "tasks")
     if label is not None and seen and label not in seen:
         raise LabelFileError(f"{path}: no region has the label {label!r}, there are {sorted(seen)}")
+
+
+def _label(data: dict[str, Any], targets: list[Region], ignored: list[Region], origin: str) -> HumanLabel:
+    """The label of a task's frame; `LabelFileError` where the regions don't go together."""
+    if len({region.shape for region in [*targets, *ignored]}) > 1:
+        raise LabelFileError(f"{origin}: its regions have different sizes")
+    with named(origin):
+        open_pixels = _union(ignored)
+    return label_of_drawing(
+        _frame_name(data, origin),
+        origin,
+        mask=_union([region for region in targets if region.box is None]),
+        boxes=[region.box for region in targets if region.box is not None],
+        ignored=open_pixels,
+        size=targets[0].shape if targets else None,
+    )
 
 
 def _union(regions: list[Region]) -> np.ndarray | None:

@@ -1,15 +1,23 @@
-"""An error as one line that a person reads, on a terminal or in a page."""
+"""Turns errors into one line for people, on a terminal or in a page."""
 
 from .extras import extra_of, remedy
 from .files import DiskFullError, is_disk_full
 
-LONGEST, REMEDY = 2000, 500  # characters of an error's line, and of its end, which is kept
-# Raised for what a person can mend, with a message that says so; of others, the kind is part of the message.
+LONGEST, REMEDY = 2000, 500  # characters of an error's line, and of its end, which holds the remedy and is kept
+# Errors that people can remove; their messages say how. For other errors, the line also names the class.
 OF_USERS = (ImportError, OSError, ValueError, FloatingPointError, EOFError)
 
 
 def one_line(error: Exception) -> str:
-    """An error as one line: what it says, and where that isn't meant for a person, its kind."""
+    """
+    An error's message as one line, with a remedy where the disk is full or an optional package is missing.
+
+    Examples:
+        >>> one_line(ValueError("no frame has a label: label some"))
+        'no frame has a label: label some'
+        >>> one_line(KeyError("mask"))
+        "KeyError: 'mask' (`--debug` shows where)"
+    """
     text = " ".join(str(error).split())
     if is_disk_full(error) and not isinstance(error, DiskFullError):
         text = f"there is no room to write ({text}): make room, or choose another place"

@@ -1,4 +1,4 @@
-"""The optional parts of this package, its extras: what each takes, and what to install where that is missing."""
+"""The optional parts of this package (extras): the packages that each needs, and how to install missing ones."""
 
 import re
 from importlib import metadata
@@ -8,7 +8,7 @@ OF_AN_EXTRA = re.compile(r"([\w.-]+).*;.*extra == ['\"]([\w-]+)['\"]")
 
 
 def extras() -> dict[str, list[str]]:
-    """The packages of each extra that is not for developers; none where this is imported without being installed."""
+    """The packages of each extra, without those for developers; empty where this package isn't installed."""
     found: dict[str, list[str]] = {}
     try:
         requirements = metadata.requires("scalpel-hf") or []
@@ -21,7 +21,7 @@ def extras() -> dict[str, list[str]]:
 
 
 def missing() -> dict[str, list[str]]:
-    """Of each extra the packages that aren't installed; of those without any nothing."""
+    """The packages of each extra that aren't installed; extras that lack none are left out."""
     absent = {extra: [name for name in names if not is_installed(name)] for extra, names in extras().items()}
     return {extra: names for extra, names in absent.items() if names}
 
@@ -34,20 +34,22 @@ def is_installed(package: str) -> bool:
 
 
 def remedy(extra: str) -> str:
+    """The command that installs an extra."""
     return f'pip install "scalpel-hf[{extra}]"'
 
 
 def extra_of(module: str | None) -> str | None:
-    """An extra that a module comes with; `None` where it comes with none."""
+    """The extra that has the package of an imported module, such as `onnx.helper`; `None` where none has it."""
     package = (module or "").partition(".")[0]
     return next((extra for extra, names in extras().items() if package in names), None)
 
 
 def check_extra(extra: str, what: str) -> None:
-    """Raise `ImportError` with the remedy where a package of an extra is missing, before work that needs it at its end.
+    """
+    Raise `ImportError` with the remedy if a package of an extra is missing. For use before long work that needs it.
 
     Args:
-        what: needs it, for the message.
+        what: the work, for the message.
     """
     names = missing().get(extra)
     if names:

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, and names that they may have."""
+"""Writes files and folders whole or not at all, and checks their names."""
 
 import ctypes
 import errno
@@ -14,17 +14,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Of `safetensors`, which raises errors of its own where the system's says so.
+# In messages of libraries such as safetensors, whose errors have no `errno`.
 FULL_IN_WORDS = re.compile(r"No space left|os error 28\b|Disk quota|File too large")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-LONGEST_NAME = 200  # bytes: file systems allow 255, with the suffix and what hidden part files are called
+LONGEST_NAME = 200  # bytes: file systems allow 255, and suffixes and the names of hidden part files add some
 
 
 def check_can_be_made(path: str | Path, option: str) -> None:
     """
-    Make sure, before work that would be lost, that a file or folder can be made at a path; nothing is made.
+    Check that a file or folder can be created at a path, without creating it. For use before long work.
 
-    Raises `ValueError`, naming what is in the way and the option that gave the path.
+    Args:
+        path: of the file or folder.
+        option: the flag that gave the path, for the message.
+
+    Raises `ValueError`, which names the obstacle.
     """
     path = Path(path).absolute()
     there = next(folder for folder in (path, *path.parents) if folder.exists())
@@ -42,10 +46,17 @@ def safe_name(name: Any, what: str) -> str:
     Check that a name from data can be the name of a file or folder; returns it.
 
     Args:
-        what: what has this name, for the message, such as `the column`.
+        what: the thing with this name, for the message, such as `the column`.
 
-    Raises `ValueError` if it is not text, is empty, `.` or `..`, is longer than file systems allow, or holds a slash of
-    either kind, a character that can't be printed or half a surrogate pair.
+    Raises `ValueError` if it is not text, is empty, `.` or `..`, is longer than file systems allow, or contains `/`,
+    `\\`, a control character, a line break or half of a surrogate pair.
+
+    Examples:
+        >>> safe_name("frame_7", "the frame")
+        'frame_7'
+        >>> safe_name("../frame_7", "the frame")
+        Traceback (most recent call last):
+        ValueError: the frame '../frame_7' can't be a file's name: rename it
     """
     is_text = isinstance(name, str) and name.strip(". ") != ""
     if not is_text or any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
@@ -58,14 +69,14 @@ def safe_name(name: Any, what: str) -> str:
 
 
 class DiskFullError(OSError):
-    """There was no room for a file or folder; the message names it, the room that it needs, and what is free."""
+    """There is no room for a file or folder; the message names it, the room that it needs, and the free room."""
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or what led to it, is that there is no room to write."""
+    """Whether an error, or one of its causes, says that there is no room to write."""
     chain: list[BaseException] = []
     led_to: BaseException | None = error
-    while led_to is not None and led_to not in chain:  # a cause that is raised again has led to itself
+    while led_to is not None and led_to not in chain:  # an error that is raised again can be its own cause
         chain.append(led_to)
         led_to = led_to.__cause__ or led_to.__context__
     return any(
@@ -77,16 +88,22 @@ def is_disk_full(error: BaseException) -> bool:
 @contextmanager
 def whole_file(path: str | Path, sweep: bool = True) -> Iterator[Path]:
     """
-    A temporary path beside `path`, to which the block writes a file that becomes `path` when the block ends.
+    Write a file whole or not at all.
 
-    The file has the permissions that the umask asks for, whatever wrote it. When the block fails, what was at `path`
-    stays as it was.
+    The block writes to the temporary path that it is given, which becomes `path` when the block ends. If the block
+    fails, an older file at `path` stays as it was. The file gets the permissions of the umask, whatever wrote it.
 
     Args:
-        sweep: whether to remove what killed processes left of this file; off for one of very many in a folder, for
-            which [`remove_leftovers`] does it once.
+        sweep: whether to remove what killed processes left of this file. For very many files in a folder, turn it off
+            and call [`remove_leftovers`] once.
 
-    Raises `DiskFullError` where there is no room, and `ValueError` where `path` is there and is no file.
+    Raises `DiskFullError` where there is no room, and `ValueError` where `path` exists and is not a file.
+
+    Examples:
+        >>> with whole_file("notes.txt") as part:
+        ...     _ = part.write_text("whole")
+        >>> Path("notes.txt").read_text()
+        'whole'
     """
     path = Path(path).resolve()  # a link stays a link
     if path.exists() and not path.is_file():
@@ -114,7 +131,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write text as UTF-8 with `\\n` at the ends of lines, whole or not at all; raises as [`whole_file`] does."""
-    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))  # a file's name may hold half a character
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))  # names of files may hold invalid characters
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -125,13 +142,16 @@ def write_json(path: str | Path, content: Any) -> None:
 @contextmanager
 def whole_folder(folder: str | Path, replace: bool = False) -> Iterator[Path]:
     """
-    A temporary folder beside `folder` that becomes it when the block ends, and vanishes when it fails.
+    Write a folder whole or not at all.
+
+    The block writes into the temporary folder that it is given, which becomes `folder` when the block ends. If the
+    block fails, the temporary folder is removed.
 
     Args:
-        replace: replace a folder that exists; in one step, so that there is always one.
+        replace: whether to replace an existing folder. It is replaced in one step, so that there always is one.
 
-    Raises `FileExistsError` where `folder` is there already and isn't to be replaced, and `DiskFullError` where there
-    is no room.
+    Raises `FileExistsError` where `folder` exists and may not be replaced, or is a file, and `DiskFullError` where
+    there is no room.
     """
     folder = Path(folder).resolve()
     with work_folder(folder) as part:
@@ -150,10 +170,10 @@ def whole_folder(folder: str | Path, replace: bool = False) -> Iterator[Path]:
 @contextmanager
 def work_folder(path: Path) -> Iterator[Path]:
     """
-    A temporary folder beside the file or folder `path`, on the same disk, for what is to become part of it.
+    A temporary folder beside `path`, on the same disk, for parts of the file or folder `path`.
 
-    What it holds when the block ends is removed; so is what killed processes left there. Raises `DiskFullError` where
-    there is no room.
+    It is removed when the block ends; what the block needs has been moved out by then. What killed processes left is
+    removed at the start. Raises `DiskFullError` where there is no room.
     """
     remove_leftovers(path)
     part = _beside(path, "part")
@@ -167,7 +187,7 @@ def work_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder in one step, so that half of one isn't taken for whole."""
+    """Remove a folder. It vanishes in one step, so that no half of it is ever found under its name."""
     aside = _beside(folder, "part")
     _remove(aside)
     os.replace(folder, aside)
@@ -176,12 +196,12 @@ def remove_folder(folder: Path) -> None:
 
 def remove_leftovers(path: Path, name: str | None = None) -> None:
     """
-    Remove what processes that were killed left while they wrote the file or folder `path`.
+    Remove what killed processes left when they wrote the file or folder `path`.
 
-    An older version that had been moved away, and not replaced, comes back with a warning.
+    An older version that they had moved away and not yet replaced is restored, with a warning.
 
     Args:
-        name: a regular expression, for what to sweep beside `path` instead of the leftovers of `path` itself.
+        name: a regular expression for the names of files beside `path` whose leftovers to remove instead.
     """
     if not path.parent.is_dir():
         return
@@ -198,15 +218,15 @@ def remove_leftovers(path: Path, name: str | None = None) -> None:
 
 
 def _beside(path: Path, ending: str) -> Path:
-    """The hidden name of a thing that becomes `path`, which tells whose it is."""
+    """The hidden path of what becomes `path` or was it; the name holds the process and the thread that write it."""
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.{ending}")
 
 
 def _is_written(process: int, thread: int) -> bool:
-    """Whether who began to write it still may; it isn't this thread, which is about to begin."""
+    """Whether the process still runs that writes a part file. This thread's own is a leftover: it has not begun yet."""
     if (process, thread) == (os.getpid(), threading.get_native_id()):
         return False
-    if os.name != "posix":  # there is no asking there without harm
+    if os.name != "posix":  # on Windows, `os.kill` would end the process
         return True
     try:
         os.kill(process, 0)
@@ -225,7 +245,7 @@ def _remove(path: Path) -> None:
 
 
 def as_umask_says(folder: Path, pattern: str = "**/*") -> None:
-    """Give a folder's files the permissions that the umask asks for; safetensors makes its own for the owner alone."""
+    """Give a folder's files the permissions of the umask; files of safetensors can be read by their owner only."""
     probe = _beside(folder / "umask", "part")
     probe.touch()
     mode = probe.stat().st_mode & 0o666
@@ -236,8 +256,7 @@ def as_umask_says(folder: Path, pattern: str = "**/*") -> None:
 
 
 def _exchange(new: Path, old: Path) -> None:
-    """Swap two folders in one step; where the system can't, in two, of which [`remove_leftovers`] knows how to undo the
-    first."""
+    """Swap two folders in one step, or where the system can't, in two; [`remove_leftovers`] can undo the first."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):
@@ -254,7 +273,7 @@ def _exchange(new: Path, old: Path) -> None:
 
 @contextmanager
 def _room_for(path: Path, part: Path) -> Iterator[None]:
-    """Say of which file or folder there is no room, and how much."""
+    """Turn an error of a full disk into a `DiskFullError` that names the file or folder and the room that it needs."""
     try:
         yield
     except Exception as error:

@@ -1,10 +1,16 @@
-"""How flags are spelt on every command line."""
+"""The spelling of flags on the command line."""
 
 import re
 
 
 def with_hyphens(argument: str) -> str:
-    """A flag with hyphens: `--base_model`, as the YAML has it, is `--base-model`. Its value stays as it is."""
+    """
+    A flag with hyphens in place of the underscores that YAML files have; its value stays as it is.
+
+    Examples:
+        >>> with_hyphens("--base_model=my_model")
+        '--base-model=my_model'
+    """
     if not re.match(r"--[a-zA-Z]", argument):
         return argument
     name, equals, value = argument.partition("=")

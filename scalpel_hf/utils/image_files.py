@@ -1,4 +1,4 @@
-"""The image files of a folder: the one place that says which files are frames or masks by their names."""
+"""Finds the image files in a folder; decides by their names which files are frames or masks."""
 
 import os
 import unicodedata
@@ -10,22 +10,22 @@ from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES
 
 
 class LinkedWarning(UserWarning):
-    """Files that are read as a folder's own lie elsewhere; the message counts them and names one."""
+    """Files of a folder are links to files outside of it; the message counts them and names one."""
 
 
 class PassedOverWarning(UserWarning):
-    """Files beside a folder's images are not read; the message counts them."""
+    """Files or folders beside a folder's images are not read; the message counts them."""
 
 
 def find_images(folder: str | Path) -> list[Path]:
     """
     The image files of a folder and its sub-folders, in the order of their paths.
 
-    A file is an image where its name ends in one of `IMAGE_SUFFIXES`, in capitals or not. Hidden files and folders are
-    passed over in silence, such as the `._f0.png` that macOS leaves beside `f0.png`; other files are counted in a
-    [`PassedOverWarning`], and so are folders that are other names (links) of one that is read.
+    A file is an image if its name ends in one of `IMAGE_SUFFIXES`, in upper or lower case. Hidden files and folders are
+    skipped without a warning, such as the `._f0.png` that macOS writes beside `f0.png`. A [`PassedOverWarning`] counts
+    the other files, and links to folders that are read anyway.
 
-    Raises `FileNotFoundError` where there is no such folder or no image in it, saying what there is instead.
+    Raises `FileNotFoundError` where there is no such folder, or no image in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -42,7 +42,7 @@ def find_images(folder: str | Path) -> list[Path]:
         raise FileNotFoundError(f"{folder} has no images (*{', *'.join(IMAGE_SUFFIXES)}): there are {there} in it")
     if again:
         message = (
-            f"{folder}: {len(again)} folders in it are links to others that are read, and passed over ({again[0]})"
+            f"{folder}: {len(again)} folders in it are links to others that are read anyway, and skipped ({again[0]})"
         )
         warnings.warn(message, PassedOverWarning, stacklevel=2)
     if others:
@@ -52,20 +52,26 @@ def find_images(folder: str | Path) -> list[Path]:
 
 
 def frame_name(path: PurePath) -> str:
-    """What the frame in an image file is called, of the file's path in the folder of images."""
+    """
+    The name of the frame in an image file, from the file's path relative to the folder of images.
+
+    Examples:
+        >>> frame_name(PurePath("night/0042.png"))
+        'night_0042'
+    """
     return unicodedata.normalize("NFC", "_".join(path.with_suffix("").parts))
 
 
 def _raise(error: OSError) -> None:
-    raise error  # a folder that can't be read is no empty one
+    raise error  # else `os.walk` would skip a folder that can't be read
 
 
 def visible_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """
-    The files, and the folders that were read under another name.
+    The files in a folder and its sub-folders that aren't hidden, and the links to folders that are read anyway.
 
-    Links are followed, as people gather frames by them. In a folder that others made they may lead to this person's
-    own files, which would be read, exported and published: a [`LinkedWarning`] says how many lead out of it.
+    Links are followed, because people collect frames by them. In a folder from somebody else, links may lead to the
+    user's own files, which would be read, exported and published: a [`LinkedWarning`] counts those that lead outside.
     """
     files, again, seen = [], [], set()
     for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
@@ -77,11 +83,11 @@ def visible_files(folder: Path) -> tuple[list[Path], list[Path]]:
         seen.add((place.st_dev, place.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files += [Path(parent, name) for name in names if not name.startswith(".")]
-    _say_where_links_lead(folder, files)
+    _warn_of_links_outside(folder, files)
     return files, again
 
 
-def _say_where_links_lead(folder: Path, files: list[Path]) -> None:
+def _warn_of_links_outside(folder: Path, files: list[Path]) -> None:
     home = os.path.realpath(folder)
     places = ((file, os.path.realpath(file)) for file in sorted(files))
     outside = [(file, place) for file, place in places if os.path.commonpath([home, place]) != home]

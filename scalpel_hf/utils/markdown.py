@@ -1,4 +1,4 @@
-"""Text that comes from data, such as frames' names and records' values, in Markdown that this package writes."""
+"""Escapes text from data, such as names of frames, for Markdown that this package writes."""
 
 import re
 
@@ -6,14 +6,18 @@ ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 class Markdown(str):
-    """Text that is Markdown already, which no template escapes again."""
+    """Text that is Markdown already; templates don't escape it again."""
 
 
 def escape(text: object) -> Markdown:
     """
-    Words that Markdown and HTML show as they are, on one line: no heading, table cell, link, picture or tag of theirs.
+    Text as one line of Markdown that is shown literally: it can't make a heading, table cell, link, picture or tag.
 
-    What can't be printed becomes � (so do halves of surrogate pairs, which no file takes), line breaks become spaces.
+    Line breaks become spaces. Characters that can't be printed, and halves of surrogate pairs, become �.
+
+    Examples:
+        >>> print(escape("a|b <b>"))
+        a\\|b &lt;b&gt;
     """
     line = re.sub(r"[\\`*\[\]|~$@:]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", _one_line(text))
     line = re.sub(r"[&<>]", lambda found: ENTITIES[found[0]], line)
@@ -21,7 +25,7 @@ def escape(text: object) -> Markdown:
 
 
 def code(text: object) -> Markdown:
-    """The same between backticks, as code."""
+    """Text as one line of code in Markdown, between as many backticks as it takes."""
     line = _one_line(text) or " "
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     edge = " " if line[0] == "`" or line[-1] == "`" else ""
@@ -34,5 +38,5 @@ def _one_line(text: object) -> str:
 
 
 def _escaped_start(start: str) -> str:
-    """Of a line: a mark is escaped before it, a number as its first digit's entity."""
+    """Escape a line's start, which would make a list or heading: a mark by a backslash, a number by an entity."""
     return f"&#{ord(start[0])};{start[1:]}" if start[0].isdigit() else f"\\{start}"

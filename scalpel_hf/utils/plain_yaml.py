@@ -1,4 +1,4 @@
-"""YAML as a person reads it: a number is what looks like one, and nothing is there twice or by reference."""
+"""A YAML loader without surprises: what looks like a number is one, and keys can't repeat."""
 
 import re
 from typing import Any
@@ -9,7 +9,11 @@ from .reading import first_double
 
 
 class PlainLoader(yaml.SafeLoader):
-    """YAML in which a value means what it looks like."""
+    """
+    Loads YAML with the numbers of JSON's kind, such as `1e-3`; `010`, `1:30` and dates are text.
+
+    Raises `YAMLError` for aliases (`*name`) and for keys that occur twice in a mapping.
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

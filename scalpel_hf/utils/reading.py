@@ -1,4 +1,4 @@
-"""Text, JSON and YAML files that say what is wrong with them."""
+"""Reads text, JSON and YAML files, with errors that name the file and the problem."""
 
 import json
 from collections import Counter
@@ -19,14 +19,14 @@ def check_is_file(path: str | Path) -> None:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """A file's content. Raises as [`check_is_file`] does, and `OSError` for what can't be read."""
+    """A file's content. Raises `ValueError` for a folder, pipe or device, and `OSError` where it can't be read."""
     check_is_file(path)
     return Path(path).read_bytes()
 
 
 def read_text(path: str | Path) -> str:
     """
-    A text file as UTF-8, with or without a byte order mark, or as UTF-16 with one.
+    The text of a file in UTF-8, with or without a byte order mark, or in UTF-16 with one.
 
     Raises as [`read_bytes`] does, and `ValueError` for another encoding.
     """
@@ -40,13 +40,13 @@ def read_text(path: str | Path) -> str:
 
 def read_json(path: str | Path, kind: type | tuple[type, ...] = dict) -> Any:
     """
-    What a JSON file holds.
+    The content of a JSON file.
 
     Args:
-        kind: what that has to be: `dict`, `list` and so on, or several.
+        kind: the type that the content must have, such as `dict` or `list`, or several types.
 
-    Raises `ValueError`, naming the file, if it is not JSON, is of another kind, has a name twice or is nested too
-    deeply; and as [`read_text`] does.
+    Raises `ValueError`, which names the file, if it is not JSON, has another type, repeats a name in an object or is
+    nested too deeply; otherwise as [`read_text`] does.
     """
     text = read_text(path)
     try:
@@ -66,6 +66,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def first_double(names: list[str]) -> str | None:
+    """The first name that occurs more than once; `None` where none does."""
     if len(set(names)) == len(names):
         return None
     return next(name for name, count in Counter(names).items() if count > 1)
@@ -73,17 +74,17 @@ def first_double(names: list[str]) -> str | None:
 
 def read_yaml(path: str | Path, kind: type | tuple[type, ...] = dict) -> Any:
     """
-    What a YAML file holds; an empty one holds an empty `dict`.
+    The content of a YAML file; an empty `dict` for an empty file.
 
-    Numbers are what they look like: `1e-3` is one, `010` (eight, by YAML 1.1), `1:30` (ninety) and dates are text.
+    What looks like a number is one: `1e-3` is, but `010`, `1:30` and dates are text, unlike in YAML 1.1.
 
     Args:
-        kind: what that has to be: `dict`, `list` and so on, or several.
+        kind: the type that the content must have, such as `dict` or `list`, or several types.
 
-    Raises `ValueError`, naming the file, if it is not YAML, is of another kind, has a name twice, is nested too deeply,
-    is larger than a configuration is, or has aliases (`*name`); and as [`read_text`] does.
+    Raises `ValueError`, which names the file, if it is not YAML, has another type, repeats a name, is nested too
+    deeply, is larger than 1 MiB, or has aliases (`*name`); otherwise as [`read_text`] does.
     """
-    import yaml  # here, since the runtime reads JSON alone, and needs nothing but NumPy, Pillow and onnxruntime
+    import yaml  # here, since the runtime reads only JSON, and needs only NumPy, Pillow and onnxruntime
 
     from .plain_yaml import PlainLoader
 

@@ -1,4 +1,4 @@
-"""Jinja templates that escape whatever is put into them, for HTML and for Markdown."""
+"""Jinja templates for HTML and Markdown that escape all values."""
 
 from typing import Any
 
@@ -8,16 +8,20 @@ from .markdown import Markdown, code, escape
 
 
 def html_template(text: str) -> jinja2.Template:
-    """A template of HTML or SVG; a variable that it isn't given is an error."""
+    """A template of HTML or SVG. Rendering it without one of its variables raises `UndefinedError`."""
     return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(text)
 
 
 def markdown_template(text: str) -> jinja2.Template:
     """
-    A template of Markdown: text becomes words, as by [`escape`]; numbers stay as they are.
+    A template of Markdown. Text is escaped by [`escape`]; numbers stay as they are.
 
-    Its filters `code` and `number(format)` give Markdown that is not escaped again. Lines that hold a block alone leave
-    no line behind.
+    The filters `code` and `number(format)` return Markdown that is not escaped again. Lines that contain only a block
+    tag don't appear in the result. Rendering without one of the variables raises `UndefinedError`.
+
+    Examples:
+        >>> markdown_template("{{ name }}: {{ value | number('.1f') }}").render(name="a_b *", value=0.25)
+        'a_b \\\\*: 0.2'
     """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,

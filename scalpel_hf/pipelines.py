@@ -82,7 +82,7 @@ class InfraredModel:
         transformers for the arguments."""
         from .predictors.committee import other_members
         from .predictors.kinds import HUB_ARGUMENTS, ModelKind, kind_of
-        from .predictors.teacher import load_adapted
+        from .predictors.sam import load_adapted
 
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         if "revision" in hub:  # `pipeline` hands on one that carries the commit of an adapter's base

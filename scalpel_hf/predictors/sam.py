@@ -1,10 +1,12 @@
-"""Loads Segment Anything models as base models, at any input size."""
+"""Loads Segment Anything models at any input size, and adapters on them."""
 
 import copy
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASK_GENERATION_MAPPING
@@ -12,9 +14,10 @@ from transformers.utils import cached_file
 
 from scalpel_hf.adapter.families import FAMILIES, family_of, input_size
 from scalpel_hf.hub.repo_names import SNAPSHOT, is_hub_id, lasting_name
+from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.whole_weights import load_whole
 
-from .pretrained import loading
+from .pretrained import load_adapter, load_adapter_config, load_image_processor, loading
 
 OF_THE_HUB = ("revision", "cache_dir", "token", "local_files_only")
 
@@ -54,6 +57,39 @@ def load_sam(name_or_path: str | Path, image_size: int | None = None, **kwargs: 
     model.name_or_path = model.config.name_or_path = lasting
     model.config._commit_hash = revision  # read by `record_base`; not saved in config.json
     return model.requires_grad_(False).eval()
+
+
+def load_adapted(
+    name_or_path: str | Path, base: str | Path | None = None, dtype: torch.dtype | None = None, **hub: Any
+) -> tuple[PeftModel, InfraredImageProcessor]:
+    """
+    Load a teacher's adapter on its base, at the input size that it was trained with, and its image processor.
+
+    Args:
+        name_or_path: folder or repository of the adapter.
+        base: folder or repository of the base model. By default the adapter's `base_model_name_or_path`, at the commit
+            that the adapter's configuration records.
+        dtype: of the base's weights.
+        hub: `revision` and `subfolder` of the adapter; `cache_dir`, `token` and `local_files_only` of adapter and base.
+    """
+    name, of_both = str(name_or_path), {key: hub[key] for key in hub if key not in ("revision", "subfolder")}
+    config, processor = load_adapter_config(name, **hub), load_image_processor(name, **hub)
+    if processor.sam_size is None:
+        raise ValueError(f"{name}: the image processor has no `sam_size`: it is a student's, not a teacher's")
+    if dtype is not None:
+        of_both["dtype"] = dtype
+    if base is None and config.revision:
+        of_both["revision"] = config.revision
+    try:
+        sam = load_sam(base or config.base_model_name_or_path or "", processor.sam_size, **of_both)
+    except (OSError, ValueError) as error:
+        if base is not None:
+            raise
+        raise ValueError(
+            f"{name} can't be loaded without its base model, {config.base_model_name_or_path!r}: {error}; name its "
+            "folder or repository with `base=` in Python, or with the flag `--base-model`"
+        ) from error
+    return load_adapter(sam, name, config, **hub), processor
 
 
 def hub_commit(name: str, **kwargs: Any) -> str | None:

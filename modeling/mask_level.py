@@ -98,9 +98,8 @@ class FrameRegion:
         """Resample the frames to a grid `(h, w)` over SAM's whole input, with their border repeated outside of them."""
         full = torch.tensor([0.0, 0.0, self.input_size, self.input_size], device=self.boxes.device)
         corner, sides = self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]
-        in_frame = torch.cat(
-            [-corner / sides, (self.input_size - corner) / sides], 1
-        )  # input's corners as fractions of the frame
+        # The input's corners, as fractions of the frame.
+        in_frame = torch.cat([-corner / sides, (self.input_size - corner) / sides], 1)
         frames = sample_region(self.frames, in_frame, input_size=1, size=(int(grid[0]), int(grid[1])))
         return FrameRegion(frames, full.expand(frames.shape[0], 4), self.input_size, base_grid=True)
 
@@ -214,7 +213,7 @@ class MaskLevel(nn.Module):
             inputs += routed
         features = [(1, self.upscaled_entry(upscaled)), (2, self.embedding_entry(embedding))]
         features += [(i + 1, entry(x)) for i, (entry, x) in enumerate(zip(self.fine_entries, fine, strict=True))]
-        residual = self._network(torch.cat(inputs, 1), boxes, features=features, input_size=input_size)
+        residual = self._unet_logits(torch.cat(inputs, 1), boxes, features=features, input_size=input_size)
         outputs["logits"] = self.sam_logit_scale * sam_logits + residual
         # `head.training`, as a training loop may leave a level with frozen operators in evaluation mode.
         if maps and self.gate.is_active and not self.head.training:
@@ -272,7 +271,7 @@ class MaskLevel(nn.Module):
         }
         return outputs, [len(maps) * expert for expert in routed]
 
-    def _network(self, x: Tensor, boxes: Tensor, features: list[tuple[int, Tensor]], input_size: int) -> Tensor:
+    def _unet_logits(self, x: Tensor, boxes: Tensor, features: list[tuple[int, Tensor]], input_size: int) -> Tensor:
         """
         The U-Net's logits `(B, 1, H, W)`, which are added to SAM's.
 
@@ -312,8 +311,8 @@ def _scale_stem_weights(stem: nn.Conv2d, frame_channels: int) -> None:
     """
     Scale the first layer's initial weights in place.
 
-    The weights of its first `frame_channels` get the size that they would have without prior maps; those of the prior
-    maps are smaller by `PRIOR_SCALE`.
+    The weights of its first `frame_channels` get the size that they would have without prior maps. Those of the prior
+    maps get this size times `PRIOR_SCALE`.
     """
     stem.weight *= (stem.in_channels / frame_channels) ** 0.5
     stem.weight[:, frame_channels:] *= PRIOR_SCALE

@@ -119,14 +119,14 @@ def apply_label_budget(
         raise ValueError(f"the data set lacks {len(missing)} names of the budget: {', '.join(missing[:10])}")
     labels = dataset.select_columns(list(LABEL_COLUMNS)).with_format("arrow")[:]  # the files' bytes, not decoded
     human = [name in chosen for name in names]
-    said = dataset["label_source"][:] if "label_source" in dataset.column_names else [HUMAN] * len(names)
-    held = [_held(source, labels, i) for i, source in enumerate(said)]
-    if hidden := [name for name, row, label in zip(names, human, held, strict=True) if row and label == NONE]:
+    stated = dataset["label_source"][:] if "label_source" in dataset.column_names else [HUMAN] * len(names)
+    actual = [_label_of(source, labels, i) for i, source in enumerate(stated)]
+    if hidden := [name for name, row, label in zip(names, human, actual, strict=True) if row and label == NONE]:
         raise ValueError(f"frames of the budget have no label, load the full set again: {', '.join(hidden[:10])}")
 
     features = dict(dataset.features)
     order = [column for column in dataset.column_names if column != "label_source"] + ["label_source"]
-    sources = [label if row else NONE for row, label in zip(human, held, strict=True)]
+    sources = [label if row else NONE for row, label in zip(human, actual, strict=True)]
     columns: dict[str, object] = {"label_source": sources}
     features["label_source"] = Value("string")
     if hide:
@@ -139,8 +139,8 @@ def apply_label_budget(
     return dataset.select_columns(order)
 
 
-def _held(said: str, labels: pa.Table, row: int) -> str:
+def _label_of(stated: str, labels: pa.Table, row: int) -> str:
     """The `label_source` of a row in the budget: `box` or `point` as stated, `human` with a mask, else `none`."""
-    if said in (BOX, POINT):
-        return said if labels.column("objects")[row].is_valid else NONE
+    if stated in (BOX, POINT):
+        return stated if labels.column("objects")[row].is_valid else NONE
     return HUMAN if labels.column("mask")[row].is_valid else NONE

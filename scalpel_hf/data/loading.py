@@ -225,8 +225,8 @@ def _as_irst_dataset(
 
 def _is_same(stored: Row, made: Row) -> bool:
     """Whether a stored row equals the row that is made of its files."""
-    said = ("name", "objects", "width", "height")
-    if any(stored[column] != made[column] for column in said) or stored["image"]["bytes"] != made["image"]["bytes"]:
+    columns = ("name", "objects", "width", "height")
+    if any(stored[column] != made[column] for column in columns) or stored["image"]["bytes"] != made["image"]["bytes"]:
         return False
     return made["mask"] is None or np.array_equal(read_frame(stored["mask"]), read_frame(made["mask"]))
 

@@ -109,9 +109,8 @@ PREPARED = MaskValues(target=frozenset([TARGET]), ignored=frozenset([IGNORED]))
 VOC = MaskValues(target=frozenset([1]), ignored=frozenset([255]), indexed=True)
 ABOVE_HALF = MaskValues(above=127, rest=True)
 
-MaskSource: TypeAlias = tuple[
-    str, Callable[[], ImageLike | None]
-]  # a mask's name for messages, and a function that loads it
+# A mask's name for messages, and a function that loads it.
+MaskSource: TypeAlias = tuple[str, Callable[[], ImageLike | None]]
 
 
 @dataclass(frozen=True)

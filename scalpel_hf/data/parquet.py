@@ -1,4 +1,4 @@
-"""Parquet files that hold their images."""
+"""Writes data sets as parquet files that contain their images."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 
 from .image_cells import image_columns, stored_cell, undecoded
 
-ROWS = 64  # that are held in memory and written at a time
+ROWS = 64  # rows in memory, which are written together
 
 
 def write_parquet_file(dataset: datasets.Dataset | datasets.IterableDataset, path: str | Path) -> int:
     """
-    Write all rows and columns as one file for `load_dataset("parquet", data_files=…)`, each image a [`stored_cell`].
+    Write a data set to a parquet file, with each image as a [`stored_cell`].
 
-    Memory does not grow with the number of rows. Returns how many there are. Raises `OSError` and `ValueError`, naming
-    the row, for an image whose file can't be read.
+    `load_dataset("parquet", data_files=…)` reads it. Memory does not grow with the number of rows. Returns their
+    number. Raises `OSError` or `ValueError`, which names the row, if an image's file can't be read.
     """
     features = datasets.Features(dataset.features)
     count = 0

@@ -78,9 +78,8 @@ def weak_label(frame: np.ndarray, objects: Sequence[Sequence[float]]) -> WeakLab
             part = _around_point(frame, x, y)
         target[part.window] |= part.target
         is_open[part.window] |= part.is_open
-        is_sure[part.window] |= (
-            part.target & ~part.is_open
-        )  # not ignored by its own box, even if another box ignores it
+        # Not ignored by its own box, even if another box ignores it.
+        is_sure[part.window] |= part.target & ~part.is_open
     whole = [number for number, box in enumerate(by_size, 1) if _shows(numbers, number, box)]
     numbers[~np.isin(numbers, whole)] = 0
     return WeakLabel(target.astype(np.float32), (is_sure | ~is_open).astype(np.float32), numbers)

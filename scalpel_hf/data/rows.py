@@ -108,6 +108,6 @@ def without_broken(rows: list[Row | str], names: list[str], skip_broken: bool, w
 
 
 def rows_to_dataset(rows: list[Row], split: str | NamedSplit | None = None) -> Dataset:
-    """A data set of rows that hold each of [`FEATURES`]."""
+    """Make a data set with [`FEATURES`] of rows, as the given split."""
     columns = {column: [row[column] for row in rows] for column in FEATURES}
     return Dataset.from_dict(columns, features=FEATURES, split=NamedSplit(str(split)) if split else None)

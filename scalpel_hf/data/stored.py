@@ -48,8 +48,8 @@ def load_stored(name: str | Path) -> datasets.DatasetDict | datasets.Dataset:
 
 def split_name(rows: datasets.Dataset | datasets.IterableDataset) -> str:
     """Name of the split that rows are, or are a part of, by their `split`; `train` if it isn't set."""
-    said = re.match(r"\w+(\.\w+)*", str(rows.split or ""))
-    return said[0] if said else "train"
+    match = re.match(r"\w+(\.\w+)*", str(rows.split or ""))
+    return match[0] if match else "train"
 
 
 def as_splits(loaded: datasets.DatasetDict | datasets.Dataset) -> datasets.DatasetDict:
@@ -95,7 +95,7 @@ def _load_from_disk(folder: Path) -> datasets.DatasetDict | datasets.Dataset:
     for part in parts:
         path = part / "state.json"
         if not path.is_file():
-            raise ValueError(f"{folder} is damaged, or was not copied whole: there is no {path}; make or copy it anew")
+            raise ValueError(f"{folder} is damaged, or was not copied whole: there is no {path}; make or copy it again")
         files = read_json(path).get("_data_files")
         if not isinstance(files, list) or not all(isinstance(file, dict) for file in files):
             raise ValueError(f"{path} names no files")
@@ -108,7 +108,7 @@ def _load_from_disk(folder: Path) -> datasets.DatasetDict | datasets.Dataset:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # `datasets` and Arrow raise many kinds for damaged files
         raise ValueError(
-            f"{folder} is damaged, or isn't as `save_to_disk` writes a data set ({_describe(error)}): make it anew"
+            f"{folder} is damaged, or isn't as `save_to_disk` writes a data set ({_describe(error)}): make it again"
         ) from error
     for dataset in _parts(loaded):
         _check_cells(dataset, folder)

@@ -60,7 +60,6 @@ def _same_weights(file: Path, other: Path) -> bool:
 
 
 def _same_json(file: Path, other: Path) -> bool:
+    """Whether two JSON files have equal values. Keys that only one has, such as a new version's, don't count."""
     now, before = read_json(file), read_json(other)
-    return all(
-        now[key] == before[key] for key in now.keys() & before.keys()
-    )  # keys that only one version writes don't count
+    return all(now[key] == before[key] for key in now.keys() & before.keys())

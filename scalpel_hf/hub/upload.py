@@ -216,9 +216,8 @@ def push_metric(repo_id: str, private: bool | None = None) -> str:
     )
     card.data["sdk"], card.data["app_file"] = "gradio", "app.py"
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / f"{repo_id.split('/')[-1]}.py").write_text(
-            script, encoding="utf-8"
-        )  # the name that `evaluate` looks for
+        name = f"{repo_id.split('/')[-1]}.py"  # the name that `evaluate` looks for
+        (Path(folder) / name).write_text(script, encoding="utf-8")
         shutil.copy(METRIC.parent / "irstd_metrics.py", folder)
         (Path(folder) / "app.py").write_text(METRIC_APP.format(repo_id=repo_id), encoding="utf-8")
         (Path(folder) / "requirements.txt").write_text("evaluate\nscipy\n", encoding="utf-8")

@@ -146,12 +146,8 @@ def other_members(name_or_path: str | Path, **hub: Any) -> dict[str, str]:
     if not Path(name_or_path).is_dir():
         try:
             path = Path(hf_hub_download(str(name_or_path), COMMITTEE_FILE, **hub))
-        except (
-            EntryNotFoundError,
-            OSError,
-            ValueError,
-        ):  # if the repository is the problem, loading the adapter says so
-            return {}
+        except (EntryNotFoundError, OSError, ValueError):
+            return {}  # if the repository is the problem, loading the adapter raises an error
     if not path.is_file():
         return {}
     with loading(name_or_path, COMMITTEE_FILE):

@@ -28,12 +28,8 @@ from .prediction import Prediction, fingerprint_of
 from .pretrained import load_image_processor, loading
 from .pushing import FromFolder
 
-IRRELEVANT_FIELDS = (
-    "_name_or_path",
-    "transformers_version",
-    "auto_map",
-    "dtype",
-)  # fields of a configuration that predictions don't depend on
+# Fields of a configuration that predictions don't depend on.
+IRRELEVANT_FIELDS = ("_name_or_path", "transformers_version", "auto_map", "dtype")
 SIZE_DIVISOR = 32  # the coarsest stride of other models
 LABELS = {"segmentation": ["background", "target"], "detection": ["target"]}
 

@@ -129,9 +129,8 @@ def _checked(value: Any, expected: Any) -> Any:
             raise TypeError("a list")
         return [_checked(item, get_args(expected)[0]) for item in value]
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return (
-            value if abs(value) > 1e300 else float(value)
-        )  # above every field's range, but may be too large for a float
+        # An int above 1e300 is above every field's range, but may be too large for a float.
+        return value if abs(value) > 1e300 else float(value)
     if not isinstance(value, expected) or (expected is not bool and isinstance(value, bool)):
         raise TypeError(TYPE_NAMES[expected])
     return value

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.threshold == "auto":
         with state.main_process_first():  # the other processes then read its choice from the file
             choice = choose(rows, teacher, args)
-    job = labelling_job(args, rows, teacher, choice, say)
+    job = labelling_job(args, rows=rows, teacher=teacher, choice=choice, say=say)
     part, parts = args.shard
     job.predict((part - 1) * state.num_processes + state.process_index, parts * state.num_processes)
     state.wait_for_everyone()

@@ -1,6 +1,6 @@
 """Runs exported students with NumPy and onnxruntime only, without torch and transformers.
 
-Example:
+Examples:
     >>> from scalpel_hf.runtime import OnnxStudent
     >>> student = OnnxStudent.from_pretrained("runs/nuaa/student")  # a folder or a repository on the Hub
     >>> boxes, scores, mask = student.detect("frame.png")

@@ -1,4 +1,4 @@
-"""From a probability map to boxes, in NumPy: 8-connected components, and rounding of boxes to pixels."""
+"""Computes boxes from a probability map in NumPy: 8-connected components, and rounding of boxes to whole pixels."""
 
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ class Detections(NamedTuple):
 
     Args:
         boxes: `(N, 4)` float32, (x0, y0, x1, y1) in pixels: a single pixel in row 3, column 5 is (5, 3, 6, 4).
-        scores: `(N,)` float32; of a segmentation student, the mean probability in the component.
-        mask: `(H, W)` bool, where the probability exceeds the threshold; `None` for detection students.
+        scores: `(N,)` float32; for segmentation students, the mean probability in the component.
+        mask: `(H, W)` bool, true where the probability exceeds the threshold; `None` for detection students.
     """
 
     boxes: np.ndarray
@@ -25,9 +25,10 @@ def find_detections(probability: np.ndarray, threshold: float) -> Detections:
     The 8-connected components of `probability > threshold` as boxes with scores.
 
     Args:
-        probability: `(H, W)`.
+        probability: of a target, `(H, W)`.
+        threshold: of the probability.
 
-    Components are in the order of their first pixel, row by row.
+    Returns the components in the order of their first pixel, row by row.
 
     Examples:
         >>> find_detections(np.array([[0, 0.9], [0, 0.7]], dtype=np.float32), 0.5).boxes
@@ -53,19 +54,23 @@ def snap_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     Round boxes `(N, 4)`, (x0, y0, x1, y1), to whole pixels inside the frame, at least one pixel wide and high.
 
-    `InfraredImageProcessor.post_process_object_detection` does the same.
+    Returns `(N, 4)` float32, as `InfraredImageProcessor.post_process_object_detection` does.
+
+    Examples:
+        >>> snap_boxes(np.array([[2.4, 0.2, 2.6, 1.7]]), height=10, width=20)
+        array([[2., 0., 3., 2.]], dtype=float32)
     """
     sides = np.array([width, height], np.float32)
     low, high = np.rint(boxes[:, :2]), np.rint(boxes[:, 2:])
     centres = np.floor(boxes[:, :2] / 2 + boxes[:, 2:] / 2)
-    low = np.where(high <= low, centres, low)  # both edges nearest to one: the pixel that the centre lies in
+    low = np.where(high <= low, centres, low)  # where a box rounds to no pixel, it becomes the one of its centre
     low = np.minimum(np.maximum(low, 0), sides - 1)
     high = np.minimum(np.maximum(high, low + 1), sides)
     return np.concatenate([low, high], 1).astype(np.float32)
 
 
 def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, first column and column past the last of every run of true pixels, row by row."""
+    """The runs of true pixels in each row, in order: their row, their first column, and the column after their last."""
     edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).view(np.int8), axis=1)
     rows, starts = np.nonzero(edges == 1)
     return rows, starts, np.nonzero(edges == -1)[1]
@@ -73,14 +78,14 @@ def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _label_runs(rows: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
     """
-    Component of every run, numbered from 0 in the order of their first runs.
+    The number of each run's component, from 0 in the order of the components' first runs.
 
-    Two runs touch where they lie in neighbouring rows and overlap once each is widened by one pixel on one side. Every
-    run then takes the smallest number among those that touch it, and follows that run's own, until nothing changes.
+    Two runs touch if they are in neighbouring rows and overlap, or meet at a corner. Each run takes the smallest number
+    of the runs that it touches, and then the number that the run of this number has, until nothing changes.
     """
     stride = int(stops.max(initial=0)) + 2
     keys = rows * stride
-    # For each run, the range of runs in the next row that it touches: those are neighbours in the list.
+    # The runs in the next row that a run touches are neighbours in the list: from `first` up to `last`.
     first = np.searchsorted(keys + stops, keys + stride + starts, side="left")
     last = np.searchsorted(keys + starts, keys + stride + stops, side="right")
     touching = np.maximum(last - first, 0)

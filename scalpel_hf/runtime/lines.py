@@ -1,4 +1,4 @@
-"""Lines of JSON that are there as soon as they are written, whatever ends the program."""
+"""Writes lines of JSON, each at once and whole, so that they are kept however the program ends."""
 
 import json
 import os
@@ -11,9 +11,7 @@ from .results import Result
 
 try:
     import fcntl
-except (
-    ImportError
-):  # Windows, where a file that one program writes can't be opened for the same by another's --overwrite
+except ImportError:  # on Windows, which doesn't let another program overwrite an open file anyway
     fcntl = None  # type: ignore[assignment]
 
 
@@ -21,15 +19,15 @@ class JsonLines:
     """
     A file of JSON lines, or standard output, to which each line is appended whole.
 
-    The file is made with the first line, so that a program that finds nothing to do leaves what was there. It is one
-    program's: another that would write to it gets an error.
+    The file is created with the first line, so that a program without results leaves an older file as it was. While it
+    is open, no other program can write to it.
 
     Args:
-        path: of the file; standard output by default.
-        overwrite: whether a file that is there is replaced.
+        path: of the file; `None` for standard output.
+        overwrite: whether to replace an existing file.
 
-    Raises `FileExistsError` where the file is there and isn't to be replaced, `ValueError` where another program writes
-    to it, and `DiskFullError` where a line has no room, the lines before it being kept.
+    Raises `FileExistsError` where the file exists and may not be replaced, `ValueError` where another program writes to
+    it, and `DiskFullError` where there is no room for a line; the lines before it are kept.
     """
 
     def __init__(self, path: Path | None, overwrite: bool = False):
@@ -43,7 +41,7 @@ class JsonLines:
             os.close(self._file)
 
     def write(self, result: Result) -> None:
-        """Append one line; it is in the file, or with who reads standard output, when this returns."""
+        """Append one line. It is written to the file, or sent to standard output, when this returns."""
         line = json.dumps(result.line(), allow_nan=False) + "\n"
         if self.path is None:
             print(line, end="", flush=True)
@@ -58,7 +56,7 @@ class JsonLines:
             written = 0
             while written < len(line):
                 written += os.write(self._file, line[written:])
-        except BaseException as error:  # no half of a line stays
+        except BaseException as error:  # remove the part of the line that was written
             os.ftruncate(self._file, self.end)
             if is_disk_full(error):
                 raise DiskFullError(
@@ -86,8 +84,15 @@ class JsonLines:
 
 
 def check_is_new(path: Path | None, overwrite: bool, option: str = "--out") -> None:
-    """Raises `FileExistsError` where a file is there and isn't to be replaced, `ValueError` where something else is, or
-    where no file can be made."""
+    """
+    Raise `FileExistsError` where a file exists and may not be replaced, and `ValueError` where the path is not a file's
+    or no file can be created there.
+
+    Args:
+        path: of the file; `None` passes.
+        overwrite: whether an existing file may be replaced.
+        option: the flag that gave the path, for the message.
+    """
     if path is not None:
         check_can_be_made(path.parent, option)
     if path is not None and path.exists() and not path.is_file():
@@ -97,5 +102,5 @@ def check_is_new(path: Path | None, overwrite: bool, option: str = "--out") -> N
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Print to standard error, where progress and what went wrong are told."""
+    """Print to standard error, at once; for progress and problems."""
     print(text, end=end, file=sys.stderr, flush=True)

@@ -24,12 +24,13 @@ class _Exported:
     Args:
         model: ONNX file.
         config: content of runtime.json.
-        threads: of onnxruntime for one frame; by default its own choice.
+        threads: number of threads with which onnxruntime computes one frame; by default its own choice.
         providers: onnxruntime's execution providers, in order of preference.
         tile_size: frames with more pixels than a square of this side are split into tiles of at most this size, which
             bounds the memory. A multiple of 32.
 
-    Raises `ValueError` if the file is not a student's graph, or doesn't fit `config`.
+    Raises `ValueError` if the file is not a student's graph or doesn't fit `config`, and for a tile size, number of
+    threads or provider that is not possible.
     """
 
     task: str
@@ -44,7 +45,7 @@ class _Exported:
     ):
         self.config = config
         self.tile_size = check_tile_size(tile_size)
-        self.graph = Session(Path(model), config, threads, providers)
+        self.graph = Session(Path(model), config, threads=threads, providers=providers)
 
     @classmethod
     def from_pretrained(
@@ -60,9 +61,9 @@ class _Exported:
             kwargs: `threads`, `providers` and `tile_size`, see the class.
 
         Raises:
-            FileNotFoundError: where there is no such file in the folder or repository.
-            ValueError: where runtime.json is not one, one of a student for another task, or of another export than the
-                ONNX file; where that is no student's graph.
+            FileNotFoundError: where the folder or repository has no such file.
+            ValueError: where runtime.json is invalid, belongs to a student for another task or to another ONNX file, or
+                where the ONNX file is not a student's graph.
         """
         path, config = _find(name_or_path, file, revision)
         if config.task != cls.task:
@@ -73,13 +74,17 @@ class _Exported:
         """The graph's input `frames` for one frame, `(1, 1, H, W)` float32."""
         pixels = read_frame(frame)
         if self.config.normalization_inside:
-            x = centred(pixels).astype(np.float32)  # the graph's own normalisation takes the minimum off too
+            x = centred(pixels).astype(np.float32)  # subtracting the minimum doesn't change what the graph computes
         else:
             x = normalize_frame(pixels, self.config.normalization, self.config.percentiles)
         return x[None, None]
 
     def _predictions(self, pixels: np.ndarray) -> Iterator[tuple[Tile, list[np.ndarray]]]:
-        """The graph's outputs for each tile, normalised by the whole frame's statistics. Small frames are one tile."""
+        """
+        Yields each tile of a frame `(H, W)` with the graph's outputs for it.
+
+        All tiles are normalised by the statistics of the whole frame. Small frames are one tile.
+        """
         height, width = pixels.shape
         if pixels.size <= self.tile_size**2:
             (whole,) = tiles(height, width, max(height, width))
@@ -91,7 +96,7 @@ class _Exported:
             if inside:
                 x = centred(pixels[tile.seen], lowest).astype(np.float32)
             else:
-                x = apply_normalization(pixels[tile.seen], offset, scale, lowest)
+                x = apply_normalization(pixels[tile.seen], offset=offset, scale=scale, lowest=lowest)
             yield tile, self.graph.run(x[None, None], (offset, scale) if inside else None)
 
     def _threshold(self, threshold: float | None) -> float:
@@ -99,7 +104,14 @@ class _Exported:
 
 
 class OnnxStudent(_Exported):
-    """An exported segmentation student. Args: see the base class."""
+    """
+    An exported segmentation student; see the base class for its arguments.
+
+    Examples:
+        >>> student = OnnxStudent.from_pretrained("runs/nuaa/student")
+        >>> student.probabilities("frame.png").shape
+        (64, 96)
+    """
 
     task = "segmentation"
 
@@ -120,13 +132,21 @@ class OnnxStudent(_Exported):
         return result
 
     def detect(self, frame: ImageLike, threshold: float | None = None) -> Detections:
-        """Boxes, scores and mask of the targets in a frame, at `threshold` or else the configuration's."""
+        """
+        Boxes, scores and mask of the targets in a frame.
+
+        Args:
+            frame: as for [`probabilities`].
+            threshold: of the probability; by default the configuration's.
+
+        Raises `ValueError` for a threshold outside of 0 to 1, and if a probability is NaN.
+        """
         threshold = self._threshold(threshold)
         return find_detections(self.probabilities(frame), threshold)
 
 
 class OnnxDetector(_Exported):
-    """An exported detection student. Args: see the base class."""
+    """An exported detection student; see the base class for its arguments."""
 
     task = "detection"
 
@@ -134,8 +154,14 @@ class OnnxDetector(_Exported):
         """
         Boxes and scores of the targets in a frame, highest score first, without a mask.
 
-        Boxes are rounded to whole pixels and are at least one pixel wide and high. Their scores exceed `threshold`, or
-        else the configuration's. In a frame with tiles, each tile has at most the graph's number of boxes.
+        Boxes are rounded to whole pixels and are at least one pixel wide and high. In a frame with tiles, each tile has
+        at most the graph's number of boxes.
+
+        Args:
+            frame: a path, PIL image or array; see `scalpel_hf.modeling.read_frame`.
+            threshold: which scores exceed; by default the configuration's.
+
+        Raises `ValueError` for a threshold outside of 0 to 1, and if a score or box is NaN or infinite.
         """
         threshold, pixels = self._threshold(threshold), read_frame(frame)
         parts = [_in_the_core(tile, pixels.shape, *predictions) for tile, predictions in self._predictions(pixels)]
@@ -148,13 +174,19 @@ class OnnxDetector(_Exported):
 def load_exported(
     name_or_path: str | Path, file: str = MODEL_FILE, revision: str | None = None, **kwargs: Any
 ) -> OnnxStudent | OnnxDetector:
-    """Load an exported student of either task; arguments and errors as for `from_pretrained`."""
+    """
+    Load an exported student of either task; arguments and errors as for `from_pretrained`.
+
+    Examples:
+        >>> load_exported("runs/nuaa/student").task
+        'segmentation'
+    """
     path, config = _find(name_or_path, file, revision)
     return (OnnxDetector if config.task == "detection" else OnnxStudent)(path, config, **kwargs)
 
 
 def check_threshold(threshold: float) -> float:
-    """The threshold, if it is a probability; else `ValueError`."""
+    """Returns the threshold; raises `ValueError` unless it is a number from 0 to 1."""
     if not is_number(threshold) or not 0 <= threshold <= 1:
         raise ValueError(f"the threshold is a probability from 0 to 1, got {threshold}")
     return threshold
@@ -163,7 +195,16 @@ def check_threshold(threshold: float) -> float:
 def _in_the_core(
     tile: Tile, shape: tuple[int, ...], scores: np.ndarray, boxes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores `(N,)` and boxes `(N, 4)`, in the frame's pixels, of the detections with their centre in a tile's core."""
+    """
+    The detections of a tile whose centre lies in the tile's core.
+
+    Args:
+        shape: (H, W) of the frame.
+        scores: `(1, M)`.
+        boxes: `(1, M, 4)`, (x0, y0, x1, y1) in pixels of the tile.
+
+    Returns scores `(N,)` and boxes `(N, 4)` in pixels of the frame.
+    """
     scores, boxes = scores[0], boxes[0] + np.array([tile.seen[1].start, tile.seen[0].start] * 2, np.float32)
     centres = boxes[:, :2] / 2 + boxes[:, 2:] / 2  # (x, y)
     kept = np.ones(len(scores), bool)
@@ -173,6 +214,7 @@ def _in_the_core(
 
 
 def _find(name_or_path: str | Path, file: str, revision: str | None) -> tuple[Path, RuntimeConfig]:
+    """Path of the ONNX file and content of its runtime.json; raises as `from_pretrained` does."""
     folder = Path(name_or_path)
     if not folder.is_dir():
         folder = _download(str(name_or_path), file, revision)
@@ -189,7 +231,7 @@ def _find(name_or_path: str | Path, file: str, revision: str | None) -> tuple[Pa
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 0.5 + 0.5 * np.tanh(0.5 * logits)  # which, unlike 1 / (1 + exp(-x)), can't overflow
+    return 0.5 + 0.5 * np.tanh(0.5 * logits)  # unlike 1 / (1 + exp(-x)), this can't overflow
 
 
 def _download(repo_id: str, file: str, revision: str | None) -> Path:

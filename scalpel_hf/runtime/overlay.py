@@ -1,4 +1,4 @@
-"""A recording with what was found drawn into it, by PyAV and Pillow."""
+"""Writes a video of frames with the detections drawn into them, by PyAV and Pillow."""
 
 from contextlib import ExitStack
 from fractions import Fraction
@@ -14,17 +14,21 @@ from scalpel_hf.utils.files import whole_file
 from .recordings import frame_rate
 from .results import Result
 
-RATE = 25  # frames a second, of what has none of its own
+RATE = 25  # frames per second, for sources without a rate
 COLOUR = (255, 64, 64)
 ROOM = 2  # pixels between a target and the box around it
-SHOWN = (1.0, 99.9)  # percentiles of a frame that are shown as black and white
+SHOWN = (1.0, 99.9)  # percentiles of a frame that are drawn as black and white
 
 
 class Overlay:
     """
-    A video of the frames, each stretched to 8 bits for the eye, with boxes, scores and the targets' numbers.
+    A video of frames with boxes, scores and the numbers of tracks; see [`draw`]. It is at `path` once it is closed.
 
-    It is at `path` once it is closed. Raises `ImportError` without PyAV, and `ValueError` for a name that no video has.
+    Args:
+        path: an .mp4, .mkv or .mov.
+        rate: frames per second.
+
+    Raises `ImportError` without PyAV, and `ValueError` for another suffix.
     """
 
     def __init__(self, path: Path, rate: Fraction | int = RATE):
@@ -62,8 +66,11 @@ class Overlay:
 
 
 def draw(result: Result) -> Image.Image:
-    """A frame in 8 bits with its boxes, each with its score, and number where there is one; sides are even, as video
-    has them."""
+    """
+    A frame as 8-bit RGB image, stretched between its percentiles `SHOWN`, with boxes, scores and numbers of tracks.
+
+    Odd sides get one more pixel, because videos need even ones.
+    """
     low, high = np.percentile(result.pixels, SHOWN)
     shades = np.clip((result.pixels - low) / max(high - low, 1e-9), 0, 1) * 255
     height, width = shades.shape
@@ -78,6 +85,6 @@ def draw(result: Result) -> Image.Image:
 
 
 def rate_of(source: str) -> Fraction | int:
-    """Frames a second of a recording in a file; 25 of anything else."""
+    """Frames per second of a recording in a file; 25 for other sources, and where the file states none."""
     is_recording = Path(source).is_file() and not source.lower().endswith(IMAGE_SUFFIXES)
     return (frame_rate(source) if is_recording else None) or RATE

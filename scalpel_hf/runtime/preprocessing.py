@@ -1,4 +1,4 @@
-"""A frame's normalisation, in NumPy."""
+"""Normalises frames in NumPy."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,36 +7,40 @@ from typing import Any
 import numpy as np
 
 NORMALIZATIONS = ("zscore", "percentile", "range")
-ROWS = 256  # of a frame that are held in double precision at a time
+ROWS = 256  # rows of a frame that are held in double precision at a time
 
 
 def normalize_frame(
     frame: np.ndarray, normalization: str = "zscore", percentiles: Sequence[float] = (1.0, 99.0)
 ) -> np.ndarray:
     """
-    The frame as a student sees it: what `scalpel_hf.modeling.normalize_frame` computes, in double precision.
+    Normalise a frame as `scalpel_hf.modeling.normalize_frame` does for students, in double precision.
 
-    `"zscore"`: (x - mean) / std. `"percentile"`: (x - p_lo) / (p_hi - p_lo), or over the frame's range where the two
-    coincide. `"range"`: 8 (x - mean) / (max - min). Nothing is clipped; a constant frame gives zeros.
+    `"zscore"`: (x - mean) / std. `"percentile"`: (x - p_lo) / (p_hi - p_lo), or (x - p_lo) / (max - min) where the two
+    percentiles coincide. `"range"`: 8 (x - mean) / (max - min). Nothing is clipped; a constant frame gives zeros.
 
     Args:
         frame: `(H, W)`, of any numeric type.
         normalization: `"zscore"`, `"percentile"` or `"range"`.
         percentiles: (lo, hi) in percent, for `"percentile"`.
 
-    Returns `(H, W)` float32.
+    Returns `(H, W)` float32. Raises `ValueError` for another normalisation or other percentiles.
+
+    Examples:
+        >>> normalize_frame(np.array([[0, 4]], dtype=np.uint16), "range")
+        array([[-4.,  4.]], dtype=float32)
     """
     offset, scale = offset_and_scale(frame, normalization, percentiles)
     return apply_normalization(frame, offset, scale)
 
 
 def offset_and_scale(frame: np.ndarray, normalization: str, percentiles: Sequence[float]) -> tuple[float, float]:
-    """The two numbers that normalise a frame, (x - minimum - offset) / scale; see [`normalize_frame`]."""
+    """Offset and scale with which (x - min - offset) / scale is the normalised frame; see [`normalize_frame`]."""
     lowest = float(frame.min())
     highest = float(frame.max()) - lowest
     if normalization == "percentile":
         check_percentiles(percentiles)
-        if frame.dtype.kind == "u":  # exact as it is, in an eighth of the memory: differences can't wrap
+        if frame.dtype.kind == "u":  # unsigned integers need no conversion, which would take up to 8 times the memory
             offset, high = (float(p) - lowest for p in np.percentile(frame, percentiles))
         else:
             offset, high = (float(p) for p in np.percentile(centred(frame), percentiles))
@@ -51,12 +55,12 @@ def offset_and_scale(frame: np.ndarray, normalization: str, percentiles: Sequenc
 
 
 def apply_normalization(frame: np.ndarray, offset: float, scale: float, lowest: float | None = None) -> np.ndarray:
-    """`(x - lowest - offset) / scale` as float32; `lowest` is the frame's minimum, unless this is part of one."""
+    """`(x - lowest - offset) / scale` as float32. For a part of a frame, `lowest` is the whole frame's minimum."""
     return ((centred(frame, lowest) - offset) / scale).astype(np.float32)
 
 
 def centred(frame: np.ndarray, lowest: float | None = None) -> np.ndarray:
-    """The frame in double precision less its minimum, so that float32 can hold what is left of 16 bits and more."""
+    """A frame minus its minimum, or minus `lowest`, in float64, so that less is lost when it becomes float32."""
     x = frame.astype(np.float64)
     return x - (x.min() if lowest is None else lowest)
 
@@ -69,7 +73,7 @@ def check_percentiles(percentiles: Any) -> None:
 
 
 def _blocks(frame: np.ndarray) -> Iterator[np.ndarray]:
-    """Some rows at a time, less the whole frame's minimum, in double precision."""
+    """Yields `ROWS` rows of a frame at a time, minus the whole frame's minimum, in float64."""
     lowest = float(frame.min())
     for first in range(0, len(frame), ROWS):
         yield centred(frame[first : first + ROWS], lowest)

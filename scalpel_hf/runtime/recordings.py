@@ -1,4 +1,4 @@
-"""Frames of recordings, cameras and streams, by PyAV: brightness as it is stored, and what is damaged left out."""
+"""Reads frames of recordings, cameras and streams by PyAV: the stored brightness, without damaged frames."""
 
 import os
 from bisect import insort
@@ -12,12 +12,12 @@ import numpy as np
 
 from scalpel_hf.modeling.frame_io import open_plain_file, read_frame
 
-# What is opened: containers of video, by FFmpeg's names. None of them leads to other files, as playlists do.
+# The containers of video that are opened, by FFmpeg's names. None of them can refer to other files, as playlists do.
 CONTAINERS = (
     "3g2,3gp,asf,avi,dv,flv,gif,h264,hevc,ivf,m4a,matroska,mj2,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mpjpeg,mxf,nut,ogg,"
     "webm,yuv4mpegpipe"
 )
-# By what an address begins with: the protocols that reading it takes, and the formats that it may be in.
+# The protocols and formats that are allowed for an address, by its scheme.
 ADDRESSES = {
     "rtsp": ("rtsp,rtp,udp,tcp", "rtsp,sdp,rtp"),
     "rtsps": ("rtsps,rtsp,rtp,srtp,udp,tcp,tls", "rtsp,sdp,rtp"),
@@ -25,23 +25,23 @@ ADDRESSES = {
     "https": ("http,https,tcp,tls", CONTAINERS),
 }
 CAMERA = "/dev/video"
-SILENCE = 30.0  # seconds after which a stream that sends nothing is an error
-LONGEST_WAIT = 300  # frames without a picture that stands alone, after which those that lean on others are taken again
+SILENCE = 30.0  # seconds without data after which a stream is an error
+LONGEST_WAIT = 300  # frames that are left out after a damaged one, if no key frame comes before
 
-HIGH_BITS = ("p010", "p012", "p210", "p212", "p410", "p412")  # pixel formats that keep a sample in the high bits
-BYTE_OF_LUMA = {"yuyv422": 0, "yvyu422": 0, "uyvy422": 1}  # of each pair of bytes, in those that mix the components
+HIGH_BITS = ("p010", "p012", "p210", "p212", "p410", "p412")  # pixel formats with samples in the high bits
+BYTE_OF_LUMA = {"yuyv422": 0, "yvyu422": 0, "uyvy422": 1}  # in packed formats, which byte of a pair is luma
 
 
 @dataclass
 class Damage:
     """
-    What of a source could not be read, to be said at its end.
+    What could not be read of a source; false where everything could, and as text a line for people.
 
     Args:
-        skipped: frames that were left out, because they are damaged or lean on one that is.
-        missing: frames that the recording says it has, and which never came.
-        stopped: whether it could not be read to its end.
-        problems: what was wrong with the first ones.
+        skipped: number of frames that were left out, because they or frames that they depend on are damaged.
+        missing: number of frames that the recording's header promises and that are not there.
+        stopped: whether the source could not be read to its end.
+        problems: messages of the first different problems.
     """
 
     skipped: int = 0
@@ -56,12 +56,12 @@ class Damage:
             self.note(problem)
 
     def stop(self, problem: object) -> None:
-        """Note that what follows can't be read, however much it is."""
+        """Note that the rest of the source can't be read; nobody knows how many frames that is."""
         self.stopped = True
         self.note(problem)
 
     def note(self, problem: object) -> None:
-        """Keep what was wrong, of the first few problems."""
+        """Keep the message of a problem, if it is among the first five different ones."""
         line = " ".join(str(problem).split())
         if line not in self.problems and len(self.problems) < 5:
             self.problems.append(line)
@@ -78,17 +78,21 @@ class Damage:
 
 def read_recording(source: str, damage: Damage) -> Iterator[tuple[int, np.ndarray]]:
     """
-    Number and pixels `(H, W)` of each frame of a recording, an address or a camera that can be read.
+    Yields number and pixels `(H, W)` of each frame of a recording, a stream or a camera.
 
     The pixels are the luma as it is stored, at its own depth: limited range stays limited, and 10 bits are 0 to 1023.
-    Colour without luma becomes the luma that [`read_frame`] makes of it. A frame that is damaged, and those that lean
-    on it, are left out and counted in `damage`; the numbers of the others are as if they were there.
+    RGB is converted to luma by [`read_frame`]. Damaged frames, and frames that depend on them, are left out and counted
+    in `damage`; they still count in the numbers of later frames.
+
+    Args:
+        source: a file's path, an address or a camera such as `/dev/video0`.
+        damage: records what can't be read.
 
     Raises:
         FileNotFoundError: where there is no such file.
         ImportError: without PyAV.
         OSError: where it can't be read at all, is no video, or where a stream breaks off.
-        ValueError: for an address that begins with something else than `ADDRESSES`.
+        ValueError: for an address with a scheme that is not in `ADDRESSES`.
     """
     with _opened(source) as container:
         stream = container.streams.video[0]
@@ -97,7 +101,7 @@ def read_recording(source: str, damage: Damage) -> Iterator[tuple[int, np.ndarra
         if stream.codec_context.name == "ffv1":
             stream.codec_context.thread_count = 1  # see `_checksums`
         waits, last = 0, 0.0
-        for frame, is_damaged in _decoded(container, stream, source, clock, damage):
+        for frame, is_damaged in _decoded(container, stream, source=source, clock=clock, damage=damage):
             number = clock.tick(frame, damage)
             waits = LONGEST_WAIT if is_damaged else 0 if frame.key_frame else max(0, waits - 1)
             last = max(last, frame.time or 0.0)
@@ -106,28 +110,28 @@ def read_recording(source: str, damage: Damage) -> Iterator[tuple[int, np.ndarra
             else:
                 yield number, _luma(frame)
         clock.stop(damage)
-        damage.missing += _missing(container, stream, clock.number, last)
+        damage.missing += _missing(container, stream, count=clock.number, last=last)
 
 
 def frame_rate(source: str) -> Fraction | None:
-    """Frames a second of a recording, where it says so; raises as [`read_recording`] does."""
+    """Frames per second of a recording; `None` where it states no rate. Raises as [`read_recording`] does."""
     with _opened(source) as container:
         return container.streams.video[0].average_rate
 
 
 class _Clock:
-    """The numbers of frames, among which those count whose packets gave none."""
+    """Numbers the frames of a recording. Packets from which no frame was decoded count, too."""
 
     def __init__(self) -> None:
-        self.number = 0
-        self.due: list[int] = []  # presentation times of packets that were decoded, and whose frames haven't come yet
+        self.number = 0  # of the next frame
+        self.due: list[int] = []  # presentation times of packets that were decoded and have not given a frame yet
 
     def wait_for(self, packet: Any) -> None:
         if packet.size and packet.pts is not None:
             insort(self.due, packet.pts)
 
     def tick(self, frame: Any, damage: Damage) -> int:
-        """The number of a frame that has come."""
+        """The number of a decoded frame. Packets that were due before it are counted as damaged frames."""
         if frame.pts is not None and frame.pts in self.due:
             while self.due.pop(0) != frame.pts:
                 self._lose(damage)
@@ -149,6 +153,7 @@ def _is_live(source: str) -> bool:
 
 @contextmanager
 def _opened(source: str) -> Iterator[Any]:
+    """Opens a file, address or camera that has video, as PyAV's container; raises as [`read_recording`] does."""
     try:
         import av
     except ImportError as error:
@@ -164,7 +169,7 @@ def _opened(source: str) -> Iterator[Any]:
             container: Any = av.open(source, options=options, timeout=SILENCE)
         elif os.path.realpath(source).startswith(CAMERA):
             container = av.open(os.path.realpath(source), format="v4l2", options={"protocol_whitelist": "file"})
-        else:  # an open file instead of its path, in which FFmpeg might see `concat:` and the like
+        else:  # an open file, because FFmpeg would interpret a path that begins with `concat:` and the like
             options = {"protocol_whitelist": "none", "format_whitelist": CONTAINERS}
             container = av.open(open_plain_file(source), options=options)
     except (FileNotFoundError, IsADirectoryError, PermissionError):
@@ -178,7 +183,7 @@ def _opened(source: str) -> Iterator[Any]:
 
 
 def _decoded(container: Any, stream: Any, source: str, clock: _Clock, damage: Damage) -> Iterator[tuple[Any, bool]]:
-    """The frames that come, and whether each is damaged, or the first after a packet that was."""
+    """Yields each decoded frame, and whether it is damaged or the first one after a damaged packet."""
     import av
 
     packets = container.demux(stream)
@@ -193,7 +198,7 @@ def _decoded(container: Any, stream: Any, source: str, clock: _Clock, damage: Da
             return
         if packet is None:
             if _is_live(source):
-                damage.stop("the stream ended, which a camera's does only where it is cut")
+                damage.stop("the stream ended, which a camera's does only if it breaks off")
             return
         clock.wait_for(packet)
         frames = []
@@ -201,7 +206,7 @@ def _decoded(container: Any, stream: Any, source: str, clock: _Clock, damage: Da
             try:
                 frames = packet.decode()
             except av.FFmpegError as error:
-                if packet.size:  # not what is left in the decoder at the end
+                if packet.size:  # the last packet is empty and only empties the decoder
                     damage.note(error.strerror)
                     is_damaged = True
         if any("CRC" in message for _, _, message in log):
@@ -216,7 +221,7 @@ def _decoded(container: Any, stream: Any, source: str, clock: _Clock, damage: Da
 
 @contextmanager
 def _checksums(stream: Any) -> Iterator[list[tuple[int, str, str]]]:
-    """What FFV1's decoder says: it finds wrong checksums, fills the picture in, and says so nowhere else."""
+    """Collects messages of FFV1's decoder in the block. It reports a wrong checksum only there, and fills the frame."""
     import av
 
     if stream.codec_context.name != "ffv1":
@@ -225,14 +230,20 @@ def _checksums(stream: Any) -> Iterator[list[tuple[int, str, str]]]:
     before = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
     try:
-        with av.logging.Capture() as log:  # of this thread, which is why there is but one
+        with av.logging.Capture() as log:  # captures this thread only; hence `thread_count = 1`
             yield log
     finally:
         av.logging.set_level(before)
 
 
 def _missing(container: Any, stream: Any, count: int, last: float) -> int:
-    """How many frames are missing from a recording, by the number or the duration that its header states."""
+    """
+    How many frames are missing at the end of a recording, by the number or duration in its header.
+
+    Args:
+        count: number of frames that came, those left out included.
+        last: time of the last frame in seconds.
+    """
     if stream.frames:
         return max(0, stream.frames - count)
     if not container.duration or not stream.average_rate:
@@ -242,6 +253,7 @@ def _missing(container: Any, stream: Any, count: int, last: float) -> int:
 
 
 def _luma(frame: Any) -> np.ndarray:
+    """The luma of PyAV's frame, `(H, W)` uint8 or uint16."""
     name = frame.format.name
     luma = frame.format.components[0]
     if name in BYTE_OF_LUMA:
@@ -249,7 +261,7 @@ def _luma(frame: Any) -> np.ndarray:
     if frame.format.is_rgb or frame.format.has_palette:
         deep = luma.bits > 8
         return read_frame(frame.reformat(format="rgb48le" if deep else "rgb24").to_ndarray())
-    if not name.startswith(("gray", "yuv", "nv", "p0", "p2", "p4")):  # a rare order of components: in planes instead
+    if not name.startswith(("gray", "yuv", "nv", "p0", "p2", "p4")):  # a rare format: convert it to one with planes
         frame = frame.reformat(format="gray" if name.startswith("mono") else _planes_of(luma.bits))
         name = frame.format.name
     if luma.bits <= 8:
@@ -263,7 +275,7 @@ def _planes_of(bits: int) -> str:
 
 
 def _plane(frame: Any, dtype: Any, width: int) -> np.ndarray:
-    """The first plane as `(H, width)`, copied out of the decoder's memory."""
+    """The frame's first plane as `(H, width)`, copied out of the decoder's memory."""
     plane = frame.planes[0]
     if plane.line_size < 0:
         raise ValueError(f"pictures that are stored from the bottom up ({frame.format.name}) can't be read")

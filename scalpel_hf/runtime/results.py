@@ -1,4 +1,4 @@
-"""What was found in a frame, and the file that tells of all frames at the end: COCO's."""
+"""The detections of a frame as the program writes them, and a COCO file of the detections of all frames."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +12,13 @@ from scalpel_hf.utils.files import write_json
 @dataclass(frozen=True)
 class Result:
     """
-    What was found in a frame.
+    The detections in a frame.
 
     Args:
         name: of the frame.
-        pixels: `(H, W)`, as they were read.
+        pixels: of the frame, `(H, W)`, as they were read.
         boxes, scores: `(N, 4)` and `(N,)`, see [`Detections`].
-        tracks: `(N,)`, the number of each target through the frames, where they are followed.
+        tracks: `(N,)` int, the number of each target's track; `None` without tracking.
     """
 
     name: str
@@ -28,18 +28,27 @@ class Result:
     tracks: np.ndarray | None = None
 
     def only(self, kept: np.ndarray, tracks: np.ndarray) -> "Result":
-        """The same with some of the boxes, `kept` (N,) bool, and the numbers of all."""
+        """
+        The result with some of its boxes.
+
+        Args:
+            kept: `(N,)` bool.
+            tracks: `(N,)`, the numbers of all boxes' tracks.
+        """
         return replace(self, boxes=self.boxes[kept], scores=self.scores[kept], tracks=tracks[kept])
 
     def line(self) -> dict[str, Any]:
-        """As a line of JSON."""
+        """The content of the frame's line of JSON."""
         line = {"frame": self.name, "boxes": self.boxes.tolist(), "scores": _rounded(self.scores)}
         return line if self.tracks is None else {**line, "tracks": self.tracks.tolist()}
 
 
 class CocoFile:
-    """A COCO file of detections as annotations with a `score`, and `track_id` where targets are followed; it is written
-    when it is closed, whole or not at all."""
+    """
+    A COCO file with the detections as annotations with a `score`, and a `track_id` if targets are tracked.
+
+    It is written when it is closed, whole or not at all; without frames no file is written.
+    """
 
     def __init__(self, path: Path):
         self.path = path

@@ -1,4 +1,4 @@
-"""An ONNX file in onnxruntime, checked to be what its configuration says before any frame is computed."""
+"""Runs an ONNX file in onnxruntime, after a check that it is what its configuration says."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,22 +9,22 @@ import onnxruntime
 from .settings import RuntimeConfig
 
 MAX_THREADS = 256
-ERRORS_ONLY = 3
-NORMALIZATION = "normalization"  # of a graph that normalises: (offset, scale) that it takes in place of its own
+ERRORS_ONLY = 3  # onnxruntime's log level
+NORMALIZATION = "normalization"  # optional input of graphs that normalise: (offset, scale) instead of their own
 
 
 class Session:
     """
-    A student's graph.
+    A student's graph in onnxruntime.
 
     Args:
         path: the ONNX file.
-        config: what was exported with it.
-        threads: that onnxruntime computes one frame with; its own choice by default.
+        config: content of runtime.json beside it.
+        threads: number of threads with which onnxruntime computes one frame; `None` for its own choice.
         providers: onnxruntime's execution providers, in order of preference.
 
-    Raises `ValueError`, naming the file, where onnxruntime can't load it, where it takes or gives something else than
-    `config` says, and for a number of threads or a provider that can't be.
+    Raises `ValueError`, which names the file, where onnxruntime can't load it, or where its inputs or outputs are
+    not those of `config`; and for a number of threads or a provider that is not possible.
     """
 
     def __init__(self, path: Path, config: RuntimeConfig, threads: int | None, providers: Sequence[str]):
@@ -47,9 +47,9 @@ class Session:
         The graph's outputs for `frames` `(B, 1, H, W)` float32: `probabilities` or `logits`, or `scores` and `boxes`.
 
         Args:
-            normalization: offset and scale for a graph that normalises; by default it measures its own.
+            normalization: offset and scale, for a graph that normalises; by default it computes them from `frames`.
 
-        Raises `ValueError` where the prediction has another shape, or isn't finite.
+        Raises `ValueError` where the prediction has an unexpected shape or isn't finite.
         """
         feed = {"frames": frames}
         if normalization is not None:
@@ -97,7 +97,7 @@ class Session:
 
 
 def _outputs(config: RuntimeConfig) -> dict[str, int]:
-    """Names of the outputs that are read, and their ranks."""
+    """The number of dimensions of each output that is read, by its name."""
     if config.task == "detection":
         return {"scores": 2, "boxes": 3}
     return {"probabilities": 4} if config.threshold_inside else {"logits": 4}

@@ -1,4 +1,4 @@
-"""runtime.json: what runs a student besides its ONNX files, and which of these belong to it."""
+"""runtime.json: the settings with which an exported student is run, and the hashes of its ONNX files."""
 
 import hashlib
 import json
@@ -13,30 +13,30 @@ from scalpel_hf.utils.reading import check_is_file, read_json
 from .preprocessing import NORMALIZATIONS, check_percentiles
 
 CONFIG_FILE = "runtime.json"
-TEACHER_FILE = "teacher.json"  # the same of a teacher
+TEACHER_FILE = "teacher.json"  # the same for an exported teacher
 MODEL_FILE = "model.onnx"
 INT8_FILE = "model_int8.onnx"
-FOLDER = "onnx"  # of these files within a student's own folder or repository
+FOLDER = "onnx"  # folder for these files in a student's own folder or repository
 TASKS = ("segmentation", "detection")
 
 
 @dataclass(frozen=True)
 class RuntimeConfig:
     """
-    What runs a student besides its ONNX files, kept beside them as runtime.json.
+    The settings with which an exported student is run. They are saved as runtime.json beside the ONNX files.
 
     Args:
         normalization, percentiles: of the frames; see [`normalize_frame`].
-        normalization_inside: whether the graph normalises, and takes frames as they were read.
+        normalization_inside: whether the graph normalises the frames, so that it takes them as they were read.
         threshold: probability above which a pixel is target.
-        threshold_inside: whether the graph gives `probabilities` and `mask` rather than `logits`.
+        threshold_inside: whether the graph returns `probabilities` and `mask` instead of `logits`.
         opset: of the ONNX graph.
         id2label: names of the classes.
-        task: `segmentation`, or `detection` of a graph that gives `scores` and `boxes`.
-        files: the ONNX files that belong to it, and the SHA-256 of each.
-        weights: [`hash_tensors`] of the model that was exported; empty where that isn't known.
+        task: `segmentation`, or `detection` for a graph that returns `scores` and `boxes`.
+        files: SHA-256 of each ONNX file that belongs to these settings, by the file's name.
+        weights: [`hash_tensors`] of the exported model; empty where it isn't known.
 
-    Raises `ValueError` where a value is of another type or out of its range.
+    Raises `ValueError` where a value has another type or is out of range.
     """
 
     normalization: str
@@ -65,7 +65,7 @@ class RuntimeConfig:
 
     @classmethod
     def read(cls, path: Path) -> "RuntimeConfig":
-        """Raises `ValueError` that names the file where it is no such configuration."""
+        """Read runtime.json. Raises `ValueError`, which names the file, where the content is invalid."""
         content = read_json(path)
         try:
             return cls(**content)
@@ -79,19 +79,26 @@ class RuntimeConfig:
 
 
 def check_files(files: Any) -> None:
-    """Raises `ValueError` unless `files` gives a SHA-256 for plain names: they become paths within the folder."""
+    """Raise `ValueError` unless `files` has a text for each name, and the names are plain: paths are made of them."""
     plain = _is_text_to_text(files) and all(Path(name).name == name and "\\" not in name for name in files)
     if not plain:
         raise ValueError(f"`files` gives the SHA-256 of each ONNX file in its own folder, got {files!r:.200}")
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of the ONNX files in a folder, by name."""
+    """SHA-256 of each ONNX file in a folder, by the file's name."""
     return {path.name: _sha256(path) for path in sorted(folder.glob("*.onnx"))}
 
 
 def check_belongs(path: Path, files: Mapping[str, str], record: str) -> None:
-    """Raises `ValueError` where an ONNX file isn't the one that the record beside it, such as runtime.json, names."""
+    """
+    Raise `ValueError` where an ONNX file has another hash than the record of its export.
+
+    Args:
+        path: of the ONNX file.
+        files: the hashes in the record.
+        record: the record's name, such as runtime.json, for the message.
+    """
     if files.get(path.name) != _sha256(path):
         problem = "is another" if path.name in files else "is not among those"
         raise ValueError(
@@ -102,11 +109,10 @@ def check_belongs(path: Path, files: Mapping[str, str], record: str) -> None:
 
 def belonging_files(folder: Path) -> list[Path]:
     """
-    The records of exports in a folder, runtime.json or teacher.json, and the ONNX files that belong to them.
+    The paths of runtime.json and teacher.json in a folder, where they exist, and of the ONNX files in their records.
 
-    Raises `ValueError` where a file isn't the one that was exported with its record, or where they were exported from
-    other weights than those that the model's own folder, around this one, holds now; `FileNotFoundError` where a file
-    is missing.
+    Raises `ValueError` where an ONNX file is not the one of the record, or where the export was made from other weights
+    than the model's folder, the parent of this one, holds now; `FileNotFoundError` where a file is missing.
     """
     found = set()
     for record in (folder / CONFIG_FILE, folder / TEACHER_FILE):
@@ -126,14 +132,24 @@ def belonging_files(folder: Path) -> list[Path]:
 
 
 def hash_tensors(contents: Iterable[bytes]) -> str:
-    """Hash of a model's weights, whatever they are called and however they are spread over files: of the contents of
-    its tensors, each once."""
+    """
+    A hash of a model's weights that depends neither on the tensors' names nor on how they are divided into files.
+
+    Args:
+        contents: the bytes of each tensor; equal tensors count once.
+    """
     digests = sorted({hashlib.sha256(content).digest() for content in contents})
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def check_weights(record: Path, weights: Any) -> None:
-    """Raises `ValueError` where a record in the folder `onnx` is of other weights than lie in the folder around it."""
+    """
+    Raise `ValueError` where an export was made from other weights than those in the model's folder.
+
+    Args:
+        record: path of runtime.json or teacher.json; checked only in a folder `onnx` inside of a model's folder.
+        weights: the hash in the record, see [`hash_tensors`].
+    """
     if record.parent.name != FOLDER:
         return
     around = record.parent.absolute().parent
@@ -150,7 +166,7 @@ def check_weights(record: Path, weights: Any) -> None:
 
 
 def _tensors(file: Path) -> Iterator[bytes]:
-    """The content of each tensor of a safetensors file, which is a header's length, the header, and they."""
+    """Yields the bytes of each tensor in a safetensors file: the length of a header, the header, and the tensors."""
     check_is_file(file)
     with open(file, "rb") as opened:
         length = int.from_bytes(opened.read(8), "little")

@@ -1,4 +1,4 @@
-"""Frames from image files, folders, multi-page TIFFs, videos and cameras, one at a time."""
+"""Reads frames one at a time from image files, folders, multi-page TIFFs, videos and cameras."""
 
 import warnings
 from collections.abc import Iterator

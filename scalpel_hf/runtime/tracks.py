@@ -1,4 +1,4 @@
-"""Targets followed from frame to frame, and what is seen in too few frames left out."""
+"""Tracks targets from frame to frame, and leaves out those that are found in too few frames."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -7,18 +7,18 @@ import numpy as np
 
 from .results import Result
 
-REACH = 20.0  # pixels between where a target is expected and where it is found
-PATIENCE = 5  # frames that a target may be missed in
-FAR = 1e6
+REACH = 20.0  # largest distance in pixels between a target's expected and found position
+PATIENCE = 5  # frames in a row in which a target may be missed
+FAR = 1e6  # cost of pairs beyond `REACH`
 
 
 @dataclass
 class _Track:
     number: int
-    centre: np.ndarray  # (x, y), where it was seen last
-    last: int  # the frame that was
-    velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    frames: int = 1
+    centre: np.ndarray  # (x, y) in the frame where it was found last
+    last: int  # number of that frame
+    velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))  # (x, y) in pixels per frame
+    frames: int = 1  # in which it was found
     is_over: bool = False
 
     def expected(self, now: int) -> np.ndarray:
@@ -32,15 +32,16 @@ class _Track:
 
 class Tracker:
     """
-    Gives the boxes of one target the same number through the frames of a recording.
+    Gives the boxes of a target the same number in all frames of a recording.
 
-    Each frame's boxes are paired with the tracks so that the sum of the distances between their centres and those
-    expected, at the last speed, is least (`scipy.optimize.linear_sum_assignment`); what lies further off than `REACH`
-    begins a track of its own. A track that is missed in more than `PATIENCE` frames in a row is over.
+    The boxes of a frame are assigned to the tracks so that the sum of distances between the boxes' centres and the
+    tracks' expected positions is smallest (`scipy.optimize.linear_sum_assignment`). The expected position assumes a
+    constant velocity. A box further than `REACH` from its track begins a new track. A track that is missed in more than
+    `PATIENCE` frames in a row ends.
 
     Args:
-        min_frames: a target that is seen in fewer is left out. Frames are held back until that is known of all their
-            targets, which takes some `min_frames + PATIENCE` frames.
+        min_frames: targets that are found in fewer frames are left out. A frame is held back until this is known for
+            all its targets, which takes about `min_frames + PATIENCE` frames.
 
     Raises `ImportError` without SciPy.
     """
@@ -57,7 +58,7 @@ class Tracker:
         self._count = self._now = 0
 
     def push(self, result: Result) -> list[Result]:
-        """Add a frame. Returns the frames whose targets are all decided, in order, with the targets numbered."""
+        """Add a frame. Returns, in order, the frames for which it is now known which targets are kept."""
         self._now += 1
         self._held.append((result, self._pair(result.boxes)))
         for track in self._tracks:
@@ -66,14 +67,14 @@ class Tracker:
         return self._known()
 
     def rest(self) -> list[Result]:
-        """The remaining frames, at the end of the recording."""
+        """Returns the frames that are still held back, at the end of the recording."""
         for track in self._tracks:
             track.is_over = True
         self._tracks = []
         return self._known()
 
     def _pair(self, boxes: np.ndarray) -> list[_Track]:
-        """The track of each box."""
+        """Assign a frame's boxes `(N, 4)` to tracks; returns the track of each box."""
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
         expected = np.array([track.expected(self._now) for track in self._tracks]).reshape(-1, 2)
         distances = np.linalg.norm(expected[:, None] - centres, axis=-1)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from scalpel_hf.modeling.image_processing_infrared import _snap
+from scalpel_hf.modeling.image_processing_infrared import _round_boxes
 from scalpel_hf.runtime.components import find_detections, snap_boxes
 
 
@@ -64,6 +64,6 @@ def test_boxes_lie_on_the_grid_as_the_image_processor_has_them() -> None:
     low = rng.uniform(-4, 42, (500, 2))
     boxes = np.concatenate([low, low + rng.choice([0.1, 0.6, 1.4, 7], (500, 2))], 1).astype(np.float32)
     boxes[:50] = np.rint(2 * boxes[:50]) / 2  # between two edges, both are as near
-    expected = _snap(torch.from_numpy(boxes), 30, 40).numpy()
+    expected = _round_boxes(torch.from_numpy(boxes), 30, 40).numpy()
     np.testing.assert_array_equal(snap_boxes(boxes, 30, 40), expected)
     assert snap_boxes(boxes[:0], 30, 40).shape == (0, 4)

@@ -151,5 +151,5 @@ def test_a_cameras_stream_that_ends_was_cut(source: str, is_cut: bool) -> None:
             return iter(())
 
     damage = Damage()
-    assert list(_decoded(Ended(), None, source, None, damage)) == []
+    assert list(_decoded(Ended(), None, source=source, clock=None, damage=damage)) == []
     assert bool(damage) == is_cut

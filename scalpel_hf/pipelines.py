@@ -19,7 +19,7 @@ from .modeling.image_processing_infrared import InfraredImageProcessor
 from .modeling.normalization import ImageLike, read_frame
 from .modeling.processing_scalpel_sam import ScalpelSamProcessor
 from .modeling.whole_weights import load_whole
-from .predictors.pretrained import load_image_processor, loading
+from .predictors.strict_loading import load_image_processor, loading
 
 KEYS = ("score", "label", "box", "mask")
 

@@ -18,7 +18,7 @@ from scalpel_hf import SegmentationStudent
 from scalpel_hf.cli.numbers import between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split, read_target
-from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.utils.files import write_bytes
 from scalpel_hf.utils.visualization import GREEN, RED, gray, operator_maps, outline
 

@@ -10,7 +10,7 @@ from scipy import ndimage
 from scalpel_hf.data.label_sources import BY_PEOPLE
 from scalpel_hf.data.masks import TARGET, read_row_mask
 from scalpel_hf.data.pseudo_columns import is_above
-from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.utils.files import write_json
 from scalpel_hf.utils.reading import read_json
 

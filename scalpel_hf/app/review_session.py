@@ -14,7 +14,7 @@ from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.prepared import holds_data_set
 from scalpel_hf.data.pseudo_columns import PSEUDO_FEATURES, is_above
 from scalpel_hf.data.stored import load_stored
-from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.pseudo_labels.output import REVIEW_FOLDER
 from scalpel_hf.pseudo_labels.reviews import (
     NEEDED_COLUMNS,

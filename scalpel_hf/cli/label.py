@@ -40,9 +40,9 @@ from scalpel_hf.hub.upload import push_dataset
 from scalpel_hf.predictors.load import default_device
 from scalpel_hf.predictors.teacher import Teacher
 from scalpel_hf.pseudo_labels import Calibration, LabellingJob, Rules
+from scalpel_hf.pseudo_labels.against_truth import check_truth, compare_with_truth
 from scalpel_hf.pseudo_labels.labelling import check_columns, key_of
 from scalpel_hf.pseudo_labels.output import Labelled
-from scalpel_hf.pseudo_labels.quality import check_truth, compare_with_truth
 from scalpel_hf.pseudo_labels.report import write_report
 from scalpel_hf.pseudo_labels.thresholds import ThresholdChoice, choose_threshold
 from scalpel_hf.training.guard import check_teacher

@@ -14,7 +14,7 @@ from scalpel_hf.app.certainty import rank
 from scalpel_hf.data import load_prepared, read_target
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.evaluation.box_metrics import truth_of
-from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.training.run_record import METRICS_FILE
 from scalpel_hf.utils.files import write_text
 from scalpel_hf.utils.reading import read_json, read_text

@@ -1,15 +1,15 @@
 """Reads and writes labels in the formats of other programs; docs/reference/formats.md says what each can hold."""
 
-from .box_files import read_boxes, read_voc_boxes, read_yolo
 from .coco import read_coco, write_coco
-from .frame_files import LossyExportWarning
+from .export_rows import LossyExportWarning
 from .hugging_face import write_imagefolder, write_parquet
 from .human_labels import HumanLabel, LabelFileError, import_human_labels
 from .label_files import READABLE, read_label_file
 from .label_studio import read_label_studio, write_label_studio
 from .mask_files import read_masks, write_masks
-from .voc import write_voc
-from .yolo import write_yolo_detection, write_yolo_segmentation
+from .plain_json import read_boxes
+from .voc import read_voc_boxes, write_voc
+from .yolo import read_yolo, write_yolo_detection, write_yolo_segmentation
 
 __all__ = [
     "READABLE",

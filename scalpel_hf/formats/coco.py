@@ -15,7 +15,7 @@ from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, HUMAN, POINT
 from scalpel_hf.utils.files import whole_folder
 
 from .coco_masks import boxes_of_annotation, decode_annotation
-from .frame_files import IGNORE, TARGET, AnyDataset, Frame, Target, labelled_frames
+from .export_rows import IGNORE, TARGET, AnyDataset, Frame, Target, labelled_frames
 from .human_labels import (
     HumanLabel,
     LabelFileError,

@@ -12,7 +12,7 @@ from scalpel_hf.data.image_cells import image_columns
 from scalpel_hf.data.parquet import write_parquet_file
 from scalpel_hf.utils.files import safe_name, whole_folder
 
-from .frame_files import AnyDataset, Frame, read_rows
+from .export_rows import AnyDataset, Frame, read_rows
 
 METADATA = "metadata.parquet"
 ROWS = 256  # rows of the metadata that are written at a time

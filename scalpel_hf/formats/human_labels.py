@@ -22,7 +22,7 @@ from scalpel_hf.data.objects import encode_png, objects_from_mask
 from scalpel_hf.data.pseudo_columns import PSEUDO_FEATURES
 from scalpel_hf.utils.reading import read_json
 
-from .frame_files import IGNORE
+from .export_rows import IGNORE
 
 SHOWN = 20  # problems that an error lists
 LONGEST_LINE = 600  # characters

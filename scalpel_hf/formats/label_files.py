@@ -5,11 +5,13 @@ from pathlib import Path
 
 from scalpel_hf.data.masks import MaskValues
 
-from .box_files import read_boxes, read_voc_boxes, read_yolo
 from .coco import read_coco
 from .human_labels import HumanLabel
 from .label_studio import read_label_studio
 from .mask_files import read_masks
+from .plain_json import read_boxes
+from .voc import read_voc_boxes
+from .yolo import read_yolo
 
 WITH_CATEGORIES: dict[str, Callable[[Path, str | None], Iterator[HumanLabel]]] = {
     "coco": read_coco,

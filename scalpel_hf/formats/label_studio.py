@@ -15,7 +15,7 @@ from scalpel_hf.data.objects import encode_png
 from scalpel_hf.utils.files import whole_folder
 
 from .brush_rle import encode_brush_rle
-from .frame_files import IGNORE, TARGET, AnyDataset, Frame, Target, read_frames
+from .export_rows import IGNORE, TARGET, AnyDataset, Frame, Target, read_frames
 from .human_labels import (
     HumanLabel,
     LabelFileError,

@@ -12,7 +12,7 @@ from scalpel_hf.data.objects import encode_png
 from scalpel_hf.utils.files import whole_folder
 from scalpel_hf.utils.image_files import find_images, frame_name
 
-from .frame_files import IGNORED_LOST, AnyDataset, labelled_frames, warn_of_loss
+from .export_rows import IGNORED_LOST, AnyDataset, labelled_frames, warn_of_loss
 from .human_labels import HumanLabel, LabelFileError
 
 

@@ -1,7 +1,7 @@
 """Pascal VOC: `JPEGImages/`, `Annotations/` with boxes, `SegmentationClass/` and `SegmentationObject/` with masks."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,7 +12,9 @@ from PIL import Image
 from scalpel_hf.data.label_sources import BOX
 from scalpel_hf.utils.files import whole_folder
 
-from .frame_files import AnyDataset, Frame, Target, labelled_frames, warn_of_loss
+from .class_boxes import ClassBoxes, frame_of, label_files_in, label_text, target_class
+from .export_rows import AnyDataset, Frame, Target, labelled_frames, warn_of_loss
+from .human_labels import HumanLabel, LabelFileError
 
 VOID = 255  # neither background nor target
 MOST_OBJECTS = 254
@@ -103,3 +105,54 @@ def _voc_palette() -> list[int]:
 
 
 PALETTE = _voc_palette()
+
+
+def read_voc_boxes(folder: str | Path, category: str | None = None) -> Iterator[HumanLabel]:
+    """
+    Yields Pascal VOC's boxes: one XML file per frame. As in VOC, pixels count from 1 and a box includes both corners.
+
+    A file without an object says that the frame has no target. Where a file states a size, it must be the frame's.
+
+    Args:
+        folder: holds the XML files, itself or in a folder `Annotations`.
+        category: name of the class that counts as target; needed where the files have several.
+
+    Raises [`LabelFileError`], which names the file.
+    """
+    folder = Path(folder)
+    root = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
+    found = [(path, _voc_annotation(path)) for path in label_files_in(root, ".xml")]
+    read = [(path, _voc_size(annotation), _voc_boxes(annotation, path)) for path, annotation in found]
+    used = {name for _, _, boxes in read for name, _ in boxes}
+    wanted = target_class(used, {}, category=category, where=root)
+    for path, size, boxes in read:
+        kept = tuple(box for name, box in boxes if name == wanted)
+        yield HumanLabel(frame_of(path, root), None, str(path), boxes=kept, size=size)
+
+
+def _voc_annotation(path: Path) -> ElementTree.Element:
+    try:
+        root = ElementTree.fromstring(label_text(path))
+    except ElementTree.ParseError as error:
+        raise LabelFileError(f"{path}: is no XML file ({error})") from error
+    if root.tag != "annotation":
+        raise LabelFileError(f"{path}: is no annotation of Pascal VOC: it starts with <{root.tag}>")
+    return root
+
+
+def _voc_size(annotation: ElementTree.Element) -> tuple[int, int] | None:
+    """(H, W) of the frame; `None` where the file has no size or zeros, as some programs write it."""
+    sides = [annotation.findtext(f"size/{side}", "").strip() for side in ("height", "width")]
+    height, width = (int(side) if side.isdecimal() else 0 for side in sides)
+    return (height, width) if height and width else None
+
+
+def _voc_boxes(annotation: ElementTree.Element, path: Path) -> ClassBoxes:
+    boxes: ClassBoxes = []
+    for place, entry in enumerate(annotation.iter("object"), 1):
+        try:
+            x0, y0, x1, y1 = (float(entry.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
+        except ValueError as error:
+            raise LabelFileError(f"{path}, object {place}: needs a `bndbox` of four numbers") from error
+        boxes.append((entry.findtext("name", ""), (x0 - 1, y0 - 1, x1 - x0 + 1, y1 - y0 + 1)))
+    return boxes

@@ -1,7 +1,8 @@
 """YOLO: `images/`, `labels/` with one line per target, and `data.yaml`; boxes for detection, polygons for masks."""
 
+import math
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ from scipy import ndimage
 
 from scalpel_hf.data.label_sources import BOX
 from scalpel_hf.utils.files import whole_folder
+from scalpel_hf.utils.reading import read_yaml
 
-from .frame_files import IGNORED_LOST, AnyDataset, Frame, Target, labelled_frames, warn_of_loss
+from .class_boxes import ClassBoxes, ClassNames, frame_of, label_files_in, label_text, target_class
+from .export_rows import IGNORED_LOST, AnyDataset, Frame, Target, labelled_frames, warn_of_loss
+from .human_labels import HumanLabel, LabelFileError
 from .polygons import outline
 
 DATA_YAML = """# Frames and labels of one split. Name your validation frames here before training: val: ...
@@ -90,3 +94,59 @@ def _box(target: Target, frame: Frame) -> str:
     x, y = target.x + target.width / 2, target.y + target.height / 2
     box = (x / frame.width, y / frame.height, target.width / frame.width, target.height / frame.height)
     return " ".join(f"{value:.8f}" for value in box)
+
+
+def read_yolo(folder: str | Path, category: str | None = None) -> Iterator[HumanLabel]:
+    """
+    Yields YOLO's boxes: one text file per frame, one line per target with class, centre and size as shares of the
+    frame.
+
+    An empty file says that the frame has no target. `classes.txt` is not the file of a frame.
+
+    Args:
+        folder: holds the text files, itself or in a folder `labels`.
+        category: the class that counts as target; needed where the files have several. It is the class's number, or
+            its name where `data.yaml` or `classes.txt` gives one.
+
+    Raises [`LabelFileError`], which names the file and the line.
+    """
+    folder = Path(folder)
+    root = folder / "labels" if (folder / "labels").is_dir() else folder
+    files = [path for path in label_files_in(root, ".txt") if path.name != "classes.txt"]
+    found = [(path, _yolo_boxes(path)) for path in files]
+    used = {name for _, boxes in found for name, _ in boxes}
+    wanted = target_class(used, _yolo_classes(folder, root), category=category, where=root)
+    for path, boxes in found:
+        kept = tuple(box for name, box in boxes if name == wanted)
+        yield HumanLabel(frame_of(path, root), None, str(path), boxes=kept, shares=True)
+
+
+def _yolo_boxes(path: Path) -> ClassBoxes:
+    boxes: ClassBoxes = []
+    for number, line in enumerate(label_text(path).splitlines(), 1):
+        parts = line.split()
+        if not parts:
+            continue
+        if len(parts) > 6:
+            raise LabelFileError(f"{path}, line {number}: a polygon of {len(parts)} numbers: make it a mask or a box")
+        try:
+            x, y, width, height = map(float, parts[1:5])
+            int(parts[0])
+        except ValueError as error:
+            raise LabelFileError(f"{path}, line {number}: must be class, x, y, width and height as shares") from error
+        if not all(math.isfinite(v) and 0 <= v <= 1.01 for v in (x, y, width, height)):
+            raise LabelFileError(
+                f"{path}, line {number}: {line.strip()!r} has numbers that are no shares of a frame, which are 0 to 1"
+            )
+        boxes.append((parts[0], (x - width / 2, y - height / 2, width, height)))
+    return boxes
+
+
+def _yolo_classes(folder: Path, root: Path) -> ClassNames:
+    listed = next((place / "classes.txt" for place in (root, folder) if (place / "classes.txt").is_file()), None)
+    if listed is not None:
+        return {str(number): name.strip() for number, name in enumerate(label_text(listed).splitlines())}
+    described = next((p / "data.yaml" for p in (folder, root.parent) if (p / "data.yaml").is_file()), None)
+    names = read_yaml(described).get("names") if described is not None else None
+    pairs = names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else [])
+    return {str(number): str(name) for number, name in pairs}

@@ -12,7 +12,7 @@ from PIL import Image
 from scalpel_hf.data import load_split, objects_from_mask
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.masks import read_target
-from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.predictors.load import load_predictor
 from scalpel_hf.utils.visualization import GREEN, RED, gray, mark_targets, outline
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from scalpel_hf.predictors.pretrained import ADAPTER_CONFIG
+from scalpel_hf.predictors.strict_loading import ADAPTER_CONFIG
 from scalpel_hf.utils.reading import read_json
 
 from .card_parts import PROJECT_TAGS, render

@@ -16,7 +16,7 @@ from scalpel_hf.data.parquet import write_parquet_file
 from scalpel_hf.evaluation.unseen import TRAINED_ON_FILE
 from scalpel_hf.modeling.custom_code import IMAGE_PROCESSOR_FILE, code_files, published_configs
 from scalpel_hf.predictors.kinds import ModelKind, kind_of
-from scalpel_hf.predictors.pretrained import ADAPTER_CONFIG, COMMITTEE_FILE, MEMBER_FOLDERS
+from scalpel_hf.predictors.strict_loading import ADAPTER_CONFIG, COMMITTEE_FILE, MEMBER_FOLDERS
 from scalpel_hf.pseudo_labels.output import read_grid, read_run
 from scalpel_hf.runtime.settings import FOLDER as ONNX
 from scalpel_hf.runtime.settings import belonging_files

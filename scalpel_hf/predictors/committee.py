@@ -11,13 +11,13 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError
 from peft import PeftModel
 
-from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.utils.files import write_json
 from scalpel_hf.utils.reading import read_json
 
 from .prediction import Prediction
-from .pretrained import COMMITTEE_FILE, MEMBER_FOLDERS, loading
 from .sam import load_adapted
+from .strict_loading import COMMITTEE_FILE, MEMBER_FOLDERS, loading
 from .student import SegmentationStudent
 from .teacher import Teacher
 

@@ -9,7 +9,7 @@ from transformers.utils import cached_file
 from scalpel_hf.runtime.settings import CONFIG_FILE, FOLDER
 from scalpel_hf.utils.reading import read_json
 
-from .pretrained import ADAPTER_CONFIG
+from .strict_loading import ADAPTER_CONFIG
 
 HUB_ARGUMENTS = ("revision", "subfolder", "cache_dir", "token", "local_files_only")
 

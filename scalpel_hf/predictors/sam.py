@@ -17,7 +17,7 @@ from scalpel_hf.hub.repo_names import SNAPSHOT, is_hub_id, lasting_name
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.whole_weights import load_whole
 
-from .pretrained import load_adapter, load_adapter_config, load_image_processor, loading
+from .strict_loading import load_adapter, load_adapter_config, load_image_processor, loading
 
 OF_THE_HUB = ("revision", "cache_dir", "token", "local_files_only")
 

@@ -25,8 +25,8 @@ from scalpel_hf.utils.files import as_umask_says
 
 from .kinds import HUB_ARGUMENTS, ModelKind, kind_of
 from .prediction import Prediction, fingerprint_of
-from .pretrained import load_image_processor, loading
 from .pushing import FromFolder
+from .strict_loading import load_image_processor, loading
 
 # Fields of a configuration that predictions don't depend on.
 IRRELEVANT_FIELDS = ("_name_or_path", "transformers_version", "auto_map", "dtype")

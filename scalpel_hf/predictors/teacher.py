@@ -16,14 +16,15 @@ from scalpel_hf.adapter.call import link_frames
 from scalpel_hf.adapter.config import record_base
 from scalpel_hf.adapter.families import base_of, family_of, input_size, of_image
 from scalpel_hf.adapter.layer import ask, asks_sam, outputs_without_sam, prompt_free_logits
-from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, read_frame
+from scalpel_hf.modeling.frame_io import read_frame
+from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.utils.files import as_umask_says, write_json
 from scalpel_hf.utils.reading import read_json
 
 from .feature_cache import FeatureCache, FrozenFeatures
 from .prediction import Prediction, fingerprint_of
-from .pretrained import ADAPTER_CONFIG, COMMITTEE_FILE
 from .pushing import FromFolder
+from .strict_loading import ADAPTER_CONFIG, COMMITTEE_FILE
 from .student import SegmentationStudent
 from .tiling import blend_tiles
 

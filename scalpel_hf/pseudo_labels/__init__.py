@@ -1,6 +1,7 @@
 """Pseudo labels: a teacher labels the frames that nobody has labelled, in columns beside those of people's labels."""
 
-from scalpel_hf.data.pseudo_columns import PSEUDO_FEATURES, training_mask
+from scalpel_hf.data.pseudo_columns import PSEUDO_FEATURES
+from scalpel_hf.data.training_labels import training_mask
 
 from .calibration import Calibration, fit_calibration, match_prevalence
 from .labelling import add_pseudo_labels

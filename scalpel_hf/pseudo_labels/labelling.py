@@ -16,7 +16,7 @@ from scalpel_hf.data.names import check_names
 from scalpel_hf.data.proposals import row_weak_label
 from scalpel_hf.data.pseudo_columns import PSEUDO_FEATURES, png
 from scalpel_hf.hub.repo_names import shown_name
-from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.predictors.prediction import Prediction
 from scalpel_hf.version import __version__
 

@@ -14,7 +14,7 @@ from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.label_sources import BY_PEOPLE
 from scalpel_hf.data.masks import read_target
 from scalpel_hf.data.pseudo_columns import is_above
-from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.utils.files import whole_folder, write_text
 from scalpel_hf.utils.markdown import Markdown
 from scalpel_hf.utils.reading import read_text

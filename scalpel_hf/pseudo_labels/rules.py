@@ -1,4 +1,7 @@
-"""Quality control: which candidates become objects, which become pixels to ignore, which frames are empty."""
+"""Quality control: which candidates become objects, and which frames are empty.
+
+The pixels of other candidates are ignored in training, see [`training_mask`].
+"""
 
 from dataclasses import dataclass
 from typing import Any

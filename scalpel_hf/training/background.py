@@ -8,7 +8,8 @@ from scipy import ndimage
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.modeling.consensus_gate import GATE_REACH
-from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
+from scalpel_hf.modeling.frame_io import read_frame
+from scalpel_hf.modeling.image_processing_infrared import normalize_frame
 from scalpel_hf.modeling.moe import classical_prior
 from scalpel_hf.training.gate_fitting import half_of_faintest_response, target_responses
 

@@ -26,7 +26,7 @@ from scalpel_hf.evaluation.box_metrics import (
 from scalpel_hf.evaluation.evaluator import predictions_and_masks
 from scalpel_hf.evaluation.irstd_metrics import components, match
 from scalpel_hf.evaluation.unseen import with_labels
-from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.utils.files import write_bytes
 from scalpel_hf.utils.visualization import BLUE, GREEN, RED, YELLOW, draw_outline, fill_boxes, gray
 

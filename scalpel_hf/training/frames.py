@@ -12,9 +12,10 @@ from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.label_sources import BOX, POINT, PSEUDO
 from scalpel_hf.data.pasting import Cutout, cut_out, has_spread
 from scalpel_hf.data.proposals import row_weak_label
-from scalpel_hf.data.pseudo_columns import training_mask
+from scalpel_hf.data.training_labels import training_mask
 from scalpel_hf.data.transforms import Curve, Sample, Spread
-from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, read_frame
+from scalpel_hf.modeling.frame_io import read_frame
+from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.runtime.preprocessing import apply_normalization, offset_and_scale
 
 MEMORY = 1 << 30  # bytes of decoded frames that a process keeps: 1300 frames of 512 × 512 with 8 bits

@@ -9,7 +9,8 @@ from PIL import Image
 from scipy import ndimage
 
 from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
-from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
+from scalpel_hf.modeling.frame_io import read_frame
+from scalpel_hf.modeling.image_processing_infrared import normalize_frame
 from scalpel_hf.modeling.moe import PriorPyramid
 
 Color = tuple[int, int, int]

@@ -23,7 +23,8 @@ from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split, read_target
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
-from scalpel_hf.modeling.image_processing_infrared import normalize_frame, read_frame
+from scalpel_hf.modeling.frame_io import read_frame
+from scalpel_hf.modeling.image_processing_infrared import normalize_frame
 from scalpel_hf.modeling.operators import OPERATORS, AnisotropicDiffusion
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForMaskGeneration
 
 from scalpel_hf import InfraredImageProcessor, MobileSamModel, ScalpelSamConfig, ScalpelSamModel, Teacher
 from scalpel_hf.modeling.whole_weights import current_name
-from scalpel_hf.predictors.pretrained import load_adapter, load_adapter_config
+from scalpel_hf.predictors.strict_loading import load_adapter, load_adapter_config
 
 SAVED = Path(__file__).parent / "saved_before"
 ADAPTER, ALONE = SAVED / "adapter", SAVED / "stand-alone"

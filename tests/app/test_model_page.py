@@ -27,7 +27,7 @@ from scalpel_hf.app.model_page import page
 from scalpel_hf.app.model_server import ModelServer
 from scalpel_hf.data import objects_from_mask
 from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
-from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 from tests.hub.models import make_student, make_teacher
 from tests.interrupts import start
 from tests.pseudo_labels.helpers import FakeTeacher

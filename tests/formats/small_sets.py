@@ -9,7 +9,7 @@ import numpy as np
 
 from scalpel_hf.data.objects import encode_png, objects_from_mask
 from scalpel_hf.data.rows import FEATURES
-from scalpel_hf.formats.frame_files import Frame
+from scalpel_hf.formats.export_rows import Frame
 from scalpel_hf.pseudo_labels import PSEUDO_FEATURES
 
 TEACHER = {"repo": "org/teacher", "revision": None, "fingerprint": "f00", "threshold": 0.5, "version": "0"}

@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCard, HfApi
 from scalpel_hf.evaluation.unseen import TrainedOn
 from scalpel_hf.hub.upload import push_dataset
 from scalpel_hf.pseudo_labels import Rules, label_in_shards
-from scalpel_hf.pseudo_labels.quality import compare_with_truth
+from scalpel_hf.pseudo_labels.against_truth import compare_with_truth
 from scalpel_hf.pseudo_labels.report import write_report
 from scalpel_hf.utils.files import write_json
 from tests.hub.server import HubServer

@@ -17,7 +17,7 @@ from scalpel_hf.evaluation.evaluator import evaluate_pseudo_labels
 from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
 from scalpel_hf.predictors.prediction import Prediction
 from scalpel_hf.pseudo_labels import Calibration, Rules, label_in_shards, summarize
-from scalpel_hf.pseudo_labels.quality import check_truth, compare_with_truth
+from scalpel_hf.pseudo_labels.against_truth import check_truth, compare_with_truth
 from scalpel_hf.pseudo_labels.report import write_report
 from scalpel_hf.pseudo_labels.thresholds import THRESHOLDS, choose_threshold
 from scalpel_hf.training.frames import labelled_sample

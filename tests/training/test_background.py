@@ -14,7 +14,7 @@ from scalpel_hf import InfraredImageProcessor, SyntheticInfrared, apply_label_bu
 from scalpel_hf.data import load_irst_dataset
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.modeling.consensus_gate import GATE_REACH
-from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.training.background import background_samples, consensus, may_be_target
 from scalpel_hf.training.distillation import TeacherSamples
 from scalpel_hf.training.frames import labelled_sample

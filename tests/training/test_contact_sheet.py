@@ -16,7 +16,7 @@ from PIL import Image
 from scalpel_hf import SyntheticInfrared
 from scalpel_hf.data.label_sources import as_objects
 from scalpel_hf.evaluation.evaluator import evaluate_predictor
-from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.training.contact_sheet import (
     FRAMES,
     LEGEND,

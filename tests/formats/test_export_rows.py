@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from scalpel_hf import formats
-from scalpel_hf.formats.frame_files import read_frames
+from scalpel_hf.formats.export_rows import read_frames
 
 from .small_sets import SHAPE, TINY, draw, labelled, row, tiny
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 from scalpel_hf.data.image_cells import image_columns, stored_cell, undecoded
 from scalpel_hf.data.label_sources import BOX, POINT
 from scalpel_hf.data.objects import EIGHT_CONNECTED
-from scalpel_hf.data.pseudo_columns import training_mask
+from scalpel_hf.data.training_labels import training_mask
 from scalpel_hf.modeling.frame_io import FORMATS, image_format
 from scalpel_hf.utils.files import safe_name
 

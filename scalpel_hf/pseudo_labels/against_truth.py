@@ -14,7 +14,7 @@ from scalpel_hf.data.names import check_names, few
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.data.pseudo_columns import is_above
 from scalpel_hf.evaluation import IRSTDMetrics
-from scalpel_hf.modeling.image_processing_infrared import read_frame
+from scalpel_hf.modeling.frame_io import read_frame
 
 from .evidence import has_target, judge
 

@@ -4,10 +4,10 @@ from scalpel_hf.data.pseudo_columns import PSEUDO_FEATURES
 from scalpel_hf.data.training_labels import training_mask
 
 from .calibration import Calibration, fit_calibration, match_prevalence
+from .job import LabellingJob, label_in_shards
 from .labelling import add_pseudo_labels
 from .output import summarize
 from .rules import Rules
-from .shards import LabellingJob, label_in_shards
 
 __all__ = [
     "PSEUDO_FEATURES",

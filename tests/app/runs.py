@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from scalpel_hf import SyntheticInfrared, apply_label_budget
+from scalpel_hf.pseudo_labels.job import LabellingJob
 from scalpel_hf.pseudo_labels.rules import Rules
-from scalpel_hf.pseudo_labels.shards import LabellingJob
 from tests.pseudo_labels.helpers import FakeTeacher, on_disk
 
 

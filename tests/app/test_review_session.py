@@ -17,9 +17,9 @@ from scalpel_hf.app.review_session import ReviewSession
 from scalpel_hf.app.server import PageServer
 from scalpel_hf.cli import review
 from scalpel_hf.data import load_split, read_mask
+from scalpel_hf.pseudo_labels.job import LabellingJob
 from scalpel_hf.pseudo_labels.reviews import mask_of_runs, read_decisions
 from scalpel_hf.pseudo_labels.rules import Rules
-from scalpel_hf.pseudo_labels.shards import LabellingJob
 from tests.pseudo_labels.helpers import FakeTeacher, png
 
 from .runs import make_run, quiet

@@ -1,4 +1,6 @@
-"""Pages in the browser.
+"""
+Pages in the browser.
 
-`scalpel-hf review RUN`: accept, reject or mend pseudo labels. `scalpel-hf app MODEL`: look at a model's answers.
+`scalpel-hf review RUN` is for accepting, rejecting or correcting pseudo labels, `scalpel-hf app MODEL` for trying a
+model.
 """

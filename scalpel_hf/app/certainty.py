@@ -1,4 +1,4 @@
-"""How sure a teacher's label of a frame is, so that people see the least certain first."""
+"""Computes how certain a teacher's label of a frame is, so that people review the least certain first."""
 
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,19 @@ from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.utils.files import write_json
 from scalpel_hf.utils.reading import read_json
 
-BORDER = 3  # pixels around an object that belong to it: its soft edge is no other candidate
+BORDER = 3  # pixels around an object that count as its soft edge, not as background
 CERTAINTY_FILE = "certainty.json"
 
 
 def certainty(row: dict[str, Any]) -> float:
     """
-    The least |2p − 1| of all that the label of a frame says, 0 (undecided) to 1.
+    The certainty of a frame's pseudo label, from 0 (undecided) to 1: the smallest |2p − 1|.
 
-    p is an accepted object's score, and, away from these, the highest probability of a target in the background. Where
-    the teacher took something for a target and quality control did not, the certainty is 0. A frame that the teacher
-    made no prediction for has no label to check: 1.
+    p is the score of each accepted object, and the highest probability of a target in the background away from these.
+    The certainty is 0 where quality control rejected an object, and 1 where there is no prediction to check.
+
+    Args:
+        row: with the columns of pseudo labels.
     """
     if row["pseudo_confidence"] is None or row["teacher"] is None:
         return 1.0
@@ -39,15 +41,17 @@ def certainty(row: dict[str, Any]) -> float:
 
 
 def target_of(row: dict[str, Any], size: tuple[int, ...]) -> np.ndarray:
-    """What a teacher's label says is target, bool; nothing where it has no mask."""
+    """The target pixels of a row's pseudo label, `(H, W)` bool; all false where it has no mask."""
     return np.zeros(size, bool) if row["pseudo_mask"] is None else read_row_mask(row, "pseudo_mask") == TARGET
 
 
 def rank(rows: datasets.Dataset, folder: Path) -> list[tuple[int, float]]:
     """
-    Index and certainty of every frame that nobody had labelled when the data set was made, least certain first.
+    Row index and certainty of each frame that people have not labelled, least certain first.
 
-    It is worked out once and kept in `folder`.
+    Args:
+        rows: with the columns of pseudo labels.
+        folder: in which the result is kept, so that it is computed only once.
     """
     path = folder / CERTAINTY_FILE
     kept = read_json(path) if path.exists() else {}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from scalpel_hf.utils.error_lines import one_line
 
-from .answers import Answer, ask, count_frames, read_one
 from .clips import DRAWN_FRAMES, draw_clip
+from .predictions import FramePrediction, count_frames, predict_frame, read_one
 
 if TYPE_CHECKING:
     import gradio
@@ -19,42 +19,42 @@ HEAD = """# {names}
 
 Drop a frame of any depth or a recording. Red outlines are what the model finds, with the mean probability inside."""
 ROUTERS_HELP = {
-    0: "No routers: students have none, and those of a stand-alone teacher are not read here.",
-    1: "White is where an operator counts, beside its name its weight in the whole frame. Of a committee, the first.",
+    False: "No routers: students have none, and those of a stand-alone teacher are not read here.",
+    True: "White is where an operator counts; the number is its weight in the whole frame. Of a committee, the first.",
 }
 ROUTERS_OF_PARTS = "Weights are means over {n} passes, of tiles and members; the maps are of the first."
-SHOWN_ROWS = 50  # of the table
+SHOWN_ROWS = 50  # most rows of the table of targets
 
 
 @dataclass
-class Looked:
+class PageState:
     """
-    The file and frame that the page shows, and the models' answers for that frame.
+    The file and frame that the page shows, and the models' predictions for that frame.
 
     Args:
         path: of the file.
         note: what a person should know about the file, such as frames that can't be read; empty for nothing.
         frames: how many frames the file has.
         number: of the frame that is shown.
-        answers: by the model's name in the page.
-        who: the name of the model whose answer is shown.
+        predictions: by the model's name in the page.
+        who: the name of the model whose prediction is shown.
     """
 
     path: str
     note: str
     frames: int = 1
     number: int = 0
-    answers: dict[str, Answer] = field(default_factory=dict)
+    predictions: dict[str, FramePrediction] = field(default_factory=dict)
     who: str = ""
 
-    def ask(self, models: dict[str, Any], number: int, who: str) -> Answer:
-        """The answer of the model `who` for frame `number`; computed once, and then taken from `answers`."""
+    def predict(self, models: dict[str, Any], number: int, who: str) -> FramePrediction:
+        """The prediction of the model `who` for frame `number`; computed once, and then kept."""
         if number != self.number:
-            self.number, self.answers = number, {}
+            self.number, self.predictions = number, {}
         self.who = who
-        if who not in self.answers:
-            self.answers[who] = ask(models[who], *read_one(self.path, number))
-        return self.answers[who]
+        if who not in self.predictions:
+            self.predictions[who] = predict_frame(models[who], *read_one(self.path, number))
+        return self.predictions[who]
 
 
 def import_gradio() -> Any:
@@ -80,15 +80,15 @@ def page(models: dict[str, Any], title: str = "scalpel-hf", threshold: float = 0
     """
     gr = import_gradio()
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        ModelPage(gr, models, title, threshold).connect()
+        ModelPage(gr, models, title=title, threshold=threshold).connect()
     return blocks
 
 
 class ModelPage:
     """
-    The components of the page, made in the current `Blocks`, and what its events do.
+    The components of the page, created in the current `Blocks`, and the handlers of its events.
 
-    Those are `on_…`. They return the components that change with their new values. An error is one line in the page.
+    The handlers, `on_…`, return new values by the component that changes. An error becomes one line in the page.
     """
 
     def __init__(self, gr: Any, models: dict[str, Any], title: str, threshold: float):
@@ -100,8 +100,8 @@ class ModelPage:
             with gr.Column(scale=3):
                 self._pictures()
         self._maps()
-        self.looked = gr.State()
-        shown = (self.looked, self.picture, self.operators, self.routers, self.table, self.routers_help)
+        self.state = gr.State()
+        shown = (self.state, self.picture, self.operators, self.routers, self.table, self.routers_help)
         self.nothing: dict[Any, Any] = dict.fromkeys(shown)
 
     def _controls(self, names: list[str], threshold: float) -> None:
@@ -135,56 +135,64 @@ class ModelPage:
         self.routers = self.gr.Gallery(label="what the routers choose", elem_id="routers", visible=False, **gallery)
 
     def connect(self) -> None:
-        """Call the handlers at the components' events."""
+        """Connect the handlers to the components' events."""
         shown = [self.picture, self.table, self.problem]
-        everything = [self.looked, self.number, self.operators, self.routers, self.routers_help, *shown]
+        everything = [self.state, self.number, self.operators, self.routers, self.routers_help, *shown]
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
         asking = {"show_progress_on": [self.picture], "api_visibility": "private"}
         drawing = {"show_progress_on": [self.clip], "api_visibility": "private"}
         bar = self.gr.Progress()  # Gradio finds it as an argument's default value
 
-        def on_draw(now: Looked | None, who: str, threshold: float, progress: Any = bar) -> dict[Any, Any]:
-            return self.on_draw(now, who, threshold, progress)
+        def on_draw(now: PageState | None, who: str, threshold: float, progress: Any = bar) -> dict[Any, Any]:
+            return self.on_draw(now, who, threshold=threshold, progress=progress)
 
         opened = [*everything, self.draw, self.clip]
         self.file.change(self.on_open, [self.file, self.who, self.level], opened, **asking)
-        self.draw.click(on_draw, [self.looked, self.who, self.level], [self.clip, self.problem], **drawing)
+        self.draw.click(on_draw, [self.state, self.who, self.level], [self.clip, self.problem], **drawing)
         for event in (self.number.release, self.who.change):
-            event(self.on_ask, [self.looked, self.number, self.who, self.level], everything, **asking)
-        # What is typed comes key by key, and one key's error takes the keys after it along: hence 0 is a threshold too,
-        # and the end of typing is an event of its own.
-        self.level.change(self.on_move, [self.looked, self.level], shown, trigger_mode="always_last", **quiet)
-        self.level.release(self.on_move, [self.looked, self.level], shown, **quiet)
+            event(self.on_select, [self.state, self.number, self.who, self.level], everything, **asking)
+        # Each typed key is an event of its own, and an error at one key loses the keys after it. So 0, which is typed
+        # before 0.5, must be a valid threshold, and the end of typing is handled as well.
+        self.level.change(self.on_move, [self.state, self.level], shown, trigger_mode="always_last", **quiet)
+        self.level.release(self.on_move, [self.state, self.level], shown, **quiet)
 
     def on_open(self, path: str | None, who: str, threshold: float) -> dict[Any, Any]:
         gr = self.gr
         hidden = {self.draw: gr.update(visible=False), self.clip: gr.update(value=None, visible=False)}
         emptied = {**self.nothing, **hidden, self.number: gr.update(visible=False), self.problem: ""}
-        return emptied if path is None else {**emptied, **self._told(self._opened)(path, who, threshold)}
+        return emptied if path is None else {**emptied, **self._safely(self._opened)(path, who, threshold)}
 
-    def on_ask(self, now: Looked | None, at: int, who: str, threshold: float) -> dict[Any, Any]:
-        return {} if now is None else self._told(self._answered)(now, at, who, threshold)
+    def on_select(self, now: PageState | None, at: int, who: str, threshold: float) -> dict[Any, Any]:
+        return {} if now is None else self._safely(self._predicted)(now, at, who=who, threshold=threshold)
 
-    def on_draw(self, now: Looked | None, who: str, threshold: float, progress: Any) -> dict[Any, Any]:
-        return {} if now is None else self._told(self._played, {self.clip: None})(now, who, threshold, progress)
+    def on_draw(self, now: PageState | None, who: str, threshold: float, progress: Any) -> dict[Any, Any]:
+        if now is None:
+            return {}
+        return self._safely(self._played, {self.clip: None})(now, who, threshold=threshold, progress=progress)
 
-    def on_move(self, now: Looked | None, threshold: float) -> dict[Any, Any]:
+    def on_move(self, now: PageState | None, threshold: float) -> dict[Any, Any]:
         emptied = {self.picture: None, self.table: None}
-        return {} if now is None or not now.answers else self._told(self._drawn, emptied)(now, threshold)
+        return {} if now is None or not now.predictions else self._safely(self._drawn, emptied)(now, threshold)
 
-    def _told(
+    def _safely(
         self, act: Callable[..., dict[Any, Any]], emptied: dict[Any, Any] | None = None
     ) -> Callable[..., dict[Any, Any]]:
-        """`act`, but what goes wrong is a line in the page, and no old answer stays beside it."""
+        """
+        `act`, but an error becomes a line in the page.
 
-        def safely(*args: Any) -> dict[Any, Any]:
+        Args:
+            act: a handler whose first argument is the page's state or the path of a file.
+            emptied: what to change after an error, so that no old prediction stays; by default all of it is cleared.
+        """
+
+        def run(*args: Any, **kwargs: Any) -> dict[Any, Any]:
             try:
-                return {self.problem: "", **act(*args)}
+                return {self.problem: "", **act(*args, **kwargs)}
             except Exception as error:
                 cleared = self.nothing if emptied is None else emptied
                 return {**cleared, self.problem: html.escape(named(one_line(error), args[0]))}
 
-        return safely
+        return run
 
     def _opened(self, path: str, who: str, threshold: float) -> dict[Any, Any]:
         gr = self.gr
@@ -193,27 +201,27 @@ class ModelPage:
             self.number: gr.update(maximum=max(1, count - 1), value=0, visible=count > 1),
             self.draw: gr.update(value=offer(count), visible=count > 1),
             self.clip: gr.update(value=None, label="the clip", visible=count > 1),
-            **self._answered(Looked(path, note, count), 0, who, threshold),
+            **self._predicted(PageState(path, note, frames=count), 0, who=who, threshold=threshold),
         }
 
-    def _answered(self, now: Looked, at: int, who: str, threshold: float) -> dict[Any, Any]:
-        answer = now.ask(self.models, at, who)
-        help_text = ROUTERS_HELP[bool(answer.routers)]
-        if answer.routed_in > 1 and answer.routers:
-            help_text = ROUTERS_OF_PARTS.format(n=answer.routed_in)
+    def _predicted(self, now: PageState, at: int, who: str, threshold: float) -> dict[Any, Any]:
+        prediction = now.predict(self.models, at, who)
+        help_text = ROUTERS_HELP[bool(prediction.routers)]
+        if prediction.router_passes > 1 and prediction.routers:
+            help_text = ROUTERS_OF_PARTS.format(n=prediction.router_passes)
         return {
-            self.looked: now,
-            self.operators: answer.operators,
-            self.routers: self.gr.update(value=answer.routers, visible=bool(answer.routers)),
+            self.state: now,
+            self.operators: prediction.operators,
+            self.routers: self.gr.update(value=prediction.routers, visible=bool(prediction.routers)),
             self.routers_help: help_text,
             **self._drawn(now, threshold),
         }
 
-    def _drawn(self, now: Looked, threshold: float) -> dict[Any, Any]:
-        answer = now.answers[now.who]
-        return {self.picture: answer.picture(threshold), self.table: listing(answer, threshold, now.note)}
+    def _drawn(self, now: PageState, threshold: float) -> dict[Any, Any]:
+        prediction = now.predictions[now.who]
+        return {self.picture: prediction.picture(threshold), self.table: listing(prediction, threshold, now.note)}
 
-    def _played(self, now: Looked, who: str, threshold: float, progress: Any) -> dict[Any, Any]:
+    def _played(self, now: PageState, who: str, threshold: float, progress: Any) -> dict[Any, Any]:
         name, total = Path(now.path).stem, min(now.frames, DRAWN_FRAMES)
 
         def show(count: int) -> None:
@@ -221,7 +229,7 @@ class ModelPage:
 
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / f"{name}-drawn.mp4"
-            draw_clip(self.models[who], now.path, threshold, out, show)
+            draw_clip(self.models[who], now.path, threshold=threshold, out=out, tell=show)
             kept = self.clip.move_resource_to_block_cache(str(out))
         return {self.clip: self.gr.update(value=kept, label=f"{name}, {total} frames: {who} above {threshold:g}")}
 
@@ -234,15 +242,15 @@ def offer(frames: int) -> str:
 
 def named(text: str, asked: Any) -> str:
     """An error's line with the uploaded file's name in place of its path, which is a temporary one."""
-    path = asked.path if isinstance(asked, Looked) else asked
+    path = asked.path if isinstance(asked, PageState) else asked
     return text.replace(path, Path(path).name) if path else text
 
 
-def listing(answer: Answer, threshold: float, note: str = "") -> str:
+def listing(prediction: FramePrediction, threshold: float, note: str = "") -> str:
     """The targets above the threshold as a table in Markdown."""
-    found = answer.found(threshold)
-    height, width = answer.frame.shape
-    name = html.escape(answer.name).replace("_", r"\_")
+    found = prediction.detections(threshold)
+    height, width = prediction.frame.shape
+    name = html.escape(prediction.name).replace("_", r"\_")
     lines = [f"{len(found.scores)} targets above {threshold:g} in {name}, {width} × {height} pixels"]
     lines += [f" ({html.escape(note)})"] if note else []
     rows = [

@@ -1,4 +1,4 @@
-"""A page of Gradio on this machine alone."""
+"""Serves a page of Gradio, by default on this machine only."""
 
 import os
 import socket
@@ -26,9 +26,13 @@ CSS = """
 
 class ModelServer:
     """
-    A page at an address of this machine, from `with` to its end: `address` says which.
+    Serves a page at `address`. Uploaded frames are kept in a temporary folder until it ends.
 
-    Uploaded frames lie in a folder of their own until then. The page reaches no other host: its own headers forbid it.
+    The page can't load from or send to any other host; its headers forbid it.
+
+    Args:
+        blocks: creates the page.
+        host, port: where to listen; port 0 is any free one.
     """
 
     def __init__(self, blocks: Callable[[], "gradio.Blocks"], host: str = LOOPBACK, port: int = 0):
@@ -40,7 +44,7 @@ class ModelServer:
         return f"http://{self.host}:{self.socket.getsockname()[1]}/"
 
     def serve(self, started: Callable[[], object] = lambda: None) -> None:
-        """Serve until the program is interrupted, or `stop` is called; `started` is called when the page can be had."""
+        """Serve until the program is interrupted or `stop` is called; `started` is called once it can be opened."""
         gr = import_gradio()
         import uvicorn
         from fastapi import FastAPI, Request, Response
@@ -59,7 +63,7 @@ class ModelServer:
             app = gr.mount_gradio_app(
                 app, self.blocks(), path="/", footer_links=[], run_history=False, ssr_mode=False, theme=plain, css=CSS
             )
-            # An open page is an open connection: the server doesn't wait for it, nor tell of it as an error.
+            # An open page keeps a connection open: at its end the server doesn't wait for it, and logs no error.
             self.server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
             threading.Thread(target=self._when_started, args=[started], daemon=True).start()
             self.server.run(sockets=[self.socket])

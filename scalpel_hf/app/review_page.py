@@ -1,4 +1,4 @@
-"""The page on which a run's pseudo labels are reviewed: what it asks for, and its serving."""
+"""Serves the page on which a person reviews pseudo labels."""
 
 import json
 import webbrowser
@@ -10,7 +10,11 @@ from .server import LOOPBACK, PageServer, Reply
 
 
 def responder(session: ReviewSession) -> Any:
-    """What the page asks for: `queue`, a `frame`, its `picture`, and `decide`."""
+    """
+    The function that replies to the page's requests `queue`, `frame`, `picture` and `decide`, see [`PageServer`].
+
+    It raises `KeyError` for other paths, and `ValueError` for arguments that are missing or wrong.
+    """
 
     def respond(path: str, given: Any) -> Reply:
         if path == "/api/queue":
@@ -45,11 +49,11 @@ def review(run: str | Path, reviewer: str, host: str = LOOPBACK, port: int = 0, 
 
     Args:
         run: folder that `scalpel-hf label` made.
-        reviewer: what the decisions say about who made them.
-        host, port: where to listen; port 0 is any that is free.
+        reviewer: name of the person, which is saved with each decision.
+        host, port: where to listen; port 0 is any free one.
         browser: whether to open the page in the browser.
     """
-    print(f"working out how sure the labels of {run} are", flush=True)
+    print(f"computing how certain the labels of {run} are", flush=True)
     session = ReviewSession(run, reviewer)
     try:
         with PageServer(responder(session), host, port) as server:

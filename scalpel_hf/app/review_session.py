@@ -1,4 +1,4 @@
-"""A person's review of a run's pseudo labels, without the page: frames in order, decisions at once on disk."""
+"""A person's review of pseudo labels, without the page: the frames in order, and decisions that are saved at once."""
 
 import threading
 from collections.abc import Sequence
@@ -32,15 +32,15 @@ from .certainty import rank, target_of
 
 class ReviewSession:
     """
-    The frames of a run that a teacher has labelled, least certain first, and what people decide about them.
+    The frames of a run that a teacher has labelled, least certain first, and people's decisions about them.
 
-    One session at a time has a run; it ends with `close`. What was decided before is there again.
+    Earlier decisions are loaded. A run has one session at a time; it ends with `close`.
 
     Args:
         run: folder that `scalpel-hf label` made.
-        reviewer: who decides.
+        reviewer: name of the person who decides.
 
-    Raises `ValueError` for a folder without pseudo labels, and where someone else is reviewing it.
+    Raises `ValueError` for a folder without pseudo labels, and where another program is reviewing it.
     """
 
     def __init__(self, run: str | Path, reviewer: str):
@@ -65,8 +65,12 @@ class ReviewSession:
         self._one_at_a_time.release()
 
     def queue(self) -> list[dict[str, Any]]:
-        """Of each frame, least certain first, its row's `index`, `name`, `certainty`, whether the teacher says that it
-        is `empty`, and what was decided, or `None`."""
+        """
+        The frames, least certain first.
+
+        Each has the `index` of its row, its `name` and `certainty`, whether it is `empty` by the teacher's label, and
+        the `decision`, or `None`.
+        """
         return [
             {
                 "index": index,
@@ -83,7 +87,12 @@ class ReviewSession:
         return None if decision is None else decision.decision
 
     def frame(self, index: int) -> dict[str, Any]:
-        """A frame's size, its label by teacher and person as runs of pixels, and its objects."""
+        """
+        A frame's `name`, `height`, `width`, the teacher's `objects`, and masks as runs of pixels.
+
+        The masks are the teacher's targets (`teacher`), what quality control rejected (`ignored`), and the person's
+        targets (`person`, `None` without a decision).
+        """
         row = self._row(index)
         size = (row["height"], row["width"])
         taken, left_open = target_of(row, size), np.zeros(size, bool)
@@ -101,7 +110,14 @@ class ReviewSession:
         }
 
     def picture(self, index: int, what: str) -> bytes:
-        """The frame, stretched to 8 bits, or the teacher's `confidence`, as PNG."""
+        """
+        A picture of the row `index` as the content of a PNG file, 8 bits gray.
+
+        Args:
+            what: `frame`, which is stretched to 8 bits; anything else is the teacher's probability.
+
+        Raises `ValueError` for an unknown row, and where there is no prediction.
+        """
         row = self._row(index)
         if what == "frame":
             image = gray(read_frame(row["image"]).astype(np.float32)).convert("L")
@@ -121,7 +137,7 @@ class ReviewSession:
             wishes: each with the row's `index` and the `decision`; for `mend` also `runs`.
 
         Returns `index` and `decision` of each, as in [`queue`]. Raises `ValueError` for an unknown row or decision, and
-        for runs that are no mask of the frame.
+        for runs that don't describe a mask of the frame.
         """
         decisions = [self._decision(wish) for wish in wishes]
         with self._lock:
@@ -147,7 +163,7 @@ class ReviewSession:
             runs = ()
         else:
             raise ValueError(f"{kind!r} is no decision")
-        return Decision(row["name"], kind, self.reviewer, now(), size, runs)
+        return Decision(name=row["name"], decision=kind, by=self.reviewer, at=now(), size=size, runs=runs)
 
     def _row(self, index: Any) -> dict[str, Any]:
         if type(index) is not int or not 0 <= index < len(self.names):
@@ -157,7 +173,8 @@ class ReviewSession:
 
 
 def load_pseudo_labelled(folder: Path) -> datasets.Dataset:
-    """The rows of a folder with pseudo labels as they were written, images undecoded; `ValueError` for another."""
+    """The rows of a folder with pseudo labels, without people's decisions and with images undecoded. Raises
+    `ValueError` for another folder."""
     if not holds_data_set(folder) and holds_data_set(folder / "pseudo"):
         raise ValueError(f"{folder} is a folder of several steps: name the labels' own, {folder / 'pseudo'}")
     if not holds_data_set(folder):

@@ -1,4 +1,4 @@
-"""A page on this machine, by Python's own server: nobody without the address that the program prints gets anything."""
+"""Serves a page by Python's own server, only to people who have the address that the program prints."""
 
 import hmac
 import json
@@ -21,19 +21,21 @@ PAGE_FILES = {
 # The page may load from and send to this server alone.
 POLICY = "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-Reply = tuple[bytes, str]  # content and its type
-Respond = Callable[[str, Any], Reply]  # from a path under /api/ and what was posted
+Reply = tuple[bytes, str]  # content and its media type
+Respond = Callable[[str, Any], Reply]  # from a path under /api/, and the posted JSON or the query's values
 
 
 class PageServer(ThreadingHTTPServer):
     """
-    The page's files, and under `/api/` what `respond` makes of a request.
+    Serves the page's files, and under `/api/` the replies of `respond`.
 
-    A request under `/api/` needs the header `X-Token` with the token of `address`, which the page sends: neither
-    another user of the machine nor another site's page in the same browser knows it.
+    A request under `/api/` needs the header `X-Token` with the token of `address`, which the page sends. Other users of
+    the machine and other sites' pages in the same browser don't know it.
 
     Args:
-        respond: raises `ValueError` for what the page is told, and `KeyError` for a path that isn't there.
+        respond: computes a reply. It raises `KeyError` for an unknown path, and `ValueError` with a message that is
+            shown in the page.
+        host, port: where to listen; port 0 is any free one.
     """
 
     daemon_threads = True

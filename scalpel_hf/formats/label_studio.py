@@ -133,14 +133,14 @@ def read_label_studio(path: str | Path, label: str | None = None) -> Iterator[Hu
             raise LabelFileError(f"{origin}: there are the labels {sorted(taken)}: name the target by --category")
         if NO_LABEL in seen and label is not None:
             raise LabelFileError(f"{origin}: has a region without a label, of which {label!r} can't be told")
-        yield _label(task["data"], targets, ignored, origin)
+        yield _label(task["data"], origin, targets=targets, ignored=ignored)
         reduced += len({region.box is None for region in targets}) > 1
     warn_of_masks_as_boxes(path, reduced, "tasks")
     if label is not None and seen and label not in seen:
         raise LabelFileError(f"{path}: no region has the label {label!r}, there are {sorted(seen)}")
 
 
-def _label(data: dict[str, Any], targets: list[Region], ignored: list[Region], origin: str) -> HumanLabel:
+def _label(data: dict[str, Any], origin: str, targets: list[Region], ignored: list[Region]) -> HumanLabel:
     """The label of a task's frame; `LabelFileError` where the regions don't go together."""
     if len({region.shape for region in [*targets, *ignored]}) > 1:
         raise LabelFileError(f"{origin}: its regions have different sizes")

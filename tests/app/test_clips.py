@@ -11,7 +11,7 @@ from scalpel_hf.app import clips
 from scalpel_hf.app.clips import draw_clip
 from tests.runtime.made_by_hand import write_video
 
-from .test_answers import Blind, Detector
+from .test_predictions import Blind, Detector
 
 av = pytest.importorskip("av")
 SHAPE, FRAMES = (48, 64), 6

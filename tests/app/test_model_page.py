@@ -22,9 +22,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from scalpel_hf import SyntheticInfrared
-from scalpel_hf.app.answers import ask, read_one
 from scalpel_hf.app.model_page import page
 from scalpel_hf.app.model_server import ModelServer
+from scalpel_hf.app.predictions import predict_frame, read_one
 from scalpel_hf.data import objects_from_mask
 from scalpel_hf.modeling.configuration_experts import OPERATOR_SCALES
 from scalpel_hf.modeling.frame_io import read_frame
@@ -161,7 +161,7 @@ def test_teacher_and_student_and_frames_of_one_file(chromium: Chrome, frames: Pa
         wait(chromium, "document.querySelectorAll('#routers .caption-label').length === 4")
         weights = [float(caption.split(": ")[1]) for caption in captions(chromium, "routers")]
         assert sum(weights) == pytest.approx(1, abs=0.03)
-        expected = ask(teacher, *read_one(str(frames / "two.tif"), 0)).found(0.5)
+        expected = predict_frame(teacher, *read_one(str(frames / "two.tif"), 0)).detections(0.5)
         wait_for_text(chromium, "table", f"{len(expected.scores)} targets above 0.5 in two_000000")
         chromium.find_element(By.CSS_SELECTOR, "#who input[value=student]").click()
         wait(chromium, "document.querySelectorAll('#routers .caption-label').length === 0")

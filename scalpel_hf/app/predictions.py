@@ -1,4 +1,4 @@
-"""What a model says about a frame, kept so that the page shows it at another threshold without asking again."""
+"""A model's prediction for a frame, kept so that the page can show it at any threshold without a new prediction."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,24 +17,27 @@ from scalpel_hf.runtime.recordings import Damage
 from scalpel_hf.runtime.sources import read_stream
 from scalpel_hf.utils.visualization import RED, level, operator_maps, outline
 
-SHOWN_SIDE = 896  # pixels that a small frame is enlarged to, so that a target of two pixels is seen
-TEXT = 14  # pixels
-MOST_FRAMES = 1000  # of a recording
+SHOWN_SIDE = 896  # pixels: small frames are enlarged up to this side, so that targets of two pixels are visible
+TEXT = 14  # size of the font in pixels
+MOST_FRAMES = 1000  # frames of a recording that the page can show
 
 Captioned = list[tuple[Image.Image, str]]
 
 
 @dataclass(frozen=True)
-class Answer:
+class FramePrediction:
     """
+    A model's prediction for a frame, with pictures of what led to it.
+
     Args:
-        name: what the frame is called in its file.
+        name: of the frame.
         frame: `(H, W)`.
-        probability: of a target, `(H, W)`; `None` of a detector.
-        boxes: of a detector `(N, 4)`, (x0, y0, x1, y1), and its scores `(N,)`.
-        operators: what each operator sees.
-        routers: where each operator counts, of a teacher whose routers choose.
-        routed_in: in how many passes the frame went through the routers.
+        probability: of a target, `(H, W)`; `None` for detectors.
+        boxes: of a detector: boxes `(N, 4)`, (x0, y0, x1, y1) in pixels, and scores `(N,)`; `None` for other models.
+        operators: picture and name of each operator's response.
+        routers: for each operator, a picture of the router's weights, and its name with the mean weight; empty for
+            models without routers.
+        router_passes: number of passes of the frame's parts through routers, such as one for each tile.
     """
 
     name: str
@@ -43,10 +46,10 @@ class Answer:
     boxes: tuple[np.ndarray, np.ndarray] | None
     operators: Captioned
     routers: Captioned
-    routed_in: int
+    router_passes: int
 
-    def found(self, threshold: float) -> Detections:
-        """The targets with a probability, or of a detector a score, above the threshold."""
+    def detections(self, threshold: float) -> Detections:
+        """The targets whose probability, or for detectors score, is above the threshold."""
         if self.probability is not None:
             return find_detections(self.probability, threshold)
         assert self.boxes is not None
@@ -54,7 +57,7 @@ class Answer:
 
     def picture(self, threshold: float) -> Image.Image:
         """The frame with an outline around each target and its score; small frames are enlarged."""
-        found, factor = self.found(threshold), max(1, SHOWN_SIDE // max(self.frame.shape))
+        found, factor = self.detections(threshold), max(1, SHOWN_SIDE // max(self.frame.shape))
         mask = np.zeros(self.frame.shape, bool) if found.mask is None else found.mask
         image = outline(_enlarged(self.frame, factor), _enlarged(mask, factor), RED, width=2)
         draw, font = ImageDraw.Draw(image), ImageFont.load_default(TEXT)
@@ -65,18 +68,25 @@ class Answer:
             text = f"{score:.2f}"
             width = draw.textlength(text, font)
             left = x1 + 5 if x1 + 5 + width < image.width else max(0, x0 - 5 - width)
-            draw.text((left, max(0, y0 - TEXT / 2)), text, RED, font, stroke_width=2, stroke_fill="black")
+            place = (left, max(0, y0 - TEXT / 2))
+            draw.text(place, text, fill=RED, font=font, stroke_width=2, stroke_fill="black")
         return image
 
 
-def ask(model: Any, name: str, frame: np.ndarray) -> Answer:
+def predict_frame(model: Any, name: str, frame: np.ndarray) -> FramePrediction:
     """
-    Ask a model about a frame.
+    Compute a model's prediction for a frame, and the pictures of operators and routers.
 
     Args:
-        model: as [`load_predictor`] gives it: with `probabilities`, or a detector with `detect`.
-        name: what the frame is called.
+        model: as [`load_predictor`] returns it: with `probabilities`, or a detector with `detect`.
+        name: of the frame.
         frame: `(H, W)`, at its own depth.
+
+    Examples:
+        >>> from scalpel_hf import load_predictor
+        >>> from scalpel_hf.modeling import read_frame
+        >>> prediction = predict_frame(load_predictor("runs/nuaa/student"), "frame", read_frame("frame.png"))
+        >>> prediction.picture(threshold=0.5).save("targets.png")
     """
     probability, boxes = None, None
     with record_router() as records:
@@ -87,11 +97,19 @@ def ask(model: Any, name: str, frame: np.ndarray) -> Answer:
             boxes = found, scores
     operators = list(_captioned(operator_maps(frame.astype(np.float32))))
     routers = list(_routers(model, records)) if isinstance(model, Teacher) else []
-    return Answer(name, frame, probability, boxes, operators, routers, len(records))
+    return FramePrediction(
+        name=name,
+        frame=frame,
+        probability=probability,
+        boxes=boxes,
+        operators=operators,
+        routers=routers,
+        router_passes=len(records),
+    )
 
 
 def find_targets(model: Any, frame: np.ndarray, threshold: float) -> Detections:
-    """What [`Answer.found`] gives, of a model that is asked for nothing else."""
+    """The targets in a frame as in [`FramePrediction.detections`], without the pictures."""
     if hasattr(model, "probabilities"):
         return find_detections(model.probabilities(frame), threshold)
     scores, boxes = detector_of(model)(frame)
@@ -107,7 +125,7 @@ def _captioned(pictures: dict[str, Image.Image]) -> Iterator[tuple[Image.Image, 
 
 
 def _routers(teacher: Teacher, records: list[dict[str, torch.Tensor]]) -> Iterator[tuple[Image.Image, str]]:
-    """Where the first pass's routers let each operator count, and its weight, the mean of all passes."""
+    """Yields, for each operator, a picture of its weights in the first pass, and its name with its mean weight."""
     mask_level = active_mask_level(teacher.model)
     if mask_level is None or mask_level.pyramid is None or not records:
         return
@@ -124,9 +142,9 @@ def _enlarged(values: np.ndarray, factor: int) -> np.ndarray:
 
 def count_frames(path: str) -> tuple[int, str]:
     """
-    How many frames a file has, up to `MOST_FRAMES`, and what a person should know about the others.
+    The number of a file's frames that can be read, up to `MOST_FRAMES`, and a note on the others, which may be empty.
 
-    Raises `OSError` or `ValueError` for a file without a frame that can be read.
+    Raises `OSError` or `ValueError` where no frame can be read.
     """
     damage = Damage()
     frames = read_stream(path, damage)
@@ -138,5 +156,5 @@ def count_frames(path: str) -> tuple[int, str]:
 
 
 def read_one(path: str, number: int) -> tuple[str, np.ndarray]:
-    """Name and pixels of a file's frame, by its number among those that can be read."""
+    """Name and pixels `(H, W)` of a frame, by its number among the file's frames that can be read."""
     return next(islice(read_stream(path, Damage()), number, None))

@@ -118,9 +118,7 @@ class ExpertsConfig:
         if not named or len(set(levels)) < len(levels):
             raise ValueError(f"`levels` must name some of {LEVELS}, each once, got {levels}")
         if "pixel" in levels and "mask" not in levels:
-            raise ValueError(
-                "the maps of the `pixel` level are input of the `mask` level: add `mask`, or remove `pixel`"
-            )
+            raise ValueError("`levels` has `pixel` but not `mask`, which reads its maps: add `mask`, or remove `pixel`")
         if "pixel" in levels and not self.scales:
             raise ValueError("`scales` is empty: name operators, or leave `pixel` out of `levels`")
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from scalpel_hf.modeling.frame_io import read_frame
-from scripts.experiments import quarter_hour, reproduce
+from scripts.experiments import archives, quarter_hour, reproduce
 
 from .test_reproduce import published  # noqa: F401
 
@@ -44,8 +44,8 @@ def test_what_is_packed_comes_out_as_it_was(published: Path, packs: Path, tmp_pa
     for part in parts:
         with tarfile.open(part) as archive:
             assert part.stat().st_size <= 50_000 or len(archive.getnames()) == 1
-    files = (quarter_hour.unpacked(name, content) for name, content in quarter_hour.read_archives(packs))
-    quarter_hour.write_below(tmp_path / "out", files)
+    files = (archives.unpacked(name, content) for name, content in archives.read_archives(packs))
+    archives.write_below(tmp_path / "out", files)
     for path in (published / "IRSTD1k_Img").iterdir():
         assert np.array_equal(read_frame(path), read_frame(tmp_path / "out/irstd-1k/IRSTD1k_Img" / path.name))
     weights = load_file(tmp_path / "out/base/model.safetensors")
@@ -84,7 +84,7 @@ def test_what_a_lease_leaves_for_the_next(packs: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(quarter_hour, "REPRODUCE", program)
     state = tmp_path / "state"
     run(packs, tmp_path / "first", state, minutes=0.05)
-    left = {name for name, _ in quarter_hour.read_archives(state) if not name.endswith(".log")}
+    left = {name for name, _ in archives.read_archives(state) if not name.endswith(".log")}
     of_work = {"teacher-0/metrics.json", "teacher-0/adapter_model.safetensors", "pseudo-labels-0/checkpoint-4"}
     assert left == {f"work/irstd-1k-0.5/{name}" for name in of_work} | {"out/irstd-1k-0.5/few-masks-0.json"}
     run(packs, tmp_path / "second", state, minutes=1)
@@ -125,18 +125,18 @@ def test_what_is_no_archive_or_not_whole_is_refused(packs: Path, tmp_path: Path)
     for cut in (whole[:9000], whole[:100], b"", b"garbage" * 400):
         (packs / "part-1.tar").write_bytes(cut)
         with pytest.raises(ValueError, match=r"part-1\.tar is no whole archive: fetch it again"):
-            list(quarter_hour.read_archives(packs))
+            list(archives.read_archives(packs))
     (packs / "part-1.tar").unlink()
     with pytest.raises(FileNotFoundError, match=r"packs lacks part-1\.tar"):
-        list(quarter_hour.read_archives(packs))
+        list(archives.read_archives(packs))
     with pytest.raises(ValueError, match="would be written outside"):
-        quarter_hour.write_below(tmp_path / "below", [("../escaped.txt", b"")])
+        archives.write_below(tmp_path / "below", [("../escaped.txt", b"")])
     (tmp_path / "irstd-1k" / "XDU.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"XDU\.png can't be read: cannot identify image"):
         quarter_hour.main([*argv, "--out", str(tmp_path / "other")])
     with pytest.raises(ValueError, match="names a data set twice"):
         quarter_hour.main([*argv[:3], argv[2], *argv[3:], "--out", str(tmp_path / "other")])
-    quarter_hour.write_archives([("base/config.json", b"{}")], tmp_path / "base-alone", 1)
+    archives.write_archives([("base/config.json", b"{}")], tmp_path / "base-alone", 1)
     with pytest.raises(ValueError, match="base-alone holds none of nuaa-sirst"):
         run(tmp_path / "base-alone", tmp_path / "machine", tmp_path / "state", minutes=1)
 

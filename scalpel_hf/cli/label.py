@@ -215,9 +215,9 @@ def choose(rows: Any, teacher: Teacher, args: argparse.Namespace) -> ThresholdCh
 
 def load_truth(args: argparse.Namespace, rows: Labelled) -> datasets.Dataset | None:
     """
-    The data set of `--truth`, or `None`.
+    Load the data set of `--truth`; `None` without the flag.
 
-    Raises `ValueError` where it can't serve, before the labelling, which can take hours.
+    Raises `ValueError` where the pseudo labels can't be measured by it, before the labelling, which can take hours.
     """
     if not args.truth:
         return None

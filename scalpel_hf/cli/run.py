@@ -20,9 +20,9 @@ frames, or masks, boxes or points in the format of COCO, YOLO, Pascal VOC, Label
 labels are boxes, the student is a detector and gives boxes.
 
 The student is measured on the frames of `--test`; without it, on a quarter of the labelled frames. With fewer than 12
-labelled frames, students of people's labels alone are cross-validated instead. Masks are compared with masks; where
-frames have boxes or points, boxes with these. Presets: `laptop` (two CPU cores), `gpu` (one GPU), `best` (as long as it
-takes), `demo` (minutes, on small frames).
+labelled frames, students of people's labels alone are cross-validated instead. The metrics are those of masks; if some
+of these frames have boxes or points, those of boxes. Presets: `laptop` (two CPU cores), `gpu` (one GPU), `best` (as
+long as it takes), `demo` (minutes, on small frames).
 """
 
 import argparse

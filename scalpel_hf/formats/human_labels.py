@@ -215,7 +215,7 @@ def objects_of(content: Any, what: str) -> list[dict[str, Any]]:
 
 
 def covered(box: Sequence[float], shape: tuple[int, int]) -> np.ndarray:
-    """The pixels of a box as `(H, W)` bool, for boxes of what is to be ignored. Raises `ValueError` for a point, and as
+    """The pixels inside a box that marks an ignored region, `(H, W)` bool. Raises `ValueError` for a point, and as
     [`drawn_inside`] does."""
     x, y, width, height = drawn_inside(box, shape[1], shape[0])
     if not width:

@@ -61,7 +61,7 @@ def test_its_first_cell_installs_what_is_missing(
 def test_it_runs_from_top_to_bottom(tmp_path: Path) -> None:
     code = "\n".join("".join(cell["source"]) for cell in cells())
     closing = """
-assert answer.routers and len(shown) > 0, "the teacher labels nothing"
+assert prediction.routers and len(shown) > 0, "the teacher labels nothing"
 assert (found & truth).any(), "the student finds nothing"
 """
     command = [sys.executable, "-c", code + closing]

@@ -376,6 +376,30 @@ def test_a_run_is_not_gone_on_with_on_other_data(work: SimpleNamespace, tmp_path
         assert {k: v for k, v in snapshot(tmp_path / name).items() if k in files} == files
 
 
+def test_the_same_data_and_base_under_other_names_are_gone_on_with(
+    work: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """As on another machine, or where a folder was moved."""
+    teacher = {**work.teacher, "output_dir": tmp_path / "teacher"}
+    student = {**work.common, "size": "nano", "output_dir": tmp_path / "student"}
+
+    def start(recipe: ModuleType, **values: object) -> None:
+        AcceleratorState._reset_state(True)
+        recipe.main(flags(**values))
+
+    start(distill, **teacher)
+    start(transfer, **student)
+    weights = {path: path.read_bytes() for path in tmp_path.glob("*/*.safetensors")}
+    assert len(weights) == 2 and "resuming from step" not in capsys.readouterr().out
+    for name in ("data", "base"):
+        shutil.copytree(work.root / name, tmp_path / "moved" / name)
+    moved = {"dataset": tmp_path / "moved" / "data"}
+    start(distill, **{**teacher, **moved, "base_model": tmp_path / "moved" / "base"})
+    start(transfer, **{**student, **moved})
+    assert capsys.readouterr().out.count("resuming from step") == 2
+    assert weights == {path: path.read_bytes() for path in weights}
+
+
 def test_another_eval_split_adds_its_figures(work: SimpleNamespace, tmp_path: Path) -> None:
     test = datasets.load_from_disk(str(work.root / "data"))["test"]
     splits_of(work, night=test.select([0, 2])).save_to_disk(str(tmp_path / "data"))

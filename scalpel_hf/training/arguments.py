@@ -19,7 +19,8 @@ def option(default: Any, help: str, any_on_resume: bool = False, in_help: bool =
     Args:
         default: of the field; a list or dict is copied.
         help: shown by `--help`.
-        any_on_resume: whether a run may be resumed with another value, because the result doesn't depend on it.
+        any_on_resume: whether a run may be resumed with another value, because the result doesn't depend on it, or, as
+            of a data set's name, because hashes of its content are compared.
         in_help: whether `--help` shows the field. Fields for ablations are hidden, but YAML and flags accept them.
     """
     metadata = {"help": help, "any_on_resume": any_on_resume, "in_help": in_help}

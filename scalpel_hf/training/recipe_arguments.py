@@ -86,10 +86,12 @@ class LoopArguments:
 class DistillArguments(LoopArguments):
     """Settings of stage 1, the teacher."""
 
-    dataset: str = option("", "Data set made by `scalpel-hf prepare`: a folder or a repository on the Hub.")
+    dataset: str = option(
+        "", "Data set made by `scalpel-hf prepare`: a folder or a repository on the Hub.", any_on_resume=True
+    )
     train_split: str = option("train", "Split to train on: its rows that people labelled by masks, boxes or points.")
     eval_split: str = option("test", "Split to evaluate the trained teacher on; empty for none.", any_on_resume=True)
-    base_model: str = option("", "Segment Anything model: a folder or a repository on the Hub.")
+    base_model: str = option("", "Segment Anything model: a folder or a repository on the Hub.", any_on_resume=True)
     base_model_id: str = option(
         "", "Hub id of the base, needed by `push_to_hub` if base_model is a folder.", any_on_resume=True
     )
@@ -151,8 +153,12 @@ class DistillArguments(LoopArguments):
 class TransferArguments(LoopArguments):
     """Settings of stage 2, the student."""
 
-    dataset: str = option("", "Data set made by `scalpel-hf prepare`: a folder or a repository on the Hub.")
-    pseudo_labels: str = option("", "Output of `scalpel-hf label` to train on instead; empty for none.")
+    dataset: str = option(
+        "", "Data set made by `scalpel-hf prepare`: a folder or a repository on the Hub.", any_on_resume=True
+    )
+    pseudo_labels: str = option(
+        "", "Output of `scalpel-hf label` to train on instead; empty for none.", any_on_resume=True
+    )
     train_split: str = option("train", "Split to train on; rows with `label_source: none` are left out.")
     eval_split: str = option("test", "Split to evaluate the trained student on; empty for none.", any_on_resume=True)
     task: Annotated[str, OneOf(tuple(LABELS))] = option(

@@ -7,8 +7,9 @@ A table stands between two comments, the first of which names a folder of result
     <!-- table: results/teacher/nuaa; teacher - student -->
     <!-- end of table -->
 
-It has a row for each model, with the mean of its seeds, and one for each comparison asked for, a difference or, with
-` / `, a ratio, with what 95 % of draws of frames and seeds make of it. `results/teacher`, a folder of data sets, gives
+It has a row for each model, with the mean of its seeds and the minutes that the fastest took to train, as others may
+have shared the machine, and one for each comparison asked for, a difference or, with ` / `, a ratio, with what 95 % of
+draws of frames and seeds make of it. `results/teacher`, a folder of data sets, gives
 the rows of each. A folder of scripts/experiments/measure_proposals.py is a table of its own kind. A file is called
 `ARM-SEED.json`, with `arm`, `dataset`, `seed`, `seconds`, `commit`, `machine`, `metrics`, and `counts` on every frame
 or, by boxes, on every recording.
@@ -77,7 +78,7 @@ def _table(asked: str, root: Path) -> str:
     kind = kind_of_run(next(iter(runs[0].values()))[0])
     several = folders != [folder]  # a folder of data sets, of which there may be one so far
     titles = [title for title, _ in (*kind.titles.values(), *kind.others.values())]
-    rows = [["data", "", "seeds", *titles, "training, s"]]
+    rows = [["data", "", "seeds", *titles, "minutes"]]
     for folder, arms in zip(folders, runs, strict=True):
         of_folder = [] if only_comparisons else [*_rows_of_arms(arms, kind)]
         of_folder += _rows_of_comparisons(arms, kind, comparisons, folder)
@@ -88,7 +89,7 @@ def _table(asked: str, root: Path) -> str:
         rows = [[*row[:seeds], *row[seeds + 1 : -1]] for row in rows]
     lines = [_row(rows[0]), _row(["---"] * len(rows[0])), *map(_row, rows[1:])]
     measured = [run for arms in runs for seeds in arms.values() for run in seeds]
-    return "\n".join([*lines, "", _note(kind, measured, only_comparisons)])
+    return "\n".join([*lines, "", _note(kind, measured, arms=not only_comparisons, comparisons=bool(pairs))])
 
 
 def _proposals(folder: Path) -> str:
@@ -114,7 +115,7 @@ def _rows_of_arms(arms: Runs, kind: Kind) -> Iterable[list[str]]:
             for unit, column in zip(units, values.values(), strict=True)
         ]
         seeds = ", ".join(str(run["seed"]) for run in runs)
-        yield [escape(arm), seeds, *cells, f"{np.mean([run['seconds'] for run in runs]):.0f}"]
+        yield [escape(arm), seeds, *cells, f"{min(run['seconds'] for run in runs) / 60:.1f}"]
 
 
 def _rows_of_comparisons(
@@ -144,11 +145,13 @@ def _listed(numbers: list[int]) -> str:
     return " and ".join(map(str, numbers))
 
 
-def _note(kind: Kind, runs: list[dict[str, Any]], only_comparisons: bool) -> str:
-    several = not only_comparisons and len({run["seed"] for run in runs}) > 1
-    spread = " ± is the standard deviation over seeds." if several else ""
-    draws = f"In brackets: 95 % of {DRAWS:,} draws of {kind.units} and seeds."
-    return fill(f"On {_listed(numbers_of_units(runs))} {kind.units}.{spread} {draws}", 110) + f"\n{_measured(runs)}"
+def _note(kind: Kind, runs: list[dict[str, Any]], arms: bool, comparisons: bool) -> str:
+    sentences = [f"On {_listed(numbers_of_units(runs))} {kind.units}."]
+    if arms and len({run["seed"] for run in runs}) > 1:
+        sentences.append("± is the standard deviation over seeds.")
+    if comparisons:
+        sentences.append(f"In brackets: 95 % of {DRAWS:,} draws of {kind.units} and seeds.")
+    return fill(" ".join(sentences), 110) + f"\n{_measured(runs)}"
 
 
 def _measured(runs: list[dict[str, Any]]) -> str:

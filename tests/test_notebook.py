@@ -56,7 +56,6 @@ def test_its_first_cell_installs_what_is_missing(
         assert commands[0][-1] == "../.." and (Path(commands[0][-1]) / "pyproject.toml").is_file()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)  # half a minute of a core, however busy
 def test_it_runs_from_top_to_bottom(tmp_path: Path) -> None:
     code = "\n".join("".join(cell["source"]) for cell in cells())

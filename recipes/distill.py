@@ -57,7 +57,11 @@ def train_teacher(
     set_seed(args.seed)  # the first weights, whatever was trained before in this process
     labelled = labelled_by_people(rows, args.dataset)
     samples = [labelled_sample(row) for row in labelled]
-    background = background_samples(rows, samples, args.background_frames, args.seed) if args.background_frames else []
+    background = (
+        background_samples(rows, samples, count=args.background_frames, seed=args.seed)
+        if args.background_frames
+        else []
+    )
     accelerator.print(f"{len(samples)} labelled frames to train on, {len(held_out or ())} held out")
     if background:
         accelerator.print(tell_background(background))
@@ -75,7 +79,7 @@ def train_teacher(
     )
     with accelerator.main_process_first():
         dataset.fill(progress=accelerator.is_main_process)
-    loss = teacher_loss(args, accelerator, teacher, dataset)
+    loss = teacher_loss(args, accelerator, teacher=teacher, dataset=dataset)
 
     def evaluate(_: nn.Module) -> dict[str, float]:
         if args.fit_consensus_gate:
@@ -127,7 +131,9 @@ def train_small_network(
     args: DistillArguments, accelerator: Accelerator, rows: datasets.Dataset, held_out: datasets.Dataset | None
 ) -> tuple[SegmentationStudent | DetectionStudent, dict[str, Any]]:
     """A student of the labelled ones of `rows`, and how its training went."""
-    return train_student(small_network(args), accelerator, labelled_by_people(rows, args.dataset), held_out)
+    return train_student(
+        small_network(args), accelerator, rows=labelled_by_people(rows, args.dataset), held_out=held_out
+    )
 
 
 def train_committee(
@@ -141,7 +147,7 @@ def train_committee(
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(DistillArguments, "distill", f"{__doc__}\n{LAUNCH_HELP}", argv)
+    args = parse_arguments(DistillArguments, "distill", description=f"{__doc__}\n{LAUNCH_HELP}", argv=argv)
     if args.push_to_hub:
         base_on_hub(args.base_model, args.base_model_id)  # an error now rather than after the training
     accelerator = make_accelerator(args)
@@ -154,8 +160,8 @@ def main(argv: list[str] | None = None) -> None:
 
     # Train
     arms: dict[str, Train] = {"teacher": train_committee, "small network": train_small_network}
-    compared = guard(args, accelerator, rows, arms) if args.guard else None
-    teacher, outcome = train_committee(args, accelerator, rows, held_out)
+    compared = guard(args, accelerator, rows=rows, arms=arms) if args.guard else None
+    teacher, outcome = train_committee(args, accelerator, rows=rows, held_out=held_out)
 
     # Evaluate and save
     if accelerator.is_main_process:

@@ -74,7 +74,7 @@ def train_student(
 
     samples = DetectionSamples if detects else StudentSamples
     dataset = samples(rows, student.processor, args.crop_size, args.seed, human_share=args.human_share)
-    loss = student_loss(args, accelerator, model, dataset)
+    loss = student_loss(args, accelerator, model=model, dataset=dataset)
     accelerator.print(f"{len(dataset.indices)} frames to train on, {len(dataset.human)} labelled by people")
 
     watched = frames_to_watch(args.dataset, args.watch_split, held_out)
@@ -121,7 +121,7 @@ def student_loss(
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(TransferArguments, "transfer", f"{__doc__}\n{LAUNCH_HELP}", argv)
+    args = parse_arguments(TransferArguments, "transfer", description=f"{__doc__}\n{LAUNCH_HELP}", argv=argv)
     accelerator = make_accelerator(args)
 
     # Data
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
     rows, held_out = train_val_split(rows, args.validation_fraction, args.seed)
 
     # Train
-    student, outcome = train_student(args, accelerator, rows, held_out)
+    student, outcome = train_student(args, accelerator, rows=rows, held_out=held_out)
 
     # Evaluate and save
     if accelerator.is_main_process:

@@ -81,7 +81,7 @@ def _table(asked: str, root: Path) -> str:
     rows = [["data", "", "seeds", *titles, "minutes"]]
     for folder, arms in zip(folders, runs, strict=True):
         of_folder = [] if only_comparisons else [*_rows_of_arms(arms, kind)]
-        of_folder += _rows_of_comparisons(arms, kind, comparisons, folder)
+        of_folder += _rows_of_comparisons(arms, kind, pairs=comparisons, folder=folder)
         rows += [[escape(folder.name), *row] for row in of_folder]
     rows = rows if several else [row[1:] for row in rows]
     if only_comparisons:  # which have neither seeds nor a time of their own

@@ -258,7 +258,11 @@ def test_a_student_of_all_masks_needs_no_budget(work: SimpleNamespace, tmp_path:
     ("recipe", "changes", "message"),
     [
         (distill, {"dataset": ""}, "no data set given"),
-        (distill, {"dataset": "/absent/data"}, r"'/absent/data' holds no data set: make one with `scalpel-hf prepare`"),
+        (
+            distill,
+            {"dataset": "/absent/data"},
+            r"'/absent/data' holds no data set: make one with `scalpel-hf prepare --out /absent/data`",
+        ),
         (distill, {"train_split": "training"}, r"has no split 'training', only train, test"),
         (distill, {"eval_split": "val"}, r"has no split 'val', only train, test"),
         (distill, {"base_model": ""}, "no base model given"),
@@ -272,7 +276,7 @@ def test_a_student_of_all_masks_needs_no_budget(work: SimpleNamespace, tmp_path:
         (distill, {"validation_fraction": 0.99}, "leaves none to train on"),
         (transfer, {"dataset": ""}, "no data set given"),
         (transfer, {"pseudo_labels": "/absent/pseudo"}, "'/absent/pseudo' holds no data set"),
-        (transfer, {"size": "huge"}, "size is one of nano, small, base, large, got 'huge'"),
+        (transfer, {"size": "huge"}, "size must be one of nano, small, base, large, got 'huge'"),
         (transfer, {"normalization": "minmax"}, "`normalization` must be one of"),
     ],
 )

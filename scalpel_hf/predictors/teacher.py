@@ -94,7 +94,9 @@ class Teacher(FromFolder):
         self.frozen = FrozenFeatures(model)
         self.cache: FeatureCache | None = None
         if feature_cache_dir:
-            self.cache = FeatureCache(self.frozen, feature_cache_dir, feature_cache_dtype, feature_cache_bytes)
+            self.cache = FeatureCache(
+                self.frozen, feature_cache_dir, dtype=feature_cache_dtype, max_bytes=feature_cache_bytes
+            )
 
     @classmethod
     def from_pretrained(
@@ -233,7 +235,7 @@ class Teacher(FromFolder):
         def predict(tile: np.ndarray) -> np.ndarray:
             return self._moments([tile], *self._encode([tile]))[:, 0].numpy(force=True)
 
-        mean, square = blend_tiles(predict, frame, self.tile_size, self.tile_size // 8)
+        mean, square = blend_tiles(predict, frame, tile=self.tile_size, overlap=self.tile_size // 8)
         square -= mean**2
         return Prediction(mean, np.sqrt(np.maximum(square, 0, out=square), out=square) if self._num_views > 1 else None)
 
@@ -279,7 +281,7 @@ class Teacher(FromFolder):
         if embeddings is None:
             logits = outputs_without_sam(self.model, scaled)["logits"]  # (B, 1, h, w)
         else:
-            link_frames(embeddings, scaled, boxes, self.frozen.input_size)
+            link_frames(embeddings, scaled, frame_boxes=boxes, input_size=self.frozen.input_size)
             logits = prompt_free_logits(self.model, embeddings)
         probability = torch.sigmoid(logits.float())
         return (probability if scale == 1 else _resize(probability, size))[:, 0]
@@ -297,7 +299,9 @@ class Teacher(FromFolder):
         prompts = torch.cat([prompts[:, :2], prompts[:, :2] + prompts[:, 2:]], 1)
         scale = frame_box[2:] / frame_box.new_tensor(frame.shape[::-1])
         # Only the IoU is used: on a frame of one pixel the masks cost nothing.
-        link_frames(embedding, frame_box.new_zeros(1, 1, 1, 1), frame_box[None], self.frozen.input_size)
+        link_frames(
+            embedding, frame_box.new_zeros(1, 1, 1, 1), frame_boxes=frame_box[None], input_size=self.frozen.input_size
+        )
         found = [
             ask(self.model, embedding, input_boxes=part[None]).iou_scores[0, :, 0]
             for part in (prompts * scale.repeat(2)).split(PROMPTS)

@@ -90,7 +90,7 @@ class LabellingJob:
             check_columns(self.source)
             self.features = self.source.features
         self.learn = self.calibration == "labelled"
-        self.provenance = provenance_of(self.teacher, self.rules, self.name, self.revision)
+        self.provenance = provenance_of(self.teacher, self.rules, name=self.name, revision=self.revision)
         predictions = [repr(self.features), self.provenance["fingerprint"], self.rules.threshold]
         self.predictions_key = key_of([*predictions, self.shard_size, self.batch_size, self.skip_broken, self.learn])
         self.key = key_of(
@@ -152,7 +152,7 @@ class LabellingJob:
             return {**files, **predictions}
 
         features = datasets.Features({**self.features, **PREDICTION_FEATURES})
-        self._map(rows, step, path, features, f"{self.predictions_key}-{path.stem}")
+        self._map(rows, step, path=path, features=features, fingerprint=f"{self.predictions_key}-{path.stem}")
 
     def _map(
         self, rows: datasets.Dataset, step: Callable, path: Path, features: datasets.Features, fingerprint: str
@@ -219,13 +219,17 @@ class LabellingJob:
 
         def decide(index: int, to: Path) -> datasets.Dataset:
             predictions = datasets.Dataset.from_file(str(paths[index]))
-            return self._map(predictions, step, to, features, f"{self.key}-{paths[index].stem}")
+            return self._map(
+                predictions, step, path=to, features=features, fingerprint=f"{self.key}-{paths[index].stem}"
+            )
 
         with whole_folder(self.out, replace=True) as final:
             if self.streamed:
-                write_parquet(decide, len(paths), final, str(self.split))
+                write_parquet(decide, len(paths), folder=final, split=str(self.split))
             else:
-                write_arrow(decide, len(paths), final, key_of([self.key, rows_key]), str(self.split))
+                write_arrow(
+                    decide, len(paths), folder=final, fingerprint=key_of([self.key, rows_key]), split=str(self.split)
+                )
             (calibration or Calibration()).save(final / "calibration.json")
             summary = self._summary(load_output(final), paths, problem)
             write_json(final / "summary.json", summary)

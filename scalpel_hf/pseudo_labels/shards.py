@@ -46,10 +46,12 @@ def shards_of(source: Labelled, size: int, features: datasets.Features, folder: 
     if isinstance(source, datasets.Dataset):
         for index, start in enumerate(range(0, len(source), size)):
             part = source.select(range(start, min(start + size, len(source))))
-            yield Shard(index, path(index, part), len(part), lambda part=part: part)  # type: ignore[misc]
+            yield Shard(index, path(index, part), length=len(part), rows=lambda part=part: part)  # type: ignore[misc]
         return
     for index, rows in enumerate(_stream_shards(source, size)):
-        yield Shard(index, path(index, rows), len(rows), partial(datasets.Dataset.from_list, rows, features))
+        yield Shard(
+            index, path(index, rows), length=len(rows), rows=partial(datasets.Dataset.from_list, rows, features)
+        )
 
 
 def record_shards(folder: Path, names: list[str]) -> None:

@@ -58,7 +58,7 @@ class Case:
             "labels": (torch.rand(batch_size, CROP, CROP) > 0.999).float(),
             "weights": torch.ones(batch_size, CROP, CROP),
         }
-        self.loss = distillation_loss(self.frozen, 1.0, 0.3, 0.01)
+        self.loss = distillation_loss(self.frozen, 1.0, prior=0.3, balance=0.01)
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], 1e-4)
         for image in self.pixel_values:
             self.cache.get(image)

@@ -117,12 +117,12 @@ def main(argv: list[str] | None = None) -> None:
         if {"ONNX", "INT8"} & set(args.backends):
             files = {name: write_files(model, Path(work), name.replace(", ", "-")) for name, model in models.items()}
         for name, backend in rows:
-            cells[name, backend].append(memory(name, backend, files[name], args.sizes[-1]))
+            cells[name, backend].append(memory(name, backend, files=files[name], size=args.sizes[-1]))
         for (width, height), threads in product(args.sizes, args.threads):
             torch.set_num_threads(threads)
             frames = np.random.default_rng(0).standard_normal((1, 1, height, width)).astype(np.float32)
             runs: dict[Any, Callable[[], Any]] = {
-                (n, b): partial(runner(b, models[n], files[n], threads), frames) for n, b in rows
+                (n, b): partial(runner(b, models[n], files=files[n], threads=threads), frames) for n, b in rows
             }
             for row, values in milliseconds(runs, threads, args.repeats).items():
                 cells[row].append(cell(values))

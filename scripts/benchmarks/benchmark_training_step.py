@@ -137,6 +137,6 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == [SERVE]:
         dataset, size, batch_size, crop_size = sys.argv[2:]
-        serve(dataset, size, int(batch_size), int(crop_size))
+        serve(dataset, size, batch_size=int(batch_size), crop_size=int(crop_size))
     else:
         run_program(main)

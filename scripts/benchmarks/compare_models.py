@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     (reference, folders), *others = seeds_of_models(args.models).items()
     if not others:
         raise ValueError(f"--models names no other model to compare {reference} with")
-    rows = frames_to_compare(args.dataset, args.split, args.models, args.trained_on)
+    rows = frames_to_compare(args.dataset, args.split, models=args.models, labelled=args.trained_on)
 
     def count(folders: list[Path]) -> tuple[np.ndarray, np.ndarray]:
         models = (load_trained(folder, args.base_model, args.feature_cache_dir) for folder in folders)  # one at a time

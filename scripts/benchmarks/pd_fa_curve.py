@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     models_of = seeds_of_models(args.models)
-    rows = frames_to_compare(args.dataset, args.split, args.models, args.trained_on)
+    rows = frames_to_compare(args.dataset, args.split, models=args.models, labelled=args.trained_on)
     curves = {}
     for name, folders in tqdm(models_of.items(), desc="models"):
         models = (load_trained(folder, args.base_model, args.feature_cache_dir) for folder in folders)  # one at a time

@@ -171,13 +171,13 @@ def main(argv: list[str] | None = None) -> None:
     if unknown := [v for v in variants if v not in config["variants"]]:
         raise ValueError(f"{args.config} has no variant {', '.join(unknown)}, only {', '.join(config['variants'])}")
     command = f"python scripts/experiments/ablate.py --config {args.config}"
-    datasets_used = {settings(config, variant, 0, args.runs)["dataset"] for variant in variants}
+    datasets_used = {settings(config, variant, seed=0, runs=args.runs)["dataset"] for variant in variants}
     for name in datasets_used:  # an error now rather than after hours of training
         with_masks(load_split(name, args.split, "name another by `--split`"), f"split {args.split!r} of {name!r}")
     records: dict[str, list[dict[str, Any]]] = {}
     for seed in args.seeds or config["seeds"]:  # seed by seed: an unfinished table compares like with like
         for variant in variants:
-            record = run_cell(settings(config, variant, seed, args.runs), args.split)
+            record = run_cell(settings(config, variant, seed=seed, runs=args.runs), args.split)
             records.setdefault(variant, []).append(record)
             metrics = record["figures"]
             print(f"{variant}-{seed}: IoU {100 * metrics['iou']:.1f}, nIoU {100 * metrics['niou']:.1f}", flush=True)

@@ -23,8 +23,14 @@ from scalpel_hf.utils.files import whole_folder, write_json
 from scalpel_hf.utils.reading import read_json
 
 HELD_OUT = 0.2
-COMMON = {"crop_size": 160, "batch_size": 8, "learning_rate": 2e-3, "normalization": "range", "max_steps": 2000}
-ARMS = {
+COMMON: dict[str, object] = {
+    "crop_size": 160,
+    "batch_size": 8,
+    "learning_rate": 2e-3,
+    "normalization": "range",
+    "max_steps": 2000,
+}
+ARMS: dict[str, dict[str, object]] = {
     "steps-1000": {"max_steps": 1000},
     "steps-2000": {},
     "steps-4000": {"max_steps": 4000},
@@ -66,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
             result, run = args.out / f"{arm}-{seed}.json", args.work / f"{arm}-{seed}"
             if result.exists():
                 continue
-            train(arm, data, seed, run)
+            train(arm, data, seed=seed, run=run)
             trained = read_json(run / METRICS_FILE)
             record = count_record(load_trained(run).probabilities, load_prepared(data)["test"])
             kept = {key: trained[key] for key in ("commit", "machine")} | {"seconds": trained["training"]["seconds"]}

@@ -69,7 +69,7 @@ def draw_budget(
         teacher = Teacher.from_pretrained(before / "teacher", base_model, feature_cache_dir=feature_cache_dir)
         unsure = teacher_uncertainty(rows, on_default_device(teacher))
     described = np.stack([features[name] for name in rows["name"]])
-    return plan_labels(rows, described, count, unsure, seed, len(frames)).budget
+    return plan_labels(rows, described, budget=count, uncertainty=unsure, seed=seed, total=len(frames)).budget
 
 
 def train(
@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"{args.out} holds runs with other settings: choose another folder")
     else:
         write_json(args.out / "settings.json", settings)
-    features = frame_features(frames, args.base_model, args.image_size, args.out / "features.npz")
+    features = frame_features(frames, args.base_model, image_size=args.image_size, path=args.out / "features.npz")
     feature_cache_dir = args.out / "features"
 
     counts = sorted({max(1, round(share * len(frames))) for share in args.budgets})
@@ -140,13 +140,27 @@ def main(argv: list[str] | None = None) -> None:
                 run = args.out / ("coverage" if planned_alike else plan) / f"labels{count}-seed{seed}"
                 if not (run / "label_budget.json").exists():
                     budget = draw_budget(
-                        plan, count, seed, frames, features, before, args.base_model, feature_cache_dir
+                        plan,
+                        count,
+                        seed=seed,
+                        frames=frames,
+                        features=features,
+                        before=before,
+                        base_model=args.base_model,
+                        feature_cache_dir=feature_cache_dir,
                     )
                     run.mkdir(parents=True, exist_ok=True)
                     budget.save(run / "label_budget.json")
                 if not (run / "teacher" / "metrics.json").exists():
                     print(f"== {run.parent.name}, {count} labels, seed {seed}", flush=True)
-                    train(run, splits, LabelBudget.load(run / "label_budget.json"), seed, flags, feature_cache_dir)
+                    train(
+                        run,
+                        splits,
+                        budget=LabelBudget.load(run / "label_budget.json"),
+                        seed=seed,
+                        flags=flags,
+                        feature_cache_dir=feature_cache_dir,
+                    )
                 metrics = read_json(run / "teacher" / "metrics.json")["metrics"]["test"]
                 results.append({"plan": plan, "labels": count, "seed": seed, "test": metrics})
                 ordered = sorted(results, key=lambda r: (r["labels"], PLANS.index(r["plan"]), r["seed"]))

@@ -143,8 +143,8 @@ def main(argv: list[str] | None = None) -> None:
         student = args.work / f"run-{seed}" / "student"
         tracked = {"all-frames": 1, f"tracked-{args.min_frames}": args.min_frames}
         for arm, min_frames in tracked.items():
-            counts = predict(args, student, clips, min_frames)
-            write(args, arm, seed, student, counts, metrics_by_boxes(counts, 0.5))
+            counts = predict(args, student, clips=clips, min_frames=min_frames)
+            write(args, arm, seed=seed, model=student, counts=counts, metrics=metrics_by_boxes(counts, 0.5))
 
 
 def write(args: argparse.Namespace, arm: str, seed: int, model: Path, counts: np.ndarray, metrics: Any) -> None:

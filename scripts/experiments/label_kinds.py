@@ -62,7 +62,7 @@ def label(args: argparse.Namespace, everything: datasets.Dataset, kinds: tuple[s
     if kinds == ("mask", "mask"):
         by_kind["mask"] = tenth | rest
     masked = by_kind.get("mask", tenth)  # those that are to have boxes or points get them in the masks' place
-    rows = apply_label_budget(everything, budget=LabelBudget(tuple(sorted(masked)), 1.0, 0, len(everything)))
+    rows = apply_label_budget(everything, budget=LabelBudget(tuple(sorted(masked)), 1.0, seed=0, total=len(everything)))
     if "box" in by_kind:
         rows = import_human_labels(rows, read_voc_boxes(args.voc), by_kind["box"], keep_in_memory=True)
     if "point" in by_kind:
@@ -89,7 +89,7 @@ def train(args: argparse.Namespace, arm: str, seed: int) -> Path:
 
 
 def record(args: argparse.Namespace, arm: str, seed: int, run: Path, split: str, to: Path) -> None:
-    rows = frames_to_compare(args.dataset, split, [run], None)
+    rows = frames_to_compare(args.dataset, split, models=[run], labelled=None)
     trained = read_json(run / METRICS_FILE)
     kept: dict[str, Any] = {key: trained[key] for key in ("commit", "machine")}
     kept |= {"seconds": trained["training"]["seconds"], "steps": args.steps}
@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
             if todo:
                 run = train(args, arm, seed)
             for part, split in todo.items():
-                record(args, arm, seed, run, split, files[part])
+                record(args, arm, seed=seed, run=run, split=split, to=files[part])
                 print(f"{arm}, seed {seed}, {part}: done", flush=True)
 
 

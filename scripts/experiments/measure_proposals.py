@@ -88,10 +88,12 @@ def cases(dataset: str, budget: LabelBudget, voc: Path, kind: str) -> Iterator[C
             if row["name"] in budget.names:
                 continue
             frame, truth = read_frame(row["image"]).astype(np.float32), read_target(row["mask"])
-            objects = _objects(kind, row["name"], truth, drawn)
+            objects = _objects(kind, row["name"], truth=truth, drawn=drawn)
             if objects:
                 labels, _ = ndimage.label(truth, EIGHT_CONNECTED)
-                yield Case(frame, objects, [_truth(labels, box, kind, i + 1) for i, box in enumerate(objects)])
+                yield Case(
+                    frame, objects, [_truth(labels, box, kind=kind, number=i + 1) for i, box in enumerate(objects)]
+                )
 
 
 def _objects(kind: str, name: str, truth: np.ndarray, drawn: dict[str, Any]) -> Objects:
@@ -150,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
             if path.exists() or (kind, way) == ("point", "filled"):
                 continue
             start = time.monotonic()
-            found = measure(ways[way](), cases(args.dataset, budget, args.voc, kind))
+            found = measure(ways[way](), cases(args.dataset, budget, voc=args.voc, kind=kind))
             record = {"labels": kind, "way": way, "columns": ["pixels", "targets", "iou"], "objects": found}
             write_json(path, {**record, "seconds": time.monotonic() - start, **commit_and_machine()})
             print(kind, way, f"mean IoU {np.mean([iou for _, _, iou in found]):.3f} of {len(found)}", flush=True)

@@ -1,8 +1,8 @@
 """A quarter of an hour of one GPU, used whole: the claim's arms and seeds side by side, and the next quarter goes on.
 
-    python -m scripts.experiments.quarter_hour pack --datasets nuaa-sirst=data/NUAA-SIRST \\
+    python scripts/experiments/quarter_hour.py pack --datasets nuaa-sirst=data/NUAA-SIRST \\
         nudt-sirst=data/NUDT-SIRST --base-model models/mobile-sam --out pack
-    python -m scripts.experiments.quarter_hour run --packs pack --minutes 9 --state state --out results/claim
+    python scripts/experiments/quarter_hour.py run --packs pack --minutes 9 --state state --out results/claim
 
 `pack` writes archives of at most `--megabytes` each, for a machine that only little can be sent to: grey frames as
 lossless WebP, the base's weights in half precision. `run` unpacks them and runs `reproduce.py` for each data set and
@@ -19,10 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from scalpel_hf.cli.numbers import COUNT, SEED, between
-from scalpel_hf.cli.program import run_program
-from scalpel_hf.training.run_record import METRICS_FILE
-from scripts.experiments.archives import (
+from archives import (
     check_archives_alone,
     files_below,
     packed,
@@ -31,6 +28,10 @@ from scripts.experiments.archives import (
     write_archives,
     write_below,
 )
+
+from scalpel_hf.cli.numbers import COUNT, SEED, between
+from scalpel_hf.cli.program import run_program
+from scalpel_hf.training.run_record import METRICS_FILE
 
 REPRODUCE = Path(__file__).with_name("reproduce.py")
 DATASETS = ("nuaa-sirst", "nudt-sirst", "irstd-1k")  # that it knows

@@ -65,7 +65,7 @@ def train_student(args: argparse.Namespace, data: Path, labels: Path | str, seed
 
 
 def record(args: argparse.Namespace, arm: str, budget: float, seed: int, student: Path, everything: Path) -> None:
-    rows = frames_to_compare(str(everything), "test", [student], None)
+    rows = frames_to_compare(str(everything), "test", models=[student], labelled=None)
     trained = read_json(student / METRICS_FILE)
     setting = {"arm": arm, "dataset": args.dataset, "budget": budget, "seed": seed, "test frames": len(rows)}
     kept: dict[str, Any] = {key: trained[key] for key in ("commit", "machine")}
@@ -106,9 +106,11 @@ def main(argv: list[str] | None = None) -> None:
             todo = [arm for arm in ARMS if not (args.out / few.name / f"{arm}-{seed}.json").exists()]
             for arm in todo:
                 student = args.work / (args.dataset if arm == "all-masks" else few.name) / f"{arm}-{seed}"
-                labels = label(args, budget, seed, few, everything) if arm == "pseudo-labels" else ""
-                train_student(args, everything if arm == "all-masks" else few, labels, seed, student)
-                record(args, arm, budget, seed, student, everything)
+                labels = (
+                    label(args, budget, seed=seed, few=few, everything=everything) if arm == "pseudo-labels" else ""
+                )
+                train_student(args, everything if arm == "all-masks" else few, labels=labels, seed=seed, to=student)
+                record(args, arm, budget=budget, seed=seed, student=student, everything=everything)
                 print(f"{args.dataset}, {budget:g} of the masks, {arm}, seed {seed}: done", flush=True)
 
 

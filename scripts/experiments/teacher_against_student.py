@@ -41,7 +41,7 @@ def train(arm: str, data: Path, base_model: str, seed: int, run: Path) -> None:
 
 def measure(run: Path, all_masks: Path, data: Path, every: int) -> dict[str, Any]:
     """Figures and each frame's counts on every `every`-th hidden frame."""
-    rows = frames_to_compare(str(all_masks), "train", [run], str(data))
+    rows = frames_to_compare(str(all_masks), "train", models=[run], labelled=str(data))
     rows = rows.select(range(0, len(rows), every))
     return count_record(load_trained(run).probabilities, rows)
 
@@ -65,9 +65,9 @@ def main(argv: list[str] | None = None) -> None:
                 if result.exists():
                     continue
                 data, run = args.data / f"{dataset}-10pct", args.runs / dataset / f"{arm}-{seed}"
-                train(arm, data, args.base_model, seed, run)
+                train(arm, data, base_model=args.base_model, seed=seed, run=run)
                 record = read_json(run / METRICS_FILE)
-                metrics = measure(run, args.data / dataset, data, args.every)
+                metrics = measure(run, args.data / dataset, data=data, every=args.every)
                 kept = {key: record[key] for key in ("commit", "machine")}
                 result.parent.mkdir(parents=True, exist_ok=True)
                 setting = {"arm": arm, "dataset": dataset, "seed": seed, "every": args.every, "options": ARMS[arm]}

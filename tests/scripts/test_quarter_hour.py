@@ -4,12 +4,13 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import archives
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 from scalpel_hf.modeling.frame_io import read_frame
-from scripts.experiments import archives, quarter_hour, reproduce
+from scripts.experiments import quarter_hour, reproduce
 
 from .test_reproduce import published  # noqa: F401
 

@@ -183,7 +183,7 @@ def test_nothing_is_pasted_into_a_drawn_box(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         knowledge_transfer,
         "place_cutouts",
-        lambda cutouts, taken, *args: seen.append(taken) or place(cutouts, taken, *args),
+        lambda cutouts, taken, **settings: seen.append(taken) or place(cutouts, taken, **settings),
     )
     samples = DetectionSamples(rows_of(["box"], 8), InfraredImageProcessor(), crop_size=64, seed=0)
     for i in range(10):

@@ -220,7 +220,7 @@ def test_a_clip_is_played_with_boxes_drawn(
 def test_what_is_wrong_with_a_clip_is_one_line_beside_its_frame(
     chromium: Chrome, frames: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: Any) -> int:
+    def fails(*_: Any, **settings: Any) -> int:
         raise ImportError('an overlay needs PyAV: pip install "scalpel-hf[video]"')
 
     monkeypatch.setattr("scalpel_hf.app.model_page.draw_clip", fails)

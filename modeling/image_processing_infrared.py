@@ -110,17 +110,16 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
             size_divisor: see the class.
             return_tensors: `"pt"`, `"np"`, or None for lists with one NumPy array for each frame.
 
-        Returns:
-            A `BatchFeature` with
+        Returns a `BatchFeature` with
 
-            - `pixel_values` (B, `num_channels`, H, W), float32: the normalised frames, or with `sam_size` S SAM's input
-              (B, 3, S, S), see [`to_sam_input`];
-            - `original_sizes` (B, 2): height and width before padding;
-            - `labels` (B, H, W), int64, with `segmentation_maps`: 255 in the padding;
-            - `frames` (B, 1, H, W), with `sam_size`: the normalised frames;
-            - `frame_boxes` (B, 4), with `sam_size`: the region (x0, y0, x1, y1) of SAM's input that `frames` covers, in
-              pixels, padding included;
-            - `reshaped_input_sizes` (B, 2), with `sam_size`: height and width of the resized frames in SAM's input.
+        - `pixel_values` (B, `num_channels`, H, W), float32: the normalised frames, or with `sam_size` S SAM's input
+          (B, 3, S, S), see [`to_sam_input`];
+        - `original_sizes` (B, 2): height and width before padding;
+        - `labels` (B, H, W), int64, with `segmentation_maps`: 255 in the padding;
+        - `frames` (B, 1, H, W), with `sam_size`: the normalised frames;
+        - `frame_boxes` (B, 4), with `sam_size`: the region (x0, y0, x1, y1) of SAM's input that `frames` covers, in
+          pixels, padding included;
+        - `reshaped_input_sizes` (B, 2), with `sam_size`: height and width of the resized frames in SAM's input.
 
         Raises:
             OSError: if a file can't be read; see [`read_frame`].

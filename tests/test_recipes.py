@@ -346,6 +346,11 @@ def test_what_cannot_be_measured_is_said_before_training(
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
+def start(recipe: ModuleType, **values: object) -> None:
+    AcceleratorState._reset_state(True)
+    recipe.main(flags(**values))
+
+
 def test_a_run_is_not_gone_on_with_on_other_data(work: SimpleNamespace, tmp_path: Path) -> None:
     """Prepared anew with other frames or another budget under the same name, or another base: never the old weights."""
     data, base = tmp_path / "data", tmp_path / "base"
@@ -353,10 +358,6 @@ def test_a_run_is_not_gone_on_with_on_other_data(work: SimpleNamespace, tmp_path
     shutil.copytree(work.root / "base", base)
     teacher = {**work.teacher, "dataset": data, "base_model": base, "output_dir": tmp_path / "teacher"}
     student = {**work.common, "dataset": data, "size": "nano", "output_dir": tmp_path / "student"}
-
-    def start(recipe: ModuleType, **values: object) -> None:
-        AcceleratorState._reset_state(True)
-        recipe.main(flags(**values))
 
     start(distill, **teacher)
     start(transfer, **student)
@@ -386,10 +387,6 @@ def test_the_same_data_and_base_under_other_names_are_gone_on_with(
     """As on another machine, or where a folder was moved."""
     teacher = {**work.teacher, "output_dir": tmp_path / "teacher"}
     student = {**work.common, "size": "nano", "output_dir": tmp_path / "student"}
-
-    def start(recipe: ModuleType, **values: object) -> None:
-        AcceleratorState._reset_state(True)
-        recipe.main(flags(**values))
 
     start(distill, **teacher)
     start(transfer, **student)

@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     out: Path = args.out
     check_extra("onnx", "this job ends in ONNX files, and")
-    if args.base_model is not None:
+    if args.base_model is not None and not (out / "data").exists():
         check_base_model(args.base_model)
     claim(out, MARKER, settings(args))
     prepare(args)

@@ -147,3 +147,9 @@ def _git(*arguments: str) -> str:
     folder = Path(__file__).parent
     done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def training_facts(run: str | Path) -> dict[str, Any]:
+    """`seconds`, `steps`, `commit` and `machine` of the training that left a run's folder, for files under results/."""
+    record = read_json(Path(run) / METRICS_FILE)
+    return {key: {**record, **record["training"]}[key] for key in ("seconds", "steps", "commit", "machine")}

@@ -18,9 +18,8 @@ from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_prepared, load_split
 from scalpel_hf.evaluation.comparison import count_record
 from scalpel_hf.predictors.load import load_trained
-from scalpel_hf.training.run_record import METRICS_FILE
+from scalpel_hf.training.run_record import training_facts
 from scalpel_hf.utils.files import whole_folder, write_json
-from scalpel_hf.utils.reading import read_json
 
 HELD_OUT = 0.2
 COMMON: dict[str, object] = {
@@ -73,10 +72,8 @@ def main(argv: list[str] | None = None) -> None:
             if result.exists():
                 continue
             train(arm, data, seed=seed, run=run)
-            trained = read_json(run / METRICS_FILE)
             record = count_record(load_trained(run).probabilities, load_prepared(data)["test"])
-            kept = {key: trained[key] for key in ("commit", "machine")} | {"seconds": trained["training"]["seconds"]}
-            write_json(result, {"arm": arm, "dataset": args.data.name, "seed": seed, **record, **kept})
+            write_json(result, {"arm": arm, "dataset": args.data.name, "seed": seed, **record, **training_facts(run)})
             print(arm, seed, record["metrics"], flush=True)
 
 

@@ -35,7 +35,7 @@ from scalpel_hf.evaluation.box_metrics import (
 )
 from scalpel_hf.evaluation.detection_metrics import DetectionMetrics
 from scalpel_hf.predictors.load import default_device, load_predictor
-from scalpel_hf.training.run_record import METRICS_FILE
+from scalpel_hf.training.run_record import METRICS_FILE, training_facts
 from scalpel_hf.utils.files import write_json, write_text
 from scalpel_hf.utils.reading import read_json
 
@@ -148,12 +148,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def write(args: argparse.Namespace, arm: str, seed: int, model: Path, counts: np.ndarray, metrics: Any) -> None:
-    trained = read_json(model / METRICS_FILE)
-    kept = {key: trained[key] for key in ("commit", "machine")}
-    kept |= {key: trained["training"][key] for key in ("seconds", "steps")}
     counted = {"columns": [*COUNTS], "recordings": counts.tolist()}
     file = args.out / f"{arm}-{seed}.json"
-    write_json(file, {"arm": arm, "dataset": "ir-clips", "seed": seed, "metrics": metrics, "counts": counted, **kept})
+    setting = {"arm": arm, "dataset": "ir-clips", "seed": seed}
+    write_json(file, {**setting, "metrics": metrics, "counts": counted, **training_facts(model)})
     print(f"{arm}, seed {seed}: {metrics}", flush=True)
 
 

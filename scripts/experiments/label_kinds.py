@@ -17,7 +17,6 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -29,7 +28,7 @@ from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
 from scalpel_hf.formats import HumanLabel, import_human_labels, read_voc_boxes
 from scalpel_hf.predictors.load import load_trained
-from scalpel_hf.training.run_record import METRICS_FILE
+from scalpel_hf.training.run_record import training_facts
 from scalpel_hf.utils.files import whole_folder, write_json
 from scalpel_hf.utils.reading import read_json
 
@@ -90,11 +89,8 @@ def train(args: argparse.Namespace, arm: str, seed: int) -> Path:
 
 def record(args: argparse.Namespace, arm: str, seed: int, run: Path, split: str, to: Path) -> None:
     rows = frames_to_compare(args.dataset, split, models=[run], labelled=None)
-    trained = read_json(run / METRICS_FILE)
-    kept: dict[str, Any] = {key: trained[key] for key in ("commit", "machine")}
-    kept |= {"seconds": trained["training"]["seconds"], "steps": args.steps}
     setting = {"arm": arm, "dataset": Path(args.dataset).name, "seed": seed, "split": split}
-    write_json(to, {**setting, **count_record(load_trained(run).probabilities, rows), **kept})
+    write_json(to, {**setting, **count_record(load_trained(run).probabilities, rows), **training_facts(run)})
 
 
 def is_measured(file: Path, steps: int) -> bool:

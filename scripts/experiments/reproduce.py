@@ -15,16 +15,14 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from scalpel_hf.cli.numbers import SEED, between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
 from scalpel_hf.predictors.load import load_trained
-from scalpel_hf.training.run_record import METRICS_FILE
+from scalpel_hf.training.run_record import METRICS_FILE, training_facts
 from scalpel_hf.utils.files import write_json
-from scalpel_hf.utils.reading import read_json
 
 # By data set: the recipes' folder, and whether the layout is to pass over broken pairs.
 DATASETS = {"nuaa-sirst": ("nuaa_sirst", True), "nudt-sirst": ("nudt_sirst", False), "irstd-1k": ("irstd_1k", False)}
@@ -66,13 +64,10 @@ def train_student(args: argparse.Namespace, data: Path, labels: Path | str, seed
 
 def record(args: argparse.Namespace, arm: str, budget: float, seed: int, student: Path, everything: Path) -> None:
     rows = frames_to_compare(str(everything), "test", models=[student], labelled=None)
-    trained = read_json(student / METRICS_FILE)
     setting = {"arm": arm, "dataset": args.dataset, "budget": budget, "seed": seed, "test frames": len(rows)}
-    kept: dict[str, Any] = {key: trained[key] for key in ("commit", "machine")}
-    kept |= {"seconds": trained["training"]["seconds"], "steps": trained["training"]["steps"]}
     write_json(
         args.out / f"{args.dataset}-{budget:g}" / f"{arm}-{seed}.json",
-        {**setting, **count_record(load_trained(student).probabilities, rows), **kept},
+        {**setting, **count_record(load_trained(student).probabilities, rows), **training_facts(student)},
     )
 
 

@@ -18,9 +18,8 @@ from scalpel_hf.cli.numbers import COUNT, SEED
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
 from scalpel_hf.predictors.load import load_trained
-from scalpel_hf.training.run_record import METRICS_FILE
+from scalpel_hf.training.run_record import training_facts
 from scalpel_hf.utils.files import write_json
-from scalpel_hf.utils.reading import read_json
 
 ROOT = Path(__file__).parents[2]
 TEACHER, FRAME_ALONE = "recipes/distill.py", ("--levels", "mask")
@@ -66,12 +65,10 @@ def main(argv: list[str] | None = None) -> None:
                     continue
                 data, run = args.data / f"{dataset}-10pct", args.runs / dataset / f"{arm}-{seed}"
                 train(arm, data, base_model=args.base_model, seed=seed, run=run)
-                record = read_json(run / METRICS_FILE)
                 metrics = measure(run, args.data / dataset, data=data, every=args.every)
-                kept = {key: record[key] for key in ("commit", "machine")}
                 result.parent.mkdir(parents=True, exist_ok=True)
                 setting = {"arm": arm, "dataset": dataset, "seed": seed, "every": args.every, "options": ARMS[arm]}
-                write_json(result, {**setting, **metrics, "seconds": record["training"]["seconds"], **kept})
+                write_json(result, {**setting, **metrics, **training_facts(run)})
                 print(dataset, arm, seed, metrics["metrics"], flush=True)
 
 

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
-from sam_on_frames import SamMasks, early_features, recorded
+from sam_on_frames import FEATURE_SIZE, SamMasks, early_features, recorded, sam
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -207,8 +207,9 @@ class AdditionsLoss:
 
     def predict_features_of(self, base_model: str, model: nn.Module) -> None:
         """Add the linear maps to the trained weights."""
-        widths = [cast(DecoderLevel, self.level.decoder[i]).projection.out_channels for i in (1, 2)]
-        self.heads = nn.ModuleList(nn.Conv2d(*sizes, 1) for sizes in zip(widths, (128, 160), strict=True))
+        own = [cast(DecoderLevel, self.level.decoder[i]).projection.out_channels for i in (1, 2)]
+        sams = sam(base_model, FEATURE_SIZE)[0].vision_encoder.config.embed_dims[1:3]
+        self.heads = nn.ModuleList(nn.Conv2d(*widths, 1) for widths in zip(own, sams, strict=True))
         model.feature_heads = self.heads
         self.base_model = base_model
 

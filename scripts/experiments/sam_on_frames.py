@@ -126,6 +126,3 @@ def recorded(decoder: nn.ModuleList) -> Iterator[list[Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-__all__ = ["SamMasks", "early_features", "recorded"]

@@ -1,0 +1,89 @@
+"""Additions to the teacher's training, with a few steps on small synthetic frames."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import DatasetDict
+
+from scalpel_hf import SyntheticInfrared, apply_label_budget
+from scalpel_hf.data import read_frame, read_target
+from scalpel_hf.data.transforms import Sample
+from scalpel_hf.utils.reading import read_json
+from scripts.experiments import ablate_additions, sam_on_frames
+from scripts.render_results import render
+from tests.small_models import small_mobile_sam
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("prepared")
+    rows = SyntheticInfrared(size=(64, 72), n_targets=(1, 2), extent=(2, 5), seed=3).to_dataset(8)
+    DatasetDict({"train": rows}).save_to_disk(root / "all")
+    DatasetDict({"train": apply_label_budget(rows, fraction=0.5)}).save_to_disk(root / "few")
+    small_mobile_sam().save_pretrained(str(root / "base"))
+    return root
+
+
+def labelled() -> Sample:
+    row = SyntheticInfrared(size=(64, 72), n_targets=(1, 1), extent=(3, 5), seed=3).frame(0)
+    frame, target = read_frame(row["image"]).astype(np.float32), read_target(row["mask"]).astype(np.float32)
+    return Sample(frame, target=target, weight=np.ones_like(frame))
+
+
+def test_sam_is_asked_for_what_the_operators_confirm(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = labelled()
+    masks = sam_on_frames.SamMasks(str(prepared / "base"), [sample], tmp_path)
+    monkeypatch.setattr(sam_on_frames, "MASK_SIZE", 64)
+    quiet = np.zeros_like(sample.target)  # a second region, where no operator responds
+    quiet[2:5, 2:5] = 0 if sample.target[:12, :12].any() else 1
+    known = masks.ask(sample, "frame", np.clip(0.95 * sample.target + 0.9 * quiet + 0.01, 0, 1))
+    own = sample.target > 0
+    assert len(set(known.weight[own].tolist())) == 1 and 0 < known.weight[own][0] < 1
+    assert not known.weight[quiet > 0].any() and quiet.any()
+    assert known.weight[-1, 0] == pytest.approx(0.98) and (tmp_path / "frame.safetensors").exists()
+
+
+def test_the_running_mean_follows_the_weights() -> None:
+    level = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.BatchNorm1d(1))
+    mean = ablate_additions.RunningMean(level, 0.9)  # type: ignore[arg-type]
+    with torch.no_grad():
+        level[0].weight.fill_(5.0)
+        before = mean.mean[0].weight.item()
+        mean.update(1000)
+    assert mean.mean[0].weight.item() == pytest.approx(0.9 * before + 0.5)
+
+
+def test_edges_weigh_more() -> None:
+    target = torch.zeros(1, 1, 16, 16)
+    target[..., 6:10, 6:10] = 1
+    logits, weight = 12 * target - 6, torch.ones_like(target)
+
+    def loss_with_wrong_pixel(y: int, x: int) -> float:
+        wrong = logits.clone()
+        wrong[..., y, x] *= -1
+        return float(
+            ablate_additions.edge_loss(wrong, target, weight) - ablate_additions.edge_loss(logits, target, weight)
+        )
+
+    assert loss_with_wrong_pixel(5, 7) > 2 * loss_with_wrong_pixel(1, 1) > 0
+
+
+@pytest.mark.slow
+def test_every_arm_from_prepared_folders_to_a_table(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sam_on_frames, "MASK_SIZE", 64)
+    argv = ["--few", str(prepared / "few"), "--all", str(prepared / "all"), "--base-model", str(prepared / "base")]
+    argv += ["--seeds", "0", "--steps", "4", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "results")]
+    ablate_additions.main(argv)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    assert len(files) == len(ablate_additions.ARMS)
+    record = read_json(tmp_path / "results" / "all-0.json")
+    assert len(record["counts"]["frames"]) == 4 and record["steps"] == 4
+    assert "all less base" in render("<!-- table: results; all - base -->\n<!-- end of table -->\n", tmp_path)
+    ablate_additions.main(argv)  # nothing is left to do
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}

@@ -70,6 +70,24 @@ def dihedral_points(points: Array, shape: tuple[int, int], k: int) -> Array:
     return np.stack([y, width - 1 - x if k >= 4 else x], axis=1)
 
 
+@dataclass(frozen=True)
+class Zoom:
+    """A random factor: with probability `share` between `low` and `high`, log-uniform, else 1."""
+
+    low: float = 0.7
+    high: float = 1.4
+    share: float = 0.5
+
+    def __call__(self, rng: np.random.Generator) -> float:
+        if rng.random() < self.share:
+            return float(np.exp(rng.uniform(np.log(self.low), np.log(self.high))))
+        return 1.0
+
+
+ZOOM = Zoom()
+PASTE_SHARE = 0.5  # of the crops into which targets are pasted
+
+
 def zoomed_shape(shape: Sequence[int], factor: float) -> tuple[int, int]:
     """The shape (height, width), times `factor` and rounded; at least 1 × 1."""
     height, width = (max(1, round(side * factor)) for side in shape)

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from scalpel_hf.adapter import record_router
 from scalpel_hf.adapter.layer import asks_sam, outputs_without_sam, prompt_free_logits
 from scalpel_hf.data.pasting import cut_out
-from scalpel_hf.data.transforms import Sample, dihedral, paste_targets, photometric, zoomed_crop
+from scalpel_hf.data.transforms import PASTE_SHARE, ZOOM, Sample, dihedral, paste_targets, photometric, zoomed_crop
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor, normalize_frame, to_sam_input
 from scalpel_hf.modeling.teacher_loss import teacher_losses, weighted_sum
 from scalpel_hf.predictors.feature_cache import FeatureCache, FrozenFeatures
@@ -100,9 +100,8 @@ class TeacherSamples(Dataset):
         frame, index, is_background = self._frame(i)
         turn = 0 if is_background else int(rng.integers(SYMMETRIES))
         turned = dihedral(frame, turn)
-        factor = float(np.exp(rng.uniform(np.log(0.7), np.log(1.4)))) if rng.random() < 0.5 else 1.0
-        sample, box = zoomed_crop(turned, size=self.crop_size, factor=factor, rng=rng)
-        if rng.random() < 0.5:
+        sample, box = zoomed_crop(turned, size=self.crop_size, factor=ZOOM(rng), rng=rng)
+        if rng.random() < PASTE_SHARE:
             donor = int(rng.integers(len(self.donors)))
             unit = float(frame.frame.std() / max(self.donors[donor].frame.std(), 1e-6))
             sample = paste_targets(sample, self.cutouts[donor], rng, count=int(rng.integers(1, 4)), unit=unit)

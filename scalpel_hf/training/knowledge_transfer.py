@@ -15,6 +15,8 @@ from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, HUMAN, POINT, PSEUDO
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.data.pasting import Patch, place_cutouts, with_patches
 from scalpel_hf.data.transforms import (
+    PASTE_SHARE,
+    ZOOM,
     Sample,
     Spread,
     dihedral,
@@ -55,7 +57,8 @@ class StudentSamples(Dataset):
         seed: of all random choices.
         human_share: between 0 and 1.
 
-    Attributes: `margin`, that of people's boxes in pixels, see [`margin_of_boxes`]; 0 without boxes.
+    Attributes: `margin`, that of people's boxes in pixels, see [`margin_of_boxes`]; 0 without boxes. `zoom` and
+    `paste_share`: how crops are zoomed, and the share into which targets are pasted.
 
     Raises `ValueError` if no row has a label, or `human_share` or `crop_size` is out of range.
     """
@@ -86,6 +89,7 @@ class StudentSamples(Dataset):
         self.frames = LabelledFrames(dataset, processor)
         self.margin = margin_of_boxes(self.frames[i].sample for i in _evenly_spaced(self.drawn))
         self.processor, self.crop_size, self.seed = processor, crop_size, seed
+        self.zoom, self.paste_share = ZOOM, PASTE_SHARE
         share = max(human_share, len(self.human) / len(self.indices)) if self.human else 0.0
         self.share = share if self.pseudo else 1.0
 
@@ -109,10 +113,11 @@ class StudentSamples(Dataset):
         frame, is_human = self.frames[index], index in self.human_set
         rng = np.random.default_rng([self.seed, 1, i])
         turn = int(rng.integers(8))
-        factor = float(np.exp(rng.uniform(np.log(0.7), np.log(1.4)))) if rng.random() < 0.5 else 1.0
+        factor = self.zoom(rng)
         turned, pixels = dihedral(frame.sample, turn), dihedral_points(frame.pixels, frame.target.shape, turn)
         taken = turned.target if turned.boxes is None else turned.target | (turned.boxes > 0)
-        patches = self._patches(frame, taken=taken, factor=factor, rng=rng) if rng.random() < 0.5 else []
+        pastes = rng.random() < self.paste_share
+        patches = self._patches(frame, taken=taken, factor=factor, rng=rng) if pastes else []
         shown, _ = zoomed_crop(
             turned,
             size=self.crop_size,

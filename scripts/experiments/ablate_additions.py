@@ -33,6 +33,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
+from mask_losses import edge_loss
 from sam_on_frames import FEATURE_SIZE, SamMasks, early_features, recorded, sam
 from scipy import ndimage
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import labelled_by_people, load_split, read_frame
 from scalpel_hf.data.transforms import Sample, dihedral, paste_targets, photometric, zoomed_crop
 from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
-from scalpel_hf.modeling.losses import BCE_WEIGHT, mask_loss
+from scalpel_hf.modeling.losses import mask_loss
 from scalpel_hf.modeling.mask_level import MaskLevel
 from scalpel_hf.modeling.unet import DecoderLevel
 from scalpel_hf.predictors.committee import Committee
@@ -91,7 +92,6 @@ SURE = 0.6  # |2p - 1| of the running mean's answer from which it is a target
 RAMP = (0.25, 0.5)  # shares of the steps between which the weight of the running mean's answers rises to 1
 ZOOMS = (112, 128, 160, 192, 208)  # sides to which crops of 160 pixels are resized
 FEATURE_WEIGHT = 0.5
-EDGE_WEIGHT = 4.0
 CUT_OUTS, CUT_OUT_SIDE = 4, 12
 
 
@@ -175,19 +175,6 @@ class RunningMean:
     def probability(self, frames: Tensor) -> Tensor:
         """Of frames `(B, 1, H, W)`, the same shape."""
         return self.mean.without_sam(frames)["logits"].sigmoid()
-
-
-def edge_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """`10 · BCE + soft IoU` with heavier edges, the hardest half of the pixels, and the mean IoU of crops."""
-    is_target = (target > 0.5).float()
-    edge = F.max_pool2d(is_target, 3, 1, 1) + F.max_pool2d(-is_target, 3, 1, 1)
-    weight = weight * (1 + (EDGE_WEIGHT - 1) * edge)
-    pixels = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight
-    hardest = pixels.flatten(1).topk(pixels[0].numel() // 2, dim=1).values
-    bce = hardest.sum() / weight.sum().clamp(min=1e-6)
-    p = logits.sigmoid()
-    overlap, union = ((weight * x).sum((1, 2, 3)) for x in (p * target, p + target - p * target))
-    return BCE_WEIGHT * bce + (1 - (overlap + 1) / (union + 1)).mean()
 
 
 class AdditionsLoss:

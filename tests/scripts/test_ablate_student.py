@@ -17,7 +17,8 @@ def test_two_arms_from_a_prepared_folder_to_a_table(tmp_path: Path, monkeypatch:
     camera = SyntheticInfrared(size=(64, 72), n_targets=(1, 2), extent=(2, 5), seed=3)
     DatasetDict({"train": camera.to_dataset(10)}).save_to_disk(tmp_path / "data")
     monkeypatch.setattr(ablate_student, "COMMON", {"crop_size": 64, "batch_size": 2, "max_steps": 2})
-    monkeypatch.setattr(ablate_student, "ARMS", {"short": {}, "long": {"max_steps": 4}})
+    arms = {"short": ablate_student.Arm(), "long": ablate_student.Arm({"max_steps": 4}, deep_supervision=True)}
+    monkeypatch.setattr(ablate_student, "ARMS", arms)
     argv = ["--data", str(tmp_path / "data"), "--arms", "short", "long", "--seeds", "0"]
     argv += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "results")]
     ablate_student.main(argv)

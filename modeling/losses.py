@@ -22,7 +22,8 @@ def weighted_bce(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tenso
     if weight is None:
         return loss.mean()
     weight = weight.to(logits.dtype).expand_as(loss)
-    return (loss * weight).sum() / weight.sum().clamp(min=torch.finfo(logits.dtype).tiny)
+    total = weight.sum()
+    return (loss * weight).sum() / torch.where(total > 0, total, 1)  # a tiny divisor would make the gradient infinite
 
 
 def soft_iou_loss(

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
+from scalpel_hf.modeling.losses import mask_loss, soft_iou_loss, weighted_bce
 
 Loss = Callable[..., torch.Tensor]
 LOSSES = pytest.mark.parametrize("loss", [weighted_bce, soft_iou_loss])
@@ -61,6 +61,13 @@ def test_weights(loss: Loss) -> None:
     torch.testing.assert_close(loss(logits, garbage, binary), loss(logits, target, binary))
     rows = torch.rand(2, 1, 1, dtype=torch.float64)
     torch.testing.assert_close(loss(logits, target, rows), loss(logits, target, rows.expand_as(logits)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_all_ignored_has_no_gradient(dtype: torch.dtype) -> None:
+    logits, target, weight = example(dtype=dtype)
+    mask_loss(logits.requires_grad_(), target, torch.zeros_like(weight)).backward()
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
 @LOSSES

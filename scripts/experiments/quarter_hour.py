@@ -9,7 +9,8 @@ lossless WebP, the base's weights in half precision. `run` unpacks them and runs
 seed, `--jobs` at once. After `--minutes` it stops what still runs and writes what a fresh machine needs to go on to
 archives in `--state`, and the JSON files of the finished arms to `--out` and, as few files are easier to fetch, to the
 archives' `out/`. With `--state` in its place, the same command goes on there. `--quick` runs everything with a few
-steps, to see that it works.
+steps, to see that it works. With `--teacher-config nuaa_sirst/distill_1024`, and another `--out`, the teachers have all
+three levels on SAM at 1024 pixels, ViT-B or ViT-L as `--base-model` packed.
 """
 
 import argparse
@@ -69,7 +70,8 @@ def keep_state(args: argparse.Namespace) -> None:
 def command(args: argparse.Namespace, dataset: str, *seeds: int) -> list[str]:
     where = ("--root", args.data / dataset, "--base-model", args.data / "base", "--work", args.work, "--out", args.out)
     quick = ("--quick",) if args.quick else ()
-    options = ("--dataset", dataset, "--budget", *args.budget, "--seeds", *seeds, *where, *quick)
+    teachers = ("--teacher-config", args.teacher_config) if args.teacher_config else ()
+    options = ("--dataset", dataset, "--budget", *args.budget, "--seeds", *seeds, *where, *teachers, *quick)
     return [sys.executable, str(REPRODUCE), *map(str, options)]
 
 
@@ -142,6 +144,7 @@ def main(argv: list[str] | None = None) -> None:
     running.add_argument("--jobs", type=COUNT, default=9, help="how many seeds and data sets run at once")
     running.add_argument("--seeds", type=SEED, nargs="+", default=[0, 1, 2])
     running.add_argument("--budget", type=between(float, 1e-4, 1.0), nargs="+", default=[0.1])
+    running.add_argument("--teacher-config", help="recipe of the teachers, such as nuaa_sirst/distill_1024")
     running.add_argument("--data", type=Path, default=Path("/tmp/quarter/data"), help="where archives are unpacked")
     running.add_argument("--work", type=Path, default=Path("/tmp/quarter/work"), help="where models are made")
     running.add_argument("--out", type=Path, required=True, help="folder for the JSON files")

@@ -45,7 +45,7 @@ def prepare(args: argparse.Namespace, budget: float | None, to: Path) -> None:
 def label(args: argparse.Namespace, budget: float, seed: int, few: Path, everything: Path) -> Path:
     """A teacher of the few masks, and what it makes of the other frames."""
     teacher, labels = (args.work / f"{args.dataset}-{budget:g}" / f"{kind}-{seed}" for kind in ("teacher", "labels"))
-    config = f"{DATASETS[args.dataset][0]}/distill_10pct"
+    config = args.teacher_config or f"{DATASETS[args.dataset][0]}/distill_10pct"
     # What the guard would say of the teacher is what this program measures.
     where = ("--base_model", args.base_model, "--output_dir", teacher, "--dataset", few, "--eval_split", "")
     if not (teacher / METRICS_FILE).exists():
@@ -82,6 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=SEED, nargs="*", default=[0, 1, 2], help="none: prepare the data, no more")
     parser.add_argument("--work", type=Path, required=True, help="folder for prepared data, models and labels")
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files")
+    parser.add_argument("--teacher-config", help="recipe of the teachers (default: the data set's distill_10pct)")
     parser.add_argument(
         "--student-steps", type=between(int, 1, 10**7), help="steps of each student (default: recipe's)"
     )

@@ -44,3 +44,13 @@ def test_three_arms_from_a_folder_to_a_table(published: Path, tmp_path: Path) ->
     assert "pseudo-labels over all-masks" in table
     reproduce.main(argv)  # nothing is left to do
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "results" / "irstd-1k-0.5").iterdir()}
+
+
+@pytest.mark.slow
+def test_teachers_of_another_recipe(published: Path, tmp_path: Path) -> None:
+    argv = ["--dataset", "irstd-1k", "--root", str(published), "--base-model", str(published / "base"), "--quick"]
+    argv += ["--budget", "0.2", "--seeds", "0", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "results")]
+    reproduce.main([*argv, "--teacher-config", "nuaa_sirst/distill_1024"])
+    run = read_json(tmp_path / "work" / "irstd-1k-0.2" / "teacher-0" / "metrics.json")
+    assert run["arguments"]["image_size"] == 1024 and run["arguments"]["levels"] == ["pixel", "token", "mask"]
+    assert (tmp_path / "results/irstd-1k-0.2/pseudo-labels-0.json").exists()

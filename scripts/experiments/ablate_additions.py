@@ -66,14 +66,17 @@ ALL = frozenset((SELF_DISTILLATION, SAM_MASKS, SAM_FEATURES, EDGES))
 
 @dataclass(frozen=True)
 class Arm:
-    """What is added, the arm whose labels of the unlabelled frames are learned from, and the number of networks."""
+    """What is added, the arm whose labels of the unlabelled frames are learned from; or that of a committee's members.
+
+    Members are of the arm's seed, and of two other seeds.
+    """
 
     additions: frozenset[str] = frozenset()
     labels_of: str = ""
-    members: int = 1
+    members_of: str = ""
 
 
-FIRST_ROUND = "all-less-second-round"
+FIRST_ROUND, BOTH = "all-less-second-round", "self-distillation-and-sam-masks"
 ARMS = {
     "base": Arm(),
     SELF_DISTILLATION: Arm(frozenset({SELF_DISTILLATION})),
@@ -84,15 +87,20 @@ ARMS = {
     FIRST_ROUND: Arm(ALL),
     "all": Arm(ALL, labels_of=FIRST_ROUND),
     **{f"all-less-{addition}": Arm(ALL - {addition}, labels_of=FIRST_ROUND) for addition in sorted(ALL)},
-    "committee": Arm(members=3),
+    "committee": Arm(members_of="base"),
     "third-round": Arm(labels_of="second-round"),
+    BOTH: Arm(frozenset({SELF_DISTILLATION, SAM_MASKS})),
+    f"{BOTH}-committee": Arm(members_of=BOTH),
+    f"{BOTH}-second-round": Arm(frozenset({SELF_DISTILLATION, SAM_MASKS}), labels_of=BOTH),
 }
+MEMBERS = 3
 UNLABELLED_SHARE = 2  # of so many crops of a batch, one has a companion without a label
 SURE = 0.6  # |2p - 1| of the running mean's answer from which it is a target
 RAMP = (0.25, 0.5)  # shares of the steps between which the weight of the running mean's answers rises to 1
 ZOOMS = (112, 128, 160, 192, 208)  # sides to which crops of 160 pixels are resized
 FEATURE_WEIGHT = 0.5
 CUT_OUTS, CUT_OUT_SIDE = 4, 12
+SECONDS_FILE = "seconds.json"  # written last: a network that has it is finished
 
 
 class WithUnlabelled(TeacherSamples):
@@ -267,8 +275,8 @@ def pseudo_labels(teacher: Teacher, frames: list[np.ndarray], soft_edges: bool) 
     return samples
 
 
-def train_network(arm: Arm, args: argparse.Namespace, seed: int, run: Path, labels_from: Path | None) -> Teacher:
-    """Train one network of an arm and keep it in `run`."""
+def train_network(arm: Arm, args: argparse.Namespace, seed: int, run: Path, labels_from: Path | None) -> None:
+    """Train a network of an arm and keep it in `run`."""
     settings = DistillArguments(
         output_dir=str(run / "training"),
         seed=seed,
@@ -317,34 +325,20 @@ def train_network(arm: Arm, args: argparse.Namespace, seed: int, run: Path, labe
         loss.ask_sam = ask
     train(accelerator, teacher.model, dataset=dataset, loss_function=loss, args=settings)
     teacher.save_pretrained(run)
-    return teacher
 
 
-def networks(name: str, args: argparse.Namespace, seed: int) -> list[Teacher]:
-    """The trained networks of an arm, of which finished ones are loaded; those whose labels it needs come first."""
-    arm, trained = ARMS[name], []
-    for number in range(arm.members):
-        run = args.work / f"{name}-{seed}" if arm.members == 1 else args.work / f"base-{seed + 1000 * number}"
-        if not (run / "adapter_model.safetensors").exists():
-            labels_from = None
-            if arm.labels_of:
-                networks(arm.labels_of, args, seed)
-                labels_from = args.work / f"{arm.labels_of}-{seed}"
-            begin = time.monotonic()
-            train_network(arm, args, seed=seed + 1000 * number, run=run, labels_from=labels_from)
-            write_json(run / "seconds.json", {"seconds": round(time.monotonic() - begin, 1), **commit_and_machine()})
-        trained.append(Teacher.from_pretrained(run, args.base_model))
-    return trained
-
-
-def facts(name: str, args: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """`seconds`, `commit` and `machine` of an arm's last training, the committee's seconds of all members."""
+def runs_of(name: str, args: argparse.Namespace, seed: int) -> list[Path]:
+    """The folders of an arm's networks. Those that are missing are trained, and first those whose labels they need."""
     arm = ARMS[name]
-    runs = [args.work / f"{name}-{seed}"]
-    if arm.members > 1:
-        runs = [args.work / f"base-{seed + 1000 * number}" for number in range(arm.members)]
-    records = [read_json(run / "seconds.json") for run in runs]
-    return {**records[-1], "seconds": sum(record["seconds"] for record in records), "steps": args.steps}
+    if arm.members_of:
+        return [run for k in range(MEMBERS) for run in runs_of(arm.members_of, args, seed + 1000 * k)]
+    run = args.work / f"{name}-{seed}"
+    if not (run / SECONDS_FILE).exists():
+        labels_from = runs_of(arm.labels_of, args, seed)[0] if arm.labels_of else None
+        begin = time.monotonic()
+        train_network(arm, args, seed=seed, run=run, labels_from=labels_from)
+        write_json(run / SECONDS_FILE, {"seconds": round(time.monotonic() - begin, 1), **commit_and_machine()})
+    return [run]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -366,12 +360,14 @@ def main(argv: list[str] | None = None) -> None:
             result = args.out / f"{name}-{seed}.json"
             if result.exists():
                 continue
-            trained = networks(name, args, seed)
-            teacher = trained[0] if len(trained) == 1 else Committee(trained)
+            runs = runs_of(name, args, seed)
+            networks = [Teacher.from_pretrained(run, args.base_model) for run in runs]
+            teacher = networks[0] if len(networks) == 1 else Committee(networks)
             record = count_record(teacher.probabilities, rows)
-            setting = {"arm": name, "dataset": args.all.name, "seed": seed}
+            trainings = [read_json(run / SECONDS_FILE) for run in runs]
+            facts = {**trainings[0], "seconds": sum(one["seconds"] for one in trainings), "steps": args.steps}
             result.parent.mkdir(parents=True, exist_ok=True)
-            write_json(result, {**setting, **record, **facts(name, args, seed)})
+            write_json(result, {"arm": name, "dataset": args.all.name, "seed": seed, **record, **facts})
             print(name, seed, record["metrics"], flush=True)
 
 

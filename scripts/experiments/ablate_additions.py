@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import datasets
 import numpy as np
@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
 from mask_losses import edge_loss
-from sam_on_frames import FEATURE_SIZE, SamMasks, early_features, recorded, sam
+from sam_on_frames import FEATURE_SIZE, SamMasks, decoder_width, early_features, recorded, sam
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -46,7 +46,6 @@ from scalpel_hf.data.transforms import Sample, dihedral, paste_targets, photomet
 from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
 from scalpel_hf.modeling.losses import mask_loss
 from scalpel_hf.modeling.mask_level import MaskLevel
-from scalpel_hf.modeling.unet import DecoderLevel
 from scalpel_hf.predictors.committee import Committee
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.predictors.teacher import Teacher
@@ -202,7 +201,7 @@ class AdditionsLoss:
 
     def predict_features_of(self, base_model: str, model: nn.Module) -> None:
         """Add the linear maps to the trained weights."""
-        own = [cast(DecoderLevel, self.level.decoder[i]).projection.out_channels for i in (1, 2)]
+        own = [decoder_width(self.level, i) for i in (1, 2)]
         sams = sam(base_model, FEATURE_SIZE)[0].vision_encoder.config.embed_dims[1:3]
         self.heads = nn.ModuleList(nn.Conv2d(*widths, 1) for widths in zip(own, sams, strict=True))
         model.feature_heads = self.heads

@@ -29,7 +29,7 @@ from scalpel_hf.evaluation.comparison import count_record
 from scalpel_hf.modeling import ScalpelStudentForSemanticSegmentation
 from scalpel_hf.modeling.losses import mask_loss
 from scalpel_hf.predictors.load import load_trained
-from scalpel_hf.predictors.student import new_student
+from scalpel_hf.predictors.student import SegmentationStudent, new_student
 from scalpel_hf.training.knowledge_transfer import StudentSamples
 from scalpel_hf.training.loop import LossFunction, make_accelerator, train
 from scalpel_hf.training.recipe_arguments import TransferArguments
@@ -89,19 +89,24 @@ def split(data: Path, seed: int, to: Path) -> None:
 
 def train_arm(arm: Arm, rows: datasets.Dataset, seed: int, run: Path) -> None:
     """Train an arm's student on all of the rows, and save it in `run`."""
-    settings = {**COMMON, **arm.settings}
-    args = TransferArguments(**settings, output_dir=str(run), seed=seed, eval_split="")
+    args = TransferArguments(**{**COMMON, **arm.settings}, output_dir=str(run), seed=seed, eval_split="")
     accelerator = make_accelerator(args)
-    set_seed(seed)
-    student = new_student("segmentation", size=args.size, normalization=args.normalization)
+    student = untrained(args)
     dataset = StudentSamples(rows, student.processor, crop_size=args.crop_size, seed=seed)
     dataset.zoom, dataset.paste_share = arm.zoom, arm.paste_share
     loss = student_loss(arm, student.model, logit_shift=prior_shift(dataset))
     made_of = {"rows": hash_rows(rows)}
     outcome = train(accelerator, student.model, dataset=dataset, loss_function=loss, args=args, made_of=made_of)
-    student.model.supervision_heads = None
+    student.model.trained_with_it = None
     student.save_pretrained(run)
     write_metrics(args, outcome, {})
+
+
+def untrained(args: TransferArguments) -> SegmentationStudent:
+    set_seed(args.seed)
+    student = new_student("segmentation", size=args.size, normalization=args.normalization)
+    assert isinstance(student, SegmentationStudent)
+    return student
 
 
 def student_loss(arm: Arm, student: ScalpelStudentForSemanticSegmentation, logit_shift: float) -> LossFunction:
@@ -111,7 +116,7 @@ def student_loss(arm: Arm, student: ScalpelStudentForSemanticSegmentation, logit
     outputs: list[Tensor] = []
     if arm.deep_supervision:
         heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in student.config.hidden_sizes[:-1])
-        student.supervision_heads = heads  # trained with it
+        student.trained_with_it = heads
         for level in student.decoder:
             level.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
 

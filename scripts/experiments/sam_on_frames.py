@@ -1,10 +1,10 @@
-"""What SAM says of frames and crops, for scripts/experiments/ablate_additions.py."""
+"""What SAM says of frames and crops, and the features of a U-Net's decoder, for the ablations."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from scalpel_hf.adapter.families import sam_input
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
-from scalpel_hf.modeling.mask_level import sample_region
+from scalpel_hf.modeling.mask_level import MaskLevel, sample_region
 from scalpel_hf.modeling.normalization import to_sam_input
+from scalpel_hf.modeling.unet import DecoderLevel
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.training.background import consensus
 from scalpel_hf.training.gate_fitting import half_of_faintest_response, target_responses
@@ -113,9 +114,14 @@ def early_features(base_model: str, crops: Tensor) -> list[Tensor]:
     return features
 
 
+def decoder_width(level: MaskLevel, index: int) -> int:
+    """Channels of the decoder's output at stride 2, 4 or 8, for an index of 0, 1 or 2."""
+    return cast(DecoderLevel, level.decoder[index]).projection.out_channels
+
+
 @contextmanager
 def recorded(decoder: nn.ModuleList) -> Iterator[list[Tensor]]:
-    """The outputs of a mask level's decoder at strides 4 and 8, while it runs."""
+    """The outputs of a U-Net's decoder at strides 8 and 4, in this order, while it runs."""
     outputs: list[Tensor] = []
     hooks = [
         level.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))

@@ -12,6 +12,7 @@ hides. The additions:
   sure.
 - sam-masks: after half of the steps, SAM at 1024 pixels is asked with the boxes of what the running mean and the
   operators agree on in unlabelled frames; its masks are targets, weighed by its predicted IoU and the agreement.
+- own-masks: the same with the running mean's own masks in place of SAM's.
 - sam-features: linear maps of the decoder's features at strides 4 and 8 are to predict MobileSAM's.
 - edges: pixels at edges of targets weigh 4, of all pixels the hardest half counts, and the IoU is that of each crop.
 - second-round, third-round: half of the crops come from frames that the network of the round before labelled.
@@ -60,6 +61,7 @@ from scalpel_hf.utils.files import write_json
 from scalpel_hf.utils.reading import read_json
 
 SELF_DISTILLATION, SAM_MASKS, SAM_FEATURES, EDGES = "self-distillation", "sam-masks", "sam-features", "edges"
+OWN_MASKS = "own-masks"
 ALL = frozenset((SELF_DISTILLATION, SAM_MASKS, SAM_FEATURES, EDGES))
 
 
@@ -80,6 +82,7 @@ ARMS = {
     "base": Arm(),
     SELF_DISTILLATION: Arm(frozenset({SELF_DISTILLATION})),
     SAM_MASKS: Arm(frozenset({SAM_MASKS})),
+    OWN_MASKS: Arm(frozenset({OWN_MASKS})),
     SAM_FEATURES: Arm(frozenset({SAM_FEATURES})),
     EDGES: Arm(frozenset({EDGES})),
     "second-round": Arm(labels_of="base"),
@@ -191,6 +194,7 @@ class AdditionsLoss:
         level = active_mask_level(model)
         assert level is not None
         self.additions, self.level, self.dataset, self.steps = additions, level, dataset, steps
+        self.knows_masks = bool(additions & {SAM_MASKS, OWN_MASKS})
         self.mask_loss = edge_loss if EDGES in additions else mask_loss
         self.mean = RunningMean(level, ema)
         self.shift = prior_shift(dataset)
@@ -211,12 +215,12 @@ class AdditionsLoss:
         self.mean.update(step)
         logits = self.level.without_sam(batch["frames"])["logits"] + self.shift
         losses = {"labelled": self.mask_loss(logits, batch["labels"][:, None], batch["weights"][:, None])}
-        if SAM_MASKS in self.additions and step == self.steps // 2:
+        if self.knows_masks and step == self.steps // 2:
             assert self.ask_sam is not None
             self.ask_sam(self.mean)
         ramp = float(np.clip((step / self.steps - RAMP[0]) / (RAMP[1] - RAMP[0]), 0, 1))
         distils = SELF_DISTILLATION in self.additions and ramp > 0
-        knows = SAM_MASKS in self.additions and step >= self.steps // 2
+        knows = self.knows_masks and step >= self.steps // 2
         if distils or knows or self.heads is not None:
             losses |= self._unlabelled({k: v[::UNLABELLED_SHARE] for k, v in batch.items()}, ramp * distils, step)
         return sum(losses.values(), start=torch.zeros(())), {name: loss.item() for name, loss in losses.items()}
@@ -237,7 +241,7 @@ class AdditionsLoss:
         with recorded(self.level.decoder) as features:
             logits = self.level.without_sam(shown)["logits"] + self.unlabelled_shift
         losses = {}
-        if ramp or (SAM_MASKS in self.additions and step >= self.steps // 2):
+        if ramp or (self.knows_masks and step >= self.steps // 2):
             losses["unlabelled"] = self.mask_loss(logits, target, weight)
         if self.heads is not None:
             wanted = early_features(self.base_model, batch["plain"])
@@ -298,7 +302,7 @@ def train_network(arm: Arm, args: argparse.Namespace, seed: int, run: Path, labe
         before = Teacher.from_pretrained(labels_from, args.base_model)
         pseudo = pseudo_labels(before, frames, soft_edges=EDGES in arm.additions)
     nothing = [Sample(f, target=np.zeros_like(f), weight=np.zeros_like(f)) for f in frames]
-    needs_unlabelled = arm.additions & {SELF_DISTILLATION, SAM_MASKS, SAM_FEATURES}
+    needs_unlabelled = arm.additions - {EDGES}
     dataset = WithUnlabelled(
         labelled,
         teacher.processor,
@@ -312,13 +316,13 @@ def train_network(arm: Arm, args: argparse.Namespace, seed: int, run: Path, labe
     set_initial_bias(teacher.model, loss.shift)
     if SAM_FEATURES in arm.additions:
         loss.predict_features_of(args.base_model, teacher.model)
-    if SAM_MASKS in arm.additions:
+    if loss.knows_masks:
         sam_masks = SamMasks(args.base_model, labelled, args.work / "embeddings")
 
         def ask(mean: RunningMean) -> None:
             for k, (name, sample) in enumerate(zip(names, dataset.unlabelled, strict=True)):
                 p = mean.probability(torch.from_numpy(sample.frame)[None, None])[0, 0].numpy()
-                known = sam_masks.ask(sample, name, p)
+                known = sam_masks.ask(sample, name, p, own_masks=OWN_MASKS in arm.additions)
                 dataset.unlabelled[k] = replace(sample, target=known.target, weight=known.weight)
 
         loss.ask_sam = ask

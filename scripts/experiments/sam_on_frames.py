@@ -46,20 +46,24 @@ class SamMasks:
         self.threshold = threshold
 
     @torch.no_grad()
-    def ask(self, sample: Sample, name: str, probability: np.ndarray) -> Sample:
+    def ask(self, sample: Sample, name: str, probability: np.ndarray, own_masks: bool = False) -> Sample:
         """
         An unlabelled frame with SAM's masks as its target.
 
         SAM is asked with the box of each region above 0.5 to which an operator responds. Its mask's pixels weigh its
         predicted IoU times r / (r + threshold), with r the consensus of the operators. Sure background weighs |2p - 1|;
-        regions that the operators don't confirm, and their surroundings, weigh nothing.
+        regions that the operators don't confirm, and their surroundings, weigh nothing. With `own_masks` the targets
+        are the confirmed regions themselves, weighed by |2p - 1|.
         """
         regions, count = ndimage.label(probability > 0.5, EIGHT_CONNECTED)
         response = ndimage.maximum(consensus(sample.frame), regions, range(1, count + 1))
         confirmed = [number for number, r in enumerate(response, 1) if r >= self.threshold]
         target = np.zeros_like(sample.frame)
         weight = np.where(probability < SURE_BACKGROUND, 1 - 2 * probability, 0).astype(np.float32)
-        if confirmed:
+        if own_masks:
+            own = np.isin(regions, confirmed) & (regions > 0)
+            target[own], weight[own] = 1, 2 * probability[own] - 1
+        elif confirmed:
             windows = [ndimage.find_objects(regions)[number - 1] for number in confirmed]
             boxes = torch.tensor([[c.start, r.start, c.stop, r.stop] for r, c in windows], dtype=torch.float32)
             masks, ious = self._masks(sample.frame, name, boxes)

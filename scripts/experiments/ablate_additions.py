@@ -16,7 +16,7 @@ hides. The additions:
 - sam-features: linear maps of the decoder's features at strides 4 and 8 are to predict MobileSAM's.
 - edges: pixels at edges of targets weigh 4, of all pixels the hardest half counts, and the IoU is that of each crop.
 - second-round, third-round: half of the crops come from frames that the network of the round before labelled.
-- committee: the mean log-odds of three networks.
+- committee: the mean log-odds of three networks; its labels for a second round, and a committee of that.
 
 Writes one JSON an arm and seed, with its counts on every frame. Run again after a kill, it resumes.
 """
@@ -47,7 +47,6 @@ from scalpel_hf.data.transforms import Sample, dihedral, paste_targets, photomet
 from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
 from scalpel_hf.modeling.losses import mask_loss
 from scalpel_hf.modeling.mask_level import MaskLevel
-from scalpel_hf.predictors.committee import Committee
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.predictors.teacher import Teacher
 from scalpel_hf.training.distillation import TeacherSamples, normalized_sample
@@ -93,9 +92,11 @@ ARMS = {
     "third-round": Arm(labels_of="second-round"),
     BOTH: Arm(frozenset({SELF_DISTILLATION, SAM_MASKS})),
     f"{BOTH}-committee": Arm(members_of=BOTH),
+    "second-round-of-committee": Arm(labels_of="committee"),
+    "committee-of-second-round": Arm(members_of="second-round-of-committee"),
     f"{BOTH}-second-round": Arm(frozenset({SELF_DISTILLATION, SAM_MASKS}), labels_of=BOTH),
 }
-MEMBERS = 3
+MEMBERS, SEED_STEP = 3, 1000  # a committee's networks, and from one's seed to the next's
 UNLABELLED_SHARE = 2  # of so many crops of a batch, one has a companion without a label
 SURE = 0.6  # |2p - 1| of the running mean's answer from which it is a target
 RAMP = (0.25, 0.5)  # shares of the steps between which the weight of the running mean's answers rises to 1
@@ -278,7 +279,7 @@ def pseudo_labels(teacher: Teacher, frames: list[np.ndarray], soft_edges: bool) 
     return samples
 
 
-def train_network(arm: Arm, args: argparse.Namespace, seed: int, run: Path, labels_from: Path | None) -> None:
+def train_network(arm: Arm, args: argparse.Namespace, seed: int, run: Path, labellers: list[Path]) -> None:
     """Train a network of an arm and keep it in `run`."""
     settings = DistillArguments(
         output_dir=str(run / "training"),
@@ -298,8 +299,8 @@ def train_network(arm: Arm, args: argparse.Namespace, seed: int, run: Path, labe
     names, frames = frames_without_label(rows)
     teacher = new_teacher(settings, load_sam(args.base_model, settings.image_size), accelerator.device)
     pseudo = []
-    if labels_from is not None:
-        before = Teacher.from_pretrained(labels_from, args.base_model)
+    if labellers:
+        before = Teacher.from_pretrained(labellers, args.base_model)
         pseudo = pseudo_labels(before, frames, soft_edges=EDGES in arm.additions)
     nothing = [Sample(f, target=np.zeros_like(f), weight=np.zeros_like(f)) for f in frames]
     needs_unlabelled = arm.additions - {EDGES}
@@ -334,12 +335,13 @@ def runs_of(name: str, args: argparse.Namespace, seed: int) -> list[Path]:
     """The folders of an arm's networks. Those that are missing are trained, and first those whose labels they need."""
     arm = ARMS[name]
     if arm.members_of:
-        return [run for k in range(MEMBERS) for run in runs_of(arm.members_of, args, seed + 1000 * k)]
+        return [run for k in range(MEMBERS) for run in runs_of(arm.members_of, args, seed + SEED_STEP * k)]
     run = args.work / f"{name}-{seed}"
     if not (run / SECONDS_FILE).exists():
-        labels_from = runs_of(arm.labels_of, args, seed)[0] if arm.labels_of else None
+        # A member of a committee, too, learns from the labels of the arm's own seed.
+        labellers = runs_of(arm.labels_of, args, seed % SEED_STEP) if arm.labels_of else []
         begin = time.monotonic()
-        train_network(arm, args, seed=seed, run=run, labels_from=labels_from)
+        train_network(arm, args, seed=seed, run=run, labellers=labellers)
         write_json(run / SECONDS_FILE, {"seconds": round(time.monotonic() - begin, 1), **commit_and_machine()})
     return [run]
 
@@ -364,9 +366,7 @@ def main(argv: list[str] | None = None) -> None:
             if result.exists():
                 continue
             runs = runs_of(name, args, seed)
-            networks = [Teacher.from_pretrained(run, args.base_model) for run in runs]
-            teacher = networks[0] if len(networks) == 1 else Committee(networks)
-            record = count_record(teacher.probabilities, rows)
+            record = count_record(Teacher.from_pretrained(runs, args.base_model).probabilities, rows)
             trainings = [read_json(run / SECONDS_FILE) for run in runs]
             facts = {**trainings[0], "seconds": sum(one["seconds"] for one in trainings), "steps": args.steps}
             result.parent.mkdir(parents=True, exist_ok=True)

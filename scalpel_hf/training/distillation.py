@@ -43,7 +43,7 @@ class TeacherSamples(Dataset):
         seed: of all random choices.
         background: unlabelled frames, see [`background_samples`].
 
-    Attributes: `margin`, that of people's boxes, see [`margin_of_boxes`].
+    Attributes: `margin`, that of people's boxes, see [`margin_of_boxes`], and `zoom`, how crops are zoomed.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class TeacherSamples(Dataset):
         self.has_boxes = any(sample.boxes is not None for sample in self.samples)
         self.margin = margin_of_boxes(self.samples)
         self.cache, self.crop_size, self.seed = cache, crop_size, seed
+        self.zoom = ZOOM
         self.channels = {"mean": processor.sam_mean, "std": processor.sam_std}
         self._entries: dict[tuple[int, int], tuple[str, Tensor]] = {}
 
@@ -100,7 +101,7 @@ class TeacherSamples(Dataset):
         frame, index, is_background = self._frame(i)
         turn = 0 if is_background else int(rng.integers(SYMMETRIES))
         turned = dihedral(frame, turn)
-        sample, box = zoomed_crop(turned, size=self.crop_size, factor=ZOOM(rng), rng=rng)
+        sample, box = zoomed_crop(turned, size=self.crop_size, factor=self.zoom(rng), rng=rng)
         if rng.random() < PASTE_SHARE:
             donor = int(rng.integers(len(self.donors)))
             unit = float(frame.frame.std() / max(self.donors[donor].frame.std(), 1e-6))

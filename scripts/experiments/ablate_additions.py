@@ -15,6 +15,7 @@ hides. The additions:
 - own-masks: the same with the running mean's own masks in place of SAM's.
 - sam-features: linear maps of the decoder's features at strides 4 and 8 are to predict MobileSAM's.
 - edges: pixels at edges of targets weigh 4, of all pixels the hardest half counts, and the IoU is that of each crop.
+- zoom: every crop is zoomed, by a half to two.
 - second-round, third-round: half of the crops come from frames that the network of the round before labelled.
 - committee: the mean log-odds of three networks; its labels for a second round, and a committee of that.
 
@@ -43,7 +44,7 @@ from scalpel_hf.adapter.layer import active_mask_level
 from scalpel_hf.cli.numbers import COUNT, SEED
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import labelled_by_people, load_split, read_frame
-from scalpel_hf.data.transforms import Sample, dihedral, paste_targets, photometric, zoomed_crop
+from scalpel_hf.data.transforms import ZOOM, Sample, Zoom, dihedral, paste_targets, photometric, zoomed_crop
 from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
 from scalpel_hf.modeling.losses import mask_loss
 from scalpel_hf.modeling.mask_level import MaskLevel
@@ -74,6 +75,7 @@ class Arm:
     additions: frozenset[str] = frozenset()
     labels_of: str = ""
     members_of: str = ""
+    zoom: Zoom = ZOOM
 
 
 FIRST_ROUND, BOTH = "all-less-second-round", "self-distillation-and-sam-masks"
@@ -92,6 +94,7 @@ ARMS = {
     "third-round": Arm(labels_of="second-round"),
     BOTH: Arm(frozenset({SELF_DISTILLATION, SAM_MASKS})),
     f"{BOTH}-committee": Arm(members_of=BOTH),
+    "zoom": Arm(zoom=Zoom(low=0.5, high=2.0, share=1.0)),
     "second-round-of-committee": Arm(labels_of="committee"),
     "committee-of-second-round": Arm(members_of="second-round-of-committee"),
     f"{BOTH}-second-round": Arm(frozenset({SELF_DISTILLATION, SAM_MASKS}), labels_of=BOTH),
@@ -313,6 +316,7 @@ def train_network(arm: Arm, args: argparse.Namespace, seed: int, run: Path, labe
         unlabelled=[normalized_sample(s, teacher.processor) for s in nothing] if needs_unlabelled else [],
         pseudo=[normalized_sample(s, teacher.processor) for s in pseudo],
     )
+    dataset.zoom = arm.zoom
     loss = AdditionsLoss(arm.additions, teacher.model, dataset=dataset, steps=args.steps, ema=settings.ema_decay)
     set_initial_bias(teacher.model, loss.shift)
     if SAM_FEATURES in arm.additions:

@@ -16,6 +16,7 @@ hides. The additions:
 - sam-features: linear maps of the decoder's features at strides 4 and 8 are to predict MobileSAM's.
 - edges: pixels at edges of targets weigh 4, of all pixels the hardest half counts, and the IoU is that of each crop.
 - zoom: every crop is zoomed, by a half to two.
+- larger-pastes: pasted targets are enlarged, by 1, 1.5, 2 or 3.
 - second-round, third-round: half of the crops come from frames that the network of the round before labelled.
 - committee: the mean log-odds of three networks; its labels for a second round, and a committee of that.
 
@@ -44,6 +45,7 @@ from scalpel_hf.adapter.layer import active_mask_level
 from scalpel_hf.cli.numbers import COUNT, SEED
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import labelled_by_people, load_split, read_frame
+from scalpel_hf.data.pasting import Cutout
 from scalpel_hf.data.transforms import ZOOM, Sample, Zoom, dihedral, paste_targets, photometric, zoomed_crop
 from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
 from scalpel_hf.modeling.losses import mask_loss
@@ -76,6 +78,7 @@ class Arm:
     labels_of: str = ""
     members_of: str = ""
     zoom: Zoom = ZOOM
+    paste_scales: tuple[float, ...] = (1.0,)
 
 
 FIRST_ROUND, BOTH = "all-less-second-round", "self-distillation-and-sam-masks"
@@ -95,6 +98,7 @@ ARMS = {
     BOTH: Arm(frozenset({SELF_DISTILLATION, SAM_MASKS})),
     f"{BOTH}-committee": Arm(members_of=BOTH),
     "zoom": Arm(zoom=Zoom(low=0.5, high=2.0, share=1.0)),
+    "larger-pastes": Arm(paste_scales=(1.0, 1.5, 2.0, 3.0)),
     "second-round-of-committee": Arm(labels_of="committee"),
     "committee-of-second-round": Arm(members_of="second-round-of-committee"),
     f"{BOTH}-second-round": Arm(frozenset({SELF_DISTILLATION, SAM_MASKS}), labels_of=BOTH),
@@ -263,6 +267,15 @@ class AdditionsLoss:
         return torch.stack(terms).mean()
 
 
+def scaled(cutout: Cutout, factor: float) -> Cutout:
+    """A target to paste, enlarged."""
+    excess, own, is_open = (
+        ndimage.zoom(a.astype(np.float32), factor, order=1, grid_mode=True, mode="nearest")
+        for a in (cutout.excess, cutout.own, cutout.is_open)
+    )
+    return Cutout(excess, own=own > 0.5, is_open=is_open > 0.5)
+
+
 def frames_without_label(rows: datasets.Dataset) -> tuple[list[str], list[np.ndarray]]:
     unlabelled = rows.select([i for i, source in enumerate(rows["label_source"]) if source == "none"])
     return unlabelled["name"], [read_frame(row["image"]).astype(np.float32) for row in unlabelled]
@@ -317,6 +330,7 @@ def train_network(arm: Arm, args: argparse.Namespace, seed: int, run: Path, labe
         pseudo=[normalized_sample(s, teacher.processor) for s in pseudo],
     )
     dataset.zoom = arm.zoom
+    dataset.cutouts = [[scaled(c, s) for c in cutouts for s in arm.paste_scales] for cutouts in dataset.cutouts]
     loss = AdditionsLoss(arm.additions, teacher.model, dataset=dataset, steps=args.steps, ema=settings.ema_decay)
     set_initial_bias(teacher.model, loss.shift)
     if SAM_FEATURES in arm.additions:

@@ -63,7 +63,7 @@ def page(chromium: Chrome, run: Path) -> Iterator[PageServer]:
     """The page on its first undecided frame."""
     with serving(run) as server:
         chromium.get(server.address)
-        until(chromium, "!!shown")
+        until(chromium, "typeof shown != 'undefined' && !!shown")
         yield server
         chromium.get("about:blank")
 
@@ -198,7 +198,7 @@ def test_the_program_killed_and_started_again(chromium: Chrome, run: Path) -> No
         lines = [process.stdout.readline() for _ in range(3)]
         assert f" {decided} of them decided; you are ada" in lines[1]
         chromium.get(lines[2])
-        until(chromium, "!!shown")
+        until(chromium, "typeof shown != 'undefined' && !!shown")
         press(chromium, "r")
         process.send_signal(end)
         said = process.communicate(timeout=20)

@@ -98,6 +98,7 @@ ARMS = {
     BOTH: Arm(frozenset({SELF_DISTILLATION, SAM_MASKS})),
     f"{BOTH}-committee": Arm(members_of=BOTH),
     "zoom": Arm(zoom=Zoom(low=0.5, high=2.0, share=1.0)),
+    "committee-of-zoom": Arm(members_of="zoom"),
     "larger-pastes": Arm(paste_scales=(1.0, 1.5, 2.0, 3.0)),
     "second-round-of-committee": Arm(labels_of="committee"),
     "committee-of-second-round": Arm(members_of="second-round-of-committee"),

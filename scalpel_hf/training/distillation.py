@@ -102,10 +102,7 @@ class TeacherSamples(Dataset):
         turn = 0 if is_background else int(rng.integers(SYMMETRIES))
         turned = dihedral(frame, turn)
         sample, box = zoomed_crop(turned, size=self.crop_size, factor=self.zoom(rng), rng=rng)
-        if rng.random() < PASTE_SHARE:
-            donor = int(rng.integers(len(self.donors)))
-            unit = float(frame.frame.std() / max(self.donors[donor].frame.std(), 1e-6))
-            sample = paste_targets(sample, self.cutouts[donor], rng, count=int(rng.integers(1, 4)), unit=unit)
+        sample = self.with_pasted(sample, frame, rng)
         item = {
             "frames": torch.from_numpy(photometric(sample.frame, rng))[None],
             "labels": torch.from_numpy(sample.target),
@@ -118,6 +115,14 @@ class TeacherSamples(Dataset):
             scale = region[2:] / torch.tensor(turned.frame.shape[::-1])
             item["frame_boxes"] = (torch.from_numpy(box) * scale.repeat(2)).float()
         return item
+
+    def with_pasted(self, crop: Sample, frame: Sample, rng: np.random.Generator) -> Sample:
+        """A crop of a frame, into a share of `PASTE_SHARE` of which targets of another frame are pasted."""
+        if rng.random() >= PASTE_SHARE:
+            return crop
+        donor = int(rng.integers(len(self.donors)))
+        unit = float(frame.frame.std() / max(self.donors[donor].frame.std(), 1e-6))
+        return paste_targets(crop, self.cutouts[donor], rng, count=int(rng.integers(1, 4)), unit=unit)
 
     def labelled_frame(self, i: int) -> Sample:
         """The whole frame, with its label, that sample i is a crop of."""

@@ -24,46 +24,34 @@ Writes one JSON an arm and seed, with its counts on every frame. Run again after
 """
 
 import argparse
-import copy
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import datasets
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate.utils import set_seed
-from mask_losses import edge_loss
-from sam_on_frames import FEATURE_SIZE, SamMasks, decoder_width, early_features, recorded, sam
-from scipy import ndimage
-from torch import Tensor, nn
+from additions_loss import EDGES, OWN_MASKS, SAM_FEATURES, SAM_MASKS, SELF_DISTILLATION, AdditionsLoss, RunningMean
+from mask_losses import hard_weighed, soft_edges
+from sam_on_frames import SamMasks
+from unlabelled_crops import WithUnlabelled, frames_without_label, pseudo_labels, scaled
 
-from scalpel_hf.adapter.layer import active_mask_level
 from scalpel_hf.cli.numbers import COUNT, SEED
 from scalpel_hf.cli.program import run_program
-from scalpel_hf.data import labelled_by_people, load_split, read_frame
-from scalpel_hf.data.pasting import Cutout
-from scalpel_hf.data.transforms import ZOOM, Sample, Zoom, dihedral, paste_targets, photometric, zoomed_crop
+from scalpel_hf.data import labelled_by_people, load_split
+from scalpel_hf.data.transforms import ZOOM, Sample, Zoom
 from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
-from scalpel_hf.modeling.losses import mask_loss
-from scalpel_hf.modeling.mask_level import MaskLevel
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.predictors.teacher import Teacher
-from scalpel_hf.training.distillation import TeacherSamples, normalized_sample
+from scalpel_hf.training.distillation import normalized_sample
 from scalpel_hf.training.frames import labelled_sample
 from scalpel_hf.training.loop import make_accelerator, train
 from scalpel_hf.training.new_teacher import new_teacher, set_initial_bias
 from scalpel_hf.training.recipe_arguments import DistillArguments
 from scalpel_hf.training.run_record import commit_and_machine
-from scalpel_hf.training.sampling import prior_shift, shuffled
 from scalpel_hf.utils.files import write_json
 from scalpel_hf.utils.reading import read_json
 
-SELF_DISTILLATION, SAM_MASKS, SAM_FEATURES, EDGES = "self-distillation", "sam-masks", "sam-features", "edges"
-OWN_MASKS = "own-masks"
 ALL = frozenset((SELF_DISTILLATION, SAM_MASKS, SAM_FEATURES, EDGES))
 
 
@@ -105,195 +93,7 @@ ARMS = {
     f"{BOTH}-second-round": Arm(frozenset({SELF_DISTILLATION, SAM_MASKS}), labels_of=BOTH),
 }
 MEMBERS, SEED_STEP = 3, 1000  # a committee's networks, and from one's seed to the next's
-UNLABELLED_SHARE = 2  # of so many crops of a batch, one has a companion without a label
-SURE = 0.6  # |2p - 1| of the running mean's answer from which it is a target
-RAMP = (0.25, 0.5)  # shares of the steps between which the weight of the running mean's answers rises to 1
-ZOOMS = (112, 128, 160, 192, 208)  # sides to which crops of 160 pixels are resized
-FEATURE_WEIGHT = 0.5
-CUT_OUTS, CUT_OUT_SIDE = 4, 12
 SECONDS_FILE = "seconds.json"  # written last: a network that has it is finished
-
-
-class WithUnlabelled(TeacherSamples):
-    """
-    Crops of labelled frames, each with one of an unlabelled frame: `plain` and `shown` `(1, S, S)`, the latter with
-    pasted targets and a camera's effects, and what is known of it, `known` and `known_weights` `(S, S)`.
-
-    Args:
-        unlabelled: frames whose targets have weight 0 where nothing is known; may be changed between samples.
-        pseudo: labels of the round before; half of the labelled crops come from them.
-    """
-
-    def __init__(self, *args: Any, unlabelled: list[Sample], pseudo: list[Sample], **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.unlabelled, self.pseudo = unlabelled, pseudo
-
-    def _frame(self, i: int) -> tuple[Sample, int, bool]:
-        number, of_pseudo = divmod(i, 2) if self.pseudo else (i, 0)
-        pool = self.pseudo if of_pseudo else self.samples
-        index = shuffled(number, len(pool), self.seed)
-        return pool[index], index, False
-
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
-        item = super().__getitem__(i)
-        if self.unlabelled:
-            item |= self._unlabelled_crop(i)
-        return item
-
-    def _unlabelled_crop(self, i: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([self.seed, 2, i])
-        frame = self.unlabelled[shuffled(i, len(self.unlabelled), self.seed + 1)]
-        turned = dihedral(frame, int(rng.integers(8)))
-        plain, _ = zoomed_crop(turned, size=self.crop_size, factor=1.0, rng=rng, on_target=0.0)
-        shown = plain
-        if rng.random() < 0.5:
-            donor = int(rng.integers(len(self.donors)))
-            unit = float(frame.frame.std() / max(self.donors[donor].frame.std(), 1e-6))
-            shown = paste_targets(plain, self.cutouts[donor], rng, count=int(rng.integers(1, 4)), unit=unit)
-        seen, weight = photometric(photometric(shown.frame, rng), rng), shown.weight.copy()
-        hidden = np.ones_like(weight)
-        for y, x in rng.integers(self.crop_size - CUT_OUT_SIDE, size=(CUT_OUTS, 2)):
-            window = slice(y, y + CUT_OUT_SIDE), slice(x, x + CUT_OUT_SIDE)
-            seen[window], hidden[window] = np.median(seen[window]), 0
-        item = {"plain": plain.frame[None], "shown": seen[None], "known": shown.target, "known_weights": weight}
-        return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in item.items()} | {
-            "visible": torch.from_numpy(hidden)
-        }
-
-
-class UnlabelledCrops:
-    """The unlabelled crops alone, of labelled frames: for the odds of a target pixel in them."""
-
-    def __init__(self, dataset: WithUnlabelled, labelled: list[Sample]):
-        self.dataset = copy.copy(dataset)
-        self.dataset.unlabelled = labelled
-
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
-        crop = self.dataset._unlabelled_crop(i)
-        return {"labels": crop["known"], "weights": crop["known_weights"]}
-
-    def labelled_frame(self, i: int) -> Sample:
-        return self.dataset.unlabelled[shuffled(i, len(self.dataset.unlabelled), self.dataset.seed + 1)]
-
-
-class RunningMean:
-    """A copy of a mask level whose weights are the exponential moving average of its own."""
-
-    def __init__(self, level: MaskLevel, decay: float):
-        self.level, self.decay = level, decay
-        self.mean = copy.deepcopy(level).requires_grad_(False).eval()
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for mean, value in zip(self.mean.state_dict().values(), self.level.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - decay)
-
-    @torch.no_grad()
-    def probability(self, frames: Tensor) -> Tensor:
-        """Of frames `(B, 1, H, W)`, the same shape."""
-        return self.mean.without_sam(frames)["logits"].sigmoid()
-
-
-class AdditionsLoss:
-    """The loss of an arm: `10 · BCE + soft IoU` of the labelled crops, and the terms of the additions."""
-
-    def __init__(self, additions: frozenset[str], model: nn.Module, dataset: WithUnlabelled, steps: int, ema: float):
-        level = active_mask_level(model)
-        assert level is not None
-        self.additions, self.level, self.dataset, self.steps = additions, level, dataset, steps
-        self.knows_masks = bool(additions & {SAM_MASKS, OWN_MASKS})
-        self.mask_loss = edge_loss if EDGES in additions else mask_loss
-        self.mean = RunningMean(level, ema)
-        self.shift = prior_shift(dataset)
-        self.unlabelled_shift = prior_shift(UnlabelledCrops(dataset, dataset.samples)) if dataset.unlabelled else 0.0
-        self.ask_sam: Callable[[RunningMean], None] | None = None
-        self.base_model = ""
-        self.heads: nn.ModuleList | None = None
-
-    def predict_features_of(self, base_model: str, model: nn.Module) -> None:
-        """Add the linear maps to the trained weights."""
-        own = [decoder_width(self.level, i) for i in (1, 2)]
-        sams = sam(base_model, FEATURE_SIZE)[0].vision_encoder.config.embed_dims[1:3]
-        self.heads = nn.ModuleList(nn.Conv2d(*widths, 1) for widths in zip(own, sams, strict=True))
-        model.feature_heads = self.heads
-        self.base_model = base_model
-
-    def __call__(self, model: nn.Module, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, float]]:
-        self.mean.update(step)
-        logits = self.level.without_sam(batch["frames"])["logits"] + self.shift
-        losses = {"labelled": self.mask_loss(logits, batch["labels"][:, None], batch["weights"][:, None])}
-        if self.knows_masks and step == self.steps // 2:
-            assert self.ask_sam is not None
-            self.ask_sam(self.mean)
-        ramp = float(np.clip((step / self.steps - RAMP[0]) / (RAMP[1] - RAMP[0]), 0, 1))
-        distils = SELF_DISTILLATION in self.additions and ramp > 0
-        knows = self.knows_masks and step >= self.steps // 2
-        if distils or knows or self.heads is not None:
-            losses |= self._unlabelled({k: v[::UNLABELLED_SHARE] for k, v in batch.items()}, ramp * distils, step)
-        return sum(losses.values(), start=torch.zeros(())), {name: loss.item() for name, loss in losses.items()}
-
-    def _unlabelled(self, batch: dict[str, Tensor], ramp: float, step: int) -> dict[str, Tensor]:
-        target, weight = batch["known"][:, None], batch["known_weights"][:, None]
-        if ramp:
-            p = self.mean.probability(batch["plain"])
-            sure = (2 * p - 1).abs()
-            known = weight > 0
-            target = torch.where(known, target, (p > 0.5).float())
-            weight = torch.where(known, weight, ramp * sure * (sure > SURE))
-        weight = weight * batch["visible"][:, None]
-        side = int(np.random.default_rng([self.dataset.seed, 3, step]).choice(ZOOMS))
-        shown, target, weight = (
-            F.interpolate(x, (side, side), mode="bilinear") for x in (batch["shown"], target, weight)
-        )
-        with recorded(self.level.decoder) as features:
-            logits = self.level.without_sam(shown)["logits"] + self.unlabelled_shift
-        losses = {}
-        if ramp or (self.knows_masks and step >= self.steps // 2):
-            losses["unlabelled"] = self.mask_loss(logits, target, weight)
-        if self.heads is not None:
-            wanted = early_features(self.base_model, batch["plain"])
-            losses["features"] = FEATURE_WEIGHT * self._feature_loss(features, wanted)
-        return losses
-
-    def _feature_loss(self, features: list[Tensor], wanted: list[Tensor]) -> Tensor:
-        """1 minus the cosine of predicted and SAM's features, the mean over positions and both strides."""
-        assert self.heads is not None
-        coarse, fine = features
-        terms = []
-        for head, own, sams in zip(self.heads, (fine, coarse), wanted, strict=True):
-            sams = F.interpolate(sams, own.shape[2:], mode="bilinear")
-            terms.append(1 - F.cosine_similarity(head(own), sams, dim=1).mean())
-        return torch.stack(terms).mean()
-
-
-def scaled(cutout: Cutout, factor: float) -> Cutout:
-    """A target to paste, enlarged."""
-    excess, own, is_open = (
-        ndimage.zoom(a.astype(np.float32), factor, order=1, grid_mode=True, mode="nearest")
-        for a in (cutout.excess, cutout.own, cutout.is_open)
-    )
-    return Cutout(excess, own=own > 0.5, is_open=is_open > 0.5)
-
-
-def frames_without_label(rows: datasets.Dataset) -> tuple[list[str], list[np.ndarray]]:
-    unlabelled = rows.select([i for i, source in enumerate(rows["label_source"]) if source == "none"])
-    return unlabelled["name"], [read_frame(row["image"]).astype(np.float32) for row in unlabelled]
-
-
-def pseudo_labels(teacher: Teacher, frames: list[np.ndarray], soft_edges: bool) -> list[Sample]:
-    """A teacher's labels: targets above 0.5, pixels weighed by |2p - 1|; with `soft_edges`, p itself at the edges."""
-    samples = []
-    for frame in frames:
-        p = teacher.probabilities(frame)
-        target = (p > 0.5).astype(np.float32)
-        weight = np.abs(2 * p - 1)
-        if soft_edges:
-            edge = ndimage.grey_dilation(target, (3, 3)) > ndimage.grey_erosion(target, (3, 3))
-            target, weight = np.where(edge, p, target), np.where(edge, 1, weight)
-        samples.append(Sample(frame, target=target, weight=weight.astype(np.float32)))
-    return samples
 
 
 def train_network(arm: Arm, args: argparse.Namespace, seed: int, run: Path, labellers: list[Path]) -> None:
@@ -318,7 +118,7 @@ def train_network(arm: Arm, args: argparse.Namespace, seed: int, run: Path, labe
     pseudo = []
     if labellers:
         before = Teacher.from_pretrained(labellers, args.base_model)
-        pseudo = pseudo_labels(before, frames, soft_edges=EDGES in arm.additions)
+        pseudo = pseudo_labels(before, frames, soft_edges if EDGES in arm.additions else hard_weighed)
     nothing = [Sample(f, target=np.zeros_like(f), weight=np.zeros_like(f)) for f in frames]
     needs_unlabelled = arm.additions - {EDGES}
     dataset = WithUnlabelled(

@@ -11,8 +11,6 @@ JSON an arm and seed, with its counts on every frame. Run again after a kill, it
 """
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +18,10 @@ from typing import Any
 
 import datasets
 import torch
-import torch.nn.functional as F
-from ablate_student import COMMON, split, untrained
-from sam_on_frames import decoder_width, recorded
+from ablate_student import COMMON, fit, split, untrained
+from decoder_features import decoder_width, prediction_loss, recorded
+from mask_losses import Label, hard_weighed, soft_edges
+from reproduce import ANY_TEACHER, QUICK, run
 from torch import Tensor, nn
 
 from scalpel_hf import Teacher
@@ -30,7 +29,6 @@ from scalpel_hf.adapter.layer import active_mask_level
 from scalpel_hf.cli.numbers import SEED, between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import apply_label_budget, load_prepared, load_split
-from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.label_sources import NONE, PSEUDO
 from scalpel_hf.data.prepared import split_by_source
 from scalpel_hf.evaluation.comparison import count_record
@@ -41,22 +39,17 @@ from scalpel_hf.modeling.mask_level import MaskLevel
 from scalpel_hf.predictors.load import load_trained
 from scalpel_hf.training.frames import LabelledFrame, LabelledFrames
 from scalpel_hf.training.knowledge_transfer import StudentSamples
-from scalpel_hf.training.loop import make_accelerator, train
+from scalpel_hf.training.loop import make_accelerator
 from scalpel_hf.training.recipe_arguments import TransferArguments
-from scalpel_hf.training.run_record import METRICS_FILE, training_facts, write_metrics
+from scalpel_hf.training.run_record import METRICS_FILE, training_facts
 from scalpel_hf.training.sampling import prior_shift
 from scalpel_hf.utils.files import whole_folder, write_json
 
-Label = tuple[Tensor, Tensor]  # target and weight
 FEATURE_WEIGHT = 0.5
 
 
 def hard(p: Tensor) -> Label:
     return (p > 0.5).float(), torch.ones_like(p)
-
-
-def hard_weighed(p: Tensor) -> Label:
-    return (p > 0.5).float(), (2 * p - 1).abs()
 
 
 def soft(p: Tensor) -> Label:
@@ -65,12 +58,6 @@ def soft(p: Tensor) -> Label:
 
 def soft_weighed(p: Tensor) -> Label:
     return p, (2 * p - 1).abs()
-
-
-def soft_edges(p: Tensor) -> Label:
-    target, weight = hard_weighed(p)
-    edge = F.max_pool2d(target, 3, 1, 1) > -F.max_pool2d(-target, 3, 1, 1)
-    return torch.where(edge, p, target), torch.where(edge, 1, weight)
 
 
 @dataclass(frozen=True)
@@ -99,9 +86,9 @@ class Probabilities(LabelledFrames):
     """Labelled frames whose weights, in pseudo-labelled ones, are the teacher's probabilities."""
 
     def __getitem__(self, index: int) -> LabelledFrame:  # type: ignore[override]
+        is_kept = index in self.kept
         frame = super().__getitem__(index)
-        row = self.dataset[index]
-        if row["label_source"] == PSEUDO:
+        if not is_kept and (row := self.dataset[index])["label_source"] == PSEUDO:
             frame.weight = read_frame(row["pseudo_confidence"])
         return frame
 
@@ -117,18 +104,14 @@ def label(args: argparse.Namespace, seed: int) -> Path:
     teacher, labels = args.work / f"teacher-{seed}", args.work / f"labels-{seed}"
     if not (teacher / METRICS_FILE).exists():
         where = ("--dataset", few, "--base_model", args.base_model, "--output_dir", teacher, "--seed", seed)
-        call("distill", "--config", args.recipe, *where, "--eval_split", "", "--guard", "false", *args.teacher_options)
-    call("label", "--dataset", few, "--teacher", teacher, "--out", labels, *args.label_options)
+        run("distill", "--config", args.recipe, *where, "--eval_split", "", "--guard", "false", *args.teacher_options)
+    run("label", "--dataset", few, "--teacher", teacher, "--out", labels, *args.label_options)
     return labels
 
 
-def call(verb: str, *options: object) -> None:
-    subprocess.run([sys.executable, "-m", "scalpel_hf", verb, *map(str, options)], check=True)
-
-
-def train_arm(arm: Arm, rows: datasets.Dataset, teacher: Path, base_model: str, seed: int, run: Path) -> None:
-    """Train an arm's student on human and pseudo labels, and save it in `run`."""
-    args = TransferArguments(**{**COMMON, **arm.settings}, output_dir=str(run), seed=seed, eval_split="")
+def train_arm(arm: Arm, rows: datasets.Dataset, teacher: Path, base_model: str, seed: int, to: Path) -> None:
+    """Train an arm's student on human and pseudo labels, and save it in `to`."""
+    args = TransferArguments(**{**COMMON, **arm.settings}, output_dir=str(to), seed=seed, eval_split="")
     accelerator = make_accelerator(args)
     student = untrained(args)
     dataset = StudentSamples(rows, student.processor, crop_size=args.crop_size, seed=seed, human_share=args.human_share)
@@ -144,20 +127,14 @@ def train_arm(arm: Arm, rows: datasets.Dataset, teacher: Path, base_model: str, 
             human = batch["human"][:, None, None, None] > 0
             of_teacher = arm.label(weight)  # which is p, and 1 on pasted targets
             target, weight = (torch.where(human, *pair) for pair in ((target, of_teacher[0]), (weight, of_teacher[1])))
-        with recorded(student.model.decoder) as own:
+        with recorded(student.model.decoder[1:]) as own:
             logits = student.model.foreground(batch["pixel_values"]) + shift
         loss = mask_loss(logits, target, weight)
         if features is not None:
             loss = loss + FEATURE_WEIGHT * features(own, batch["pixel_values"])
         return loss, {}
 
-    made_of = {"rows": hash_rows(rows)}
-    outcome = train(
-        accelerator, student.model, dataset=dataset, loss_function=loss_function, args=args, made_of=made_of
-    )
-    student.model.trained_with_it = None
-    student.save_pretrained(run)
-    write_metrics(args, outcome, {})
+    fit(student, accelerator, rows=rows, dataset=dataset, loss=loss_function, args=args)
 
 
 class FeaturePrediction:
@@ -172,13 +149,9 @@ class FeaturePrediction:
         student.trained_with_it = self.heads
 
     def __call__(self, own: list[Tensor], frames: Tensor) -> Tensor:
-        with torch.no_grad(), recorded(self.level.decoder) as wanted:
+        with torch.no_grad(), recorded(self.level.decoder[1:]) as wanted:
             self.level.without_sam(frames)
-        terms = [
-            1 - F.cosine_similarity(head(x), y, dim=1).mean()
-            for head, x, y in zip(self.heads, own, wanted, strict=True)
-        ]
-        return torch.stack(terms).mean()
+        return prediction_loss(self.heads, own, wanted)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -195,8 +168,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     args.teacher_options, args.label_options = (), ("--flips",)
     if args.quick:
-        args.teacher_options = ("--max_steps", 8, "--batch_size", 2, "--crop_size", 64, "--committee", 1)
-        args.label_options = ("--any-teacher", "--min-empty", 0, "--no-calibration", "--threshold", 0.01)
+        args.teacher_options, args.label_options = (*QUICK, "--committee", 1), ANY_TEACHER
 
     for seed in args.seeds:
         todo = [arm for arm in args.arms if not (args.out / f"{arm}-{seed}.json").exists()]
@@ -205,12 +177,12 @@ def main(argv: list[str] | None = None) -> None:
         _, rows = split_by_source(load_split(str(label(args, seed)), "train"), (NONE,))
         test = load_prepared(args.work / f"data-{seed}")["test"]
         for arm in todo:
-            run = args.work / f"{arm}-{seed}"
-            train_arm(ARMS[arm], rows, args.work / f"teacher-{seed}", args.base_model, seed=seed, run=run)
-            record = count_record(load_trained(run).probabilities, test)
+            student, teacher = args.work / f"{arm}-{seed}", args.work / f"teacher-{seed}"
+            train_arm(ARMS[arm], rows, teacher=teacher, base_model=args.base_model, seed=seed, to=student)
+            record = count_record(load_trained(student).probabilities, test)
             setting = {"arm": arm, "dataset": args.data.name, "budget": args.budget, "seed": seed}
             args.out.mkdir(parents=True, exist_ok=True)
-            write_json(args.out / f"{arm}-{seed}.json", {**setting, **record, **training_facts(run)})
+            write_json(args.out / f"{arm}-{seed}.json", {**setting, **record, **training_facts(student)})
             print(arm, seed, record["metrics"], flush=True)
 
 

@@ -16,7 +16,9 @@ from typing import Any
 
 import datasets
 import torch.nn.functional as F
+from accelerate import Accelerator
 from accelerate.utils import set_seed
+from decoder_features import recorded
 from mask_losses import dice_loss, edge_loss
 from torch import Tensor, nn
 
@@ -95,11 +97,7 @@ def train_arm(arm: Arm, rows: datasets.Dataset, seed: int, run: Path) -> None:
     dataset = StudentSamples(rows, student.processor, crop_size=args.crop_size, seed=seed)
     dataset.zoom, dataset.paste_share = arm.zoom, arm.paste_share
     loss = student_loss(arm, student.model, logit_shift=prior_shift(dataset))
-    made_of = {"rows": hash_rows(rows)}
-    outcome = train(accelerator, student.model, dataset=dataset, loss_function=loss, args=args, made_of=made_of)
-    student.model.trained_with_it = None
-    student.save_pretrained(run)
-    write_metrics(args, outcome, {})
+    fit(student, accelerator, rows=rows, dataset=dataset, loss=loss, args=args)
 
 
 def untrained(args: TransferArguments) -> SegmentationStudent:
@@ -109,24 +107,35 @@ def untrained(args: TransferArguments) -> SegmentationStudent:
     return student
 
 
+def fit(
+    student: SegmentationStudent,
+    accelerator: Accelerator,
+    rows: datasets.Dataset,
+    dataset: StudentSamples,
+    loss: LossFunction,
+    args: TransferArguments,
+) -> None:
+    """Train a student and save it, without what was only `trained_with_it`, in the arguments' folder."""
+    made_of = {"rows": hash_rows(rows)}
+    outcome = train(accelerator, student.model, dataset=dataset, loss_function=loss, args=args, made_of=made_of)
+    student.model.trained_with_it = None
+    student.save_pretrained(args.output_dir)
+    write_metrics(args, outcome, {})
+
+
 def student_loss(arm: Arm, student: ScalpelStudentForSemanticSegmentation, logit_shift: float) -> LossFunction:
     """The arm's loss; with deep supervision plus the mean loss of a linear map of each level of the decoder."""
     student.add_to_logits(-logit_shift)
     heads = nn.ModuleList()
-    outputs: list[Tensor] = []
     if arm.deep_supervision:
-        heads = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in student.config.hidden_sizes[:-1])
+        heads.extend(nn.Conv2d(width, 1, 1) for width in student.config.hidden_sizes[:-1])
         student.trained_with_it = heads
-        for level in student.decoder:
-            level.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
 
     def loss_function(_: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, float]]:
-        outputs.clear()
         target, weight = batch["labels"][:, None], batch["weights"][:, None]
-        loss = arm.loss(student.foreground(batch["pixel_values"]) + logit_shift, target, weight)
-        for head, features in (
-            zip(reversed(heads), outputs, strict=True) if heads else ()
-        ):  # the decoder's coarsest first
+        with recorded(student.decoder) as outputs:
+            loss = arm.loss(student.foreground(batch["pixel_values"]) + logit_shift, target, weight)
+        for head, features in zip(reversed(heads), outputs, strict=arm.deep_supervision):
             logits = F.interpolate(head(features), target.shape[2:], mode="bilinear") + logit_shift
             loss = loss + arm.loss(logits, target, weight) / len(heads)
         return loss, {}

@@ -28,6 +28,8 @@ from scalpel_hf.utils.files import write_json
 DATASETS = {"nuaa-sirst": ("nuaa_sirst", True), "nudt-sirst": ("nudt_sirst", False), "irstd-1k": ("irstd_1k", False)}
 ARMS = ("all-masks", "few-masks", "pseudo-labels")
 QUICK = ("--max_steps", "8", "--batch_size", "2", "--crop_size", "64")
+# So few steps teach nothing: anything is taken for a target.
+ANY_TEACHER = ("--any-teacher", "--min-empty", 0, "--no-calibration", "--threshold", 0.01)
 
 
 def run(verb: str, *options: object) -> None:
@@ -50,8 +52,7 @@ def label(args: argparse.Namespace, budget: float, seed: int, few: Path, everyth
     where = ("--base_model", args.base_model, "--output_dir", teacher, "--dataset", few, "--eval_split", "")
     if not (teacher / METRICS_FILE).exists():
         run("distill", "--config", config, *where, "--guard", "false", "--seed", seed, *args.teacher_options)
-    # So few steps teach nothing: anything is taken for a target.
-    any_teacher = ("--any-teacher", "--min-empty", 0, "--no-calibration", "--threshold", 0.01) if args.quick else ()
+    any_teacher = ANY_TEACHER if args.quick else ()
     run("label", "--dataset", few, "--teacher", teacher, "--out", labels, "--truth", everything, *any_teacher)
     return labels
 

@@ -1,10 +1,8 @@
-"""What SAM says of frames and crops, and the features of a U-Net's decoder, for the ablations."""
+"""What SAM says of frames and crops, for the ablations."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +14,8 @@ from scalpel_hf.adapter.families import sam_input
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
-from scalpel_hf.modeling.mask_level import MaskLevel, sample_region
+from scalpel_hf.modeling.mask_level import sample_region
 from scalpel_hf.modeling.normalization import to_sam_input
-from scalpel_hf.modeling.unet import DecoderLevel
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.training.background import consensus
 from scalpel_hf.training.gate_fitting import half_of_faintest_response, target_responses
@@ -61,10 +58,11 @@ class SamMasks:
         target = np.zeros_like(sample.frame)
         weight = np.where(probability < SURE_BACKGROUND, 1 - 2 * probability, 0).astype(np.float32)
         if own_masks:
-            own = np.isin(regions, confirmed) & (regions > 0)
+            own = np.isin(regions, confirmed)
             target[own], weight[own] = 1, 2 * probability[own] - 1
         elif confirmed:
-            windows = [ndimage.find_objects(regions)[number - 1] for number in confirmed]
+            places = ndimage.find_objects(regions)
+            windows = [places[number - 1] for number in confirmed]
             boxes = torch.tensor([[c.start, r.start, c.stop, r.stop] for r, c in windows], dtype=torch.float32)
             masks, ious = self._masks(sample.frame, name, boxes)
             for number, mask, iou in zip(confirmed, masks, ious, strict=True):
@@ -116,23 +114,3 @@ def early_features(base_model: str, crops: Tensor) -> list[Tensor]:
         x = stage(x)
         features.append(nn.functional.normalize(x, dim=1))
     return features
-
-
-def decoder_width(level: MaskLevel, index: int) -> int:
-    """Channels of the decoder's output at stride 2, 4 or 8, for an index of 0, 1 or 2."""
-    return cast(DecoderLevel, level.decoder[index]).projection.out_channels
-
-
-@contextmanager
-def recorded(decoder: nn.ModuleList) -> Iterator[list[Tensor]]:
-    """The outputs of a U-Net's decoder at strides 8 and 4, in this order, while it runs."""
-    outputs: list[Tensor] = []
-    hooks = [
-        level.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
-        for level in (decoder[2], decoder[1])
-    ]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()

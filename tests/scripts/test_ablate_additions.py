@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import additions_loss
+import mask_losses
 import numpy as np
 import pytest
+import sam_on_frames
 import torch
 from datasets import DatasetDict
 
@@ -11,7 +14,7 @@ from scalpel_hf import SyntheticInfrared, apply_label_budget
 from scalpel_hf.data import read_frame, read_target
 from scalpel_hf.data.transforms import Sample
 from scalpel_hf.utils.reading import read_json
-from scripts.experiments import ablate_additions, sam_on_frames
+from scripts.experiments import ablate_additions
 from scripts.render_results import render
 from tests.small_models import small_mobile_sam
 
@@ -49,7 +52,7 @@ def test_sam_is_asked_for_what_the_operators_confirm(
 
 def test_the_running_mean_follows_the_weights() -> None:
     level = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.BatchNorm1d(1))
-    mean = ablate_additions.RunningMean(level, 0.9)  # type: ignore[arg-type]
+    mean = additions_loss.RunningMean(level, 0.9)  # type: ignore[arg-type]
     with torch.no_grad():
         level[0].weight.fill_(5.0)
         before = mean.mean[0].weight.item()
@@ -65,9 +68,7 @@ def test_edges_weigh_more() -> None:
     def loss_with_wrong_pixel(y: int, x: int) -> float:
         wrong = logits.clone()
         wrong[..., y, x] *= -1
-        return float(
-            ablate_additions.edge_loss(wrong, target, weight) - ablate_additions.edge_loss(logits, target, weight)
-        )
+        return float(mask_losses.edge_loss(wrong, target, weight) - ablate_additions.edge_loss(logits, target, weight))
 
     assert loss_with_wrong_pixel(5, 7) > 2 * loss_with_wrong_pixel(1, 1) > 0
 

@@ -68,7 +68,7 @@ def test_edges_weigh_more() -> None:
     def loss_with_wrong_pixel(y: int, x: int) -> float:
         wrong = logits.clone()
         wrong[..., y, x] *= -1
-        return float(mask_losses.edge_loss(wrong, target, weight) - ablate_additions.edge_loss(logits, target, weight))
+        return float(mask_losses.edge_loss(wrong, target, weight) - mask_losses.edge_loss(logits, target, weight))
 
     assert loss_with_wrong_pixel(5, 7) > 2 * loss_with_wrong_pixel(1, 1) > 0
 

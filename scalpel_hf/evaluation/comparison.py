@@ -61,7 +61,11 @@ def count_frames(
 
 def count_record(probabilities: Callable[[Any], np.ndarray], rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Metrics at threshold 0.5, and the counts of every frame, as in the files of results/."""
-    counts, _ = count_frames(probabilities, rows)
+    return record_of_counts(count_frames(probabilities, rows)[0])
+
+
+def record_of_counts(counts: np.ndarray) -> dict[str, Any]:
+    """Metrics and counts of frames `(frames, 6)`, see [`count_frames`], as in the files of results/."""
     iou, niou, pd, fa = mean_metrics(counts[None]).tolist()
     return {
         "metrics": {"iou": iou, "niou": niou, "pd": pd, "fa": fa, "n_images": len(counts)},

@@ -25,9 +25,12 @@ Writes one JSON an arm and seed, with its counts on every frame. Run again after
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from accelerate.utils import set_seed
@@ -96,8 +99,13 @@ MEMBERS, SEED_STEP = 3, 1000  # a committee's networks, and from one's seed to t
 SECONDS_FILE = "seconds.json"  # written last: a network that has it is finished
 
 
-def train_network(arm: Arm, args: argparse.Namespace, seed: int, run: Path, labellers: list[Path]) -> None:
-    """Train a network of an arm and keep it in `run`."""
+def train_network(
+    arm: Arm, args: argparse.Namespace, rows: datasets.Dataset, seed: int, run: Path, labellers: Sequence[Path] = ()
+) -> None:
+    """Train a network of an arm on rows, some with a person's mask, and keep it in `run`, unless that is done."""
+    if (run / SECONDS_FILE).exists():
+        return
+    begin = time.monotonic()
     settings = DistillArguments(
         output_dir=str(run / "training"),
         seed=seed,
@@ -111,13 +119,12 @@ def train_network(arm: Arm, args: argparse.Namespace, seed: int, run: Path, labe
     )
     accelerator = make_accelerator(settings)
     set_seed(seed)
-    rows = load_split(str(args.few), "train")
     labelled = [labelled_sample(row) for row in labelled_by_people(rows, str(args.few))]
     names, frames = frames_without_label(rows)
     teacher = new_teacher(settings, load_sam(args.base_model, settings.image_size), accelerator.device)
     pseudo = []
     if labellers:
-        before = Teacher.from_pretrained(labellers, args.base_model)
+        before = Teacher.from_pretrained([*labellers], args.base_model)
         pseudo = pseudo_labels(before, frames, soft_edges if EDGES in arm.additions else hard_weighed)
     nothing = [Sample(f, target=np.zeros_like(f), weight=np.zeros_like(f)) for f in frames]
     needs_unlabelled = arm.additions - {EDGES}
@@ -148,6 +155,7 @@ def train_network(arm: Arm, args: argparse.Namespace, seed: int, run: Path, labe
         loss.ask_sam = ask
     train(accelerator, teacher.model, dataset=dataset, loss_function=loss, args=settings)
     teacher.save_pretrained(run)
+    write_json(run / SECONDS_FILE, {"seconds": round(time.monotonic() - begin, 1), **commit_and_machine()})
 
 
 def runs_of(name: str, args: argparse.Namespace, seed: int) -> list[Path]:
@@ -156,13 +164,16 @@ def runs_of(name: str, args: argparse.Namespace, seed: int) -> list[Path]:
     if arm.members_of:
         return [run for k in range(MEMBERS) for run in runs_of(arm.members_of, args, seed + SEED_STEP * k)]
     run = args.work / f"{name}-{seed}"
-    if not (run / SECONDS_FILE).exists():
-        # A member of a committee, too, learns from the labels of the arm's own seed.
-        labellers = runs_of(arm.labels_of, args, seed % SEED_STEP) if arm.labels_of else []
-        begin = time.monotonic()
-        train_network(arm, args, seed=seed, run=run, labellers=labellers)
-        write_json(run / SECONDS_FILE, {"seconds": round(time.monotonic() - begin, 1), **commit_and_machine()})
+    # A member of a committee, too, learns from the labels of the arm's own seed.
+    labellers = runs_of(arm.labels_of, args, seed % SEED_STEP) if arm.labels_of else []
+    train_network(arm, args, load_split(str(args.few), "train"), seed=seed, run=run, labellers=labellers)
     return [run]
+
+
+def facts_of(runs: Sequence[Path], steps: int) -> dict[str, Any]:
+    """Steps, commit and machine of an arm's trainings, and their seconds together."""
+    trainings = [read_json(run / SECONDS_FILE) for run in runs]
+    return {**trainings[0], "seconds": sum(one["seconds"] for one in trainings), "steps": steps}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -186,10 +197,10 @@ def main(argv: list[str] | None = None) -> None:
                 continue
             runs = runs_of(name, args, seed)
             record = count_record(Teacher.from_pretrained(runs, args.base_model).probabilities, rows)
-            trainings = [read_json(run / SECONDS_FILE) for run in runs]
-            facts = {**trainings[0], "seconds": sum(one["seconds"] for one in trainings), "steps": args.steps}
             result.parent.mkdir(parents=True, exist_ok=True)
-            write_json(result, {"arm": name, "dataset": args.all.name, "seed": seed, **record, **facts})
+            write_json(
+                result, {"arm": name, "dataset": args.all.name, "seed": seed, **record, **facts_of(runs, args.steps)}
+            )
             print(name, seed, record["metrics"], flush=True)
 
 

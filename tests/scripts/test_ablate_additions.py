@@ -1,6 +1,8 @@
 """Additions to the teacher's training, with a few steps on small synthetic frames."""
 
+import argparse
 from pathlib import Path
+from typing import Any
 
 import additions_loss
 import mask_losses
@@ -8,13 +10,14 @@ import numpy as np
 import pytest
 import sam_on_frames
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 from scalpel_hf import SyntheticInfrared, apply_label_budget
-from scalpel_hf.data import read_frame, read_target
+from scalpel_hf.data import load_split, read_frame, read_target
 from scalpel_hf.data.transforms import Sample
+from scalpel_hf.evaluation.comparison import count_frames
 from scalpel_hf.utils.reading import read_json
-from scripts.experiments import ablate_additions
+from scripts.experiments import ablate_additions, cross_validate
 from scripts.render_results import render
 from tests.small_models import small_mobile_sam
 
@@ -71,6 +74,32 @@ def test_edges_weigh_more() -> None:
         return float(mask_losses.edge_loss(wrong, target, weight) - mask_losses.edge_loss(logits, target, weight))
 
     assert loss_with_wrong_pixel(5, 7) > 2 * loss_with_wrong_pixel(1, 1) > 0
+
+
+def test_cross_validation_measures_each_labelled_frame_once(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained_on = []
+
+    def train(arm: ablate_additions.Arm, args: argparse.Namespace, rows: Dataset, **where: Any) -> None:
+        trained_on.append({np.asarray(row["image"]).tobytes() for row in rows})
+        ablate_additions.train_network(arm, args, rows, **where)
+
+    monkeypatch.setattr(cross_validate, "train_network", train)
+    argv = ["--few", str(prepared / "few"), "--base-model", str(prepared / "base"), "--seeds", "0", "--steps", "2"]
+    argv += ["--arms", "base", "zoom", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "results")]
+    cross_validate.main(argv)
+    record = read_json(tmp_path / "results" / "zoom-0.json")
+    rows = [row for row in load_split(str(prepared / "few"), "train") if row["label_source"] == "human"]
+    _, _, targets, *_, pixels = zip(*record["counts"]["frames"], strict=True)
+    assert list(targets) == [count_frames(lambda f: np.zeros(f.size[::-1]), [row])[0][0, 2] for row in rows]
+    assert len(pixels) == len(rows) == 4
+    assert trained_on[:3] == trained_on[3:]  # both arms have the same folds
+    assert sorted(map(len, trained_on[:3])) == [2, 3, 3] and not set.intersection(*trained_on[:3])
+    assert "zoom less base" in render("<!-- table: results; zoom - base -->\n<!-- end of table -->\n", tmp_path)
+    before = (tmp_path / "results" / "zoom-0.json").read_bytes()
+    cross_validate.main(argv)  # nothing is left to do
+    assert before == (tmp_path / "results" / "zoom-0.json").read_bytes()
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """The picture of IoU over milliseconds: our students and others', of which results/frontier has a file each.
 
-A file has `model`, `iou` in % on NUAA-SIRST's test frames, how many `frames` these are, where it is from (`source`),
-and of models that the benchmark doesn't run `ms`, measured elsewhere: their circles are empty.
+A file has `model`, and of ours `seeds`, the beginning of the names of the results (without results/) whose mean is
+shown. Of others it has `iou` in % on NUAA-SIRST's test frames, how many `frames` these are, where it is from
+(`source`), and of models that the benchmark doesn't run `ms`, measured elsewhere: their circles are empty.
 """
 
 import math
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import jinja2
@@ -32,7 +34,7 @@ TEMPLATE = """<svg xmlns="http://www.w3.org/2000/svg" width="{{ width }}" height
 
 def draw(folder: Path, milliseconds: dict[str, float]) -> str:
     """SVG of the models in a folder, at what was measured here or else at what their files say; others are left out."""
-    known = [read_json(path) for path in sorted(folder.glob("*.json"))]
+    known = [with_iou(read_json(path), folder.parent) for path in sorted(folder.glob("*.json"))]
     shown = [
         {**one, "ms": milliseconds.get(one["model"], one.get("ms")), "here": one["model"] in milliseconds}
         for one in known
@@ -65,3 +67,13 @@ def draw(folder: Path, milliseconds: dict[str, float]) -> str:
             margin=MARGIN,
         )
     )
+
+
+def with_iou(one: dict[str, Any], results: Path) -> dict[str, Any]:
+    """A model with its `iou` and `frames`, which are the mean of its `seeds` if it has these."""
+    if "seeds" not in one:
+        return one
+    metrics = [read_json(path)["metrics"] for path in sorted(results.glob(f"{one['seeds']}-*.json"))]
+    if not metrics:
+        raise ValueError(f"{one['model']}: no file {results / one['seeds']}-*.json")
+    return {**one, "iou": 100 * fmean(m["iou"] for m in metrics), "frames": metrics[0]["n_images"]}

@@ -80,3 +80,18 @@ def test_the_picture_has_the_models_whose_figures_exist(benchmark: ModuleType, t
     assert small[0] < seen[0] < other[0] and other[1] < small[1] < seen[1]
     with pytest.raises(ValueError, match="nothing to draw"):
         benchmark.draw(tmp_path / "none", {"small": 10.0})
+
+
+def test_the_picture_has_the_mean_of_a_models_seeds(benchmark: ModuleType, tmp_path: Path) -> None:
+    for folder in ("frontier", "sizes"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "frontier" / "nano.json").write_text(json.dumps({"model": "nano", "seeds": "sizes/nano"}))
+    with pytest.raises(ValueError, match=r"nano: no file .*nano-"):
+        benchmark.draw(tmp_path / "frontier", {"nano": 4.0})
+    for seed, iou in enumerate((0.7, 0.8)):
+        record = {"metrics": {"iou": iou, "n_images": 85}}
+        (tmp_path / "sizes" / f"nano-{seed}.json").write_text(json.dumps(record))
+    (tmp_path / "frontier" / "other.json").write_text(json.dumps({"model": "other", "iou": 75, "frames": 85, "ms": 40}))
+    svg = ElementTree.fromstring(benchmark.draw(tmp_path / "frontier", {"nano": 4.0}))
+    nano, other = (circle.get("cy") for circle in svg.iter("{http://www.w3.org/2000/svg}circle"))
+    assert nano == other

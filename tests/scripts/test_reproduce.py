@@ -9,7 +9,7 @@ from PIL import Image
 from scalpel_hf import SyntheticInfrared
 from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.utils.reading import read_json
-from scripts.experiments import reproduce
+from scripts.experiments import reproduce, student_sizes
 from scripts.render_results import render
 from tests.small_models import small_mobile_sam
 
@@ -54,3 +54,16 @@ def test_teachers_of_another_recipe(published: Path, tmp_path: Path) -> None:
     run = read_json(tmp_path / "work" / "irstd-1k-0.2" / "teacher-0" / "metrics.json")
     assert run["arguments"]["image_size"] == 1024 and run["arguments"]["levels"] == ["pixel", "token", "mask"]
     assert (tmp_path / "results/irstd-1k-0.2/pseudo-labels-0.json").exists()
+
+
+@pytest.mark.slow
+def test_sizes_of_students_are_measured_on_the_test_split(published: Path, tmp_path: Path) -> None:
+    data = tmp_path / "work" / "data" / "irstd-1k"
+    of_published = ["--dataset", "irstd-1k", "--root", str(published), "--base-model", str(published / "base")]
+    reproduce.main([*of_published, "--seeds", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "claim")])
+    argv = ["--data", str(data), "--sizes", "nano", "base", "--seeds", "0", "--quick"]
+    student_sizes.main([*argv, "--work", str(tmp_path / "runs"), "--out", str(tmp_path / "results")])
+    nano, base = (read_json(tmp_path / "results" / f"{size}-0.json") for size in ("nano", "base"))
+    assert len(nano["counts"]["frames"]) == len(base["counts"]["frames"]) == 4
+    configs = [read_json(tmp_path / "runs" / f"{size}-0" / "config.json") for size in ("nano", "base")]
+    assert [c["full_resolution_channels"] > 0 for c in configs] == [False, True]

@@ -27,6 +27,7 @@ from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split, split_by_source
 from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.label_sources import NONE
+from scalpel_hf.data.prepared import check_pseudo_labels
 from scalpel_hf.data.splits import train_val_split
 from scalpel_hf.evaluation.detection_metrics import coco_classes
 from scalpel_hf.evaluation.evaluator import evaluate_predictor
@@ -126,6 +127,8 @@ def main(argv: list[str] | None = None) -> None:
 
     # Data
     rows = load_split(args.pseudo_labels or args.dataset, args.train_split)
+    if args.pseudo_labels:
+        check_pseudo_labels(rows, args.pseudo_labels)
     _, rows = split_by_source(rows, (NONE,))
     trained_on = TrainedOn.of(rows) + (TrainedOn.load(args.student) if args.student else None)
     test_rows = rows_to_test(args, trained_on)

@@ -275,7 +275,7 @@ def test_a_student_of_all_masks_needs_no_budget(work: SimpleNamespace, tmp_path:
         (distill, {"levels": ["token", "mask"], "sam_features": False}, "`token` changes SAM's features"),
         (distill, {"validation_fraction": 0.99}, "leaves none to train on"),
         (transfer, {"dataset": ""}, "no data set given"),
-        (transfer, {"pseudo_labels": "/absent/pseudo"}, "'/absent/pseudo' holds no data set"),
+        (transfer, {"pseudo_labels": "/absent/pseudo"}, "'/absent/pseudo' holds no data set.*`scalpel-hf label --out"),
         (transfer, {"size": "huge"}, "size must be one of nano, small, base, large, got 'huge'"),
         (transfer, {"normalization": "minmax"}, "`normalization` must be one of"),
     ],
@@ -286,6 +286,12 @@ def test_wrong_values_are_clear_errors(
     values = work.teacher if recipe is distill else work.common
     with pytest.raises((ValueError, SystemExit), match=message):  # SystemExit: it is seen in the flags alone
         recipe.main(flags(**{**values, "output_dir": tmp_path, **changes}))
+
+
+def test_labels_of_people_alone_are_no_pseudo_labels(work: SimpleNamespace, tmp_path: Path) -> None:
+    data = work.common["dataset"]
+    with pytest.raises(ValueError, match=r"holds no pseudo labels: make them with `scalpel-hf label`"):
+        transfer.main(flags(**{**work.common, "pseudo_labels": data, "output_dir": tmp_path}))
 
 
 def test_the_guard_compares_before_it_trains(

@@ -18,6 +18,7 @@ from pathlib import Path
 from scalpel_hf.cli.numbers import PROBABILITY
 from scalpel_hf.cli.program import verb_parser
 from scalpel_hf.data import load_split
+from scalpel_hf.data.prepared import check_pseudo_labels
 from scalpel_hf.evaluation.evaluator import evaluate_predictor, evaluate_pseudo_labels
 from scalpel_hf.evaluation.unseen import rows_to_measure, trained_on, unseen_rows
 from scalpel_hf.predictors.load import default_device, load_predictor
@@ -45,8 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     remedy = "name another by `--split`"
     if args.pseudo_labels:
         rows, labelled = load_split(args.dataset, args.split, remedy), load_split(args.pseudo_labels, args.split)
-        if "pseudo_mask" not in labelled.column_names:
-            raise ValueError(f"{args.pseudo_labels!r} holds no pseudo labels: make them with `scalpel-hf label`")
+        check_pseudo_labels(labelled, args.pseudo_labels)
         pseudo = labelled.filter(lambda s: s == "pseudo", input_columns="label_source", keep_in_memory=True)
         pseudo = unseen_rows(pseudo, trained_on([args.pseudo_labels]), repr(args.pseudo_labels))
         print(json.dumps(evaluate_pseudo_labels(pseudo, rows), indent=2))

@@ -12,6 +12,7 @@ from scalpel_hf.utils.files import write_json
 from scalpel_hf.utils.reading import read_json
 
 from .label_sources import BOX, HUMAN, NONE, POINT
+from .names import few
 
 MOST_FRAMES = 10**9
 LABEL_COLUMNS = ("mask", "objects")
@@ -122,7 +123,10 @@ def apply_label_budget(
     stated = dataset["label_source"][:] if "label_source" in dataset.column_names else [HUMAN] * len(names)
     actual = [_label_of(source, labels, i) for i, source in enumerate(stated)]
     if hidden := [name for name, row, label in zip(names, human, actual, strict=True) if row and label == NONE]:
-        raise ValueError(f"frames of the budget have no label, load the full set again: {', '.join(hidden[:10])}")
+        raise ValueError(
+            f"{len(hidden)} frames of the budget have no label: {few(hidden)}. A budget is for a data set of which all "
+            "frames are labelled: load the full set again, or use the labels that there are, without a budget"
+        )
 
     features = dict(dataset.features)
     order = [column for column in dataset.column_names if column != "label_source"] + ["label_source"]

@@ -9,7 +9,8 @@ from pathlib import PurePosixPath
 
 from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES
 
-UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's, before the name of a file that was uploaded
+# Label Studio's, before the name of a file that was uploaded. A date, such as 20240501-, is part of a name.
+UPLOAD_PREFIX = re.compile(r"^(?!(?:19|20)\d\d[01]\d[0-3]\d-)[0-9a-f]{8}-")
 LARGEST_SEARCH = 20_000  # most names to search for the most similar one
 SEARCHES = 20  # most searches for a similar name: a list of another data set may have thousands of unknown names
 

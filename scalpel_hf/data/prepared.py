@@ -24,7 +24,9 @@ def load_prepared(name_or_path: str | Path) -> datasets.DatasetDict:
     path = Path(name)
     if holds_data_set(path):
         return _reviewed(as_splits(load_stored(name)), path)
-    remedy = f"make one with `scalpel-hf prepare --out {name}`"
+    remedy = (
+        f"make one with `scalpel-hf prepare --out {name}`, or of pseudo labels with `scalpel-hf label --out {name}`"
+    )
     if path.exists() or name.count("/") != 1:
         raise ValueError(f"{name!r} holds no data set: {remedy}")
     try:
@@ -97,6 +99,12 @@ def human_labelled(rows: datasets.Dataset, name: str) -> datasets.Dataset:
     if not len(labelled):
         raise ValueError(f"no frame of {name!r} has a human's mask: every `label_source` is something else")
     return labelled
+
+
+def check_pseudo_labels(rows: datasets.Dataset, name: str) -> None:
+    """Raise `ValueError`, which has the data set's `name`, if a teacher labelled none of its frames."""
+    if "pseudo_mask" not in rows.column_names:
+        raise ValueError(f"{name!r} holds no pseudo labels: make them with `scalpel-hf label`")
 
 
 def labelled_by_people(rows: datasets.Dataset, name: str) -> datasets.Dataset:

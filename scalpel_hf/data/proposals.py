@@ -87,9 +87,9 @@ def weak_label(frame: np.ndarray, objects: Sequence[Sequence[float]]) -> WeakLab
 
 def row_weak_label(row: dict[str, Any], frame: np.ndarray) -> WeakLabel:
     """[`weak_label`] for a row with `objects`; `ValueError`, which names the row, if there are none."""
-    if row["objects"] is None or not row["objects"]["bbox"]:
+    if not (boxes := (row.get("objects") or {}).get("bbox")):
         raise ValueError(f"{row['name']}: `label_source` is {row['label_source']!r}, but there are no `objects`")
-    return weak_label(frame, row["objects"]["bbox"])
+    return weak_label(frame, boxes)
 
 
 @dataclass(frozen=True)

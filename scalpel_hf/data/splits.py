@@ -104,6 +104,12 @@ def recordings_of(rows: Dataset) -> list[str]:
     return [recording or f"\0{index}" for index, recording in enumerate(_recordings(rows))]
 
 
+def without_recordings_held_out(rows: Dataset, labelled: Dataset, kept: Dataset) -> Dataset:
+    """The rows, without those of recordings that `labelled` has and `kept`, a part of it, doesn't have."""
+    held_out = set(_recordings(labelled)) - set(_recordings(kept)) - {""}
+    return rows.select([i for i, recording in enumerate(_recordings(rows)) if recording not in held_out])
+
+
 def _recordings(rows: Dataset) -> list[str]:
     """The column `recording`; empty texts without it."""
     return rows["recording"][:] if "recording" in rows.column_names else [""] * len(rows)

@@ -133,7 +133,12 @@ def zoomed_crop(
         patches=patches,
     )
     taps = window_taps(sample.frame.shape, zoomed=shape, corner=corner, size=size)
-    window = sample.map(lambda a: resampled_window(a, *taps))
+    window = Sample(
+        frame=resampled_window(sample.frame, *taps),
+        target=resampled_window(sample.target, *taps),
+        weight=resampled_window(sample.weight, *taps),
+        boxes=None if sample.boxes is None else nearest_window(sample.boxes, *taps),
+    )
     for label in (window.target, window.weight, window.boxes):
         if label is not None:
             label[height:], label[:, width:] = 0, 0
@@ -202,14 +207,17 @@ def resampled_window(array: Array, rows: Taps, columns: Taps) -> Array:
     """
     The crop of [`window_taps`] from an array `(H, W)`, bilinearly interpolated, float32.
 
-    Masks and weights are interpolated too. int32 arrays, which hold box numbers, use the nearest pixel.
+    Masks and weights are interpolated too.
     """
-    if array.dtype == np.int32:
-        return array[np.ix_(*(np.where(taps.share < 0.5, taps.low, taps.high) for taps in (rows, columns)))]
     top, left = rows.low.min(), columns.low.min()
     part = array[top : rows.high.max() + 1, left : columns.high.max() + 1].astype(np.float32)
     part = _between(part[rows.low - top], part[rows.high - top], rows.share[:, None])
     return _between(part[:, columns.low - left], part[:, columns.high - left], columns.share)
+
+
+def nearest_window(numbers: Array, rows: Taps, columns: Taps) -> Array:
+    """The crop of [`window_taps`] from numbers of boxes `(H, W)`, of which the nearest are taken."""
+    return numbers[np.ix_(*(np.where(taps.share < 0.5, taps.low, taps.high) for taps in (rows, columns)))]
 
 
 def _between(low: Array, high: Array, share: Array) -> Array:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from scalpel_hf.data import load_split
 from scalpel_hf.data.contents import FrameKey
 from scalpel_hf.data.image_cells import undecoded
-from scalpel_hf.data.label_sources import BY_PEOPLE
+from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, POINT
 from scalpel_hf.data.prepared import has_mask
 from scalpel_hf.evaluation.box_metrics import judged_by_boxes
 from scalpel_hf.utils.files import write_json
@@ -124,7 +124,14 @@ def with_labels(rows: datasets.Dataset, name: str, remedy: str = "") -> datasets
     """The rows; `ValueError` unless people labelled each: by masks, or in part by boxes or points."""
     if not judged_by_boxes(rows):
         return with_masks(rows, name, remedy)
-    if none := [index for index, source in enumerate(rows["label_source"][:]) if source not in BY_PEOPLE]:
+    sources = rows["label_source"][:]
+    objects = rows["objects"][:] if "objects" in rows.column_names else [None] * len(rows)
+    if empty := [i for i, (s, o) in enumerate(zip(sources, objects, strict=True)) if s in (BOX, POINT) and o is None]:
+        raise ValueError(
+            f"{name} can't be used for evaluation: {_listed(_names(rows.select(empty)))} should have boxes or points "
+            f"by `label_source`, but no `objects`{remedy and '; ' + remedy}"
+        )
+    if none := [index for index, source in enumerate(sources) if source not in BY_PEOPLE]:
         raise ValueError(
             f"{name} can't be used for evaluation: people labelled {len(rows) - len(none)} of its {len(rows)} frames, "
             f"but not {_listed(_names(rows.select(none)))}{remedy and '; ' + remedy}"
@@ -154,7 +161,7 @@ def unseen_rows(rows: datasets.Dataset, known: TrainedOn, name: str, remedy: str
     if len(seen) == len(rows):
         raise ValueError(
             f"all {len(rows)} frames of {name} were trained on ({_listed(names)}), so the model can't be evaluated on "
-            f"them: name other frames{remedy and ', or ' + remedy}"
+            f"them: name other frames, or rename these if others had their names{remedy and ', or ' + remedy}"
         )
     logger.warning(
         "note: %d of the %d frames of %s were trained on and are left out: %s",

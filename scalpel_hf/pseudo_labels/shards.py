@@ -81,7 +81,19 @@ def stream_features(stream: datasets.IterableDataset) -> datasets.Features:
 
 
 def _stream_shards(stream: datasets.IterableDataset, size: int) -> Iterator[list[dict[str, Any]]]:
-    """A stream's undecoded rows, `size` at a time. By default a row's name is its number, its `label_source` none."""
+    """
+    A stream's undecoded rows, `size` at a time. By default a row's name is its number, its `label_source` none.
+
+    Raises `ValueError` at the first name that occurred before, since such labels could not be used.
+    """
     rows = ({"name": f"{i:06d}", "label_source": "none", **row} for i, row in enumerate(undecoded(stream)))
+    known: set[str] = set()
     while shard := list(itertools.islice(rows, size)):
+        for row in shard:
+            if row["name"] in known:
+                raise ValueError(
+                    f"the name {row['name']!r} occurs twice in the stream, the second time in row {len(known)}: give "
+                    "each frame a different text in `name`"
+                )
+            known.add(row["name"])
         yield shard

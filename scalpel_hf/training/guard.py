@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from scalpel_hf.data import split_by_source
 from scalpel_hf.data.label_sources import HUMAN
-from scalpel_hf.data.splits import folds_by_recording, recordings_of
+from scalpel_hf.data.splits import folds_by_recording, recordings_of, without_recordings_held_out
 from scalpel_hf.evaluation.comparison import bootstrap_differences, count_frames, mean_metrics
 from scalpel_hf.utils.reading import read_json
 
@@ -56,7 +56,8 @@ def guard(
 
     def train_arm(arm: str, fold: int, half: datasets.Dataset) -> Probabilities:
         folder = f"{args.output_dir}/guard/{arm.replace(' ', '-')}-{fold}"
-        arm_rows = datasets.concatenate_datasets([half, others])
+        # Other frames of a recording look like those that will be measured.
+        arm_rows = datasets.concatenate_datasets([half, without_recordings_held_out(others, masks, kept=half)])
         trained, _ = arms[arm](replace(short, output_dir=folder), accelerator, arm_rows, None)
         return trained.probabilities
 

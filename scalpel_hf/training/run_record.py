@@ -39,9 +39,9 @@ def write_metrics(
     Its keys are `metrics` (by split, with threshold and matching radius), `training` (steps, seconds, last losses, best
     step), `arguments`, `base_revision`, `command`, `commit`, `machine` and, if given, `guard`.
 
-    If the file exists, its metrics of other splits and its `guard` are kept: [`train`] has removed the file if the
-    weights changed. Paths are kept as given, so that the run can be repeated on this machine; use
-    [`without_local_paths`] before publishing.
+    If the file exists, its metrics of other splits and its `guard` are kept, unless they are of another committee:
+    [`train`] has removed the file if the weights changed. Paths are kept as given, so that the run can be repeated on
+    this machine; use [`without_local_paths`] before publishing.
 
     Args:
         args: of the run.
@@ -53,7 +53,7 @@ def write_metrics(
     Returns the file.
     """
     path = Path(args.output_dir) / METRICS_FILE
-    earlier = _earlier_record(path)
+    earlier = _earlier_record(path, getattr(args, "committee", 1))
     guard = guard or earlier.get("guard")
     record = {
         "metrics": {**earlier.get("metrics", {}), **metrics},
@@ -89,13 +89,16 @@ def _shown_metrics(found: dict[str, Any]) -> str:
     return f"{found['n_images']} frames, {', '.join(shares)}"
 
 
-def _earlier_record(path: Path) -> dict[str, Any]:
+def _earlier_record(path: Path, committee: int) -> dict[str, Any]:
+    """The record in a file, if it is of a committee of as many members."""
     if not path.exists():
         return {}
     try:
         record: dict[str, Any] = read_json(path)
+        if record["arguments"].get("committee", 1) != committee:
+            return {}
         return {**record, "metrics": dict(record["metrics"])}
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         logger.warning("the metrics in %s can't be kept (%s): the file is replaced", path, error)
         return {}
 

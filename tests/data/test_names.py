@@ -42,6 +42,11 @@ def test_spellings(spelt: str, name: str) -> None:
     assert FrameNames(NAMES).find(spelt) == name
 
 
+def test_a_date_before_a_name_is_no_prefix_of_an_upload() -> None:
+    assert FrameNames(["0001"]).get("20240501-0001") is None
+    assert FrameNames(["0001"]).get("20249901-0001") == "0001"  # no month
+
+
 def test_what_is_not_found_says_what_was_tried_and_the_nearest() -> None:
     names = FrameNames(NAMES)
     with pytest.raises(

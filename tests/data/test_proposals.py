@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scalpel_hf.data.masks import IGNORED, TARGET
-from scalpel_hf.data.proposals import LARGEST, weak_label
+from scalpel_hf.data.proposals import LARGEST, row_weak_label, weak_label
 
 SHAPE = (60, 80)
 
@@ -116,3 +116,8 @@ def test_finds_are_measured_by_whole_boxes_and_by_what_points_propose() -> None:
     assert (mask[OTHER] == TARGET).all() and mask[5, 5] == 0
     hidden = weak_label(np.full(SHAPE, 7.0), [[41.5, 21.5, 0, 0]]).as_mask()
     assert hidden[21, 41] == IGNORED and not (hidden == TARGET).any()
+
+
+def test_a_row_of_boxes_without_the_column_is_named() -> None:
+    with pytest.raises(ValueError, match="f: `label_source` is 'box', but there are no `objects`"):
+        row_weak_label({"name": "f", "label_source": "box"}, np.zeros((8, 8)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from scalpel_hf.data.splits import folds_by_recording, train_val_split
+from scalpel_hf.data.splits import folds_by_recording, train_val_split, without_recordings_held_out
 
 
 def rows_of(recordings: str) -> Dataset:
@@ -58,3 +58,11 @@ def test_folds_share_no_recording() -> None:
     letters = [set(rows.select(fold)["recording"]) - {""} for fold in folds]
     assert sum(map(len, letters)) == len(set.union(*letters)) == 4
     assert [len(folds_by_recording(rows_of(text), 3, seed=0)) for text in ("aaa", "ab", "")] == [1, 2, 0]
+
+
+def test_other_rows_of_recordings_that_are_held_out_are_left_out() -> None:
+    labelled, others = rows_of("aabb--"), rows_of("abcab-")
+    left = without_recordings_held_out(others, labelled, kept=labelled.select([0, 1, 4]))
+    assert left["recording"][:] == ["a", "c", "a", ""]
+    alone = labelled.remove_columns("recording")
+    assert len(without_recordings_held_out(others, alone, kept=alone.select([0]))) == 6

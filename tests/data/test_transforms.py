@@ -84,7 +84,7 @@ def test_points_turn_with_the_frame(k: int) -> None:
 
 
 @pytest.mark.parametrize("factor", [0.3, 0.75, 0.9, 1.0, 1.17, 1.4, 2.3])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
 def test_what_is_cropped_first_is_what_the_whole_zoom_gives(factor: float, dtype: type) -> None:
     """Everywhere, the window's edges and what is mirrored beyond the frame's among it."""
     array = np.random.default_rng(0).integers(0, 200, SHAPE).astype(dtype)
@@ -98,6 +98,16 @@ def test_what_is_cropped_first_is_what_the_whole_zoom_gives(factor: float, dtype
             window = resampled_window(array, *window_taps(SHAPE, whole.shape, (y, x), size))
             assert window.dtype == np.float32 and window.shape == (size, size)
             np.testing.assert_allclose(window, padded[y : y + size, x : x + size], atol=2e-3)
+
+
+def test_numbers_of_boxes_are_not_interpolated_and_frames_of_their_dtype_are() -> None:
+    numbers = np.zeros(SHAPE, np.int32)
+    numbers[4:9, 4:9], numbers[4:9, 12:17] = 3, 8
+    blank = np.zeros(SHAPE, np.float32)
+    sample = Sample(100 * numbers, target=blank, weight=blank, boxes=numbers)  # Pillow reads 16-bit PGM as int32
+    crop, _ = zoomed_crop(sample, 24, 1.37, np.random.default_rng(0))
+    assert crop.boxes is not None and crop.boxes.dtype == np.int32 and set(np.unique(crop.boxes)) <= {0, 3, 8}
+    assert crop.frame.dtype == np.float32 and not set(np.unique(crop.frame)) <= {0.0, 300.0, 800.0}
 
 
 @pytest.mark.parametrize("factor", [0.7, 1.0, 1.4])

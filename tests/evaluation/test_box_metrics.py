@@ -137,3 +137,10 @@ def test_which_rows_are_judged_by_boxes() -> None:
         with_labels(mixed, "it")
     masks = rows.remove_columns("label_source").add_column("label_source", ["human", "human"])
     assert not judged_by_boxes(masks) and not judged_by_boxes([{}])
+
+
+def test_rows_that_should_have_boxes_and_have_none_are_named_before_anything_is_measured() -> None:
+    rows = datasets.Dataset.from_list([row([[1, 2, 3, 4]]), {**row([[1, 2, 3, 4]]), "name": "g", "objects": None}])
+    for empty, named in ((rows, "g"), (rows.remove_columns("objects"), "f, g")):
+        with pytest.raises(ValueError, match=f"the test split can't be used for evaluation: {named} should have boxes"):
+            with_labels(empty, "the test split")

@@ -380,7 +380,7 @@ def test_a_budget_counts_boxes_and_points() -> None:
         kind = {"b": "box", "p": "point"}[found["name"][0]]
         assert found["label_source"] == (kind if found["name"] in names else "none")
         assert (found["objects"] is not None) == (found["name"] in names)
-    with pytest.raises(ValueError, match="frames of the budget have no label, load the full set again"):
+    with pytest.raises(ValueError, match="5 frames of the budget have no label: "):
         apply_label_budget(drawn, 1.0)
 
 

@@ -141,3 +141,12 @@ def test_a_stream_is_read_as_it_is_labelled(parquet: str, tmp_path: Path) -> Non
     stream = datasets.IterableDataset.from_generator(make, features=datasets.Features({"image": datasets.Image()}))
     label_in_shards(stream, Watches(), tmp_path / "out", shard_size=3, **SILENT)
     assert asked == [3] * 3 + [6] * 3 + [9] * 3 + [12] * 3
+
+
+def test_a_name_that_comes_again_stops_the_labelling(tmp_path: Path) -> None:
+    twice = datasets.concatenate_datasets([budgeted(), budgeted().select([4])])
+    twice.to_parquet(tmp_path / "twice.parquet")
+    teacher = FakeTeacher()
+    with pytest.raises(ValueError, match=rf"the name '{budgeted()[4]['name']}' occurs twice in the stream.* row 10: "):
+        label_in_shards(stream_of(str(tmp_path / "twice.parquet")), teacher, tmp_path / "out", shard_size=4)
+    assert not (tmp_path / "out" / "data").exists()

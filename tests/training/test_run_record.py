@@ -3,6 +3,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from scalpel_hf import (
     SegmentationStudent,
 )
 from scalpel_hf.hub.upload import push_run
-from scalpel_hf.training.recipe_arguments import LoopArguments
+from scalpel_hf.training.recipe_arguments import DistillArguments, LoopArguments
 from scalpel_hf.training.run_record import closing, without_local_paths, write_metrics
 from tests.hub.server import HubServer
 
@@ -103,3 +104,16 @@ def test_what_a_training_ends_with() -> None:
         "written to runs/x",
         "next: scalpel-hf label",
     ]
+
+
+def test_what_was_measured_of_a_single_teacher_is_not_kept_for_a_committee(tmp_path: Path) -> None:
+    outcome = {"steps": 7, "samples": 28, "seconds": 3.0, "last": {"loss": 0.5}, "best": None}
+
+    def written(committee: int, split: str, **guard: Any) -> dict:
+        args = DistillArguments(output_dir=str(tmp_path), committee=committee)
+        return json.loads(write_metrics(args, outcome, {split: {"iou": 0.5}}, **guard).read_text())
+
+    written(1, "test", guard={"lead": {}})
+    assert set(written(1, "validation")["metrics"]) == {"test", "validation"}
+    two = written(2, "validation")
+    assert set(two["metrics"]) == {"validation"} and "guard" not in two

@@ -10,6 +10,7 @@ Frames are found by name. All labels are checked first: nothing is written if a 
 differs, or a frame has two labels. Use --only if the file also lists frames that nobody has looked at.
 """
 
+import shutil
 from pathlib import Path
 
 import datasets
@@ -27,21 +28,30 @@ BUDGET_FILE = "label_budget.json"  # as `scalpel-hf prepare` calls it
 
 def read_names(path: Path) -> set[str]:
     """
-    The names in the first column of a list such as `scalpel-hf plan` writes: one name per line; `#` starts a comment.
+    The names in the first column of a list such as `scalpel-hf plan` writes: one name per line. `# ` begins a comment.
 
     Raises `ValueError` for a list without names.
     """
     lines = (line.split("\t")[0].strip() for line in read_text(path).splitlines())
-    names = {line for line in lines if line and not line.startswith("#")}
+    names = {line for line in lines if line and not f"{line} ".startswith("# ")}
     if not names:
         raise ValueError(f"{path} names no frame")
     return names
 
 
-def write(loaded: datasets.DatasetDict, train: datasets.Dataset, out: Path) -> None:
-    """Write the data set and, in the same folder, the names of the frames that now have a person's label."""
+def write(loaded: datasets.DatasetDict, split: str, before: Path, out: Path) -> None:
+    """
+    Write the data set and, in the same folder, the names of the training frames that now have a person's label.
+
+    Labels of another split leave the training's budget as it was in the folder `before`.
+    """
     with whole_folder(out) as part:
         loaded.save_to_disk(str(part))
+        if split != "train" and "train" in loaded:
+            if (before / BUDGET_FILE).is_file():
+                shutil.copy(before / BUDGET_FILE, part)
+            return
+        train = loaded[split]
         human = [n for n, s in zip(train["name"], train["label_source"], strict=True) if s in BY_PEOPLE]
         budget = LabelBudget(names=tuple(sorted(human)), fraction=len(human) / len(train), seed=0, total=len(train))
         budget.save(part / BUDGET_FILE)
@@ -72,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     before = rows["label_source"][:] if "label_source" in rows.column_names else []
     labelled = formats.import_human_labels(rows, labels, read_names(args.only) if args.only else None)
     loaded[args.split] = labelled
-    write(loaded, labelled, args.out)
+    write(loaded, split=args.split, before=Path(args.dataset), out=args.out)
     after = labelled["label_source"][:]
     counts = ", ".join(f"{kind} {after.count(kind)}" for kind in BY_PEOPLE if kind in after)
     had, have = (sum(source in BY_PEOPLE for source in sources) for sources in (before, after))

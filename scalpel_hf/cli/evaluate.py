@@ -23,6 +23,8 @@ from scalpel_hf.evaluation.evaluator import evaluate_predictor, evaluate_pseudo_
 from scalpel_hf.evaluation.unseen import rows_to_measure, trained_on, unseen_rows
 from scalpel_hf.predictors.load import default_device, load_predictor
 
+THRESHOLD = 0.5
+
 
 def main(argv: list[str] | None = None) -> None:
     parser = verb_parser("evaluate", __doc__)
@@ -39,9 +41,11 @@ def main(argv: list[str] | None = None) -> None:
         help="folder to cache a teacher's frozen features, also for others on the same base",
     )
     parser.add_argument(
-        "--threshold", type=PROBABILITY, default=0.5, help="probability of a target (default: %(default)s)"
+        "--threshold", type=PROBABILITY, default=THRESHOLD, help="probability of a target (default: %(default)s)"
     )
     args = parser.parse_args(argv)
+    if args.pseudo_labels and (args.base_model or args.flips or args.feature_cache_dir or args.threshold != THRESHOLD):
+        parser.error("--base-model, --flips, --feature-cache-dir and --threshold are for --model")
 
     remedy = "name another by `--split`"
     if args.pseudo_labels:

@@ -97,6 +97,11 @@ def main(argv: list[str] | None = None) -> None:
     measured = rows_to_measure(args.dataset, args.split, trained_on([args.model])) if args.evaluate else None
     frames = spread(rows, FRAMES) if rows is not None else generated_frames()
     if kind_of(args.model) is ModelKind.TEACHER:
+        if args.int8 or args.evaluate or "outside" in (args.normalization, args.thresholding):
+            raise ValueError(
+                f"{args.model} is a teacher: `--int8`, `--evaluate`, `--normalization` and `--thresholding` are for "
+                "students, leave them out"
+            )
         teacher = Teacher.from_pretrained(args.model, args.base_model)
         with whole_or_not_at_all(out, TEACHER_FILE) as work:
             export_teacher(teacher, work, args.threshold)

@@ -40,7 +40,7 @@ from scalpel_hf.hub.upload import push_dataset
 from scalpel_hf.predictors.load import default_device
 from scalpel_hf.predictors.teacher import Teacher
 from scalpel_hf.pseudo_labels import Calibration, LabellingJob, Rules
-from scalpel_hf.pseudo_labels.against_truth import check_truth, compare_with_truth
+from scalpel_hf.pseudo_labels.against_truth import check_sizes, check_truth, compare_with_truth
 from scalpel_hf.pseudo_labels.labelling import check_columns, key_of
 from scalpel_hf.pseudo_labels.output import Labelled
 from scalpel_hf.pseudo_labels.report import write_report
@@ -222,11 +222,13 @@ def load_truth(args: argparse.Namespace, rows: Labelled) -> datasets.Dataset | N
     if not args.truth:
         return None
     truth = load_split(args.truth, args.split, "leave `--truth` out")
-    names = None
-    if isinstance(rows, datasets.Dataset):
-        pairs = zip(rows["name"], rows["label_source"], strict=True)
-        names = [name for name, source in pairs if source not in BY_PEOPLE]
-    check_truth(truth, names)
+    if not isinstance(rows, datasets.Dataset):
+        check_truth(truth)
+        return truth
+    to_label = [index for index, source in enumerate(rows["label_source"][:]) if source not in BY_PEOPLE]
+    frames = rows.select(to_label)
+    check_truth(truth, frames["name"][:])
+    check_sizes(frames, truth)
     return truth
 
 

@@ -1,7 +1,6 @@
 """The two flags with which verbs that train or label start several processes, by Accelerate."""
 
 import argparse
-import os
 import sys
 
 from scalpel_hf.utils.recipe_files import ACCELERATE, recipe_file
@@ -18,8 +17,8 @@ def launch_or_rest(module: str, argv: list[str] | None) -> list[str]:
     """
     Start several processes where a verb's arguments ask for them.
 
-    With `--num-processes` or `--accelerate-config`, this process becomes `accelerate launch -m MODULE` with the other
-    arguments, and the function doesn't return. Without them it returns the arguments unchanged.
+    With `--num-processes` or `--accelerate-config`, this is `accelerate launch -m MODULE` with the other arguments, and
+    the function doesn't return. Without them it returns the arguments unchanged.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -28,9 +27,23 @@ def launch_or_rest(module: str, argv: list[str] | None) -> list[str]:
     options, rest = parser.parse_known_args(argv)
     if options.num_processes is None and options.accelerate_config is None:
         return argv
-    command = ["-m", "accelerate.commands.launch", *_flags(options.num_processes, options.accelerate_config)]
+    launch([*_flags(options.num_processes, options.accelerate_config), "-m", module, *rest])
+    raise SystemExit(0)
+
+
+def launch(arguments: list[str]) -> None:
+    """`accelerate launch` with arguments. Where a process fails, a line in place of the launcher's own traceback."""
+    from accelerate.commands import launch as accelerate_launch  # here, as torch below
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    command = accelerate_launch.launch_command_parser().parse_args(["--quiet", *arguments])
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *command, "-m", module, *rest])
+    try:
+        accelerate_launch.launch_command(command)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        print(f"error: process {rank} stopped; its own message stands above", file=sys.stderr)
+        raise SystemExit(max(failure.exitcode, 1)) from None
 
 
 def _flags(processes: int | None, config: str | None) -> list[str]:

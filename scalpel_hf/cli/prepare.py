@@ -98,8 +98,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--split-list, --skip-broken and --mask-grid are for data sets' layouts")
     if args.synthetic is not None and (args.root or args.split_list or args.skip_broken):
         parser.error("--synthetic takes a positive number, and no --root, --split-list or --skip-broken")
-    if args.synthetic is not None and (args.mask_values or args.ignore_value):
-        parser.error("--mask-values and --ignore-value are for data sets that are read")
+    of_frames = ("labels", "category", "max_frames", "val", "test", "mask_values", "ignore_value", "mask_grid")
+    if args.synthetic is not None and (args.every > 1 or any(getattr(args, name) for name in of_frames)):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in ("every", *of_frames))
+        parser.error(f"{flags} are for frames that are read: leave them out with --synthetic")
     args.own = is_own
     return args
 

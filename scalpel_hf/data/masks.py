@@ -154,6 +154,16 @@ def read_mask(source: ImageLike, values: MaskValues | None = None) -> np.ndarray
     return (values or _decide([_Survey.of("", pixels)], prepared=True)).read(pixels)
 
 
+def read_truth(cell: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """[`read_mask`] of a frame in another data set; `ValueError`, which names it, without a mask of its shape."""
+    if cell is None:
+        raise ValueError(f"the data set with the truth has no mask of {name}")
+    mask = read_mask(cell)
+    if mask.shape != shape:
+        raise ValueError(f"{name}: the frame is {shape}, its mask in the data set with the truth {mask.shape}")
+    return mask
+
+
 def read_target(source: ImageLike) -> np.ndarray:
     """The target pixels of [`read_mask`], `(H, W)` bool."""
     return read_mask(source) == TARGET

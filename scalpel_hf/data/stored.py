@@ -61,9 +61,16 @@ def stream_stored(name: str | Path, split: str) -> datasets.IterableDataset:
     """
     Stream a split by `load_dataset`.
 
-    Iterating raises `ValueError` at a cell that has a path instead of an image.
+    Raises `ValueError` if it has no such split or can't be streamed, as a folder of `save_to_disk` can't; and, in
+    iterating, at a cell that has a path instead of an image.
     """
-    stream = datasets.load_dataset(str(name), split=split, streaming=True)
+    try:
+        stream = datasets.load_dataset(str(name), split=split, streaming=True)
+    except ValueError as error:
+        raise ValueError(
+            f"the split {split!r} of {str(name)!r} can't be streamed ({error}): load it whole, without `--streaming`, "
+            "or name another split"
+        ) from error
     # Without features there is nothing to check: callers refuse such data sets.
     if stream.info.builder_name == FOLDER_OF_IMAGES or stream.features is None:
         if Path(name).is_dir():

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from scalpel_hf.data import objects_from_mask
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.label_sources import PSEUDO
-from scalpel_hf.data.masks import IGNORED, TARGET, read_mask, read_row_mask, read_target
+from scalpel_hf.data.masks import IGNORED, TARGET, read_row_mask, read_target, read_truth
 from scalpel_hf.evaluation import DetectionMetrics, IRSTDMetrics
 from scalpel_hf.evaluation.box_metrics import (
     as_corners,
@@ -174,9 +174,8 @@ def evaluate_pseudo_labels(labelled: datasets.Dataset, truth: datasets.Dataset) 
     for row in undecoded(labelled.select_columns(["name", "label_source", "pseudo_mask"])):
         if row["label_source"] != PSEUDO:
             continue
-        mask = masks[place[row["name"]]]["mask"] if row["name"] in place else None
-        if mask is None:
-            raise ValueError(f"the data set with the truth has no mask of {row['name']}")
-        prediction, human = read_target(row["pseudo_mask"]), read_mask(mask)
+        cell = masks[place[row["name"]]]["mask"] if row["name"] in place else None
+        prediction = read_target(row["pseudo_mask"])
+        human = read_truth(cell, row["name"], shape=prediction.shape)
         metrics.update((prediction & (human != IGNORED)).astype(np.float32), human == TARGET)
     return metrics.compute()

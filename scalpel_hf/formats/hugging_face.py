@@ -47,7 +47,7 @@ def write_imagefolder(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
                 row[names[column]] = _write_image(row.pop(column), part, column=column, frame=frame)
             rows.append(row)
             counts["frames"] += 1
-            counts["frames without label"] += frame.mask is None
+            counts["frames without label"] += frame.mask is None and not frame.boxes
             if len(rows) == ROWS:
                 writer.write_table(pa.Table.from_pylist(rows, schema))
                 rows = []

@@ -20,6 +20,7 @@ from scalpel_hf.data.masks import IGNORED, TARGET
 from scalpel_hf.data.names import FrameNames, UnknownNameError
 from scalpel_hf.data.objects import encode_png, objects_from_mask
 from scalpel_hf.data.pseudo_columns import PSEUDO_FEATURES
+from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES
 from scalpel_hf.utils.reading import read_json
 
 from .export_rows import IGNORE
@@ -215,13 +216,13 @@ def objects_of(content: Any, what: str) -> list[dict[str, Any]]:
 
 
 def covered(box: Sequence[float], shape: tuple[int, int]) -> np.ndarray:
-    """The pixels inside a box that marks an ignored region, `(H, W)` bool. Raises `ValueError` for a point, and as
+    """The pixels that a box of an ignored region touches, `(H, W)` bool. Raises `ValueError` for a point, and as
     [`drawn_inside`] does."""
     x, y, width, height = drawn_inside(box, shape[1], shape[0])
     if not width:
         raise ValueError("a point covers nothing to ignore: draw a box or a mask")
     filled = np.zeros(shape, bool)
-    filled[round(y) : round(y + height), round(x) : round(x + width)] = True
+    filled[math.floor(y) : math.ceil(y + height), math.floor(x) : math.ceil(x + width)] = True
     return filled
 
 
@@ -245,15 +246,16 @@ def image_size(width: Any, height: Any) -> tuple[int, int]:
 
 def named_by(path: str) -> str:
     """
-    The frame's name from the path of an image in a label file: without its suffix, with its folders, which distinguish
-    files of the same name. Both slashes separate folders. Empty where the path has no file name.
+    The frame's name from the path of an image in a label file: without an image's suffix, with its folders, which
+    distinguish files of the same name. Both slashes separate folders. Empty where the path has no file name.
 
     Examples:
         >>> named_by(r"clips\\night\\0042.png")
         'clips/night/0042'
     """
     whole = PureWindowsPath(path)
-    return whole.with_suffix("").as_posix() if whole.stem else ""
+    is_image = whole.suffix.lower() in IMAGE_SUFFIXES  # a frame of `cam.2024-05-01.mkv` is no file
+    return (whole.with_suffix("") if is_image else whole).as_posix() if whole.stem else ""
 
 
 def _checked(

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from scalpel_hf.data.image_cells import undecoded
-from scalpel_hf.data.masks import IGNORED, TARGET, read_mask, read_target
+from scalpel_hf.data.masks import IGNORED, TARGET, read_target, read_truth
 from scalpel_hf.data.names import check_names, few
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.data.pseudo_columns import is_above
@@ -40,6 +40,14 @@ def check_truth(truth: datasets.Dataset, names: Sequence[str] | None = None) -> 
     there = {name for name, mask in zip(known, masks, strict=True) if mask}
     if lacking := [name for name in names or [] if name not in there]:
         raise ValueError(f"the data set with the truth has no mask of {few(lacking)}")
+
+
+def check_sizes(frames: datasets.Dataset, truth: datasets.Dataset) -> None:
+    """Raise `ValueError`, which names the first such frame, if a mask of `truth` doesn't have its frame's size."""
+    place = {name: index for index, name in enumerate(truth["name"])}
+    masks = undecoded(truth.select_columns("mask"))
+    for row in undecoded(frames.select_columns(["name", "image"])):
+        read_truth(masks[place[row["name"]]]["mask"], row["name"], shape=read_frame(row["image"]).shape)
 
 
 def compare_with_truth(
@@ -78,10 +86,8 @@ def compare_with_truth(
     for row in undecoded(labelled.select_columns(wanted)):
         if row["label_source"] == "human" or row["teacher"] is None or row["name"] in skipped:
             continue
-        mask = masks[place[row["name"]]]["mask"] if row["name"] in place else None
-        if mask is None:
-            raise ValueError(f"the data set with the truth has no mask of {row['name']}")
-        human = read_mask(mask)
+        cell = masks[place[row["name"]]]["mask"] if row["name"] in place else None
+        human = read_truth(cell, row["name"], shape=read_frame(row["pseudo_confidence"]).shape)
         target = human == TARGET
         if row["label_source"] == "none":
             counts[{True: "unsure_with_target", False: "unsure_empty", None: UNKNOWN}[has_target(human)]] += 1

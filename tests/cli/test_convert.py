@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 import pytest
 
+from scalpel_hf.cli.convert_from import read_names
 from scalpel_hf.cli.main import main
 from scalpel_hf.data import LabelBudget, apply_label_budget, load_split
 from scalpel_hf.formats import LossyExportWarning, write_coco, write_label_studio, write_masks
@@ -107,3 +108,18 @@ def test_a_split_that_leads_elsewhere_writes_nothing(prepared: Path, tmp_path: P
     assert "the split '../outside' can't be a file's name" in error and sorted(tmp_path.rglob("*")) == before
     error = run("to", "imagefolder", "--dataset", prepared, "--out", tmp_path / "new")[2]
     assert "the split '../outside' can't be a file's name" in error and sorted(tmp_path.rglob("*")) == before
+
+
+def test_labels_of_the_test_split_leave_the_training_budget(prepared: Path, tmp_path: Path, run: Callable) -> None:
+    budget = LabelBudget(names=("h1",), fraction=0.125, seed=3, total=8)
+    budget.save(prepared / "label_budget.json")
+    (tmp_path / "boxes.json").write_text('{"t": [[1, 1, 2, 2]]}')
+    arguments = ("--dataset", prepared, "--split", "test", "--out", tmp_path / "new")
+    assert not run("from", "json", tmp_path / "boxes.json", *arguments)[2]
+    assert load_split(tmp_path / "new", "test")["label_source"][:] == ["box"]
+    assert LabelBudget.load(tmp_path / "new" / "label_budget.json") == budget
+
+
+def test_a_name_may_begin_with_a_hash(tmp_path: Path) -> None:
+    (tmp_path / "plan.txt").write_text("# 2 frames to label\n#1\tstands for 3\n#\nb\n")
+    assert read_names(tmp_path / "plan.txt") == {"#1", "b"}

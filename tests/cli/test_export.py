@@ -27,6 +27,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     datasets.DatasetDict(splits).save_to_disk(str(root / "data"))
     small_student().save_pretrained(root / "student")
     small_detector().save_pretrained(root / "detector")
+    (root / "teacher").mkdir()
+    (root / "teacher" / "adapter_config.json").write_text('{"peft_type": "SCALPEL_MOE"}')
     return SimpleNamespace(root=root, data=str(root / "data"), test=splits["test"])
 
 
@@ -83,6 +85,7 @@ def test_normalisation_and_threshold_outside(work: SimpleNamespace, tmp_path: Pa
     [
         (["student", "--int8"], "name one"),
         (["student", "--evaluate"], "name one"),
+        (["teacher", "--thresholding", "outside"], "is a teacher: .* are for students"),
         (["absent"], "say with `--out` where its ONNX files go"),
     ],
 )
@@ -95,3 +98,10 @@ def test_an_onnx_file_alone_is_an_error(work: SimpleNamespace, tmp_path: Path) -
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"runtime\.json beside it"):
         evaluate.main(["--dataset", work.data, "--model", str(tmp_path / "model.onnx")])
+
+
+@pytest.mark.parametrize("flags", [["--threshold", "0.9"], ["--flips"], ["--base-model", "x"]])
+def test_flags_of_models_are_refused_with_pseudo_labels(flags: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        evaluate.main(["--dataset", "data", "--pseudo-labels", "pseudo", *flags])
+    assert "--flips, --feature-cache-dir and --threshold are for --model" in capsys.readouterr().err

@@ -116,6 +116,12 @@ def test_what_is_wrong_is_said_before_the_teacher_is_asked(
         datasets.DatasetDict({"train": truth}).save_to_disk(str(tmp_path / name))
         with pytest.raises(ValueError, match=r"has no mask of|occur more than once"):
             label.main([*work.argv, *work.data, "--truth", str(tmp_path / name), "--out", str(tmp_path / "out")])
+    smaller = rows.map(lambda row: {"mask": row["mask"].crop((0, 0, 8, 8))}, features=rows.features)
+    datasets.DatasetDict({"train": smaller}).save_to_disk(str(tmp_path / "smaller"))
+    with pytest.raises(
+        ValueError, match=r"-\d+: the frame is \(40, 56\), its mask in the data set with the truth \(8, 8\)"
+    ):
+        label.main([*work.argv, *work.data, "--truth", str(tmp_path / "smaller"), "--out", str(tmp_path / "out")])
     twice = apply_label_budget(rows, 0.3)
     datasets.DatasetDict({"train": datasets.concatenate_datasets([twice, twice])}).save_to_disk(str(tmp_path / "data"))
     with pytest.raises(ValueError, match="occur more than once"):

@@ -129,13 +129,22 @@ def test_several_processes_are_started_by_accelerate(
 ) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
-    monkeypatch.setattr(launching.os, "execv", lambda program, command: started.append(command))
-    launching.launch_or_rest("scalpel_hf.recipes.distill", ["--seed", "3", *flags, "--levels", "pixel", "mask"])
-    ((_, *command),) = started
+    monkeypatch.setattr(launching, "launch", started.append)
+    with pytest.raises(SystemExit):
+        launching.launch_or_rest("scalpel_hf.recipes.distill", ["--seed", "3", *flags, "--levels", "pixel", "mask"])
+    (command,) = started
     command = [Path(part).name if part.endswith(".yaml") else part for part in command]
-    assert command[:2] == ["-m", "accelerate.commands.launch"] and command[2 : 2 + len(expected)] == expected
+    assert command[: len(expected)] == expected
     assert command[-7:] == ["-m", "scalpel_hf.recipes.distill", "--seed", "3", "--levels", "pixel", "mask"]
 
 
 def test_without_those_flags_nothing_is_started() -> None:
     assert launching.launch_or_rest("module", ["--seed", "3"]) == ["--seed", "3"]
+
+
+def test_where_a_process_fails_the_last_line_points_to_its_message() -> None:
+    command = [sys.executable, "-m", "scalpel_hf", "label", "--num-processes", "2"]
+    done = subprocess.run([*command, "--dataset", "absent", "--teacher", "x"], capture_output=True, text=True)
+    *_, last = done.stderr.strip().splitlines()
+    assert done.returncode != 0 and re.fullmatch(r"error: process \d stopped; its own message stands above", last)
+    assert "Traceback" not in done.stderr and "--out" in done.stderr

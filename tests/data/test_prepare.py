@@ -99,6 +99,9 @@ def test_nothing_is_left_half_written(earlier, out, tmp_path, monkeypatch):
         ["--synthetic", "4", "--root", "x"],
         ["--synthetic", "4", "--layout", "generic"],
         ["--synthetic", "4", "--skip-broken"],
+        ["--synthetic", "4", "--test", "0.5"],
+        ["--synthetic", "4", "--every", "3"],
+        ["--synthetic", "4", "--labels", "absent"],
     ],
 )
 def test_wrong_launches(launch, out):

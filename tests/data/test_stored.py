@@ -237,3 +237,12 @@ def test_names_that_are_files(name: str) -> None:
 def test_names_that_are_none(name: Any) -> None:
     with pytest.raises(ValueError, match=r"the name .* can't be a file's name"):
         safe_name(name, "the name")
+
+
+def test_what_can_not_be_streamed_is_named(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"name": ["a"]}).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(ValueError, match=r"split 'train' of '.*saved' can't be streamed .*without `--streaming`"):
+        stream_stored(tmp_path / "saved", "train")
+    folder = in_parquet(tmp_path / "fine", {"bytes": FRAME, "path": "x.png"})
+    with pytest.raises(ValueError, match=r"split 'nope' of '.*' can't be streamed .*name another split"):
+        stream_stored(folder, "nope")

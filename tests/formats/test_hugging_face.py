@@ -3,6 +3,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from scalpel_hf.data.label_sources import as_objects
 from scalpel_hf.formats import write_imagefolder, write_parquet
 
 from .small_sets import draw, labelled, raw, row, tiny
@@ -54,3 +55,8 @@ def test_parquet(tmp_path: Path, streaming: bool) -> None:
     assert write_parquet(source, tmp_path / "out") == {"frames": 8}
     loaded = datasets.load_dataset("parquet", data_files=str(tmp_path / "out" / "data.parquet"), split="train")
     assert contents(loaded) == contents(dataset) and loaded.features == dataset.features
+
+
+def test_boxes_are_labels_of_an_imagefolder(tmp_path: Path) -> None:
+    boxes = {**row("b", None, "box"), "objects": as_objects([[1, 1, 2, 2]])}
+    assert write_imagefolder(labelled(boxes, row("u", None, "none")), tmp_path / "out")["frames without label"] == 1

@@ -7,6 +7,7 @@ import pytest
 
 from scalpel_hf.data import objects_from_mask
 from scalpel_hf.formats import HumanLabel, LabelFileError, import_human_labels, read_coco, read_label_studio
+from scalpel_hf.formats.human_labels import covered, named_by
 from scalpel_hf.pseudo_labels import PSEUDO_FEATURES, training_mask
 
 from .small_sets import SHAPE, TINY, draw, labelled, raw, row, tiny
@@ -118,3 +119,16 @@ def test_folders_tell_two_files_of_one_name_apart(form: str, tmp_path: Path) -> 
         np.testing.assert_array_equal(np.asarray(entry["mask"]) > 0, mask)
     with pytest.raises(LabelFileError, match=r"'f1' has a label already"):  # none of two frames of the same name
         import_human_labels(rows, [HumanLabel(n, draw(), n) for n in ("x/f1", "y/f1")], keep_in_memory=True)
+
+
+def test_a_name_loses_an_images_suffix_alone() -> None:
+    assert named_by("clips/cam.2024-05-01_000003") == "clips/cam.2024-05-01_000003"
+    assert named_by("cam.2024-05-01_000003.PNG") == "cam.2024-05-01_000003"
+
+
+@pytest.mark.parametrize(
+    ("box", "rows"),
+    [((3, 3.5, 2, 1), [3, 4]), ((3, 2.5, 2, 1), [2, 3]), ((3, 1.2, 2, 0.5), [1]), ((3, 4, 2, 2), [4, 5])],
+)
+def test_every_pixel_that_an_ignored_box_touches_is_ignored(box: tuple[float, ...], rows: list[int]) -> None:
+    assert sorted(set(np.nonzero(covered(box, (12, 12)))[0])) == rows

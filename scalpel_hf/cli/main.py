@@ -34,7 +34,8 @@ RESUMES = {"run", "distill", "label", "transfer", "demo"}  # verbs that resume w
 HELP = """From a few labelled infrared frames to a small, fast target detector."""
 EPILOG = """Each verb has examples: scalpel-hf VERB --help. With --debug an error shows where it arose.
 
-Exit codes: 0 done, 1 an error (the last line says which, and what to do), 2 a wrong command line,
+Exit codes: 0 done, 1 an error (the last line says which, and what to do; with
+--num-processes a line above it), 2 a wrong command line,
 3 done but for frames that can't be read, 130 interrupted, 143 terminated.
 
 Documentation: docs/index.md of the project."""

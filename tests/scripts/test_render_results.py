@@ -14,9 +14,11 @@ from scripts.render_results import NOTHING, documents, main, render
 MACHINE = {"cpus": 2, "cpu_capability": "AVX2", "accelerator": None}
 
 
-def write_run(folder: Path, name: str, seed: int, frames: int = 20, **changed: object) -> np.ndarray:
+def write_run(folder: Path, name: str, seed: int, frames: int = 20, held_out: int = 0, **changed: object) -> np.ndarray:
+    """Made-up counts on frames of which `held_out` tells which they are."""
     generator = np.random.default_rng([seed, len(name)])
     counts = generator.integers([5, 20, 1, 0, 0, 1000], [20, 40, 3, 2, 9, 1001], size=(frames, len(COUNTS)))
+    counts[:, COUNTS.index("n_targets")] = np.random.default_rng(held_out).integers(1, 3, frames)
     iou, niou, pd, fa = metrics_of_counts(counts[None], np.ones((1, frames), dtype=np.int64))[0, 0].tolist()
     record = {
         "arm": name,
@@ -97,6 +99,20 @@ def test_a_ratio_has_its_bootstrap_interval(tmp_path: Path) -> None:
     assert row[2] == f"{few / full:.3f} ({low:.3f}, {high:.3f})"
     with pytest.raises(ValueError, match="a comparison is two models"):
         render(marked("results/x/sea; few over all"), tmp_path)
+
+
+def test_seeds_that_hold_out_other_frames_are_compared_on_all_of_them(tmp_path: Path) -> None:
+    folder = tmp_path / "results/x"
+    first, second = ([write_run(folder, arm, seed, held_out=seed) for seed in range(2)] for arm in ("a", "bb"))
+    write_run(folder, "bb", 2, held_out=2)  # the other arm has not been trained on it
+    low, high = np.percentile(
+        bootstrap_differences(np.concatenate(first)[None], np.concatenate(second)[None]), [2.5, 97.5], axis=0
+    )
+    ious = [sum(counts[:, 0].sum() for counts in arm) / sum(c[:, 1].sum() for c in arm) for arm in (first, second)]
+    text = render(marked("results/x; only; a - bb"), tmp_path)
+    assert (
+        cells(text, "a less bb")[1] == f"{100 * (ious[0] - ious[1]):+.1f} ({100 * low[0]:+.1f}, {100 * high[0]:+.1f})"
+    )
 
 
 def test_a_folder_of_data_sets_gives_the_rows_of_each(tmp_path: Path) -> None:

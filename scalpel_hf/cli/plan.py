@@ -21,7 +21,14 @@ from scalpel_hf.data import load_split
 from scalpel_hf.predictors.load import default_device, on_default_device
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.predictors.teacher import Teacher
-from scalpel_hf.pseudo_labels.planner import LabelPlan, candidates, describe_frames, plan_labels, teacher_uncertainty
+from scalpel_hf.pseudo_labels.planner import (
+    LabelPlan,
+    candidates,
+    check_budget,
+    describe_frames,
+    plan_labels,
+    teacher_uncertainty,
+)
 from scalpel_hf.utils.files import whole_folder
 
 
@@ -54,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     datasets.disable_progress_bars()
     frames = load_split(args.dataset, args.split)
     rows = candidates(frames, args.seed)
+    check_budget(rows, args.budget)
     sam = load_sam(args.base_model, args.image_size).to(default_device())
     teacher = None
     if args.teacher:

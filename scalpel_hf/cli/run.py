@@ -33,8 +33,11 @@ from functools import partial
 from pathlib import Path
 
 from scalpel_hf.data import load_prepared
+from scalpel_hf.data.frame_sources import RECORDING_SUFFIXES, listed_files
 from scalpel_hf.utils.extras import check_extra
 from scalpel_hf.utils.files import write_json
+from scalpel_hf.utils.image_files import visible_files
+from scalpel_hf.utils.reading import read_json
 
 from .mask_options import add_mask_options
 from .numbers import COUNT, SEED
@@ -116,6 +119,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"held-out frames to look at while it trains: {out}/*/{SHEET_FILE}")
         run_stages(out, todo[:LABELLED], AGAIN, before=partial(tell_rest, todo, expected))
         todo = stages(args)  # again, because the pseudo labels decide which students are trained
+        begin_anew_after_review(out)
         run_stages(out, todo, AGAIN, before=partial(tell_rest, todo, expected))
     hide_loading_bars()
     figures = measure(out)
@@ -152,24 +156,30 @@ def settings(args: argparse.Namespace) -> dict[str, str]:
 
 def files_of(path: Path, without: Path) -> str:
     """
-    A file or folder in words: its path, the number of its files and a hash of their names and contents.
+    A file, a folder or a list of files in words: its path, the number of files and a hash of their names and contents.
 
     Args:
         without: folder whose files don't count, because the job itself writes them.
     """
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    listed = [f"{f} {content_of(f)}" for f in files if f.is_file() and not f.is_relative_to(without)]
+    if path.is_dir():
+        files = sorted(visible_files(path)[0])
+    else:
+        files = [path, *(file for _, file in listed_files(path))] if path.suffix.lower() == ".txt" else [path]
+    outside = [f for f in files if f.is_file() and not f.resolve().is_relative_to(without.resolve())]
+    listed = [f"{f} {content_of(f)}" for f in outside]
     digest = hashlib.sha256("\n".join(listed).encode()).hexdigest()
     return f"{path} of {len(listed)} files ({digest[:8]})"
 
 
 def content_of(file: Path) -> str:
-    """A file's size, and a hash of its first and last megabyte, so that long recordings need not be read whole."""
+    """A file's size, and a hash of its content; of recordings that of the first and last megabyte, as they are long."""
     size = file.stat().st_size
     with file.open("rb") as content:
         digest = hashlib.sha256(content.read(END))
-        content.seek(max(END, size - END))
-        digest.update(content.read(END))
+        if file.name.lower().endswith(RECORDING_SUFFIXES):
+            content.seek(max(END, size - END))
+        while block := content.read(END):
+            digest.update(block)
     return f"{size} {digest.hexdigest()}"
 
 
@@ -216,6 +226,18 @@ def stages(args: argparse.Namespace) -> list[Stage]:
         ),
         Stage("ONNX", out / "student" / "onnx" / "model_int8.onnx", export),
     ]
+
+
+def begin_anew_after_review(out: Path) -> None:
+    """Remove a half-trained student if people have decided about pseudo labels since: it can't go on with others."""
+    decisions, seen = out / "pseudo" / "review" / "decisions.jsonl", out / "reviewed.json"
+    now = content_of(decisions) if decisions.exists() else ""
+    if seen.exists() and read_json(seen)["decisions"] != now:
+        for student in (out / name for name, taught in students_of(out).items() if taught == BOTH):
+            if student.exists() and not (student / "metrics.json").exists():
+                print(f"\npeople have decided about pseudo labels since: {student} is trained anew")
+                shutil.rmtree(student)
+    write_json(seen, {"decisions": now})
 
 
 def trained(name: str, folder: Path, command: list[str]) -> Stage:

@@ -63,7 +63,7 @@ BY_MASKS = Criterion(
     columns=(2, 3, 4),
     explained=(
         "Targets are matched within 3 pixels. Pd is the share of targets found, Fa the share of pixels in false "
-        "alarms, IoU is pooled over all pixels, nIoU averaged over frames."
+        "alarms, IoU is pooled over all pixels, nIoU averaged over frames, of which empty ones count 0."
     ),
 )
 BY_BOXES = Criterion(
@@ -194,9 +194,13 @@ def _in_8_bits(student: Path) -> Predictor:
 def _cells(criterion: Criterion, counts: Counts, units: list[str]) -> list[str]:
     values = criterion.of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0].mean(0)
     pairs = bootstrap_pairs(counts, counts, metrics=criterion.of_counts, units=units)
-    drawn = np.percentile(pairs[0], INTERVAL, axis=0)
+    known = ~np.isnan(values)  # Pd is unknown, and has no draws, where there is no target
+    drawn = np.full((2, len(values)), np.nan)
+    drawn[:, known] = np.nanpercentile(pairs[0][:, known], INTERVAL, axis=0)
     return [
-        f"{unit * value:.{decimals}f} ({unit * low:.{decimals}f} to {unit * high:.{decimals}f})"
+        "–"
+        if np.isnan(value)
+        else f"{unit * value:.{decimals}f} ({unit * low:.{decimals}f} to {unit * high:.{decimals}f})"
         for value, low, high, (unit, decimals) in zip(values, *drawn, criterion.metrics.values(), strict=True)
     ]
 
@@ -204,7 +208,7 @@ def _cells(criterion: Criterion, counts: Counts, units: list[str]) -> list[str]:
 def _verdict(criterion: Criterion, both: Counts, alone: Counts, units: list[str]) -> str:
     """Whether the student trained on `both` kinds of labels is better than the one trained on people's labels alone."""
     differences = bootstrap_differences(both, alone, metrics=criterion.of_counts, units=units)
-    low, high = np.percentile(differences, INTERVAL, axis=0)
+    low, high = np.nanpercentile(differences, INTERVAL, axis=0)
     found = "ahead of" if low[0] > 0 else "behind" if high[0] < 0 else "not told apart from"
     if len(set(units)) < LEAST:
         found = f"not to be compared on {len(set(units))} {drawn_of(units)} with"

@@ -111,7 +111,7 @@ def _files(root: Path, left_out: LeftOut, without: Path | None) -> list[tuple[Pa
     elif not root.exists():
         raise FileNotFoundError(f"there is no folder or file {root}")
     elif root.suffix.lower() == ".txt":
-        places = _listed(root)
+        places = listed_files(root)
     else:
         places = [(Path(root.name), root)]
     files, labels = [], 0
@@ -133,7 +133,7 @@ def _files(root: Path, left_out: LeftOut, without: Path | None) -> list[tuple[Pa
     return files
 
 
-def _listed(file: Path) -> list[tuple[Path, Path]]:
+def listed_files(file: Path) -> list[tuple[Path, Path]]:
     """The files that a list names, each with its path without the common folder of absolute paths, for its name."""
     lines = [line.strip() for line in read_text(file).splitlines()]
     paths = [Path(line) for line in lines if line and not line.startswith("#")]

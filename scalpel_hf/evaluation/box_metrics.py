@@ -12,6 +12,8 @@ from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, POINT
 from scalpel_hf.data.splits import recordings_of
 from scalpel_hf.runtime.components import find_detections
 
+from .ratios import ratio_or_nan
+
 COUNTS = ("n_targets", "n_detected", "n_false", "n_images")
 RADIUS = 3.0  # pixels: half the side of the box around a point, and the matching distance for masks
 
@@ -133,19 +135,20 @@ def metrics_of_box_counts(counts: np.ndarray, weights: np.ndarray) -> np.ndarray
     """
     F1, Pd and false alarms per frame, `(seeds, draws, 3)`.
 
-    Pd = found / targets and F1 = 2 · found / (2 · found + false alarms + missed), both in [0, 1].
+    Pd = found / targets and F1 = 2 · found / (2 · found + false alarms + missed), both in [0, 1]; NaN for 0 / 0.
 
     Args:
         counts: `(seeds, units, 4)`, where units are frames or recordings.
         weights: `(draws, units)`, how often each unit is drawn.
     """
     targets, found, false, frames = np.moveaxis((weights @ counts).astype(float), -1, 0)
-    f1 = 2 * found / np.maximum(found + false + targets, 1)
-    return np.stack([f1, found / np.maximum(targets, 1), false / np.maximum(frames, 1)], -1)
+    f1 = ratio_or_nan(2 * found, found + false + targets)
+    return np.stack([f1, ratio_or_nan(found, targets), false / np.maximum(frames, 1)], -1)
 
 
 def metrics_by_boxes(counts: np.ndarray, threshold: float) -> dict[str, Any]:
     """F1, Pd and false alarms per frame from counts `(frames, 4)`, with the sums of the counts and the threshold."""
-    f1, pd, false_alarms = metrics_of_box_counts(counts[None], np.ones((1, len(counts)), dtype=np.int64))[0, 0].tolist()
+    metrics = metrics_of_box_counts(counts[None], np.ones((1, len(counts)), dtype=np.int64))[0, 0]
+    f1, pd, false_alarms = np.nan_to_num(metrics).tolist()
     sums = dict(zip(COUNTS, counts.sum(0).tolist(), strict=True))
     return {"f1": f1, "pd": pd, "false_alarms_per_frame": false_alarms, **sums, "threshold": threshold}

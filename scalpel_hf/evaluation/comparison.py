@@ -13,6 +13,7 @@ from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.evaluation import IRSTDMetrics
 
 from .evaluator import predictions_and_masks
+from .ratios import ratio_or_nan
 from .unseen import TrainedOn, rows_to_measure, trained_on
 
 COUNTS = ("n_intersection", "n_union", "n_targets", "n_detected", "n_false_pixels", "n_pixels")
@@ -115,7 +116,8 @@ def iou_by_size(objects: np.ndarray) -> list[tuple[int, float, float, float]]:
 
 def metrics_of_counts(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
-    IoU, nIoU and Pd in [0, 1] and Fa in 1e-6, `(seeds, draws, 4)`, as defined in [`IRSTDMetrics`].
+    IoU, nIoU and Pd in [0, 1] and Fa in 1e-6, `(seeds, draws, 4)`, as defined in [`IRSTDMetrics`]; NaN for IoU and Pd
+    of a draw that has nothing to find, which tells nothing.
 
     Args:
         counts: `(seeds, frames, 6)` from [`count_frames`].
@@ -123,12 +125,13 @@ def metrics_of_counts(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
     intersection, union, targets, detected, false, pixels = np.moveaxis(weights @ counts, -1, 0)
     niou = (_ratio(counts[..., 0], counts[..., 1]) @ weights.T) / weights.sum(-1)
-    return np.stack([_ratio(intersection, union), niou, _ratio(detected, targets), 1e6 * _ratio(false, pixels)], -1)
+    iou, pd = ratio_or_nan(intersection, union), ratio_or_nan(detected, targets)
+    return np.stack([iou, niou, pd, 1e6 * _ratio(false, pixels)], -1)
 
 
 def mean_metrics(counts: np.ndarray) -> np.ndarray:
-    """[`metrics_of_counts`] over all frames, averaged over seeds, `(4,)`."""
-    return metrics_of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0].mean(0)
+    """[`metrics_of_counts`] over all frames, averaged over seeds, `(4,)`; 0 / 0 is 0."""
+    return np.nan_to_num(metrics_of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64)))[:, 0].mean(0)
 
 
 def bootstrap_differences(

@@ -105,5 +105,5 @@ def stacked_counts(kind: Kind, runs: list[dict[str, Any]]) -> np.ndarray:
 
 
 def metrics_of_seeds(kind: Kind, counts: np.ndarray) -> np.ndarray:
-    """Metrics `(seeds, metrics)` from counts `(seeds, units, columns)`."""
-    return kind.of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0]
+    """Metrics `(seeds, metrics)` from counts `(seeds, units, columns)`; 0 / 0 is 0."""
+    return np.nan_to_num(kind.of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64)))[:, 0]

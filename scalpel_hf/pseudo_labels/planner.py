@@ -77,6 +77,17 @@ def candidates(dataset: datasets.Dataset, seed: int = 0) -> datasets.Dataset:
     return dataset.select(order[: sum(source in BY_PEOPLE for source in sources) + POOL])
 
 
+def check_budget(rows: datasets.Dataset, budget: int) -> int:
+    """The number of rows that people labelled; `ValueError` if a budget isn't above it, or exceeds that of all rows."""
+    labelled = sum(source in BY_PEOPLE for source in rows["label_source"])
+    if not labelled < budget <= len(rows):
+        raise ValueError(
+            f"{labelled} of {len(rows)} frames have a label: the budget must be above that and at most {len(rows)}, "
+            f"got {budget}"
+        )
+    return labelled
+
+
 def plan_labels(
     rows: datasets.Dataset,
     features: np.ndarray,
@@ -98,13 +109,7 @@ def plan_labels(
 
     Raises `ValueError` if the budget isn't above the number of labelled frames, or exceeds the number of rows.
     """
-    names = rows["name"][:]
-    labelled = sum(source in BY_PEOPLE for source in rows["label_source"])
-    if not labelled < budget <= len(names):
-        raise ValueError(
-            f"{labelled} of {len(names)} frames have a label: the budget must be above that and at most {len(names)}, "
-            f"got {budget}"
-        )
+    names, labelled = rows["name"][:], check_budget(rows, budget)
     chosen = choose(features, count=budget - labelled, chosen=range(labelled), uncertainty=uncertainty)
     human = [*range(labelled), *chosen]
     stands_for = np.bincount(cdist(features, features[human]).argmin(1), minlength=budget)[labelled:].tolist()

@@ -95,7 +95,7 @@ def compare_with_small_network(train_arm: TrainArm, labelled: datasets.Dataset, 
         counts[arm] = np.concatenate(seen)[None]  # (1, frames, 6)
     units = recordings_of(labelled.select(np.concatenate(halves)))
     draws = bootstrap_differences(counts[ARMS[0]], counts[ARMS[1]], units=units)
-    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
+    low, high = np.nanpercentile(draws, [2.5, 97.5], axis=0)
     metrics = {arm: mean_metrics(c) for arm, c in counts.items()}
     lead = metrics[ARMS[0]] - metrics[ARMS[1]]
     return {

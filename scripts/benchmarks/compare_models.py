@@ -37,7 +37,7 @@ FRAMES = 5
 def table(names: list[str], counts: list[np.ndarray]) -> list[str]:
     """Markdown: a row a figure."""
     first, second = (mean_metrics(c) for c in counts)
-    low, high = np.percentile(bootstrap_differences(counts[0], counts[1]), [2.5, 97.5], axis=0)
+    low, high = np.nanpercentile(bootstrap_differences(counts[0], counts[1]), [2.5, 97.5], axis=0)
     heads = [f"{name} ({len(c)})" for name, c in zip(names, counts, strict=True)]
     lines = [f"| | {heads[0]} | {heads[1]} | difference | 95 % |", "|---|---|---|---|---|"]
     for (figure, unit), *values in zip(COLUMNS, first, second, low, high, strict=True):

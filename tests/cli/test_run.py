@@ -22,6 +22,8 @@ from scalpel_hf.cli.run_report import write_report
 from scalpel_hf.cli.small_sam import save_small_sam
 from scalpel_hf.cli.stages import Stage, claim, run_stages
 from scalpel_hf.data import objects_from_mask
+from scalpel_hf.data.label_sources import as_objects
+from scalpel_hf.data.objects import encode_png
 from scalpel_hf.recipes import distill, transfer
 from scalpel_hf.runtime.onnx_models import OnnxDetector, load_exported
 from scalpel_hf.training.arguments import parse_arguments
@@ -116,10 +118,24 @@ def test_boxes_of_ones_own_to_measure_on(tmp_path: Path) -> None:
     assert said[0].endswith("; 3 with a mask") and said[1].endswith("; 2 with boxes and 1 with no target")
 
 
+def rows_of(kinds: list[str], recordings: list[str], targets: int | None = None) -> datasets.Dataset:
+    """Rows with labels of these kinds, in so many of which (by default in all) there is a target."""
+    frames = [np.random.default_rng(i).integers(0, 255, (16, 16), np.uint8) for i in range(len(kinds))]
+    shown = len(kinds) if targets is None else targets
+    columns = {
+        "name": [f"f{i}" for i in range(len(kinds))],
+        "image": [{"bytes": encode_png(frame), "path": None} for frame in frames],
+        "label_source": kinds,
+        "objects": [as_objects([[1, 1, 2, 2]] if i < shown else []) for i in range(len(kinds))],
+        "recording": recordings,
+    }
+    return datasets.Dataset.from_dict(columns)
+
+
 @pytest.mark.parametrize(("labels", "kind"), [(13, "human"), (13, "box"), (3, "box")])
 def test_frames_of_one_recording_are_not_split(capsys: pytest.CaptureFixture, labels: int, kind: str) -> None:
     sources, recordings = [kind] * labels + ["none"] * 2, ["clip.mkv"] * (labels + 1) + ["other.mkv"]
-    rows = datasets.Dataset.from_dict({"label_source": sources, "recording": recordings})
+    rows = rows_of(sources, recordings)
     assert list(run_data.hold_out(rows, 0)) == ["train"]
     assert run_data.folds(rows, 0) == []
     said = capsys.readouterr().out
@@ -127,9 +143,7 @@ def test_frames_of_one_recording_are_not_split(capsys: pytest.CaptureFixture, la
 
 
 def test_frames_of_few_recordings_are_split() -> None:
-    rows = datasets.Dataset.from_dict(
-        {"label_source": ["human"] * 4 + ["none"], "recording": ["a", "a", "b", "c", "b"]}
-    )
+    rows = rows_of(["human"] * 4 + ["none"], ["a", "a", "b", "c", "b"])
     made = run_data.folds(rows, 0)
     assert sorted(fold["test"]["recording"][:] for fold in made) == [["a", "a"], ["b"], ["c"]]
 
@@ -140,7 +154,7 @@ def test_frames_of_few_recordings_are_split() -> None:
 )
 def test_boxes_are_measured_by_where_masks_are_few(masks: int, boxes: int, held_out: set[str]) -> None:
     kinds = ["human"] * masks + ["box"] * boxes + ["none"] * 2
-    rows = datasets.Dataset.from_dict({"label_source": kinds, "recording": [""] * len(kinds)})
+    rows = rows_of(kinds, [""] * len(kinds))
     splits = run_data.hold_out(rows, 0)
     test = splits["test"]["label_source"][:] if "test" in splits else []
     assert set(test) <= held_out and bool(test) == bool(held_out) and "none" not in test
@@ -148,10 +162,29 @@ def test_boxes_are_measured_by_where_masks_are_few(masks: int, boxes: int, held_
     assert splits["train"]["label_source"][:].count("none") == 2
 
 
+def test_copies_of_frames_that_are_held_out_are_not_trained_on(capsys: pytest.CaptureFixture) -> None:
+    rows = rows_of(["human"] * 16, [""] * 16)
+    copies = rows.remove_columns(["name", "label_source"]).add_column("name", [f"copy{i}" for i in range(16)])
+    copies = copies.add_column("label_source", ["none"] * 16).cast(rows.features)
+    splits = run_data.hold_out(datasets.concatenate_datasets([rows, copies]), 0)
+    shown = [cell["bytes"] for cell in splits["train"]["image"][:]]
+    assert len(splits["test"]) == 4 and not {cell["bytes"] for cell in splits["test"]["image"][:]} & {*shown}
+    assert "left out 4: copies of frames that are held out" in capsys.readouterr().out and len(shown) == 24
+
+
+def test_where_nothing_would_be_left_to_learn_from_nothing_is_held_out(capsys: pytest.CaptureFixture) -> None:
+    rows = rows_of(["human"] * 12, [""] * 12, targets=1)
+    held_out = [run_data.hold_out(rows, seed) for seed in range(12)]
+    assert {tuple(splits) for splits in held_out} == {("train",), ("train", "test")}
+    assert all(any(o["bbox"] for o in splits["train"]["objects"][:]) for splits in held_out)
+    assert "those to train on would show no target" in capsys.readouterr().out
+    assert run_data.folds(rows_of(["human"] * 3, [""] * 3, targets=1), 0) == []
+    assert "a part to train on would show no target" in capsys.readouterr().out
+
+
 def test_few_boxes_are_cross_validated_too() -> None:
     kinds = ["human"] * 2 + ["box"] * 5 + ["none"] * 2
-    rows = datasets.Dataset.from_dict({"label_source": kinds})
-    made = run_data.folds(rows, 0)
+    made = run_data.folds(rows_of(kinds, [""] * 9), 0)
     assert sorted(kind for fold in made for kind in fold["test"]["label_source"]) == ["box"] * 5 + ["human"] * 2
 
 
@@ -244,6 +277,59 @@ def test_labels_that_are_redrawn_in_files_of_the_same_size_are_others(tmp_path: 
     mask.write_bytes(content)
     with pytest.raises(ValueError, match=r"masks of 3 files .*, now .* of 3 files"):
         claim(args.out, run.MARKER, run.settings(args))
+
+
+def test_what_a_list_names_and_what_a_link_leads_to_are_read_for_changes(tmp_path: Path) -> None:
+    frames_and_masks(tmp_path, 4, 2)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "frames" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "list.txt").write_text("".join(f"frames/f0{i}.png\n" for i in range(4)))
+
+    def told() -> tuple[str, str]:
+        return tuple(run.files_of(tmp_path / given, tmp_path / "out") for given in ("frames", "list.txt"))
+
+    folder, of_list = told()
+    assert "of 4 files" in folder and "of 5 files" in of_list
+    (tmp_path / "frames" / "f00.png").write_bytes((tmp_path / "frames" / "f01.png").read_bytes())
+    assert told()[0] != folder and told()[1] != of_list
+    (tmp_path / "elsewhere" / "f09.png").write_bytes(b"")
+    assert "of 5 files" in told()[0]
+
+
+def test_a_folder_of_results_in_the_frames_is_no_change_however_it_is_spelt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames_and_masks(tmp_path, 4, 2)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "frames" / "run").mkdir()
+    before = run.files_of(tmp_path / "frames", Path("frames/run"))
+    (tmp_path / "frames" / "run" / "x.png").write_bytes(b"")
+    assert run.files_of(tmp_path / "frames", Path("frames/run")) == before
+
+
+def test_a_half_trained_student_begins_anew_where_people_have_decided_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(run, "students_of", lambda out: {"student": run.BOTH, "other": run_data.ALONE})
+    for name in ("student/checkpoint-4", "other/checkpoint-4", "pseudo/review"):
+        (tmp_path / name).mkdir(parents=True)
+    run.begin_anew_after_review(tmp_path)
+    run.begin_anew_after_review(tmp_path)
+    assert (tmp_path / "student").exists() and not capsys.readouterr().out
+    (tmp_path / "pseudo" / "review" / "decisions.jsonl").write_text("{}\n")
+    run.begin_anew_after_review(tmp_path)
+    assert not (tmp_path / "student").exists() and (tmp_path / "other").exists()
+    assert "is trained anew" in capsys.readouterr().out
+
+
+def test_draws_without_a_target_tell_nothing() -> None:
+    perfect = np.array([[8, 8, 1, 1, 0, 4096]] * 2 + [[0, 0, 0, 0, 0, 4096]] * 8)[None]
+    units = [f"f{i}" for i in range(10)]
+    iou, _, pd, fa = run_figures._cells(run_figures.BY_MASKS, perfect, units)
+    assert (iou, pd, fa) == ("100.0 (100.0 to 100.0)", "100.0 (100.0 to 100.0)", "0.0 (0.0 to 0.0)")
+    f1, *_ = run_figures._cells(run_figures.BY_BOXES, np.array([[1, 1, 0, 1]] * 2 + [[0, 0, 0, 1]] * 8)[None], units)
+    assert f1 == "100.0 (100.0 to 100.0)"
+    assert run_figures._cells(run_figures.BY_MASKS, perfect[:, 2:], units[2:])[2] == "–"
 
 
 def test_where_nothing_was_made_mended_labels_are_taken(tmp_path: Path) -> None:

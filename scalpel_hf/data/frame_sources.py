@@ -14,8 +14,9 @@ from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 
-from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES, count_pages, read_frame, read_pages
+from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES, count_pages, read_frame
 from scalpel_hf.runtime.recordings import Damage, read_recording
+from scalpel_hf.runtime.sources import numbered_pages
 from scalpel_hf.utils.image_files import frame_name, visible_files
 from scalpel_hf.utils.reading import read_text
 
@@ -158,9 +159,7 @@ def _frames(
                 left_out.add(FALSE_COLOURS, f"the colours of {place.as_posix()}")
             yield name, cell, shape, ""
             return
-        numbered = (
-            read_recording(str(path), damage) if _is_recording(path) else enumerate(read_pages(path, damage.skip))
-        )
+        numbered = read_recording(str(path), damage) if _is_recording(path) else numbered_pages(path, damage)
         kept = ((number, frame) for number, frame in numbered if number % every == 0)
         for number, frame in islice(kept, max_frames):
             content, suffix = _encoded(frame)

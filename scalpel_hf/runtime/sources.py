@@ -75,10 +75,16 @@ def _read_pages(path: Path, damage: Damage) -> Iterator[tuple[str, np.ndarray]]:
     try:
         of_several = count_pages(path) > 1
         name = frame_name(PurePath(path.name))
-        for frame in read_pages(path, skip=damage.skip):
-            yield f"{name}_{count + damage.skipped:06d}" if of_several else path.name, frame
+        for number, frame in numbered_pages(path, damage):
+            yield f"{name}_{number:06d}" if of_several else path.name, frame
             count += 1
     except (OSError, ValueError) as error:
         if not count:
             raise
         damage.stop(error)
+
+
+def numbered_pages(path: Path, damage: Damage) -> Iterator[tuple[int, np.ndarray]]:
+    """Number and pixels `(H, W)` of each page of an image file. Pages that can't be read are counted in `damage`."""
+    for count, frame in enumerate(read_pages(path, skip=damage.skip)):
+        yield count + damage.skipped, frame

@@ -12,6 +12,8 @@ from scalpel_hf.data.frame_sources import LeftOut, frames_dataset
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.splits import split_by_recording
 from scalpel_hf.modeling.normalization import read_frame
+from scalpel_hf.runtime.recordings import Damage
+from scalpel_hf.runtime.sources import read_stream
 
 CAMERA = SyntheticInfrared(size=(32, 40), bit_depth=16, seed=1)
 FRAMES = [CAMERA.frame(index)["image"] for index in range(6)]
@@ -46,6 +48,24 @@ def test_images_in_nested_folders_pages_and_what_is_no_frame(tmp_path: Path) -> 
     assert any("notes.docx (neither an image nor a recording by its name)" in line for line in left_out)
     assert any("a.png (another frame has the same name)" in line for line in left_out)
     assert any("broken.png (truncated, or not an image" in line for line in left_out)
+
+
+def test_a_damaged_page_does_not_change_the_numbers_of_later_ones(tmp_path: Path) -> None:
+    pages = [Image.fromarray(frame) for frame in FRAMES]
+    path = tmp_path / "seq.tif"
+    pages[0].save(path, save_all=True, append_images=pages[1:], compression="tiff_deflate")
+    with Image.open(path) as image:
+        image.seek(2)
+        start, size = image.tag_v2[273][0], image.tag_v2[279][0]  # of the page's strip
+    content = bytearray(path.read_bytes())
+    content[start : start + size] = b"\xff" * size
+    path.write_bytes(content)
+    frames, _, left_out = load(path, tmp_path)
+    assert list(frames) == [f"seq_{index:06d}" for index in (0, 1, 3, 4, 5)]
+    assert list(frames) == [name for name, _ in read_stream(str(path), Damage())]
+    for name, frame in frames.items():
+        np.testing.assert_array_equal(frame, FRAMES[int(name[-6:])])
+    assert len(left_out) == 1 and "1 damaged frames were left out" in left_out[0]
 
 
 def test_false_colours_are_told(tmp_path: Path) -> None:

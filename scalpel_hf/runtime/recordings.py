@@ -1,6 +1,7 @@
 """Reads frames of recordings, cameras and streams by PyAV: the stored brightness, without damaged frames."""
 
 import os
+import re
 from bisect import insort
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ ADDRESSES = {
 CAMERA = "/dev/video"
 SILENCE = 30.0  # seconds without data after which a stream is an error
 LONGEST_WAIT = 300  # frames that are left out after a damaged one, if no key frame comes before
+# Codecs with B-frames whose packets have times of decoding where the container has none of presentation, as AVI.
+TIMED_BY_CONTAINER = ("h264", "hevc", "vvc")
 
 HIGH_BITS = ("p010", "p012", "p210", "p212", "p410", "p412")  # pixel formats with samples in the high bits
 BYTE_OF_LUMA = {"yuyv422": 0, "yvyu422": 0, "uyvy422": 1}  # in packed formats, which byte of a pair is luma
@@ -97,20 +100,19 @@ def read_recording(source: str, damage: Damage) -> Iterator[tuple[int, np.ndarra
     with _opened(source) as container:
         stream = container.streams.video[0]
         stream.codec_context.options = {**stream.codec_context.options, "err_detect": "crccheck"}
-        clock = _Clock()
+        clock = _Clock(stream.codec_context)
         if stream.codec_context.name == "ffv1":
             stream.codec_context.thread_count = 1  # see `_checksums`
-        waits, last = 0, 0.0
+        waits = 0
         for frame, is_damaged in _decoded(container, stream, source=source, clock=clock, damage=damage):
             number = clock.tick(frame, damage)
             waits = LONGEST_WAIT if is_damaged else 0 if frame.key_frame else max(0, waits - 1)
-            last = max(last, frame.time or 0.0)
             if waits:
                 damage.skip()
             else:
                 yield number, _luma(frame)
         clock.stop(damage)
-        damage.missing += _missing(container, stream, count=clock.number, last=last)
+        damage.missing += _missing(container, stream, clock)
 
 
 def frame_rate(source: str) -> Fraction | None:
@@ -120,23 +122,45 @@ def frame_rate(source: str) -> Fraction | None:
 
 
 class _Clock:
-    """Numbers the frames of a recording. Packets from which no frame was decoded count, too."""
+    """
+    Numbers the frames of a recording. Packets from which no frame was decoded count, too.
 
-    def __init__(self) -> None:
+    Args:
+        decoder: PyAV's context of the decoder.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        self.decoder = decoder
         self.number = 0  # of the next frame
         self.due: list[int] = []  # presentation times of packets that were decoded and have not given a frame yet
+        self.end = 0.0  # seconds when the last frame's time is over
+        self.discarded = 0  # packets that an edit list cuts off, and which give no frame
+        self.latest: int | None = None  # time of the latest packet
+        self.is_reordered = False  # whether packets came in another order than that of their times
 
     def wait_for(self, packet: Any) -> None:
-        if packet.size and packet.pts is not None:
+        if packet.is_discard:
+            self.discarded += 1
+        elif packet.size and packet.pts is not None:
+            self.is_reordered |= self.latest is not None and packet.pts < self.latest
+            self.latest = packet.pts
+            self.end = max(self.end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             insort(self.due, packet.pts)
 
     def tick(self, frame: Any, damage: Damage) -> int:
         """The number of a decoded frame. Packets that were due before it are counted as damaged frames."""
         if frame.pts is not None and frame.pts in self.due:
-            while self.due.pop(0) != frame.pts:
+            while self.due[0] != frame.pts and (frame.key_frame or self._shows_order()):
+                del self.due[0]
                 self._lose(damage)
+            self.due.remove(frame.pts)
         self.number += 1
         return self.number - 1
+
+    def _shows_order(self) -> bool:
+        """Whether times tell the frames' order. If not, all that is known is that key frames come after all before."""
+        may_be_of_decoding = self.decoder.name in TIMED_BY_CONTAINER and self.decoder.has_b_frames
+        return self.is_reordered or not may_be_of_decoding
 
     def stop(self, damage: Damage) -> None:
         for _ in self.due:
@@ -236,20 +260,30 @@ def _checksums(stream: Any) -> Iterator[list[tuple[int, str, str]]]:
         av.logging.set_level(before)
 
 
-def _missing(container: Any, stream: Any, count: int, last: float) -> int:
-    """
-    How many frames are missing at the end of a recording, by the number or duration in its header.
-
-    Args:
-        count: number of frames that came, those left out included.
-        last: time of the last frame in seconds.
-    """
-    if stream.frames:
-        return max(0, stream.frames - count)
-    if not container.duration or not stream.average_rate:
+def _missing(container: Any, stream: Any, clock: _Clock) -> int:
+    """How many frames are missing at the end of a recording, by the number or duration in its header."""
+    duration = _duration(container, stream)
+    lacking = (duration - clock.end) * float(stream.average_rate or 0)
+    if not stream.frames:
+        return round(lacking) if lacking > 1.5 else 0
+    # Whole groups of frames that an edit list cuts off don't come, though the header counts them: then the duration
+    # tells. A list that begins within a frame is up to a frame longer than what comes.
+    if container.format.name.startswith("mov") and duration and lacking < 0.95:
         return 0
-    lacking = (container.duration / 1e6 - last) * float(stream.average_rate) - 1
-    return round(lacking) if lacking > 1.5 else 0
+    return max(0, stream.frames - clock.discarded - clock.number)
+
+
+def _duration(container: Any, stream: Any) -> float:
+    """When a recording's last frame is over, in seconds, by its header; 0 where that does not tell."""
+    for key, text in sorted(stream.metadata.items()):  # Matroska's tags of each stream, those without a language first
+        stated = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", text)
+        if key.startswith("DURATION") and stated:
+            hours, minutes, seconds = map(float, stated.groups())
+            return 3600 * hours + 60 * minutes + seconds
+    if stream.duration and container.format.name != "asf":  # which gives each stream the duration of the longest
+        return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+    # The container's is that of its longest stream, which may be sound.
+    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
 
 
 def _luma(frame: Any) -> np.ndarray:

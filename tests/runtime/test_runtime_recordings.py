@@ -1,5 +1,6 @@
 """Recordings: brightness as it is stored, and what is damaged left out and counted."""
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,146 @@ def test_half_a_recording_says_what_is_missing(codec: str, tmp_path: Path) -> No
     assert len(found) + damage.skipped + damage.missing in (29, 30, 31), damage
     for frame, expected in zip(found, whole, strict=False):
         np.testing.assert_array_equal(frame, expected)
+
+
+def packets_of(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(video=0) if packet.size]
+
+
+def frames_by_number(path: Path) -> dict[int, np.ndarray]:
+    damage = Damage()
+    found = dict(read_recording(str(path), damage))
+    assert not damage, damage
+    return found
+
+
+def remuxed(source: Path, path: Path, cut: float = 0.0, of_decoding: bool = False) -> Path:
+    """The same packets in another container, without the first seconds, or with presentation times of decoding."""
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.dts is not None:
+                before = int(cut / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - before, packet.dts - before, stream
+                if of_decoding:
+                    packet.dts = packet.pts
+                new.mux(packet)
+    return path
+
+
+@pytest.fixture
+def with_b_frames(tmp_path: Path) -> tuple[Path, dict[int, np.ndarray]]:
+    """A recording of 30 frames whose container has no presentation times, and its frames."""
+    frames = moving(30)
+    with_times, without = (
+        written(tmp_path / name, [picture("yuv420p", frame) for frame in frames], "libx264", "yuv420p", g="10", bf="3")
+        for name in ("r.mkv", "r.avi")
+    )
+    whole = frames_by_number(with_times)
+    assert list(whole) == list(range(30))
+    return without, whole
+
+
+def test_frames_are_counted_where_times_are_those_of_decoding(
+    with_b_frames: tuple[Path, dict[int, np.ndarray]], tmp_path: Path
+) -> None:
+    path, whole = with_b_frames
+    for source in (path, remuxed(path, tmp_path / "from_avi.mkv", of_decoding=True)):
+        found = frames_by_number(source)
+        assert list(found) == list(range(30))
+        for number, frame in found.items():
+            np.testing.assert_array_equal(frame, whole[number])
+
+
+def test_damage_without_presentation_times_changes_no_number_after_the_next_key_frame(
+    with_b_frames: tuple[Path, dict[int, np.ndarray]],
+) -> None:
+    path, whole = with_b_frames
+    packet = packets_of(path)[15]
+    path.write_bytes(path.read_bytes().replace(packet, bytes(len(packet))))
+    damage = Damage()
+    found = dict(read_recording(str(path), damage))
+    assert 1 <= damage.skipped < 10 and len(found) + damage.skipped == 30 and not damage.missing
+    assert [*found][-10:] == list(range(20, 30))
+    for number, frame in found.items():
+        np.testing.assert_array_equal(frame, whole[number])
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov"])
+@pytest.mark.parametrize("cut", [4, 10, 14])  # within the first group of frames, all of it, and within the second
+def test_a_trimmed_recording_begins_at_its_first_frame(container: str, cut: int, tmp_path: Path) -> None:
+    pictures = [picture("yuv420p", frame) for frame in moving(30)]
+    source = written(tmp_path / f"whole.{container}", pictures, "libx264", "yuv420p", g="10", bf="2")
+    whole = frames_by_number(source)
+    found = frames_by_number(remuxed(source, tmp_path / f"r.{container}", cut=cut / 10))
+    assert list(found) == list(range(30 - cut))
+    for number, frame in found.items():
+        np.testing.assert_array_equal(frame, whole[cut + number])
+
+
+def with_sound(path: Path, count: int, seconds: float) -> Path:
+    """A recording of 10 frames a second, and of sound that may be longer."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=10, options={"g": "5", "bf": "0"})
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        sound = container.add_stream("aac", rate=48000, layout="mono")
+        for frame in moving(count):
+            container.mux(video.encode(picture("yuv420p", frame)))
+        container.mux(video.encode())
+        for start in range(0, int(48000 * seconds), 1024):
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            silence.sample_rate, silence.pts = 48000, start
+            container.mux(sound.encode(silence))
+        container.mux(sound.encode())
+    return path
+
+
+def cut_before(path: Path, packet: int) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(packets_of(path)[packet])])
+
+
+@pytest.mark.parametrize("name", ["r.mkv", "r.ts", "r.mp4"])
+def test_sound_that_is_longer_is_no_missing_frame(name: str, tmp_path: Path) -> None:
+    assert len(frames_by_number(with_sound(tmp_path / name, count=20, seconds=4))) == 20
+
+
+def test_frames_missing_beside_sound(tmp_path: Path) -> None:
+    path = with_sound(tmp_path / "r.mkv", count=30, seconds=1)
+    cut_before(path, packet=20)
+    damage = Damage()
+    found = frames_of(path, damage)
+    assert 15 <= len(found) <= 20 and len(found) + damage.missing == 30 and not damage.skipped
+
+
+@pytest.fixture
+def with_pauses(tmp_path: Path) -> Path:
+    """A recording of 20 frames at ten a second, and 3 that are shown a second each."""
+    times = [*range(0, 2000, 100), 3000, 4000, 5000]
+    path = tmp_path / "r.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "gray"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for time, frame in zip(times, moving(len(times)), strict=True):
+            shown = picture("gray", frame)
+            shown.pts, shown.time_base = time, Fraction(1, 1000)
+            for packet in stream.encode(shown):
+                packet.duration = 1000 if time >= 3000 else 100
+                container.mux(packet)
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_last_frame_that_is_shown_longer_is_no_missing_one(with_pauses: Path) -> None:
+    assert len(frames_by_number(with_pauses)) == 23
+
+
+def test_frames_missing_after_a_pause(with_pauses: Path) -> None:
+    cut_before(with_pauses, packet=21)
+    damage = Damage()
+    assert 15 < len(frames_of(with_pauses, damage)) <= 21 and damage.missing
 
 
 def test_what_is_no_recording(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Makes a video of a recording with the detections drawn into it, which the page plays."""
 
 from collections.abc import Callable
-from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ def draw_clip(model: Any, path: str, threshold: float, out: Path, tell: Callable
     Returns the number of frames in the video. Raises `ImportError` without PyAV.
     """
     count = 0
-    with closing(Overlay(out, rate_of(path))) as overlay:
+    with Overlay(out, rate_of(path)) as overlay:
         for name, frame in islice(read_stream(path, Damage()), DRAWN_FRAMES):
             found = find_targets(model, frame, threshold)
             overlay.write(Result(name, frame, boxes=found.boxes, scores=found.scores))

@@ -9,12 +9,14 @@ Examples:
 
 Writes one line of JSON for each frame as soon as it is computed, with boxes in pixels:
 `{"frame": name, "boxes": [[x0, y0, x1, y1], ...], "scores": [...]}`. If the program is interrupted, the lines so far
-are kept. A frame that can't be read, or for which the prediction fails, has no line; the numbers of later frames don't
+are kept, and an overlay or a COCO file isn't written: an older one stays. Those of a stream or a camera end there.
+A frame that can't be read, or for which the prediction fails, has no line; the numbers of later frames don't
 change. Standard error shows frames, targets, frames per second, milliseconds per frame without reading, and the
 frames left out.
 """
 
 import argparse
+import os
 import sys
 import time
 from contextlib import ExitStack, closing
@@ -51,7 +53,9 @@ def main(argv: list[str] | None = None, name: str = NAME) -> None:
     tracker = Tracker(args.min_frames) if args.track or args.min_frames > 1 else None
     damage, unanswered, meter = Damage(), _Unanswered(), _Meter()
     with ExitStack() as open_files:
-        outputs = [open_files.enter_context(closing(output)) for output in outputs_of(args)]
+        # An overlay or a COCO file of a part replaces no file. But a stream or a camera only ends by being interrupted.
+        has_end = os.path.isfile(args.input) or os.path.isdir(args.input)
+        outputs = [open_files.enter_context(output if has_end else closing(output)) for output in outputs_of(args)]
 
         def write(results: list[Result]) -> None:
             for result in results:

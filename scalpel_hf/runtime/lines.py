@@ -40,6 +40,12 @@ class JsonLines:
         if self._file is not None:
             os.close(self._file)
 
+    def __enter__(self) -> "JsonLines":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def write(self, result: Result) -> None:
         """Append one line. It is written to the file, or sent to standard output, when this returns."""
         line = json.dumps(result.line(), allow_nan=False) + "\n"

@@ -24,6 +24,8 @@ class Overlay:
     """
     A video of frames with boxes, scores and the numbers of tracks; see [`draw`]. It is at `path` once it is closed.
 
+    As a context it is closed at the end, and where an error ends the block, an older video stays as it was.
+
     Args:
         path: an .mp4, .mkv or .mov.
         rate: frames per second.
@@ -53,9 +55,18 @@ class Overlay:
         self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        if self._container is not None:
-            self._container.mux(self._stream.encode())
-        self._open.close()
+        with self._open:
+            if self._container is not None:
+                self._container.mux(self._stream.encode())
+
+    def __enter__(self) -> "Overlay":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if error is None:
+            self.close()
+        else:  # the part file is removed
+            self._open.__exit__(kind, error, trace)
 
     def _begin(self, width: int, height: int) -> None:
         part = self._open.enter_context(whole_file(self.path))

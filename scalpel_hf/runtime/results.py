@@ -47,7 +47,8 @@ class CocoFile:
     """
     A COCO file with the detections as annotations with a `score`, and a `track_id` if targets are tracked.
 
-    It is written when it is closed, whole or not at all; without frames no file is written.
+    It is written when it is closed, whole or not at all; without frames no file is written. As a context it is closed
+    at the end, and where an error ends the block, an older file stays as it was.
     """
 
     def __init__(self, path: Path):
@@ -78,6 +79,13 @@ class CocoFile:
         if self.images:
             categories = [{"id": 1, "name": "target"}]
             write_json(self.path, {"images": self.images, "annotations": self.annotations, "categories": categories})
+
+    def __enter__(self) -> "CocoFile":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self.close()
 
 
 def _rounded(scores: np.ndarray) -> list[float]:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,8 +18,11 @@ from PIL import Image
 pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper
 
+from scalpel_hf.cli.program import Terminated
 from scalpel_hf.runtime.__main__ import main
 from scalpel_hf.runtime.lines import JsonLines
+from scalpel_hf.runtime.overlay import Overlay
+from scalpel_hf.runtime.recordings import Damage
 from scalpel_hf.runtime.results import Result
 from scalpel_hf.utils.files import DiskFullError
 from tests.interrupts import ROOT, start
@@ -183,6 +186,47 @@ def test_an_earlier_result_is_replaced_when_asked_and_only_by_a_line(tmp_path: P
     assert "of yesterday" in out.read_text()
     main([str(student), str(frames), "--out", str(out), "--overwrite"])
     assert len(read_lines(out)) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Terminated, OSError("the disk is gone")])
+@pytest.mark.parametrize("outputs", [["--out", "found.json", "--format", "coco"], ["--overlay", "found.mp4"]])
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_part_replaces_no_earlier_result_unless_it_is_a_streams(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    outputs: list[str],
+    error: type[BaseException] | BaseException,
+    is_stream: bool,
+) -> None:
+    pytest.importorskip("av")
+
+    def broken_off(source: str, damage: Damage) -> Iterator[tuple[str, np.ndarray]]:
+        yield from ((str(index), frame_with_targets()) for index in range(3))
+        raise error
+
+    monkeypatch.setattr("scalpel_hf.runtime.__main__.read_stream", broken_off)
+    student, frames = write_student(tmp_path / "s"), frames_in(tmp_path / "frames", 3)
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    found = Path(outputs[1])
+    found.write_text("of yesterday")
+    source = "rtsp://camera/stream" if is_stream else str(frames)
+    with pytest.raises(error if isinstance(error, type) else type(error)):
+        main([str(student), source, *outputs, "--overwrite"])
+    assert (found.read_bytes() == b"of yesterday") == (not is_stream)
+    assert list(Path.cwd().iterdir()) == [found.absolute()]
+
+
+def test_an_overlay_that_cannot_be_finished_replaces_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av")
+    seen = tmp_path / "seen.mp4"
+    seen.write_text("of yesterday")
+    overlay = Overlay(seen)
+    overlay.write(result("first"))
+    monkeypatch.setattr(overlay, "_stream", None)  # what is left in the encoder can't be had
+    with pytest.raises(AttributeError):
+        overlay.close()
+    assert seen.read_text() == "of yesterday" and list(tmp_path.iterdir()) == [seen]
 
 
 def test_a_full_disk_keeps_the_whole_lines(tmp_path: Path) -> None:

@@ -98,6 +98,8 @@ def parse(argv: list[str] | None, name: str) -> argparse.Namespace:
         check_is_new(path, args.overwrite, option)
         if path is not None and path.resolve() == Path(args.input).resolve():
             raise ValueError(f"{path} is the input, which is never replaced: choose another `{option}`")
+    if args.out is not None and args.overlay is not None and args.out.resolve() == args.overlay.resolve():
+        raise ValueError(f"`--out` and `--overlay` are the same file, {args.out}: choose another name for one of them")
     return args
 
 

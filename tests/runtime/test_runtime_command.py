@@ -295,6 +295,13 @@ def test_the_input_is_never_replaced(tmp_path: Path, option: str) -> None:
     assert (tmp_path / "seen.mp4").read_bytes() == b"mine"
 
 
+def test_two_outputs_in_one_file_are_refused(tmp_path: Path) -> None:
+    student, frames = write_student(tmp_path / "s"), frames_in(tmp_path / "frames", 1)
+    with pytest.raises(ValueError, match=r"^`--out` and `--overlay` are the same file, .*same\.mp4: choose another"):
+        main([str(student), str(frames), "--out", f"{tmp_path}/same.mp4", "--overlay", f"{tmp_path}/s/../same.mp4"])
+    assert not (tmp_path / "same.mp4").exists()
+
+
 def test_errors_are_one_line_and_the_help_tells_the_codes(tmp_path: Path) -> None:
     write_config(write_detector(tmp_path / "s"), threshold=float("nan"))
     done = run(tmp_path / "s", tmp_path, "--out", tmp_path / "boxes.jsonl")

@@ -207,11 +207,11 @@ def _opened(source: str) -> Iterator[Any]:
 
 
 def _decoded(container: Any, stream: Any, source: str, clock: _Clock, damage: Damage) -> Iterator[tuple[Any, bool]]:
-    """Yields each decoded frame, and whether it is damaged or the first one after a damaged packet."""
+    """Yields each decoded frame, and whether it is damaged or one of those up to the first after a damaged packet."""
     import av
 
     packets = container.demux(stream)
-    is_damaged = False
+    is_damaged, lost_at = False, None
     while True:
         try:
             packet = next(packets, None)
@@ -232,7 +232,7 @@ def _decoded(container: Any, stream: Any, source: str, clock: _Clock, damage: Da
             except av.FFmpegError as error:
                 if packet.size:  # the last packet is empty and only empties the decoder
                     damage.note(error.strerror)
-                    is_damaged = True
+                    is_damaged, lost_at = True, packet.pts
         if any("CRC" in message for _, _, message in log):
             damage.note("a checksum is wrong")
             is_damaged = True
@@ -240,7 +240,8 @@ def _decoded(container: Any, stream: Any, source: str, clock: _Clock, damage: Da
             if frame.is_corrupt:
                 damage.note("a picture is damaged")
             yield frame, is_damaged or frame.is_corrupt
-            is_damaged = False
+            # With B-frames, a key frame from before the packet may still come. What leans on the packet follows it.
+            is_damaged = is_damaged and None not in (frame.pts, lost_at) and frame.pts < lost_at
 
 
 @contextmanager

@@ -20,9 +20,10 @@ from scalpel_hf.pseudo_labels.reviews import (
     NEEDED_COLUMNS,
     Decision,
     append_decisions,
+    decisions_about,
+    hash_frame,
     mask_of_runs,
     now,
-    read_decisions,
     runs_of_mask,
 )
 from scalpel_hf.utils.visualization import gray, level
@@ -34,7 +35,7 @@ class ReviewSession:
     """
     The frames of a run that a teacher has labelled, least certain first, and people's decisions about them.
 
-    Earlier decisions are loaded. A run has one session at a time; it ends with `close`.
+    Earlier decisions are loaded, see [`decisions_about`]. A run has one session at a time; it ends with `close`.
 
     Args:
         run: folder that `scalpel-hf label` made.
@@ -54,7 +55,7 @@ class ReviewSession:
             raise ValueError(f"{self.folder} is being reviewed already: end that program first") from None
         self._lock = threading.Lock()
         self.names = self.rows["name"][:]
-        self.decisions = read_decisions(self.folder)
+        self.decisions = decisions_about(self.rows, self.folder)
         self.order = rank(self.rows, self.folder / REVIEW_FOLDER)
         objects, sources = self.rows.select_columns("pseudo_objects"), self.rows["label_source"]
         self.empty = [
@@ -136,8 +137,8 @@ class ReviewSession:
         Args:
             wishes: each with the row's `index` and the `decision`; for `mend` also `runs`.
 
-        Returns `index` and `decision` of each, as in [`queue`]. Raises `ValueError` for an unknown row or decision, and
-        for runs that don't describe a mask of the frame.
+        Returns `index` and `decision` of each, as in [`queue`]. Raises `ValueError` for an unknown row or decision, for
+        a frame that can't be read, and for runs that don't describe a mask of the frame.
         """
         decisions = [self._decision(wish) for wish in wishes]
         with self._lock:
@@ -163,7 +164,15 @@ class ReviewSession:
             runs = ()
         else:
             raise ValueError(f"{kind!r} is no decision")
-        return Decision(name=row["name"], decision=kind, by=self.reviewer, at=now(), size=size, runs=runs)
+        return Decision(
+            name=row["name"],
+            decision=kind,
+            by=self.reviewer,
+            at=now(),
+            size=size,
+            runs=runs,
+            frame=hash_frame(row),
+        )
 
     def _row(self, index: Any) -> dict[str, Any]:
         if type(index) is not int or not 0 <= index < len(self.names):

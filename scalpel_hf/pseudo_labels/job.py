@@ -237,7 +237,7 @@ class LabellingJob:
             write_json(final / KEY_FILE, {**keys, "teacher": self.provenance, "rules": asdict(self.rules)})
             if complete is not None:
                 complete(final, load_output(final))
-            if (self.out / REVIEW_FOLDER).exists():  # people's decisions stay valid when a teacher labels anew
+            if (self.out / REVIEW_FOLDER).exists():  # people's decisions about the same frames stay valid
                 shutil.copytree(self.out / REVIEW_FOLDER, final / REVIEW_FOLDER)
 
     def _calibrate(self, paths: list[Path]) -> Calibration:

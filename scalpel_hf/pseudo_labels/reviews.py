@@ -12,6 +12,10 @@ from typing import Any, BinaryIO
 import datasets
 import numpy as np
 
+from scalpel_hf.data.contents import FrameKey
+from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.data.label_sources import BY_PEOPLE
+from scalpel_hf.data.names import few
 from scalpel_hf.formats.human_labels import HumanLabel, import_human_labels
 from scalpel_hf.utils.reading import read_text
 
@@ -36,6 +40,7 @@ class Decision:
         at: the time, ISO 8601 with the offset from UTC.
         size: height and width of the frame.
         runs: the target's pixels in run-length encoding, see [`runs_of_mask`]; empty without a target.
+        frame: hash of the frame's pixels, see [`FrameKey`]; empty in decisions of versions that didn't write it.
     """
 
     name: str
@@ -44,6 +49,7 @@ class Decision:
     at: str
     size: tuple[int, int]
     runs: tuple[int, ...] = ()
+    frame: str = ""
 
     def mask(self) -> np.ndarray:
         """The target mask `(H, W)`, bool."""
@@ -132,26 +138,65 @@ def read_decisions(folder: str | Path) -> dict[str, Decision]:
     return decisions
 
 
-def with_reviews(rows: datasets.Dataset, folder: str | Path) -> datasets.Dataset:
+def decisions_about(rows: datasets.Dataset, folder: str | Path) -> dict[str, Decision]:
     """
-    A data set with people's decisions applied: each reviewed frame becomes a `human` row with the decided mask.
+    The last decision about each frame, as [`read_decisions`], without those that don't fit the data set.
 
-    The column `review` holds `decision`, `by` and `at`, and is `None` in other rows. Reviewed rows are held in memory;
-    the others stay on disk.
+    A run may have been labelled again from other data. One warning names the frames whose decision is skipped, since
+    the data set has no such frame, another one of that name, or a person's label that isn't from a review. Decisions
+    without a frame's hash fit frames of the same name and size.
 
     Args:
         rows: the data set.
         folder: that it was loaded from, with the decisions.
-
-    Raises `ValueError` if a decision's frame isn't in the data set or has another size.
     """
     decisions = read_decisions(folder)
+    if not decisions:  # other data sets may have no names
+        return decisions
+    place = {name: index for index, name in enumerate(rows["name"])}
+    decided = undecoded(rows.select([place[name] for name in decisions if name in place]))
+    fitting = {row["name"] for row in decided if _fits(decisions[row["name"]], row)}
+    if skipped := [name for name in decisions if name not in fitting]:
+        warnings.warn(
+            f"{Path(folder) / REVIEW_FOLDER}: decisions about {few(skipped)} are skipped: the data set has no such "
+            "frame, another one of that name, or a newer label",
+            stacklevel=2,
+        )
+    return {name: decision for name, decision in decisions.items() if name in fitting}
+
+
+def _fits(decision: Decision, row: dict[str, Any]) -> bool:
+    """Whether a decision is about the frame of an undecoded row, which no person has labelled but in a review."""
+    if row["label_source"] in BY_PEOPLE and not row.get("review"):
+        return False
+    if not decision.frame:
+        return decision.size == (row["height"], row["width"])
+    try:
+        return decision.frame == hash_frame(row)
+    except ValueError:  # nobody can have decided about a frame that can't be read
+        return False
+
+
+def hash_frame(row: dict[str, Any]) -> str:
+    """Hash of the pixels of a row's frame. Raises `ValueError`, which names it, if it can't be read."""
+    return FrameKey.of(row["name"], row["image"]).pixels
+
+
+def with_reviews(rows: datasets.Dataset, folder: str | Path) -> datasets.Dataset:
+    """
+    A data set with people's decisions applied: each reviewed frame becomes a `human` row with the decided mask.
+
+    Decisions that don't fit the data set are skipped with a warning, see [`decisions_about`]. The column `review` holds
+    `decision`, `by` and `at`, and is `None` in other rows. Reviewed rows are held in memory; the others stay on disk.
+
+    Args:
+        rows: the data set.
+        folder: that it was loaded from, with the decisions.
+    """
+    decisions = decisions_about(rows, folder)
     if not decisions:
         return rows
     place = {name: index for index, name in enumerate(rows["name"])}
-    if unknown := [name for name in decisions if name not in place]:
-        where = Path(folder) / REVIEW_FOLDER
-        raise ValueError(f"{where} decides about {len(unknown)} frames that {folder} lacks, such as {unknown[0]!r}")
     chosen = [place[name] for name in decisions]
     labels = [HumanLabel(d.name, d.mask(), f"{REVIEW_FOLDER} of {d.name!r}") for d in decisions.values()]
     reviewed = import_human_labels(rows.select(chosen), labels, keep_in_memory=True)

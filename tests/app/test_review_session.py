@@ -17,10 +17,11 @@ from scalpel_hf.app.review_session import ReviewSession
 from scalpel_hf.app.server import PageServer
 from scalpel_hf.cli import review
 from scalpel_hf.data import load_split, read_mask
+from scalpel_hf.formats import HumanLabel, import_human_labels
 from scalpel_hf.pseudo_labels.job import LabellingJob
 from scalpel_hf.pseudo_labels.reviews import mask_of_runs, read_decisions
 from scalpel_hf.pseudo_labels.rules import Rules
-from tests.pseudo_labels.helpers import FakeTeacher, png
+from tests.pseudo_labels.helpers import FakeTeacher, png, with_image
 
 from .runs import make_run, quiet
 
@@ -38,6 +39,12 @@ def session(made: Path, tmp_path: Path) -> Iterator[ReviewSession]:
     session = ReviewSession(tmp_path / "run", "ada")
     yield session
     session.close()
+
+
+def label(rows: datasets.Dataset, folder: Path, rules: Rules) -> None:
+    job = LabellingJob(rows, FakeTeacher(), folder, rules, report=quiet)
+    job.predict()
+    job.finalize()
 
 
 def labelled(confidence: list[list[int]], mask: list[list[int]] | None, scores: list[float]) -> dict:
@@ -121,10 +128,29 @@ def test_labelling_again_keeps_what_people_decided(session: ReviewSession) -> No
     session.close()
     rows = datasets.load_from_disk(str(session.folder.parent / "frames"))
     other = Rules(0.7, min_score=0.75, min_empty=0.0)
-    job = LabellingJob(rows, FakeTeacher(), session.folder, other, report=quiet)
-    job.predict()
-    job.finalize()
-    assert list(read_decisions(session.folder)) == [first["name"]]
+    label(rows, session.folder, other)
+    reviewed = next(row for row in load_split(session.folder, "train") if row["name"] == first["name"])
+    assert reviewed["review"]["decision"] == "reject"
+
+
+def test_labelling_other_frames_of_the_same_names_skips_what_people_decided(session: ReviewSession) -> None:
+    names = [frame["name"] for frame in session.queue()[:3]]
+    session.decide([{"index": frame["index"], "decision": "reject"} for frame in session.queue()[:3]])
+    session.close()
+    rows = datasets.load_from_disk(str(session.folder.parent / "frames"))
+    other, drawn = names[:2]  # another frame of that name; a frame on which a person has drawn since
+    kept = [index for index, name in enumerate(rows["name"]) if name != names[2]]
+    rows = import_human_labels(rows, [HumanLabel(drawn, np.ones((32, 40), bool), "drawn")], keep_in_memory=True)
+    rows = with_image(rows, rows["name"][:].index(other), png(np.eye(32, 40, dtype=np.uint8))).select(kept)
+    label(rows, session.folder, Rules(0.8))
+    with pytest.warns(UserWarning, match="are skipped") as said:
+        labelled = {row["name"]: row for row in load_split(session.folder, "train")}
+    assert len(said) == 1 and all(name in str(said[0].message) for name in names)
+    assert labelled[other]["label_source"] != "human" and np.all(read_mask(labelled[drawn]["mask"]) > 0)
+    with pytest.warns(UserWarning, match="are skipped"):
+        again = ReviewSession(session.folder, "bob")
+    assert not any(frame["decision"] for frame in again.queue())
+    again.close()
 
 
 def test_a_streamed_run_is_reviewed_too(made: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Decisions on disk, and the rows that they make."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from scalpel_hf.pseudo_labels import training_mask
 from scalpel_hf.pseudo_labels.reviews import (
     Decision,
     append_decisions,
+    hash_frame,
     mask_of_runs,
     now,
     read_decisions,
@@ -128,10 +130,20 @@ def test_what_is_no_decision_is_named(fresh: Path, line: str, complaint: str) ->
         load_split(fresh, "train")
 
 
-@pytest.mark.parametrize(
-    "decision", [decided("nobody"), Decision("synthetic-000001", "mend", "ada", now(), (40, 32), (0, 2))]
-)
-def test_decisions_about_other_frames_are_errors(fresh: Path, decision: Decision) -> None:
-    append_decisions(fresh, [decision])
-    with pytest.raises(ValueError, match=r"nobody|40 pixels"):
-        load_split(fresh, "train")
+def test_decisions_about_other_frames_are_skipped(fresh: Path) -> None:
+    first, second, third, fourth = unlabelled(fresh)[:4]
+    by_people = next(row["name"] for row in load_split(fresh, "train") if row["label_source"] == "human")
+    of_another = "0" * 16
+    decisions = [
+        decided("nobody"),
+        replace(decided(first), size=(40, 32)),
+        replace(decided(second), frame=of_another),
+        decided(by_people),
+        decided(third),  # without a hash, as versions before wrote it
+        replace(decided(fourth), frame=hash_frame(next(r for r in load_split(fresh, "train") if r["name"] == fourth))),
+    ]
+    append_decisions(fresh, decisions)
+    with pytest.warns(UserWarning, match=f"about nobody, {first}, {second}, {by_people} are skipped") as said:
+        rows = load_split(fresh, "train")
+    assert len(said) == 1
+    assert {row["name"] for row in rows if row["review"]} == {third, fourth}

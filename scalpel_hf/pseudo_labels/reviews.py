@@ -102,7 +102,7 @@ def append_decisions(folder: str | Path, decisions: Iterable[Decision]) -> None:
     path.parent.mkdir(exist_ok=True)
     lines = "".join(json.dumps(asdict(decision), ensure_ascii=False) + "\n" for decision in decisions)
     with path.open("a+b") as file:
-        file.truncate(_end_of_complete_lines(file))
+        _complete_last_line(file)
         file.write(lines.encode())
         file.flush()
         os.fsync(file.fileno())
@@ -222,13 +222,18 @@ def _parse_decision(entry: dict[str, Any]) -> Decision:
     return decision
 
 
-def _end_of_complete_lines(file: BinaryIO) -> int:
-    """Number of bytes up to the end of the last complete line; a crash may have left an incomplete one after it."""
+def _complete_last_line(file: BinaryIO) -> None:
+    """Write the end of the last line where an editor left it out; cut off a line that a crash left incomplete."""
     end = file.seek(0, os.SEEK_END)
-    if not end:
-        return 0
-    file.seek(end - 1)
-    if file.read() == b"\n":
-        return end
+    file.seek(max(end - 1, 0))
+    if file.read() in (b"", b"\n"):
+        return
     file.seek(0)
-    return file.read().rfind(b"\n") + 1
+    content = file.read()
+    start = content.rfind(b"\n") + 1
+    try:
+        json.loads(content[start:])
+    except ValueError:
+        file.truncate(start)
+    else:
+        file.write(b"\n")

@@ -110,6 +110,15 @@ def test_a_line_that_a_crash_broke_off_is_lost_alone(fresh: Path) -> None:
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
+def test_a_last_line_without_its_end_is_kept(fresh: Path) -> None:
+    names = unlabelled(fresh)
+    append_decisions(fresh, [decided(names[0]), decided(names[1])])
+    path = fresh / "review" / "decisions.jsonl"
+    path.write_text(path.read_text().rstrip("\n"))
+    append_decisions(fresh, [decided(names[2])])
+    assert list(read_decisions(fresh)) == names[:3]
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [

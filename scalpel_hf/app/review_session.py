@@ -19,6 +19,7 @@ from scalpel_hf.pseudo_labels.output import REVIEW_FOLDER
 from scalpel_hf.pseudo_labels.reviews import (
     NEEDED_COLUMNS,
     Decision,
+    add_to_history,
     append_decisions,
     decisions_about,
     hash_frame,
@@ -84,8 +85,8 @@ class ReviewSession:
         ]
 
     def _decided(self, name: str) -> str | None:
-        decision = self.decisions.get(name)
-        return None if decision is None else decision.decision
+        past = self.decisions.get(name)
+        return past[-1].decision if past else None
 
     def frame(self, index: int) -> dict[str, Any]:
         """
@@ -99,7 +100,7 @@ class ReviewSession:
         taken, left_open = target_of(row, size), np.zeros(size, bool)
         if row["pseudo_confidence"] is not None:
             left_open = is_above(read_frame(row["pseudo_confidence"]), row["teacher"]["threshold"]) & ~taken
-        decision = self.decisions.get(row["name"])
+        past = self.decisions.get(row["name"])
         return {
             "name": row["name"],
             "height": size[0],
@@ -107,7 +108,7 @@ class ReviewSession:
             "objects": row["pseudo_objects"] or {"bbox": [], "score": [], "area": []},
             "teacher": runs_of_mask(taken),
             "ignored": runs_of_mask(left_open),
-            "person": None if decision is None else decision.runs,
+            "person": past[-1].runs if past else None,
         }
 
     def picture(self, index: int, what: str) -> bytes:
@@ -135,7 +136,8 @@ class ReviewSession:
         Save decisions: all of them, or none if one is wrong.
 
         Args:
-            wishes: each with the row's `index` and the `decision`; for `mend` also `runs`.
+            wishes: each with the row's `index` and the `decision`; for `mend` also `runs`. `undo` restores the decision
+                before the frame's last, if there was one.
 
         Returns `index` and `decision` of each, as in [`queue`]. Raises `ValueError` for an unknown row or decision, for
         a frame that can't be read, and for runs that don't describe a mask of the frame.
@@ -144,14 +146,15 @@ class ReviewSession:
         with self._lock:
             append_decisions(self.folder, decisions)
             for decision in decisions:
-                self.decisions.pop(decision.name, None)
-                if decision.decision != "undo":
-                    self.decisions[decision.name] = decision
+                add_to_history(self.decisions, decision)
         return [{"index": w["index"], "decision": self._decided(self.names[w["index"]])} for w in wishes]
 
     def _decision(self, wish: dict[str, Any]) -> Decision:
         index, kind = wish.get("index"), wish.get("decision")
         row = self._row(index)
+        past = self.decisions.get(row["name"], [])
+        if kind == "undo" and len(past) > 1:
+            return past[-2]  # counts again when it is written again
         size = (row["height"], row["width"])
         if kind == "accept":
             runs = runs_of_mask(target_of(row, size))

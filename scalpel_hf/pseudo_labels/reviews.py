@@ -57,7 +57,8 @@ class Decision:
 
 
 def now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    """The time for `at`, so exact that two decisions of one person differ."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 def runs_of_mask(mask: np.ndarray) -> tuple[int, ...]:
@@ -109,16 +110,22 @@ def append_decisions(folder: str | Path, decisions: Iterable[Decision]) -> None:
 
 
 def read_decisions(folder: str | Path) -> dict[str, Decision]:
+    """The last decision about each frame, by the frame's name; frames with `undo` last are left out. Raises as
+    [`read_history`] does."""
+    return {name: past[-1] for name, past in read_history(folder).items()}
+
+
+def read_history(folder: str | Path) -> dict[str, list[Decision]]:
     """
-    The last decision about each frame, by the frame's name; frames with `undo` last are left out.
+    All decisions about each frame since the last `undo`, oldest first, by the frame's name; see [`add_to_history`].
 
     If a crash left the last line incomplete, it is skipped with a warning. Raises `ValueError`, which names the line,
     if another line isn't a decision.
     """
     path = Path(folder) / REVIEW_FOLDER / DECISIONS_FILE
-    decisions: dict[str, Decision] = {}
+    history: dict[str, list[Decision]] = {}
     if not path.exists():
-        return decisions
+        return history
     lines = read_text(path).split("\n")
     for number, line in enumerate(lines, start=1):
         if not line:
@@ -132,37 +139,49 @@ def read_decisions(folder: str | Path) -> dict[str, Decision]:
             raise ValueError(f"{path}, line {number} isn't JSON: correct or remove it") from None
         except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"{path}, line {number} isn't a decision ({error}): correct or remove it") from error
-        decisions.pop(decision.name, None)  # so that the order is that of the last decisions
-        if decision.decision != "undo":
-            decisions[decision.name] = decision
-    return decisions
+        add_to_history(history, decision)
+    return history
 
 
-def decisions_about(rows: datasets.Dataset, folder: str | Path) -> dict[str, Decision]:
+def add_to_history(history: dict[str, list[Decision]], decision: Decision) -> None:
+    """Add a decision to those of its frame. `undo` voids them all; one that is among them is restored: those after it
+    are void."""
+    past = history.pop(decision.name, [])  # so that the order is that of the last decisions
+    if decision in past:
+        past = past[: past.index(decision)]
+    if decision.decision != "undo":
+        history[decision.name] = [*past, decision]
+
+
+def decisions_about(rows: datasets.Dataset, folder: str | Path) -> dict[str, list[Decision]]:
     """
-    The last decision about each frame, as [`read_decisions`], without those that don't fit the data set.
+    The decisions about each frame, as [`read_history`], without those that don't fit the data set.
 
-    A run may have been labelled again from other data. One warning names the frames whose decision is skipped, since
-    the data set has no such frame, another one of that name, or a person's label that isn't from a review. Decisions
-    without a frame's hash fit frames of the same name and size.
+    A run may have been labelled again from other data. One warning names the frames whose last decision is skipped,
+    since the data set has no such frame, another one of that name, or a person's label that isn't from a review.
+    Decisions without a frame's hash fit frames of the same name and size.
 
     Args:
         rows: the data set.
         folder: that it was loaded from, with the decisions.
     """
-    decisions = read_decisions(folder)
-    if not decisions:  # other data sets may have no names
-        return decisions
+    history = read_history(folder)
+    if not history:  # other data sets may have no names
+        return history
     place = {name: index for index, name in enumerate(rows["name"])}
-    decided = undecoded(rows.select([place[name] for name in decisions if name in place]))
-    fitting = {row["name"] for row in decided if _fits(decisions[row["name"]], row)}
-    if skipped := [name for name in decisions if name not in fitting]:
+    fitting = {}
+    for row in undecoded(rows.select([place[name] for name in history if name in place])):
+        past = history[row["name"]]
+        about_this = [decision for decision in past if _fits(decision, row)]
+        if about_this[-1:] == past[-1:]:
+            fitting[row["name"]] = about_this
+    if skipped := [name for name in history if name not in fitting]:
         warnings.warn(
             f"{Path(folder) / REVIEW_FOLDER}: decisions about {few(skipped)} are skipped: the data set has no such "
             "frame, another one of that name, or a newer label",
             stacklevel=2,
         )
-    return {name: decision for name, decision in decisions.items() if name in fitting}
+    return fitting
 
 
 def _fits(decision: Decision, row: dict[str, Any]) -> bool:
@@ -193,7 +212,7 @@ def with_reviews(rows: datasets.Dataset, folder: str | Path) -> datasets.Dataset
         rows: the data set.
         folder: that it was loaded from, with the decisions.
     """
-    decisions = decisions_about(rows, folder)
+    decisions = {name: past[-1] for name, past in decisions_about(rows, folder).items()}
     if not decisions:
         return rows
     place = {name: index for index, name in enumerate(rows["name"])}

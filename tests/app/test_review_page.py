@@ -106,6 +106,19 @@ def test_accept_reject_next_and_undo(chromium: Chrome, run: Path) -> None:
         assert here(chromium) == names[0] and chromium.find_element("id", "state").text == "accepted"
 
 
+def test_undo_of_a_mistake_restores_the_mended_mask(chromium: Chrome, run: Path) -> None:
+    with page(chromium, run):
+        name = here(chromium)
+        press(chromium, "m", " ", "a")
+        mended = read_decisions(run)[name]
+        press(chromium, Keys.ARROW_LEFT, "r", "u")
+        assert read_decisions(run) == {name: mended} and here(chromium) == name
+        assert chromium.find_element("id", "state").text == "mended"
+        assert chromium.execute_script("return shown.mask.runs()") == list(mended.runs)
+        press(chromium, "u")
+        assert not read_decisions(run)
+
+
 def test_closed_and_opened_again_it_goes_on(chromium: Chrome, run: Path) -> None:
     with page(chromium, run):
         press(chromium, "a", "r")

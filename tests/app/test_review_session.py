@@ -122,6 +122,22 @@ def test_one_session_at_a_time_and_it_resumes(session: ReviewSession) -> None:
     again.close()
 
 
+def test_undo_restores_the_decision_before(session: ReviewSession) -> None:
+    index, name = session.queue()[0]["index"], session.queue()[0]["name"]
+    session.decide([{"index": index, "decision": "mend", "runs": [5, 2]}])
+    session.decide([{"index": index, "decision": "reject"}])
+    session.decide([{"index": index, "decision": "accept"}])
+    session.close()
+    again = ReviewSession(session.folder, "bob")
+    undo = [{"index": index, "decision": "undo"}]
+    assert again.decide(undo) == [{"index": index, "decision": "reject"}]
+    assert again.decide(undo) == [{"index": index, "decision": "mend"}]
+    assert again.frame(index)["person"] == (5, 2) and read_decisions(session.folder)[name].by == "ada"
+    assert again.decide(undo) == [{"index": index, "decision": None}]
+    assert not read_decisions(session.folder)
+    again.close()
+
+
 def test_labelling_again_keeps_what_people_decided(session: ReviewSession) -> None:
     first = session.queue()[0]
     session.decide([{"index": first["index"], "decision": "reject"}])

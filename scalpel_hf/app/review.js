@@ -151,12 +151,15 @@ async function settle(decision) {
   await show(following(at));
 }
 
-// Go to another place; a mask that was changed and not saved is left behind only when asked twice.
+// A mask that was changed and not saved is left behind only when asked twice.
+function askTwice() {
+  if (!strokes.length || warned) return;
+  warned = true;
+  throw new Error("changed, not saved: A keeps it, once more drops it");
+}
+
 async function leave(place) {
-  if (strokes.length && !warned) {
-    warned = true;
-    throw new Error("changed, not saved: A keeps it, once more drops it");
-  }
+  askTwice();
   await show(place);
 }
 
@@ -167,8 +170,10 @@ function following(place) {
 }
 
 async function undo() {
-  const places = history.pop() ?? (!grid && queue[at].decision ? [at] : null);
+  const places = history.at(-1) ?? (!grid && queue[at].decision ? [at] : null);
   if (!places) return;
+  askTwice();
+  history.pop();
   await decide(places.map((place) => ({ index: queue[place].index, decision: "undo" })));
   if (grid) return openGrid(Math.floor(grid.start / PAGE) * PAGE);
   await show(places[0]);

@@ -170,6 +170,18 @@ def test_a_stroke_is_undone_and_unsaved_ones_are_not_lost_unasked(chromium: Chro
         assert here(chromium) != name and not read_decisions(run)
 
 
+def test_undo_drops_unsaved_strokes_only_when_asked_twice(chromium: Chrome, run: Path) -> None:
+    with page(chromium, run):
+        press(chromium, "a")
+        said, name = read_decisions(run), here(chromium)
+        press(chromium, "m", " ", "u")
+        assert read_decisions(run) == said and here(chromium) == name
+        assert chromium.execute_script("return strokes.length") == 1
+        assert "not saved" in chromium.find_element("id", "state").text
+        press(chromium, "u")
+        assert not read_decisions(run) and here(chromium) != name
+
+
 def test_empty_frames_a_page_at_a_time(chromium: Chrome, run: Path) -> None:
     with page(chromium, run):
         empty = chromium.execute_script("return queue.filter((frame) => frame.empty).map((frame) => frame.name)")

@@ -335,10 +335,12 @@ const MEND_KEYS = {
   Escape: () => (cursor = null, view.fit(shown.width, shown.height)),
 };
 
+const DECIDING = ["a", "Enter", "r", "u"];
 let busy = Promise.resolve(); // keys are dealt with one after the other, however fast they come
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (event.repeat && DECIDING.includes(key)) return; // held down, it would decide about frames that nobody saw
   if ([" ", "Tab", "ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "PageDown", "PageUp", "Backspace"].includes(key)) event.preventDefault();
   busy = busy.then(async () => {
     const action = (grid ? GRID_KEYS : cursor ? MEND_KEYS : FRAME_KEYS)[key];

@@ -182,6 +182,24 @@ def test_undo_drops_unsaved_strokes_only_when_asked_twice(chromium: Chrome, run:
         assert not read_decisions(run) and here(chromium) != name
 
 
+@pytest.mark.parametrize(
+    ("before", "key"),
+    [([], "a"), ([], "r"), ([], "Enter"), (["m"], "a"), (["a", "a"], "u"), (["g", Keys.ARROW_RIGHT, " "], "Enter")],
+)
+def test_a_key_that_is_held_decides_once(chromium: Chrome, run: Path, before: list[str], key: str) -> None:
+    def hold(repeated: bool) -> None:
+        event = {"type": "keyDown", "key": key, "autoRepeat": repeated}
+        chromium.execute_cdp_cmd("Input.dispatchKeyEvent", event)
+        press(chromium, "h")
+
+    with page(chromium, run):
+        press(chromium, *before)
+        hold(repeated=False)
+        once = read_decisions(run)
+        hold(repeated=True)
+        assert once and read_decisions(run) == once
+
+
 def test_empty_frames_a_page_at_a_time(chromium: Chrome, run: Path) -> None:
     with page(chromium, run):
         empty = chromium.execute_script("return queue.filter((frame) => frame.empty).map((frame) => frame.name)")

@@ -61,7 +61,8 @@ async function show(place) {
   at = Math.min(Math.max(place, 0), queue.length - 1);
   if (!queue.length) return say("there is nothing to review: people labelled every frame", "problem");
   const mine = at;
-  shown = null;
+  shown = drag = null; // a drag and strokes end with their frame
+  strokes = [];
   let facts;
   try {
     facts = await load(mine);
@@ -73,7 +74,6 @@ async function show(place) {
   shown = { ...facts, soft: null };
   shown.mask = new Mask(facts.width, facts.height, facts.person ?? facts.teacher);
   shown.doubt = new Mask(facts.width, facts.height, facts.person ? [] : facts.ignored);
-  strokes = [];
   warned = false;
   object = -1;
   cursor = null;

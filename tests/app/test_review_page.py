@@ -159,6 +159,16 @@ def test_mending_with_the_mouse(chromium: Chrome, run: Path) -> None:
         assert np.array_equal(label(run, name), mask)
 
 
+def test_a_drag_ends_with_its_frame(chromium: Chrome, run: Path) -> None:
+    with page(chromium, run):
+        name, canvas = here(chromium), chromium.find_element("id", "canvas")
+        ActionChains(chromium).move_to_element(canvas).click_and_hold().perform()
+        press(chromium, "a")
+        before = chromium.execute_script("return shown.mask.runs()")
+        ActionChains(chromium).move_by_offset(60, 60).release().perform()
+        assert here(chromium) != name and chromium.execute_script("return shown.mask.runs()") == before
+
+
 def test_a_stroke_is_undone_and_unsaved_ones_are_not_lost_unasked(chromium: Chrome, run: Path) -> None:
     with page(chromium, run):
         name, before = here(chromium), chromium.execute_script("return shown.mask.runs()")

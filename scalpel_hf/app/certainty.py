@@ -34,7 +34,7 @@ def certainty(row: dict[str, Any]) -> float:
     taken = target_of(row, confidence.shape)
     around = ndimage.binary_dilation(taken, np.ones((3, 3)), iterations=BORDER) if taken.any() else taken
     elsewhere = int(np.max(confidence, where=~around, initial=0))
-    if (is_above(confidence, row["teacher"]["threshold"]) & ~taken & ~around).any():
+    if (is_above(confidence, row["teacher"]["threshold"]) & ~taken).any():
         return 0.0
     scores = row["pseudo_objects"]["score"] if row["pseudo_objects"] else []
     return min(abs(2 * p - 1) for p in (*scores, elsewhere / 255))

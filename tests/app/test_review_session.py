@@ -62,6 +62,7 @@ def test_certainty() -> None:
     assert certainty(labelled([[255, 120, *far]], [[1, 0, *far]], [0.9])) == pytest.approx(0.8)  # its own soft edge
     assert certainty(labelled([[255, *far, 102]], [[1, *far, 0]], [0.95])) == pytest.approx(0.2)  # 0.4 elsewhere
     assert certainty(labelled([[255, *far, 250]], [[1, *far, 0]], [0.95])) == 0  # turned down
+    assert certainty(labelled([[255, 0, 250, *far]], [[1, 0, 0, *far]], [0.95])) == 0  # also close to an object
     assert certainty(labelled([[0, 51, *far]], None, [])) == pytest.approx(0.6)
     assert certainty({"pseudo_confidence": None, "teacher": None}) == 1
 

@@ -24,5 +24,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--reviewer", default=None, help="who decides (default: your user's name)")
     add_page_options(parser)
     args = parser.parse_args(argv)
-    reviewer = args.reviewer or getpass.getuser()
-    review(args.run, reviewer, host=args.host, port=args.port, browser=not args.no_browser)
+    review(args.run, args.reviewer or user_name(), host=args.host, port=args.port, browser=not args.no_browser)
+
+
+def user_name() -> str:
+    """The name of the user who runs the program. Raises `ValueError` where there is none, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # `KeyError` before Python 3.13
+        raise ValueError("your user has no name here: say who decides, with --reviewer NAME") from None

@@ -143,11 +143,12 @@ def test_labelling_again_keeps_what_people_decided(session: ReviewSession) -> No
     first = session.queue()[0]
     session.decide([{"index": first["index"], "decision": "reject"}])
     session.close()
-    rows = datasets.load_from_disk(str(session.folder.parent / "frames"))
+    frames = datasets.load_from_disk(str(session.folder.parent / "frames"))
     other = Rules(0.7, min_score=0.75, min_empty=0.0)
-    label(rows, session.folder, other)
-    reviewed = next(row for row in load_split(session.folder, "train") if row["name"] == first["name"])
-    assert reviewed["review"]["decision"] == "reject"
+    for rows in (frames, load_split(session.folder, "train")):  # the latter with the review's labels
+        label(rows, session.folder, other)
+        reviewed = next(row for row in load_split(session.folder, "train") if row["name"] == first["name"])
+        assert reviewed["review"]["decision"] == "reject"
 
 
 def test_labelling_other_frames_of_the_same_names_skips_what_people_decided(session: ReviewSession) -> None:

@@ -36,17 +36,21 @@ def mask_pixels(source: ImageLike) -> Pixels:
             return _image_pixels(image, frame)
     array = source if isinstance(source, np.ndarray) else frame
     if array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8:
-        return Pixels(_rgba_values(array) if array.shape[2] == 4 else _color_values(array))
+        colours = _color_values(array[..., :3])
+        return _rgba_pixels(Pixels(colours), array[..., 3]) if array.shape[2] == 4 else Pixels(colours)
     return Pixels(frame)
 
 
 def _image_pixels(image: Image.Image, frame: np.ndarray) -> Pixels:
     """The pixels of an open image; `frame` is the same image, read by `read_frame`."""
-    if image.format in LOSSY:
-        return Pixels(frame, lossy=True)
+    lossy = image.format in LOSSY
     alpha = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
     if alpha and image.mode not in ("1", "L", "I;16", "I", "F"):
-        return Pixels(_rgba_values(np.asarray(image.convert("RGBA"))))
+        rgba = np.asarray(image.convert("RGBA"))
+        colours = Pixels(frame, lossy=True) if lossy else Pixels(_color_values(rgba[..., :3]))
+        return _rgba_pixels(colours, rgba[..., 3])
+    if lossy:
+        return Pixels(frame, lossy=True)
     if image.mode == "P":
         return _palette_pixels(np.asarray(image), image)
     return Pixels(_color_values(np.asarray(image)) if image.mode == "RGB" else frame)
@@ -66,15 +70,13 @@ def _palette_pixels(places: np.ndarray, image: Image.Image) -> Pixels:
     return Pixels(places, indexed=True)
 
 
-def _rgba_values(rgba: np.ndarray) -> np.ndarray:
-    """Values of an RGBA mask `(H, W, 4)`: of its colours, or its alpha channel if all colours are equal."""
-    colours, alpha = _color_values(rgba[..., :3]), rgba[..., 3]
-    if not alpha.any():
-        return np.zeros_like(alpha)
-    if (alpha == alpha[0, 0]).all() or ((colours > 0) == (alpha > 0)).all():
+def _rgba_pixels(colours: Pixels, alpha: np.ndarray) -> Pixels:
+    """The pixels of a mask with an alpha channel: its `colours`, or its alpha if all colours are equal."""
+    shown = colours.values > 127 if colours.lossy else colours.values  # lossy colours are nowhere quite equal
+    if alpha.any() and ((alpha == alpha[0, 0]).all() or ((shown > 0) == (alpha > 0)).all()):
         return colours
-    if (colours == colours[0, 0]).all():
-        return alpha
+    if (shown == shown[0, 0]).all():  # where alpha is 0 everywhere too, there is no target
+        return Pixels(alpha, lossy=colours.lossy)
     raise ValueError("its colours and its alpha channel differ: store the mask as one channel")
 
 

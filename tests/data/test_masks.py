@@ -101,11 +101,27 @@ BLACK, WHITE = np.zeros_like(CLASSES), np.full_like(CLASSES, 255)
         file(np.dstack([TARGET_ONLY, BLACK, BLACK])),
         palette_png(TARGET_ONLY // 255, [0, 0, 0, 255, 0, 0]),
         file(PILImage.fromarray(TARGET_ONLY).convert("1")),
+        file(np.dstack([BLACK] * 3 + [TARGET_ONLY]), "WEBP", lossless=True),
+        file(np.dstack([WHITE] * 3 + [TARGET_ONLY]), "WEBP", quality=30),
         file(TARGET_ONLY // 255, "TIFF"),
         file(TARGET_ONLY.astype(np.uint16) * 257, "PNG"),
         file(TARGET_ONLY.astype(np.float32) / 255, "TIFF"),
     ],
-    ids=["alpha", "white-alpha", "opaque", "both", "LA", "red", "red-palette", "1", "tiff-01", "16", "float"],
+    ids=[
+        "alpha",
+        "white-alpha",
+        "opaque",
+        "both",
+        "LA",
+        "red",
+        "places",
+        "1",
+        "webp",
+        "lossy",
+        "tiff-01",
+        "16",
+        "float",
+    ],
 )
 def test_where_the_mask_is(content: bytes) -> None:
     assert np.array_equal(read_mask(content), TARGET_ONLY)
@@ -123,10 +139,11 @@ def test_where_the_mask_is(content: bytes) -> None:
         palette_png(coded(0, 1, 2)),
         palette_png(coded(0, 1, 1), [255, 0, 0, 0, 255, 0]),
         rgba(coded(0, 255, 0), coded(255, 0, 255)),
+        rgba(coded(0, 255, 0), BLACK),
         file(np.dstack([coded(0, 255, 0), coded(0, 0, 255), BLACK])),
         file(coded(0, 0.2, 0.7, dtype=np.float32), "TIFF"),
     ],
-    ids=["064", "640", "gray-voc", "trimap", "012", "voc-2", "red-first", "contradiction", "red-green", "soft"],
+    ids=["064", "640", "gray-voc", "trimap", "012", "voc-2", "red-first", "contradiction", "unseen", "rg", "soft"],
 )
 def test_a_guess_is_refused_with_the_remedy(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"--mask-values|store") as caught:

@@ -1,4 +1,4 @@
-"""The flags for the meaning of masks' values."""
+"""The flags for the meaning of masks' values, and for what masks were drawn on."""
 
 from argparse import ArgumentParser
 
@@ -17,4 +17,13 @@ def add_mask_options(parser: ArgumentParser) -> None:
         nargs="+",
         metavar="V",
         help="values of pixels that are neither target nor background: ignored in training and evaluation",
+    )
+
+
+def add_mask_grid(parser: ArgumentParser) -> None:
+    """Add `--mask-grid`, as [`load_irst_dataset`] takes it."""
+    parser.add_argument(
+        "--mask-grid",
+        choices=("shown", "stored"),
+        help="for frames with an EXIF orientation: whether masks fit the frame as shown or as stored",
     )

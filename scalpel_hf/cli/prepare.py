@@ -24,7 +24,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, disable_progress_bars
 
-from scalpel_hf.cli.mask_options import add_mask_options
+from scalpel_hf.cli.mask_options import add_mask_grid, add_mask_options
 from scalpel_hf.cli.numbers import COUNT, SEED, between
 from scalpel_hf.cli.program import verb_parser
 from scalpel_hf.data import LAYOUTS, LabelBudget, MaskValues, SyntheticInfrared, apply_label_budget, load_irst_dataset
@@ -73,11 +73,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--skip-broken", action="store_true", help="leave out frames with a broken file or mask, and list them"
     )
-    parser.add_argument(
-        "--mask-grid",
-        choices=("shown", "stored"),
-        help="for frames with an EXIF orientation: whether masks fit the frame as shown or as stored",
-    )
+    add_mask_grid(parser)
     share = between(float, 1e-6, 1.0)
     parser.add_argument(
         "--budget", type=share, metavar="F", help="share of the train split that keeps its masks, such as 0.1"
@@ -94,8 +90,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--labels, --category, --every and --max-frames are for --layout {', '.join(OWN)}")
     if is_own and args.layout != "folder" and not args.labels:
         parser.error(f"--layout {args.layout} needs --labels")
-    if is_own and (args.split_list or args.skip_broken or args.mask_grid):
-        parser.error("--split-list, --skip-broken and --mask-grid are for data sets' layouts")
+    if is_own and (args.split_list or args.skip_broken):
+        parser.error("--split-list and --skip-broken are for data sets' layouts")
+    if is_own and args.mask_grid and not args.labels:
+        parser.error("--mask-grid is for masks: name them by --labels")
     if args.synthetic is not None and (args.root or args.split_list or args.skip_broken):
         parser.error("--synthetic takes a positive number, and no --root, --split-list or --skip-broken")
     of_frames = ("labels", "category", "max_frames", "val", "test", "mask_values", "ignore_value", "mask_grid")
@@ -150,6 +148,7 @@ def own_frames(args: argparse.Namespace, work: str) -> DatasetDict:
         mask_values=MaskValues.stated(args.mask_values, args.ignore_value),
         every=args.every,
         max_frames=args.max_frames,
+        mask_grid=args.mask_grid,
         say=print,
     )
     for line in left_out.lines():

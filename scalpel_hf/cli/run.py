@@ -39,7 +39,7 @@ from scalpel_hf.utils.files import write_json
 from scalpel_hf.utils.image_files import visible_files
 from scalpel_hf.utils.reading import read_json
 
-from .mask_options import add_mask_options
+from .mask_options import add_mask_grid, add_mask_options
 from .numbers import COUNT, SEED
 from .program import verb_parser
 from .run_data import (
@@ -78,6 +78,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--category", help="category or label that counts as target, if there are several")
     add_mask_options(parser)
+    add_mask_grid(parser)
     parser.add_argument("--every", type=COUNT, default=1, help="take only every n-th frame of a recording")
     parser.add_argument("--max-frames", type=COUNT, help="take at most this many frames of a recording")
     parser.add_argument("--max-steps", type=COUNT, help="train for this many steps instead of the preset's number")

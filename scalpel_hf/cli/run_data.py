@@ -68,6 +68,7 @@ def read(args: argparse.Namespace, frames: Path, labels: Path, work: Path) -> da
         mask_values=MaskValues.stated(args.mask_values, args.ignore_value),
         every=args.every,
         max_frames=args.max_frames,
+        mask_grid=args.mask_grid,
         say=print,
     )
     for line in left_out.lines():

@@ -14,7 +14,7 @@ from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 
-from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES, count_pages, read_frame
+from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES, count_pages, file_orientation, read_frame
 from scalpel_hf.runtime.recordings import Damage, read_recording
 from scalpel_hf.runtime.sources import numbered_pages
 from scalpel_hf.utils.image_files import frame_name, visible_files
@@ -30,7 +30,9 @@ RECORDING_SUFFIXES = (
     *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogv", ".ts", ".webm", ".wmv", ".y4m"),
 )
 FALSE_COLOURS = "converted to luma, which is not the intensity of false colours: if they are, save the frames as gray"
-FRAME_FEATURES = Features({**FEATURES, "label_source": Value("string"), "recording": Value("string")})
+FRAME_FEATURES = Features(
+    {**FEATURES, "label_source": Value("string"), "recording": Value("string"), "orientation": Value("int32")}
+)
 
 Row = dict[str, Any]
 
@@ -64,7 +66,8 @@ def frames_dataset(
     Rows have `FRAME_FEATURES`: the frame at its own bit depth, no mask, and `none` as `label_source`. The column
     `recording` names the frame's sequence: a recording, an image file with several pages, or, if there are several
     sub-folders, the sub-folder. Frames of a recording are named by the file and their number, such as `clip_000012`.
-    Memory does not grow with the number of frames.
+    `orientation` is that of the frame's file, which has been applied to the frame. Memory does not grow with the number
+    of frames.
 
     Args:
         root: a folder, including its sub-folders; a recording; an image file; or a text file that lists such files, one
@@ -84,13 +87,14 @@ def frames_dataset(
         names = set[str]()
         for place, path in files:
             group = place.parent.as_posix() if len(folders) > 1 else ""
-            for name, image, size, recording in _frames(place, path, left_out, every=every, max_frames=max_frames):
+            for frame in _frames(place, path, left_out, every=every, max_frames=max_frames):
+                name = frame["name"]
                 if name in names:
                     left_out.add("another frame has the same name", place.as_posix())
                     continue
                 names.add(name)
-                row = {"name": name, "image": image, "mask": None, "objects": None, "label_source": "none"}
-                yield row | {"height": size[0], "width": size[1], "recording": recording or group}
+                row = {"mask": None, "objects": None, "label_source": "none"}
+                yield row | frame | {"recording": frame["recording"] or group}
         if not names:
             raise ValueError(f"{root}: not one frame can be used:\n  " + "\n  ".join(left_out.lines()))
 
@@ -147,30 +151,34 @@ def _is_recording(path: Path) -> bool:
     return path.name.lower().endswith(RECORDING_SUFFIXES)
 
 
-def _frames(
-    place: Path, path: Path, left_out: LeftOut, every: int, max_frames: int | None
-) -> Iterator[tuple[str, Row, tuple[int, ...], str]]:
-    """Name, image cell, size and recording of each frame of a file."""
+def _frames(place: Path, path: Path, left_out: LeftOut, every: int, max_frames: int | None) -> Iterator[Row]:
+    """The columns of each frame of a file that tell of it alone."""
     name, damage = frame_name(place), Damage()
     try:
         if not _is_recording(path) and count_pages(path) == 1:
-            shape, cell = read_frame(path).shape, stored_cell({"bytes": None, "path": str(path)})
+            shape, content = read_frame(path).shape, path.read_bytes()
+            cell = stored_cell({"bytes": content, "path": str(path)})
             if is_coloured(cell["bytes"]):
                 left_out.add(FALSE_COLOURS, f"the colours of {place.as_posix()}")
-            yield name, cell, shape, ""
+            yield _frame(name, cell, shape, recording="", orientation=file_orientation(content))
             return
         numbered = read_recording(str(path), damage) if _is_recording(path) else numbered_pages(path, damage)
         kept = ((number, frame) for number, frame in numbered if number % every == 0)
         for number, frame in islice(kept, max_frames):
             content, suffix = _encoded(frame)
             cell = {"bytes": content, "path": f"{name}_{number:06d}{suffix}"}
-            yield f"{name}_{number:06d}", cell, frame.shape, place.as_posix()
+            yield _frame(f"{name}_{number:06d}", cell, frame.shape, recording=place.as_posix(), orientation=1)
     except ImportError as error:
         left_out.add(str(error), place.as_posix())
     except (OSError, ValueError) as error:
         left_out.add(str(error).removeprefix(f"{path}: ").replace(str(path), "it"), place.as_posix())
     if damage:
         left_out.add(str(damage), f"frames of {place.as_posix()}")
+
+
+def _frame(name: str, image: Row, shape: tuple[int, ...], recording: str, orientation: int) -> Row:
+    size = {"height": shape[0], "width": shape[1]}
+    return {"name": name, "image": image, **size, "recording": recording, "orientation": orientation}
 
 
 def _encoded(frame: np.ndarray) -> tuple[bytes, str]:

@@ -55,7 +55,10 @@ def make_row(name: str, image: Row, mask: Row | None, mask_grid: str | None, val
     row = {"name": name, "image": stored_cell(image), "mask": None, "objects": None, "width": width, "height": height}
     if mask is None:
         return row
-    target = _on_shown_grid(read_mask(mask, values), mask=mask, shown=frame.shape, image=image, mask_grid=mask_grid)
+    target = read_mask(mask, values)
+    orientation = file_orientation(cell_content(image))
+    if orientation != 1 and file_orientation(cell_content(mask)) == 1:  # `read_mask` has applied the mask's own
+        target = on_shown_grid(target, orientation, shown=frame.shape, mask_grid=mask_grid)
     if target.shape != frame.shape:
         mask_height, mask_width = target.shape
         raise ValueError(f"the image has {width} × {height} pixels, its mask {mask_width} × {mask_height}")
@@ -65,13 +68,12 @@ def make_row(name: str, image: Row, mask: Row | None, mask_grid: str | None, val
     }
 
 
-def _on_shown_grid(
-    target: np.ndarray, mask: Row, shown: tuple[int, ...], image: Row, mask_grid: str | None
-) -> np.ndarray:
-    """Apply the frame's orientation to a mask that matches the frame as it is stored; `shown` is the frame's shape."""
-    orientation = file_orientation(cell_content(image))
-    if orientation == 1 or file_orientation(cell_content(mask)) != 1:  # `read_mask` has applied the mask's own
-        return target
+def on_shown_grid(target: np.ndarray, orientation: int, shown: tuple[int, ...], mask_grid: str | None) -> np.ndarray:
+    """
+    Apply a frame's orientation, other than 1, to a mask that matches the frame as it is stored.
+
+    `shown` is the frame's shape. Raises `ValueError` if it's unknown which of both the mask matches.
+    """
     if mask_grid is None and orientation in (5, 6, 7, 8) and shown[0] != shown[1]:
         mask_grid = "shown" if target.shape == shown else "stored"  # only one matches by its size
     if mask_grid is None:

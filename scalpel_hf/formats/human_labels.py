@@ -62,6 +62,7 @@ class HumanLabel:
             left edge of the first column.
         shares: whether the boxes' numbers are shares of the frame's sides instead of pixels.
         size: (H, W) of the frame on which the boxes were drawn, where the file states it.
+        turned: whether the mask's own file has an orientation, so that the mask fits the frame as it is shown.
     """
 
     name: str
@@ -71,6 +72,7 @@ class HumanLabel:
     boxes: Sequence[Sequence[float]] = ()
     shares: bool = False
     size: tuple[int, int] | None = None
+    turned: bool = False
 
     def cells(self, size: tuple[int, int]) -> dict[str, Any]:
         """

@@ -9,6 +9,7 @@ import numpy as np
 
 from scalpel_hf.data.masks import IGNORED, TARGET, MaskValues, MaskValuesError, decide_mask_values, read_mask
 from scalpel_hf.data.objects import encode_png
+from scalpel_hf.modeling.frame_io import file_orientation
 from scalpel_hf.utils.files import whole_folder
 from scalpel_hf.utils.image_files import find_images, frame_name
 
@@ -67,8 +68,8 @@ def read_masks(
         raise LabelFileError(f"{folder}: {error}") from error
     for path in paths:
         try:
-            mask = read_mask(path, values)
+            mask, turned = read_mask(path, values), file_orientation(path.read_bytes()) != 1
         except (OSError, ValueError) as error:
             raise LabelFileError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
         name = frame_name(path.relative_to(folder))
-        yield HumanLabel(name, mask=mask == TARGET, origin=str(path), ignored=mask == IGNORED)
+        yield HumanLabel(name, mask=mask == TARGET, origin=str(path), ignored=mask == IGNORED, turned=turned)

@@ -5,21 +5,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
 from scalpel_hf.data.frame_sources import LeftOut, frames_dataset
 from scalpel_hf.data.layouts import LAYOUTS
 from scalpel_hf.data.masks import MaskValues
 from scalpel_hf.data.names import FrameNames, few
+from scalpel_hf.data.rows import on_shown_grid
 from scalpel_hf.utils.image_files import find_images
 
-from .human_labels import HumanLabel, LabelFileError, import_human_labels, read_labels
+from .human_labels import HumanLabel, LabelFileError, import_human_labels, named, read_labels
 from .label_files import read_label_file
 
 FORMS_OF_LABELS = (
     "a folder of masks, of YOLO's or of Pascal VOC's files, or a JSON file: of COCO, of Label Studio, or of boxes by "
     'frame, {"frame_7": [[x, y, width, height]]}'
 )
+ONLY_BOXES = ("json", "voc", "yolo")
 
 
 def kind_of_labels(labels: str | Path) -> str:
@@ -73,6 +76,7 @@ def load_own_frames(
     mask_values: MaskValues | None = None,
     every: int = 1,
     max_frames: int | None = None,
+    mask_grid: str | None = None,
     say: Callable[[str], object] | None = None,
 ) -> Dataset:
     """
@@ -88,20 +92,40 @@ def load_own_frames(
             VOC or [`read_boxes`]; `None` for no labels.
         kind: format of the labels, one of `READABLE`; by default [`kind_of_labels`] finds it.
         category: the class that counts as target, where the labels have several.
+        mask_grid: `"shown"` or `"stored"`, see [`load_irst_dataset`]; for masks only.
         mask_values, say: see [`read_masks`].
 
     Raises:
         `FileNotFoundError`, `ValueError`: as [`frames_dataset`] does.
-        `LabelFileError`: for labels that can't be read, and where no label belongs to a frame of `root`.
+        `LabelFileError`: for labels that can't be read, where no label belongs to a frame of `root`, and where it's
+            unknown whether a mask fits its frame as shown or as stored.
     """
     without = None if labels is None else Path(labels)
     rows = frames_dataset(root, cache_dir, left_out, every=every, max_frames=max_frames, without=without)
+    orientations = dict(zip(rows["name"][:], rows["orientation"][:], strict=True))
+    rows = rows.remove_columns("orientation")
     if labels is None:
         return rows
     kind = kind or kind_of_labels(labels)
+    if mask_grid is not None and kind in ONLY_BOXES:
+        raise ValueError(f"a mask grid is for masks; the format {kind} has none: leave it out")
     found = read_label_file(kind, Path(labels), category=category, mask_values=mask_values, say=say)
-    frames = FrameNames(rows["name"][:])
-    return import_human_labels(rows, _labels_of_frames(found, frames, labels=Path(labels), left_out=left_out))
+    of_frames = _labels_of_frames(found, FrameNames(orientations), labels=Path(labels), left_out=left_out)
+    sizes = dict(zip(rows["name"][:], zip(rows["height"][:], rows["width"][:], strict=True), strict=True))
+    shown = (_as_shown(label, orientations[label.name], sizes[label.name], mask_grid) for label in of_frames)
+    return import_human_labels(rows, shown)
+
+
+def _as_shown(label: HumanLabel, orientation: int, shown: tuple[int, int], mask_grid: str | None) -> HumanLabel:
+    """The label, whose mask may fit its frame as stored, on the frame as shown, which has the size `shown`."""
+    if orientation == 1 or label.turned:
+        return label
+
+    def turned(pixels: np.ndarray | None) -> np.ndarray | None:
+        return None if pixels is None else on_shown_grid(pixels, orientation, shown=shown, mask_grid=mask_grid)
+
+    with named(label.origin):
+        return replace(label, mask=turned(label.mask), ignored=turned(label.ignored))
 
 
 def _labels_of_frames(
@@ -111,8 +135,8 @@ def _labels_of_frames(
     count = 0
     others: list[str] = []
     for label in found:
-        name = _without_suffix(label.name, frames)
-        if frames.get(name) is None:
+        name = _frame_of(label.name, frames)
+        if name is None:
             left_out.add(f"labels in {labels} of frames that aren't there", label.name)
             others.append(label.name)
             continue
@@ -125,7 +149,7 @@ def _labels_of_frames(
         )
 
 
-def _without_suffix(name: str, frames: FrameNames) -> str:
-    """A label's name without a suffix such as `_mask`, if there is a frame of that name; else the name as it is."""
+def _frame_of(name: str, frames: FrameNames) -> str | None:
+    """The frame that a label's name means, also without a suffix such as `_mask`; `None` if there is none."""
     candidates = [name, *(name.removesuffix(ending) for ending in LAYOUTS["generic"].mask_suffixes)]
-    return next((candidate for candidate in candidates if frames.get(candidate) is not None), name)
+    return next(filter(None, map(frames.get, candidates)), None)

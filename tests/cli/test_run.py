@@ -86,6 +86,20 @@ def test_what_is_measured_on(
     ]
 
 
+def test_masks_of_turned_frames_are_asked_about(tmp_path: Path) -> None:
+    frames_and_masks(tmp_path, 3, 3)
+    exif = Image.Exif()
+    exif[Image.ExifTags.Base.Orientation] = 3
+    with Image.open(tmp_path / "frames" / "f00.png") as image:
+        image.save(tmp_path / "frames" / "f00.png", exif=exif)
+    with pytest.raises(ValueError, match=r"f00\.png: its file has the orientation 3.* or --mask-grid"):
+        run.prepare(arguments(tmp_path))
+    run.prepare(arguments(tmp_path, "--mask-grid", "stored"))
+    row = datasets.load_from_disk(str(tmp_path / "out" / "data"))["train"][0]
+    mask = np.asarray(Image.open(tmp_path / "masks" / "f00.png"))
+    np.testing.assert_array_equal(np.asarray(row["mask"]), np.rot90(mask, 2))
+
+
 def test_frames_of_ones_own_to_measure_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     frames_and_masks(tmp_path, 8, 8)
     for folder in ("frames", "masks"):  # one of them is trained on, too

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 from PIL import Image
 
 from scalpel_hf import SyntheticInfrared
 from scalpel_hf.cli.prepare import main
 from scalpel_hf.data import read_target
+from scalpel_hf.formats import LabelFileError
+from scalpel_hf.modeling.frame_io import turn
 
 CAMERA = SyntheticInfrared(size=(32, 40), n_targets=(1, 1), extent=(2, 4), seed=1)
 SCENES = [CAMERA.frame(index) for index in range(6)]
@@ -51,6 +53,41 @@ def test_masks_for_some_frames(mine: Path, capsys: pytest.CaptureFixture) -> Non
     assert [p.name for p in mine.iterdir() if p.name.startswith(".")] == []
 
 
+def save_turned(path: Path, pixels: np.ndarray, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[Image.ExifTags.Base.Orientation] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+
+
+def masks_of_first(rows: Dataset) -> np.ndarray:
+    return read_target(next(row["mask"] for row in rows if row["name"] == "f0"))
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_masks_of_a_turned_frame(mine: Path, orientation: int) -> None:
+    stored = SCENES[0]["mask"] > 0
+    shown = turn(stored, orientation)
+    save_turned(mine / "frames" / "f0.png", SCENES[0]["image"], orientation)
+    for grid, mask in (("stored", stored), ("shown", shown)):
+        masks = mine / f"masks-{grid}"
+        save_mask(masks / "f0_mask.png", mask)
+        rows = prepare(mine, "--labels", masks, "--mask-grid", grid, "--overwrite")["train"]
+        np.testing.assert_array_equal(masks_of_first(rows), shown)
+        assert "orientation" not in rows.column_names
+        if orientation == 6:  # the mask's size says it
+            rows = prepare(mine, "--labels", masks, "--overwrite")["train"]
+            np.testing.assert_array_equal(masks_of_first(rows), shown)
+            continue
+        with pytest.raises(LabelFileError, match=r"f0_mask\.png: its file has the orientation 3.* or --mask-grid"):
+            prepare(mine, "--labels", masks, "--overwrite")
+    # A mask that asks to be turned as its frame does has been drawn on the frame as shown.
+    save_turned(masks / "f0_mask.png", stored.astype(np.uint8) * 255, orientation)
+    np.testing.assert_array_equal(masks_of_first(prepare(mine, "--labels", masks, "--overwrite")["train"]), shown)
+    (mine / "boxes.json").write_text('{"f0": [[1, 1, 2, 2]]}')
+    with pytest.raises(ValueError, match="a mask grid is for masks; the format json has none"):
+        prepare(mine, "--labels", mine / "boxes.json", "--mask-grid", "stored", "--overwrite")
+
+
 def test_coco_for_some_frames_and_splits(mine: Path) -> None:
     pytest.importorskip("pycocotools")
     images = [{"id": i, "file_name": f"f{i}.png", "width": 40, "height": 32} for i in range(4)]
@@ -88,6 +125,7 @@ def test_labels_that_fit_nothing_are_an_error(mine: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--root", "x", "--mask-grid", "shown"], "--mask-grid is for masks: name them by --labels"),
         (["--layout", "coco", "--root", "x"], "--layout coco needs --labels"),
         (["--layout", "generic", "--root", "x", "--labels", "y"], "--labels, --category, --every and --max-frames are"),
         ([], "say with --root where the frames are"),

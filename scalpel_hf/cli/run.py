@@ -168,7 +168,7 @@ def files_of(path: Path, without: Path) -> str:
         files = [path, *(file for _, file in listed_files(path))] if path.suffix.lower() == ".txt" else [path]
     outside = [f for f in files if f.is_file() and not f.resolve().is_relative_to(without.resolve())]
     listed = [f"{f} {content_of(f)}" for f in outside]
-    digest = hashlib.sha256("\n".join(listed).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(listed).encode(errors="surrogateescape")).hexdigest()
     return f"{path} of {len(listed)} files ({digest[:8]})"
 
 

@@ -45,7 +45,8 @@ class LeftOut:
 
     def add(self, reason: str, what: str) -> None:
         """Record that `what`, a name, isn't used."""
-        self.reasons.setdefault(" ".join(reason.split()), []).append(what)
+        shown = what if what.isprintable() else repr(what)  # half of a surrogate pair can't be printed
+        self.reasons.setdefault(" ".join(reason.split()), []).append(shown)
 
     def lines(self) -> list[str]:
         """One line for each reason, with the number of names and the first three."""
@@ -59,6 +60,7 @@ def frames_dataset(
     every: int = 1,
     max_frames: int | None = None,
     without: Path | None = None,
+    label_suffix: str = "",
 ) -> Dataset:
     """
     Collect the frames of a folder, a recording or a list of files in a data set without labels.
@@ -76,17 +78,18 @@ def frames_dataset(
         left_out: gets the files and frames that can't be used, with the reasons.
         every: take every n-th frame of a recording.
         max_frames: take at most n frames of each recording.
-        without: a file or folder in `root` that has labels, and is skipped.
+        without: a file or folder that has labels, and is skipped.
+        label_suffix: skip only the files in `without` whose name ends so.
 
     Raises `FileNotFoundError` if `root` doesn't exist, and `ValueError` if no frame can be used.
     """
-    files = _files(Path(root), left_out, without)
-    folders = {path.parent for _, path in files if not _is_recording(path)}
+    files = _files(Path(root), left_out, without, label_suffix)
+    folders = {place.parent for place, path in files if not _is_recording(path)} - {Path()}
 
     def rows() -> Iterator[Row]:
         names = set[str]()
         for place, path in files:
-            group = place.parent.as_posix() if len(folders) > 1 else ""
+            group = place.parent.as_posix() if len(folders) > 1 and place.parent != Path() else ""
             for frame in _frames(place, path, left_out, every=every, max_frames=max_frames):
                 name = frame["name"]
                 if name in names:
@@ -108,7 +111,7 @@ def frames_dataset(
     return made
 
 
-def _files(root: Path, left_out: LeftOut, without: Path | None) -> list[tuple[Path, Path]]:
+def _files(root: Path, left_out: LeftOut, without: Path | None, label_suffix: str) -> list[tuple[Path, Path]]:
     """Each file of frames: where it lies in the source, after which its frames are called, and its path."""
     if root.is_dir():
         found, _ = visible_files(root)
@@ -121,11 +124,14 @@ def _files(root: Path, left_out: LeftOut, without: Path | None) -> list[tuple[Pa
         places = [(Path(root.name), root)]
     files, labels = [], 0
     for place, path in places:
-        if without is not None and path.resolve().is_relative_to(without.resolve()):
+        inside = without is not None and path.resolve().is_relative_to(without.resolve())
+        if inside and path.name.lower().endswith(label_suffix):
             labels += 1
             continue
         if not path.is_file():
             left_out.add("there is no such file", place.as_posix())
+        elif problem := _problem_of_name(place):
+            left_out.add(problem, place.as_posix())
         elif path.name.lower().endswith(IMAGE_SUFFIXES) or _is_recording(path):
             files.append((place, path))
         else:
@@ -136,6 +142,16 @@ def _files(root: Path, left_out: LeftOut, without: Path | None) -> list[tuple[Pa
             listing = f" the {labels} files in it are the labels ({without}): give each a folder of its own"
         raise ValueError(f"{root} has no frames:{listing}")
     return files
+
+
+def _problem_of_name(place: Path) -> str:
+    """Why a file can't name frames, in data sets and in lists with a name on each line; empty if it can."""
+    name = frame_name(place)
+    if any("\ud800" <= character <= "\udfff" for character in place.as_posix()):
+        return "its name isn't UTF-8: rename it"
+    if name != name.strip() or "\t" in name or len(name.splitlines()) > 1:
+        return "its name has a line break, a tab or outer spaces: rename it"
+    return ""
 
 
 def listed_files(file: Path) -> list[tuple[Path, Path]]:

@@ -1,6 +1,7 @@
 """`scalpel-hf run`: what it plans, says and ends with."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,12 @@ def test_what_is_measured_on(
     assert [stage.command[stage.command.index("--dataset") + 1] for stage in crossed] == [
         str(tmp_path / "out" / "folds" / str(number) / "data") for number in range(folds)
     ]
+
+
+def test_a_file_whose_name_is_not_utf_8_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/frames/a\xff.png")).write_bytes(b"content")
+    assert "of 1 files" in run.files_of(tmp_path / "frames", without=tmp_path / "out")
 
 
 def test_masks_of_turned_frames_are_asked_about(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Frames as people have them, and splits by recording."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,33 @@ def test_a_damaged_page_does_not_change_the_numbers_of_later_ones(tmp_path: Path
     for name, frame in frames.items():
         np.testing.assert_array_equal(frame, FRAMES[int(name[-6:])])
     assert len(left_out) == 1 and "1 damaged frames were left out" in left_out[0]
+
+
+def test_files_whose_names_cannot_be_kept_are_left_out(tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    root.mkdir()
+    for name in (b"a\xff.png", b"b\nc.png", b"t\tab.png", b" sp .png", "é.png".encode(), b"in side.png"):
+        Image.fromarray(FRAMES[0]).save(root / "new.png")
+        os.rename(root / "new.png", os.fsencode(root) + b"/" + name)
+    frames, _, left_out = load(root, tmp_path)
+    assert set(frames) == {"é", "in side"}
+    assert sorted(left_out) == [
+        r"left out 1: 'a\udcff.png' (its name isn't UTF-8: rename it)",
+        r"left out 3:  sp .png, 'b\nc.png', 't\tab.png' (its name has a line break, a tab or outer spaces: rename it)",
+    ]
+
+
+def test_files_at_the_root_belong_to_no_recording(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "night/c.png"):
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(FRAMES[0]).save(tmp_path / "mine" / name)
+    _, rows, _ = load(tmp_path / "mine", tmp_path)
+    assert rows["recording"][:] == ["", "", ""]
+    (tmp_path / "mine" / "day").mkdir()
+    Image.fromarray(FRAMES[0]).save(tmp_path / "mine" / "day" / "d.png")
+    _, rows, _ = load(tmp_path / "mine", tmp_path)
+    recordings = dict(zip(rows["name"][:], rows["recording"][:], strict=True))
+    assert recordings == {"a": "", "b": "", "day_d": "day", "night_c": "night"}
 
 
 def test_false_colours_are_told(tmp_path: Path) -> None:

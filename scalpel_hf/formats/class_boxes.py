@@ -11,10 +11,16 @@ ClassNames = dict[str, str]  # name of a class by what the file writes, such as 
 
 
 def label_files_in(folder: Path, suffix: str) -> list[Path]:
-    files = sorted(path for path in folder.rglob(f"*{suffix}") if path.is_file()) if folder.is_dir() else []
+    found = folder.rglob(f"*{suffix}") if folder.is_dir() else ()
+    files = sorted(path for path in found if path.is_file() and not is_sidecar(path))
     if not files:
         raise LabelFileError(f"{folder}: there are no label files *{suffix} in it")
     return files
+
+
+def is_sidecar(path: Path) -> bool:
+    """Whether a file is one that GDAL writes beside each image that it reads, which holds no label."""
+    return path.name.lower().endswith(".aux.xml")
 
 
 def frame_of(path: Path, root: Path) -> str:

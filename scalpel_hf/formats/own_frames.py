@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from scalpel_hf.data.names import FrameNames, few
 from scalpel_hf.data.rows import on_shown_grid
 from scalpel_hf.utils.image_files import find_images
 
+from .class_boxes import is_sidecar
 from .human_labels import HumanLabel, LabelFileError, import_human_labels, named, read_labels
 from .label_files import read_label_file
 
@@ -22,6 +24,7 @@ FORMS_OF_LABELS = (
     "a folder of masks, of YOLO's or of Pascal VOC's files, or a JSON file: of COCO, of Label Studio, or of boxes by "
     'frame, {"frame_7": [[x, y, width, height]]}'
 )
+LABEL_SUFFIXES = {"voc": ".xml", "yolo": ".txt"}  # of labels that may stand beside their frames
 ONLY_BOXES = ("json", "voc", "yolo")
 
 
@@ -57,7 +60,7 @@ def _kind_of_folder(path: Path) -> str:
         images = find_images(path)
     except FileNotFoundError as error:
         images, nothing = [], error
-    if next(path.rglob("*.xml"), None) is not None:
+    if any(not is_sidecar(file) for file in path.rglob("*.xml")):
         return "voc"
     if (path / "labels").is_dir() or (not images and next(path.rglob("*.txt"), None) is not None):
         return "yolo"
@@ -100,20 +103,20 @@ def load_own_frames(
         `LabelFileError`: for labels that can't be read, where no label belongs to a frame of `root`, and where it's
             unknown whether a mask fits its frame as shown or as stored.
     """
-    without = None if labels is None else Path(labels)
-    rows = frames_dataset(root, cache_dir, left_out, every=every, max_frames=max_frames, without=without)
-    orientations = dict(zip(rows["name"][:], rows["orientation"][:], strict=True))
-    rows = rows.remove_columns("orientation")
+    frames = partial(frames_dataset, root, cache_dir, left_out, every=every, max_frames=max_frames)
     if labels is None:
-        return rows
-    kind = kind or kind_of_labels(labels)
+        return frames().remove_columns("orientation")
+    labels, kind = Path(labels), kind or kind_of_labels(labels)
     if mask_grid is not None and kind in ONLY_BOXES:
         raise ValueError(f"a mask grid is for masks; the format {kind} has none: leave it out")
-    found = read_label_file(kind, Path(labels), category=category, mask_values=mask_values, say=say)
-    of_frames = _labels_of_frames(found, FrameNames(orientations), labels=Path(labels), left_out=left_out)
+    beside = Path(root).resolve().is_relative_to(labels.resolve())  # then its images are frames
+    rows = frames(without=labels, label_suffix=LABEL_SUFFIXES.get(kind, "") if beside else "")
+    orientations = dict(zip(rows["name"][:], rows["orientation"][:], strict=True))
     sizes = dict(zip(rows["name"][:], zip(rows["height"][:], rows["width"][:], strict=True), strict=True))
+    found = read_label_file(kind, labels, category=category, mask_values=mask_values, say=say)
+    of_frames = _labels_of_frames(found, FrameNames(sizes), labels=labels, left_out=left_out)
     shown = (_as_shown(label, orientations[label.name], sizes[label.name], mask_grid) for label in of_frames)
-    return import_human_labels(rows, shown)
+    return import_human_labels(rows.remove_columns("orientation"), shown)
 
 
 def _as_shown(label: HumanLabel, orientation: int, shown: tuple[int, int], mask_grid: str | None) -> HumanLabel:

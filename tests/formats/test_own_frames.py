@@ -88,6 +88,22 @@ def test_masks_of_a_turned_frame(mine: Path, orientation: int) -> None:
         prepare(mine, "--labels", mine / "boxes.json", "--mask-grid", "stored", "--overwrite")
 
 
+def test_a_sidecar_of_gdal_is_no_label(mine: Path) -> None:
+    save_mask(mine / "masks" / "f0.png", SCENES[0]["mask"])
+    (mine / "masks" / "f0.png.aux.xml").write_text("<PAMDataset></PAMDataset>")
+    assert prepare(mine, "--labels", mine / "masks")["train"]["label_source"][:].count("human") == 1
+
+
+def test_boxes_of_voc_beside_their_frames(mine: Path, capsys: pytest.CaptureFixture) -> None:
+    box = "<bndbox><xmin>6</xmin><ymin>6</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    size = "<size><width>40</width><height>32</height></size>"
+    content = f"<annotation>{size}<object><name>t</name>{box}</object></annotation>"
+    (mine / "frames" / "f0.xml").write_text(content)
+    (mine / "frames" / "f0.png.aux.xml").write_text("<PAMDataset></PAMDataset>")
+    rows = prepare(mine, "--labels", mine / "frames")["train"]
+    assert rows["label_source"][:] == ["box"] + ["none"] * 5 and "f0.xml" not in capsys.readouterr().out
+
+
 def test_coco_for_some_frames_and_splits(mine: Path) -> None:
     pytest.importorskip("pycocotools")
     images = [{"id": i, "file_name": f"f{i}.png", "width": 40, "height": 32} for i in range(4)]

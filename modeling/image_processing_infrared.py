@@ -68,6 +68,8 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if (sam_mean is None) != (sam_std is None):
+            raise ValueError("`sam_mean` and `sam_std` belong together: give both, or neither for SAM's own.")
         if sam_mean is not None and sam_std is not None:  # only then they are saved to the file
             self.sam_mean, self.sam_std = tuple(sam_mean), tuple(sam_std)
         self.normalization = normalization

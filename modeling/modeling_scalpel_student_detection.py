@@ -105,6 +105,7 @@ class ScalpelStudentForObjectDetection(ScalpelStudentBackbone):
 
     def _peaks(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (B, Q, 1) and boxes (B, Q, 4) at the highest local maxima of the heat map."""
+        maps = maps.to(torch.promote_types(maps.dtype, torch.float32))  # bfloat16 has no odd column beyond 256
         height, width = maps.shape[2:]
         heat = maps[:, :1]
         peaks = heat.masked_fill(heat < F.max_pool2d(heat, 3, stride=1, padding=1), torch.finfo(heat.dtype).min)

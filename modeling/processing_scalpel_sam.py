@@ -1,5 +1,6 @@
 """Processor of the stand-alone teacher: frames and prompts to inputs, outputs to masks and boxes in frame pixels."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,7 +123,9 @@ class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
         if len(sizes) != len(masks):
             raise ValueError(f"{len(sizes)} sizes do not pair with the masks of {len(masks)} frames.")
         grid, side = tuple(masks.shape[-2:]), self.image_processor.sam_size // 4
-        if grid == (side, side) and grid != tuple(max(sides) for sides in zip(*sizes, strict=True)):
+        divisor = self.image_processor.size_divisor or 1
+        padded = tuple(math.ceil(max(sides) / divisor) * divisor for sides in zip(*sizes, strict=True))
+        if grid == (side, side) and grid != padded:
             logits = [self._from_base_grid(mask, size) for mask, size in zip(masks, sizes, strict=True)]
         else:
             logits = [mask[..., :height, :width] for mask, (height, width) in zip(masks, sizes, strict=True)]

@@ -72,16 +72,22 @@ def loss_of_labels(masks: Tensor, labels: Tensor, region: FrameRegion | None, se
         region: the frames of the labels. Without a mask level, SAM's masks are resampled to their resolution.
         seen: outputs of [`MaskLevel`] other than the logits; empty with prompts or without a mask level.
 
-    Raises `ValueError` if the shapes of masks and labels differ, or if there are several masks for a prompt.
+    Raises `ValueError` if the shapes of masks and labels differ, if there are several masks for a prompt, or labels are
+    outside [0, 1] and not 255.
     """
     labels = labels[:, None] if labels.ndim == 3 else labels  # (B, P, H, W)
     if not seen and region is not None and masks.shape[-2:] != labels.shape[-2:]:
         masks = region.sample(masks)
     if labels[:, :, None].shape != masks.shape:
-        raise ValueError(f"`labels` {tuple(labels.shape)} need one mask a prompt, got {tuple(masks.shape)}.")
+        raise ValueError(
+            f"`labels` {tuple(labels.shape)} need one mask a prompt, on their grid (see `mask_grid`), got "
+            f"{tuple(masks.shape)}."
+        )
     logits = masks[:, :, 0].float()
     valid = (labels != IGNORE_INDEX).to(logits.dtype)
     target = torch.where(valid > 0, labels, 0).to(logits.dtype)
+    if not ((target >= 0) & (target <= 1)).all():
+        raise ValueError(f"`labels` lie in [0, 1], or are {IGNORE_INDEX} where a pixel is ignored.")
     losses = teacher_losses(logits, target=target, weight=valid, seen=seen)
     return weighted_sum(losses, {"supervised": 1.0, "prior": PRIOR_WEIGHT, "balance": BALANCE_WEIGHT})
 

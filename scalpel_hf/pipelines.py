@@ -90,7 +90,10 @@ class InfraredModel:
         model: Any
         kind = kind_of(name_or_path, **hub)
         if kind is ModelKind.TEACHER:
-            model, processor = load_adapted(name_or_path, **hub)
+            # The adapter stays in float32.
+            model, processor = load_adapted(
+                name_or_path, dtype=dtype if isinstance(dtype, torch.dtype) else None, **hub
+            )
             if others := other_members(name_or_path, **hub):
                 warnings.warn(
                     f"{name_or_path} is a committee of {len(others) + 1} teachers, a pipeline runs the first alone: "
@@ -100,10 +103,10 @@ class InfraredModel:
         else:
             auto_class = AutoModelForSemanticSegmentation if kind is ModelKind.SEGMENTATION else AutoModel
             with loading(name_or_path, "config.json"):
-                model = load_whole(auto_class.from_pretrained, name_or_path, **hub)
+                model = load_whole(auto_class.from_pretrained, name_or_path, dtype=dtype, **hub)
             processor = load_image_processor(name_or_path, **hub)
         model.image_processor = processor
-        return model.to(dtype) if isinstance(dtype, torch.dtype) else model
+        return model
 
 
 class InfraredSmallTargetPipeline(Pipeline):

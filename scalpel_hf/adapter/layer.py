@@ -140,6 +140,11 @@ class MaskLevelLayer(ScalpelMoeLayer):
         self.grids[adapter_name] = config.mask_grid
         super().update_layer(adapter_name, config)
 
+    @property
+    def gives_frames_grid(self) -> bool:
+        """Whether the active adapter has a mask level whose masks are on the frames' grid, not on SAM's own."""
+        return self.active_name is not None and self.grids[self.active_name] == "frame"
+
     def remove_hooks(self) -> None:
         self.upscaled_hook.remove()
 
@@ -216,10 +221,11 @@ def prompt_free_logits(model: nn.Module, image_embeddings: Any) -> Tensor:
     """
     Mask logits `(B, 1, H, W)` without prompts, at the resolution of the frames that the embeddings are linked to.
 
-    For adapters without a mask level, SAM's own masks are resized to it.
+    Masks on SAM's own grid, such as those of adapters without a mask level, are resized to it.
     """
     masks = ask(model, image_embeddings).pred_masks[:, 0]  # (B, 1, h, w)
-    if mask_level_layer(model) is not None:
+    layer = mask_level_layer(model)
+    if layer is not None and layer.gives_frames_grid:
         return masks
     region = linked_frames(image_embeddings)
     return sample_region(masks, region.boxes, input_size=region.input_size, size=region.frames.shape[-2:])

@@ -110,7 +110,8 @@ def base_commit(api: HfApi, base_model: str, trained_on: str | None = None) -> s
 def _look_up_base(api: HfApi, base_model: str, trained_on: str | None) -> tuple[str, int | None]:
     revision = base_commit(api, base_model, trained_on)
     config = _download_json(api, repo_id=base_model, name="config.json", repo_type="model", revision=revision) or {}
-    return revision, config.get("vision_config", {}).get("image_size")
+    sizes = (config.get(part, {}).get("image_size") for part in ("prompt_encoder_config", "vision_config"))
+    return revision, next((size for size in sizes if size), None)  # of SAM 2 and 3 the first alone has it
 
 
 def _fingerprint(folder: Path) -> str | None:

@@ -44,8 +44,11 @@ FILES = {
 }
 # Files of an earlier push to delete, because they would be loaded together with the new ones.
 STALE = {
-    "dataset": ("data/*.parquet", TRAINED_ON_FILE),
-    "model": (IMAGE_PROCESSOR_FILE, TRAINED_ON_FILE, "onnx/*.onnx", "onnx/*.json", COMMITTEE_FILE, MEMBER_FOLDERS),
+    "dataset": ("data/*.parquet", BUDGET_FILE, TRAINED_ON_FILE, "summary.json", PICTURE),
+    "model": (
+        *(IMAGE_PROCESSOR_FILE, TRAINED_ON_FILE, "onnx/*.onnx", "onnx/*.json", COMMITTEE_FILE, MEMBER_FOLDERS),
+        PICTURE,
+    ),
 }
 ROWS = 5000  # most rows in a parquet file
 METRIC = Path(__file__).parents[1] / "evaluation" / "irstd"
@@ -226,8 +229,10 @@ def push_metric(repo_id: str, private: bool | None = None) -> str:
 
 def _files(folder: Path, repo_type: str) -> list[str]:
     files = [path for pattern in FILES[repo_type] for path in folder.glob(pattern)]
-    if not (folder / COMMITTEE_FILE).exists():  # without that file, subfolders are left over from an earlier committee
-        files = [path for path in files if not path.parent.match(MEMBER_FOLDERS)]
+    # Subfolders that the file doesn't name are left over from an earlier committee.
+    committee = folder / COMMITTEE_FILE
+    members = read_json(committee)["members"] if committee.exists() else {}
+    files = [path for path in files if not path.parent.match(MEMBER_FOLDERS) or path.parent.name in members]
     if repo_type == "model":
         files += belonging_files(folder / ONNX)  # what `scalpel-hf export` adds, for machines without torch
     found = sorted(path.relative_to(folder).as_posix() for path in files)

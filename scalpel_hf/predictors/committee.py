@@ -17,11 +17,12 @@ from scalpel_hf.utils.reading import read_json
 
 from .prediction import Prediction
 from .sam import load_adapted
-from .strict_loading import COMMITTEE_FILE, MEMBER_FOLDERS, loading
+from .strict_loading import ADAPTER_CONFIG, COMMITTEE_FILE, MEMBER_FOLDERS, loading
 from .student import SegmentationStudent
 from .teacher import Teacher
 
 TEACHER, STUDENT = "teacher", "student"
+TEACHER_FILES, STUDENT_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors"), ("config.json", "model.safetensors")
 LEAST_PROBABILITY = 1e-4  # members are clipped to it and to 1 minus it, so that none decides alone
 
 
@@ -69,7 +70,11 @@ class Committee(Teacher):
         """Write the first member's files as [`Teacher.save_pretrained`] does, and a subfolder for each other member."""
         folders = [member_folder(number) for number in range(len(self.members))]
         for name, member in zip(folders, self.members, strict=True):
-            member.save_pretrained(Path(folder) / name)
+            place = Path(folder) / name
+            of_others = TEACHER_FILES if isinstance(member, SegmentationStudent) else STUDENT_FILES
+            for file in of_others:  # of a member of the other kind, saved there before
+                (place / file).unlink(missing_ok=True)
+            member.save_pretrained(place)
         kinds = [STUDENT if isinstance(member, SegmentationStudent) else TEACHER for member in self.members]
         write_json(Path(folder) / COMMITTEE_FILE, {"members": dict(zip(folders[1:], kinds[1:], strict=True))})
 

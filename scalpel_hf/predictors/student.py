@@ -76,7 +76,7 @@ class _ModelWithProcessor(FromFolder):
     def _outputs(self, frame: Any) -> tuple[Any, Any]:
         """The model's outputs for a frame, and the frame's size as post-processing takes it."""
         inputs = self.processor(frame, return_tensors="pt")
-        outputs = self.model(pixel_values=inputs["pixel_values"].to(self.model.device))
+        outputs = self.model(pixel_values=inputs["pixel_values"].to(self.model.device, self.model.dtype))
         return outputs, inputs["original_sizes"]
 
 
@@ -140,6 +140,7 @@ class StandAloneTeacher(_ModelWithProcessor):
     def probabilities(self, frame: Any) -> np.ndarray:
         """Target probability of each pixel, `(H, W)` float32, see [`Teacher.probabilities`]."""
         inputs = self.processor(frame, return_tensors="pt").to(self.model.device)
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         maps = self.processor.post_process_probabilities(self.model(**inputs), inputs["original_sizes"])
         return maps[0].float().cpu().numpy()
 

@@ -28,6 +28,8 @@ from .strict_loading import ADAPTER_CONFIG, COMMITTEE_FILE
 from .student import SegmentationStudent
 from .tiling import blend_tiles
 
+DEFAULT = "default"  # PEFT's name of the adapter whose files lie in a folder itself
+
 # Fields of an adapter's configuration on which its predictions don't depend.
 IRRELEVANT_FIELDS = (
     "auto_mapping",
@@ -152,11 +154,18 @@ class Teacher(FromFolder):
         Write the adapter's weights (safetensors) and configuration, and the processor; not the base model.
 
         adapter_config.json records where the base is: its Hub id and commit, or the absolute path of its folder.
+
+        Raises `ValueError` if the active adapter isn't the one that PEFT calls "default", which a folder holds.
         """
+        if self.model.active_adapter != DEFAULT:
+            raise ValueError(
+                f"the active adapter is {self.model.active_adapter!r}, and a teacher's folder holds the one called "
+                f"{DEFAULT!r}: build the teacher with `get_peft_model(base, config)`, which calls it so"
+            )
         (Path(folder) / COMMITTEE_FILE).unlink(missing_ok=True)  # of a committee saved there before
         for config in self.model.peft_config.values():
             record_base(config, self.model.get_base_model())
-        self.model.save_pretrained(str(folder))
+        self.model.save_pretrained(str(folder), selected_adapters=[DEFAULT])
         config_file = Path(folder) / ADAPTER_CONFIG
         content = read_json(config_file)
         if isinstance(content["target_modules"], list):  # LoRA's, which PEFT writes from a set, in any order

@@ -21,9 +21,10 @@ from scalpel_hf.data import LabelBudget, load_split
 from scalpel_hf.data.contents import FrameKey
 from scalpel_hf.evaluation import IRSTDMetrics
 from scalpel_hf.evaluation.unseen import TRAINED_ON_FILE, TrainedOn
+from scalpel_hf.hub.card_parts import PICTURE
 from scalpel_hf.hub.model_card import student_card, teacher_card
 from scalpel_hf.hub.provenance import Provenance
-from scalpel_hf.hub.upload import push_dataset, push_folder, push_metric, push_run, save_standalone
+from scalpel_hf.hub.upload import _files, push_dataset, push_folder, push_metric, push_run, save_standalone
 from scalpel_hf.predictors.committee import Committee
 from scalpel_hf.predictors.load import load_predictor
 from scalpel_hf.predictors.teacher import Teacher
@@ -541,6 +542,26 @@ def test_what_is_pushed_again_replaces_what_was_there(client: HfApi, tmp_path: P
     push_run(tmp_path, STUDENT)
     weights = download(client, STUDENT, "model.safetensors", tmp_path).read_bytes()
     assert weights == (tmp_path / "model.safetensors").read_bytes() and commits(client, STUDENT) == 2
+
+
+def test_nothing_of_an_earlier_push_is_left_that_the_new_one_lacks(client: HfApi, tmp_path: Path) -> None:
+    prepared, budget = make_prepared(tmp_path / "data"), LabelBudget.load(tmp_path / "data" / "label_budget.json")
+    push_dataset(prepared, DATASET, budget=budget)
+    push_dataset(prepared, DATASET)
+    assert "label_budget.json" not in client.list_repo_files(DATASET, repo_type="dataset")
+    make_student(tmp_path)
+    card = student_card(tmp_path, STUDENT)
+    push_folder(tmp_path, STUDENT, card, extra={PICTURE: b"picture"})
+    push_folder(tmp_path, STUDENT, card)
+    assert PICTURE not in client.list_repo_files(STUDENT)
+
+
+def test_members_of_an_earlier_committee_are_not_pushed(tmp_path: Path) -> None:
+    teacher = make_teacher(tmp_path, small_mobile_sam())
+    for members in (3, 2):
+        Committee([teacher] * members).save_pretrained(tmp_path / "teacher")
+    folders = {Path(name).parent.name for name in _files(tmp_path / "teacher", "model")}
+    assert (tmp_path / "teacher" / "committee-2").exists() and folders == {"", "committee-1"}
 
 
 def test_a_folder_without_weights_or_figures(client: HfApi, tmp_path: Path) -> None:

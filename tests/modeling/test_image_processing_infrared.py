@@ -425,3 +425,9 @@ def test_post_processing_to_target_sizes(gray: np.ndarray) -> None:
         processor.post_process_probabilities(full, target_sizes=[(19, 31)])
     with pytest.raises(ValueError, match="Logits have the shape"):
         processor.post_process_probabilities(SimpleNamespace(logits=torch.zeros(1, 3, 4, 4)))
+
+
+@pytest.mark.parametrize("given", [{"sam_mean": (0, 0, 0)}, {"sam_std": (1, 1, 1)}])
+def test_the_mean_of_sams_input_needs_its_deviation(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="`sam_mean` and `sam_std` belong together"):
+        InfraredImageProcessor(sam_size=64, **given)

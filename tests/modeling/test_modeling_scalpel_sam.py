@@ -259,6 +259,8 @@ def test_the_loss_by_its_formula_and_its_gradients() -> None:
     output.loss.backward()
     added = {n: p.grad for n, p in model.named_parameters() if ".adapter." in n or "mask_level" in n}
     assert len(added) > 50 and all(gradient is not None and gradient.any() for gradient in added.values())
+    with pytest.raises(ValueError, match=r"`labels` lie in \[0, 1\], or are 255"):
+        model(**inputs, labels=labels * 128)
     with pytest.raises(ValueError, match="one mask a prompt"):
         model(**inputs, labels=labels, multimask_output=True)
 

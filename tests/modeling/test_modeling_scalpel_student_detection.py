@@ -277,3 +277,13 @@ def test_learns_one_frame_by_heart() -> None:
         outputs = model.eval()(**inputs)
     (found,) = processor.post_process_object_detection(outputs, 0.5, inputs["original_sizes"])
     assert {(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in found["boxes"].tolist()} == set(OBJECTS)
+
+
+def test_boxes_of_maps_in_half_precision_lie_where_those_in_single_do() -> None:
+    model = ScalpelStudentForObjectDetection(ScalpelStudentDetectionConfig.from_size("nano"))
+    maps = torch.zeros(1, 5, 512, 640)
+    maps[:, 0] = -8
+    maps[0, 0, 450, 601] = 4
+    for dtype in (torch.bfloat16, torch.float16):
+        (single,), (half,) = model._peaks(maps)[1], model._peaks(maps.to(dtype))[1]
+        torch.testing.assert_close(half[0], single[0])

@@ -197,3 +197,10 @@ def test_a_spiral_is_one_component() -> None:
         mask[i, i : 31 - i] = mask[30 - i, i : 31 - i] = mask[i : 31 - i, 30 - i] = mask[i + 2 : 31 - i, i] = True
         mask[i + 2, i : i + 2] = True
     assert label_components(torch.from_numpy(mask))[1] == ndimage.label(mask, np.ones((3, 3)))[1]
+
+
+def test_masks_of_padded_frames_as_large_as_the_bases_grid_are_the_frames() -> None:
+    padding = ScalpelSamProcessor(InfraredImageProcessor(sam_size=64, size_divisor=16))
+    masks = torch.randn(1, 1, 1, 16, 16)
+    (logits,) = padding.post_process_masks(masks, [(15, 15)], binarize=False)
+    assert torch.equal(logits, masks[0, ..., :15, :15])

@@ -127,6 +127,16 @@ def test_a_student_is_a_member(teachers: list[Teacher], tmp_path: Path) -> None:
     assert committee.fingerprint() != loaded.fingerprint()
 
 
+def test_a_member_of_another_kind_leaves_nothing_of_the_one_before(teachers: list[Teacher], tmp_path: Path) -> None:
+    student = new_student("segmentation", size="nano", normalization="range")
+    for second, expected in ((student, SegmentationStudent), (teachers[1], Teacher), (student, SegmentationStudent)):
+        Committee([teachers[0], second]).save_pretrained(tmp_path / "both")
+        loaded = Teacher.from_pretrained(tmp_path / "both")
+        assert [type(member) for member in loaded.members] == [Teacher, expected]
+        files = {path.name for path in (tmp_path / "both" / "committee-1").iterdir()}
+        assert ("adapter_config.json" in files) == (expected is Teacher) != ("model.safetensors" in files)
+
+
 def test_a_committee_saved_before_there_were_students(teachers: list[Teacher], tmp_path: Path) -> None:
     Committee(teachers).save_pretrained(tmp_path / "both")
     (tmp_path / "both" / "committee.json").write_text('{"members": ["committee-1"]}')

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
@@ -280,3 +281,35 @@ def test_a_detector_may_start_from_a_segmenter(models: Path, tmp_path: Path) -> 
     tensors(lambda weights, keys: weights.pop("encoder.0.0.0.weight"))(tmp_path / "start" / "model.safetensors")
     with pytest.raises(ValueError, match=r"`encoder\.0\.0\.0\.weight` is missing"):
         new_student("detection", tmp_path / "start")
+
+
+def test_a_teacher_saves_the_adapter_that_it_predicts_with(tmp_path: Path) -> None:
+    small_mobile_sam().save_pretrained(str(tmp_path / "base"))
+    model = get_peft_model(load_sam(tmp_path / "base"), ScalpelMoeConfig(levels=["pixel", "mask"]))
+    model.add_adapter("other", ScalpelMoeConfig(levels=["mask"]))
+    teacher = Teacher(model, InfraredImageProcessor(sam_size=SIZE))
+    teacher.save_pretrained(tmp_path / "teacher")
+    assert not (tmp_path / "teacher" / "other").exists()
+    model.set_adapter("other")
+    with pytest.raises(ValueError, match="the active adapter is 'other', and a teacher's folder holds the one called"):
+        teacher.save_pretrained(tmp_path / "another")
+
+
+def test_half_precision_is_for_all_but_the_adapter(tmp_path: Path) -> None:
+    frame = np.random.default_rng(0).integers(0, 4000, (40, 56)).astype(np.uint16)
+    small_student().save_pretrained(tmp_path / "student")
+    student = SegmentationStudent.from_pretrained(tmp_path / "student", dtype=torch.bfloat16)
+    assert student.probabilities(frame).shape == (40, 56) and student.model.dtype == torch.bfloat16
+    small_mobile_sam().save_pretrained(str(tmp_path / "base"))
+    model = get_peft_model(load_sam(tmp_path / "base"), ScalpelMoeConfig(levels=["pixel", "mask"]))
+    Teacher(model, InfraredImageProcessor(sam_size=SIZE)).save_pretrained(tmp_path / "teacher")
+    loaded = pipeline("infrared-small-target-detection", model=str(tmp_path / "teacher"), dtype=torch.bfloat16).model
+    dtypes = {("scalpel" in name, p.dtype) for name, p in loaded.named_parameters()}
+    assert dtypes == {(True, torch.float32), (False, torch.bfloat16)}
+
+
+def test_masks_on_sams_grid_become_a_map_of_the_frame(tmp_path: Path) -> None:
+    small_mobile_sam().save_pretrained(str(tmp_path / "base"))
+    config = ScalpelMoeConfig(levels=["pixel", "mask"], sam_features=True, mask_grid="base")
+    teacher = Teacher(get_peft_model(load_sam(tmp_path / "base"), config), InfraredImageProcessor(sam_size=SIZE))
+    assert teacher.probabilities(np.zeros((40, 60), np.uint8)).shape == (40, 60)

@@ -119,7 +119,7 @@ def load_members(
 
     Args:
         name, base, dtype: see [`Teacher.from_pretrained`].
-        hub: `revision`, `token`, `cache_dir` and `local_files_only`, if given.
+        hub: `revision`, `subfolder`, `token`, `cache_dir` and `local_files_only`, if given.
         settings: further arguments of [`Teacher`].
     """
 
@@ -128,11 +128,13 @@ def load_members(
         return Teacher(model.to(memory_format=torch.channels_last), processor, **settings)  # 7 % faster on a CPU
 
     members: list[Teacher | SegmentationStudent] = [load_teacher(**hub)]
-    for folder, kind in other_members(name, **hub).items():
+    above = hub.get("subfolder", "")
+    for member, kind in other_members(name, **hub).items():
+        folder = f"{above}/{member}" if above else member
         if kind == STUDENT:
-            members.append(SegmentationStudent.from_pretrained(local_folder(name, folder, **hub)))
+            members.append(SegmentationStudent.from_pretrained(local_folder(name, **{**hub, "subfolder": folder})))
         else:
-            members.append(load_teacher(**hub, subfolder=folder))
+            members.append(load_teacher(**{**hub, "subfolder": folder}))
     return members
 
 
@@ -147,7 +149,7 @@ def other_members(name_or_path: str | Path, **hub: Any) -> dict[str, str]:
 
     Empty if the folder or repository holds a single teacher. Raises `ValueError` if the committee's file is damaged.
     """
-    path = Path(name_or_path) / COMMITTEE_FILE
+    path = Path(name_or_path) / hub.get("subfolder", "") / COMMITTEE_FILE
     if not Path(name_or_path).is_dir():
         try:
             path = Path(hf_hub_download(str(name_or_path), COMMITTEE_FILE, **hub))
@@ -166,8 +168,8 @@ def other_members(name_or_path: str | Path, **hub: Any) -> dict[str, str]:
     return members
 
 
-def local_folder(name_or_path: str | Path, folder: str, **hub: Any) -> Path:
+def local_folder(name_or_path: str | Path, subfolder: str, **hub: Any) -> Path:
     """Local path of a subfolder. (Loaded as `subfolder`, a student would get the adapter in the folder above.)"""
     if Path(name_or_path).is_dir():
-        return Path(name_or_path) / folder
-    return Path(snapshot_download(str(name_or_path), allow_patterns=f"{folder}/*", **hub)) / folder
+        return Path(name_or_path) / subfolder
+    return Path(snapshot_download(str(name_or_path), allow_patterns=f"{subfolder}/*", **hub)) / subfolder

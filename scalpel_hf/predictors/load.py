@@ -67,7 +67,7 @@ def load_predictor(
 
         if path.suffix == ".onnx":
             return load_exported(path.parent, path.name)
-        return load_exported(name_or_path, revision=hub.get("revision"))
+        return load_exported(name_or_path, hub={key: hub[key] for key in hub if key != "subfolder"})
     if kind is ModelKind.TEACHER:
         return Teacher.from_pretrained(name_or_path, base, **hub, **kwargs).to(device)
     return STUDENTS[kind].from_pretrained(name_or_path, **hub).to(device)

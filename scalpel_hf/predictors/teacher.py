@@ -107,6 +107,7 @@ class Teacher(FromFolder):
         base: str | Path | None = None,
         *,
         revision: str | None = None,
+        subfolder: str = "",
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
@@ -122,6 +123,7 @@ class Teacher(FromFolder):
                 [`Committee`].
             base: folder or repository of the base model, if not the adapter's `base_model_name_or_path`.
             revision: of the adapter's repository. The base's revision is recorded in the adapter's configuration.
+            subfolder: of the folder or repository, in which the adapter lies.
             token, cache_dir, local_files_only: of `huggingface_hub`, for adapter and base.
             dtype: of the base's weights, such as `torch.bfloat16`; the adapter's stay in float32.
             device_map: a device for the whole model, or `"auto"`: the GPU if there is one.
@@ -134,12 +136,13 @@ class Teacher(FromFolder):
 
         names = [name_or_path] if isinstance(name_or_path, str | Path) else list(name_or_path)
         given = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        given["subfolder"] = subfolder
         hub = {key: value for key, value in given.items() if value}
         members = [member for name in names for member in load_members(name, base, dtype, hub=hub, settings=kwargs)]
         first = members[0]
         teacher = first if len(members) == 1 and isinstance(first, Teacher) else Committee(members)
         if len(names) == 1:
-            teacher.remember(names[0])
+            teacher.remember(Path(names[0]) / subfolder if subfolder else names[0])
         if device_map == "auto":
             device_map = "cuda" if torch.cuda.is_available() else "cpu"
         return teacher if device_map is None else teacher.to(device_map)

@@ -1,6 +1,6 @@
 """Students exported to ONNX, run by onnxruntime."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,7 +49,12 @@ class _Exported:
 
     @classmethod
     def from_pretrained(
-        cls: type[S], name_or_path: str | Path, file: str = MODEL_FILE, revision: str | None = None, **kwargs: Any
+        cls: type[S],
+        name_or_path: str | Path,
+        file: str = MODEL_FILE,
+        revision: str | None = None,
+        hub: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> S:
         """
         Load an exported student from a folder or the Hub, or from its subfolder `onnx`.
@@ -58,6 +63,7 @@ class _Exported:
             name_or_path: folder or repository.
             file: name of the ONNX file; `model_int8.onnx` is the quantised one.
             revision: of the repository.
+            hub: `token`, `cache_dir` and `local_files_only` of a repository.
             kwargs: `threads`, `providers` and `tile_size`, see the class.
 
         Raises:
@@ -65,7 +71,7 @@ class _Exported:
             ValueError: where runtime.json is invalid, belongs to a student for another task or to another ONNX file, or
                 where the ONNX file is not a student's graph.
         """
-        path, config = _find(name_or_path, file, revision)
+        path, config = _find(name_or_path, file, {"revision": revision, **(hub or {})})
         if config.task != cls.task:
             raise ValueError(f"{name_or_path} was exported for {config.task}, not for {cls.task}")
         return cls(path, config, **kwargs)
@@ -172,7 +178,11 @@ class OnnxDetector(_Exported):
 
 
 def load_exported(
-    name_or_path: str | Path, file: str = MODEL_FILE, revision: str | None = None, **kwargs: Any
+    name_or_path: str | Path,
+    file: str = MODEL_FILE,
+    revision: str | None = None,
+    hub: Mapping[str, Any] | None = None,
+    **kwargs: Any,
 ) -> OnnxStudent | OnnxDetector:
     """
     Load an exported student of either task; arguments and errors as for `from_pretrained`.
@@ -181,7 +191,7 @@ def load_exported(
         >>> load_exported("runs/nuaa/student").task
         'segmentation'
     """
-    path, config = _find(name_or_path, file, revision)
+    path, config = _find(name_or_path, file, {"revision": revision, **(hub or {})})
     return (OnnxDetector if config.task == "detection" else OnnxStudent)(path, config, **kwargs)
 
 
@@ -213,11 +223,11 @@ def _in_the_core(
     return scores[kept], boxes[kept]
 
 
-def _find(name_or_path: str | Path, file: str, revision: str | None) -> tuple[Path, RuntimeConfig]:
+def _find(name_or_path: str | Path, file: str, hub: Mapping[str, Any]) -> tuple[Path, RuntimeConfig]:
     """Path of the ONNX file and content of its runtime.json; raises as `from_pretrained` does."""
     folder = Path(name_or_path)
     if not folder.is_dir():
-        folder = _download(str(name_or_path), file, revision)
+        folder = _download(str(name_or_path), file, hub)
     for place in (folder, folder / FOLDER):
         if (place / file).is_file() and (place / CONFIG_FILE).is_file():
             config = RuntimeConfig.read(place / CONFIG_FILE)
@@ -234,13 +244,13 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
     return 0.5 + 0.5 * np.tanh(0.5 * logits)  # unlike 1 / (1 + exp(-x)), this can't overflow
 
 
-def _download(repo_id: str, file: str, revision: str | None) -> Path:
+def _download(repo_id: str, file: str, hub: Mapping[str, Any]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     patterns = [f"{folder}{name}" for folder in ("", f"{FOLDER}/") for name in (file, CONFIG_FILE)]
     try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(repo_id, allow_patterns=patterns, **hub))
     except (HFValidationError, RepositoryNotFoundError) as error:
         raise FileNotFoundError(f"{repo_id!r} is neither a folder nor a repository that the Hub gives") from error
     except LocalEntryNotFoundError as error:

@@ -14,6 +14,7 @@ from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, Teacher
 from scalpel_hf.export import export_teacher
 from scalpel_hf.hub.standalone import save_standalone
 from scalpel_hf.predictors.committee import Committee
+from scalpel_hf.predictors.load import load_predictor
 from scalpel_hf.predictors.prediction import Prediction
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.predictors.student import SegmentationStudent, new_student
@@ -179,3 +180,14 @@ def test_other_folders_than_its_own_are_refused(teachers: list[Teacher], tmp_pat
 def test_members_are_loaded_as_teachers_are(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nowhere"):
         Teacher.from_pretrained([tmp_path / "nowhere"])
+
+
+def test_a_committee_in_a_subfolder(teachers: list[Teacher], tmp_path: Path) -> None:
+    frame = np.random.default_rng(0).integers(0, 4000, (40, 56)).astype(np.uint16)
+    student = new_student("segmentation", size="nano", normalization="range")
+    Committee([teachers[0], teachers[1], student]).save_pretrained(tmp_path / "many" / "v2")
+    here = Teacher.from_pretrained(tmp_path / "many" / "v2")
+    above = Teacher.from_pretrained(tmp_path / "many", subfolder="v2")
+    assert [type(member) for member in above.members] == [Teacher, Teacher, SegmentationStudent]
+    assert np.array_equal(above.probabilities(frame), here.probabilities(frame))
+    assert load_predictor(tmp_path / "many", subfolder="v2").fingerprint() == here.fingerprint()

@@ -31,6 +31,7 @@ from scalpel_hf.predictors.kinds import ModelKind, kind_of
 from scalpel_hf.predictors.load import load_trained
 from scalpel_hf.predictors.student import StandAloneTeacher, new_student
 from scalpel_hf.runtime import OnnxDetector, OnnxStudent
+from tests.runtime.made_by_hand import write_student
 from tests.small_models import SIZE, perturb, small_mobile_sam
 from tests.small_students import segformer, small_detector, small_student, yolos
 
@@ -166,3 +167,20 @@ def test_a_teacher_is_no_student(models: Path) -> None:
     for name, kind in (("teacher", "a teacher's adapter"), ("stand-alone", "a stand-alone teacher")):
         with pytest.raises(ValueError, match=f"{name} holds {kind}, not a student in PyTorch"):
             load_student(models / name)
+
+
+def test_arguments_of_the_hub_reach_the_download_of_an_exported_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_student(tmp_path / "snapshot")
+    asked: dict[str, Any] = {}
+
+    def download(name: str, **given: Any) -> str:
+        asked.update(given)
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("scalpel_hf.predictors.load.kind_of", lambda *_, **__: ModelKind.EXPORTED)
+    load_predictor("org/onnx", revision="v1", token="secret", cache_dir="cache", local_files_only=True)
+    del asked["allow_patterns"]
+    assert asked == {"revision": "v1", "token": "secret", "cache_dir": "cache", "local_files_only": True}

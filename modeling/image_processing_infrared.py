@@ -150,8 +150,8 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
                 "at a time, pass `do_pad=True`, or leave `return_tensors` out for a list."
             )
         frames = [normalize_frame(frame, normalization, percentiles).float()[None] for frame in raw]  # (1, H, W) each
-        common = _common_size(sizes)
-        frames = [_pad(frame, _round_up(common if do_pad else frame.shape[1:], size_divisor)) for frame in frames]
+        common = common_size(sizes)
+        frames = [_pad(frame, round_up(common if do_pad else frame.shape[1:], size_divisor)) for frame in frames]
         data: dict[str, list[np.ndarray]] = {
             "pixel_values": [frame.repeat(num_channels, 1, 1).numpy() for frame in frames],
             "original_sizes": [np.array(size) for size in sizes],
@@ -265,7 +265,7 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         sizes: list[tuple[int, ...]] = [(int(height), int(width)) for height, width in target_sizes]
         if len(sizes) != count:
             raise ValueError(f"{len(sizes)} target sizes do not pair with the {count} frames of the logits.")
-        return sizes, _round_up(_common_size(sizes), self.size_divisor)
+        return sizes, round_up(common_size(sizes), self.size_divisor)
 
 
 def _check_settings(
@@ -310,12 +310,12 @@ def _read_frames(images: ImageLike | Sequence[ImageLike]) -> list[np.ndarray]:
     return frames
 
 
-def _common_size(sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+def common_size(sizes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """The largest height and width."""
     return tuple(max(sides) for sides in zip(*sizes, strict=True))
 
 
-def _round_up(size: Sequence[int], divisor: int | None) -> tuple[int, ...]:
+def round_up(size: Sequence[int], divisor: int | None) -> tuple[int, ...]:
     """The size, rounded up to multiples of `divisor`."""
     return tuple(-(-side // divisor) * divisor if divisor else side for side in size)
 

@@ -19,7 +19,7 @@ from .custom_code import CustomCodeMixin
 from .losses import mask_loss
 from .moe import PriorPyramid
 from .operators import OPERATORS, WhiteBoxOperator
-from .segmentation_maps import IGNORE_INDEX, as_two_classes
+from .segmentation_maps import as_two_classes, target_and_weight
 from .unet import FullResolution, decode, decoder_levels, encoder_levels, pad_to_multiple
 from .whole_weights import CheckedWeightsMixin
 
@@ -175,12 +175,8 @@ class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
         for name, value in (("labels", labels), ("pixel_weights", pixel_weights)):
             if value is not None and value.shape != logits.shape:
                 raise ValueError(f"`{name}` have the frames' shape {tuple(logits.shape)}, got {tuple(value.shape)}.")
-        valid = labels != IGNORE_INDEX
-        target = torch.where(valid, labels, 0).float()
-        if not ((target >= 0) & (target <= 1)).all():
-            raise ValueError(f"`labels` lie in [0, 1], or are {IGNORE_INDEX} where a pixel is ignored.")
-        weight = valid.float() if pixel_weights is None else valid * pixel_weights
-        return mask_loss(logits, target, weight)
+        target, weight = target_and_weight(labels)
+        return mask_loss(logits, target, weight if pixel_weights is None else weight * pixel_weights)
 
 
 class FrontEnd(nn.Module):

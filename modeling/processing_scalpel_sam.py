@@ -1,6 +1,5 @@
 """Processor of the stand-alone teacher: frames and prompts to inputs, outputs to masks and boxes in frame pixels."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
 from .custom_code import CustomCodeMixin
-from .image_processing_infrared import InfraredImageProcessor
+from .image_processing_infrared import InfraredImageProcessor, common_size, round_up
 from .normalization import ImageLike
 from .segmentation_maps import class_maps
 
@@ -123,9 +122,7 @@ class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
         if len(sizes) != len(masks):
             raise ValueError(f"{len(sizes)} sizes do not pair with the masks of {len(masks)} frames.")
         grid, side = tuple(masks.shape[-2:]), self.image_processor.sam_size // 4
-        divisor = self.image_processor.size_divisor or 1
-        padded = tuple(math.ceil(max(sides) / divisor) * divisor for sides in zip(*sizes, strict=True))
-        if grid == (side, side) and grid != padded:
+        if grid == (side, side) and grid != round_up(common_size(sizes), self.image_processor.size_divisor):
             logits = [self._from_base_grid(mask, size) for mask, size in zip(masks, sizes, strict=True)]
         else:
             logits = [mask[..., :height, :width] for mask, (height, width) in zip(masks, sizes, strict=True)]

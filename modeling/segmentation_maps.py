@@ -56,6 +56,19 @@ def _read_map(index: int, item: Any, size: tuple[int, ...]) -> np.ndarray:
     return array.astype(np.int64)
 
 
+def target_and_weight(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    The target, float32, and the weight of labels of any shape: in [0, 1], or 255 where a pixel is ignored.
+
+    Raises `ValueError` for other labels.
+    """
+    valid = labels != IGNORE_INDEX
+    target = torch.where(valid, labels, 0).float()
+    if not ((target >= 0) & (target <= 1)).all():
+        raise ValueError(f"`labels` lie in [0, 1], or are {IGNORE_INDEX} where a pixel is ignored.")
+    return target, valid.float()
+
+
 def as_two_classes(logits: Tensor) -> Tensor:
     """
     Convert foreground logits z `(B, 1, H, W)` to logits `(B, 2, H, W)` of background, 0, and target, z.

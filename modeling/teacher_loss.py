@@ -11,7 +11,7 @@ from torch import Tensor
 from .losses import mask_loss
 from .mask_level import FrameRegion
 from .moe import load_balance_loss
-from .segmentation_maps import IGNORE_INDEX
+from .segmentation_maps import target_and_weight
 
 PRIOR_WEIGHT = 0.3
 BALANCE_WEIGHT = 0.01
@@ -84,11 +84,8 @@ def loss_of_labels(masks: Tensor, labels: Tensor, region: FrameRegion | None, se
             f"{tuple(masks.shape)}."
         )
     logits = masks[:, :, 0].float()
-    valid = (labels != IGNORE_INDEX).to(logits.dtype)
-    target = torch.where(valid > 0, labels, 0).to(logits.dtype)
-    if not ((target >= 0) & (target <= 1)).all():
-        raise ValueError(f"`labels` lie in [0, 1], or are {IGNORE_INDEX} where a pixel is ignored.")
-    losses = teacher_losses(logits, target=target, weight=valid, seen=seen)
+    target, weight = target_and_weight(labels)
+    losses = teacher_losses(logits, target=target, weight=weight, seen=seen)
     return weighted_sum(losses, {"supervised": 1.0, "prior": PRIOR_WEIGHT, "balance": BALANCE_WEIGHT})
 
 

@@ -36,6 +36,7 @@ from scalpel_hf.evaluation.run_files import (
     kind_of_run,
     metrics_of_seeds,
     numbers_of_units,
+    paired_counts,
     read_runs,
     stacked_counts,
 )
@@ -124,7 +125,7 @@ def _rows_of_comparisons(
     for one, sign, other in pairs:
         if unknown := {one, other} - set(arms):
             raise ValueError(f"{folder}: has no run of {', '.join(sorted(unknown))}")
-        first, second = _paired_counts(kind, arms[one], arms[other])
+        first, second = paired_counts(kind, arms[one], arms[other])
         means = metrics_of_seeds(kind, first).mean(0), metrics_of_seeds(kind, second).mean(0)
         if sign == "-":
             units = [unit for _, unit in kind.titles.values()]
@@ -139,20 +140,6 @@ def _rows_of_comparisons(
         ]
         rest = [""] * (len(kind.others) + 1)
         yield [f"{escape(one)} {'less' if sign == '-' else 'over'} {escape(other)}", "", *cells, *rest]
-
-
-def _paired_counts(kind: Kind, first: list[Any], second: list[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Counts `(seeds, units, columns)` of two arms. If each seed drew other frames to measure on, those of the seeds that
-    both arms have are put one after another, as if of one seed: to draw a frame is then to draw a seed.
-    """
-    targets = kind.counts.index("n_targets")
-    stacks = stacked_counts(kind, first), stacked_counts(kind, second)
-    if all((stack[..., targets] == stacks[0][0, :, targets]).all() for stack in stacks):
-        return stacks
-    one, other = ({run["seed"]: stacked_counts(kind, [run])[0] for run in arm} for arm in (first, second))
-    both = sorted(one.keys() & other.keys())
-    return np.concatenate([one[seed] for seed in both])[None], np.concatenate([other[seed] for seed in both])[None]
 
 
 def _listed(numbers: list[int]) -> str:

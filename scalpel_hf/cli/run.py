@@ -231,7 +231,9 @@ def stages(args: argparse.Namespace) -> list[Stage]:
 
 def begin_anew_after_review(out: Path) -> None:
     """Remove a half-trained student if people have decided about pseudo labels since: it can't go on with others."""
-    decisions, seen = out / "pseudo" / "review" / "decisions.jsonl", out / "reviewed.json"
+    from scalpel_hf.pseudo_labels.reviews import DECISIONS_FILE, REVIEW_FOLDER  # here, so that `--help` answers at once
+
+    decisions, seen = out / "pseudo" / REVIEW_FOLDER / DECISIONS_FILE, out / "reviewed.json"
     now = content_of(decisions) if decisions.exists() else ""
     if seen.exists() and read_json(seen)["decisions"] != now:
         for student in (out / name for name, taught in students_of(out).items() if taught == BOTH):

@@ -148,7 +148,7 @@ def bootstrap_differences(
 def bootstrap_ratios(first: np.ndarray, second: np.ndarray, metrics: MetricsOfCounts = metrics_of_counts) -> np.ndarray:
     """Bootstrap draws of the first model's metrics divided by the second's, `(DRAWS, 4)`; NaN where that is 0."""
     drawn = bootstrap_pairs(first, second, metrics)
-    return np.divide(*drawn, out=np.full_like(drawn[0], np.nan), where=drawn[1] != 0)
+    return ratio_or_nan(*drawn)
 
 
 def bootstrap_pairs(

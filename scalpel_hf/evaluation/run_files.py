@@ -104,6 +104,22 @@ def stacked_counts(kind: Kind, runs: list[dict[str, Any]]) -> np.ndarray:
     return np.array([run["counts"][kind.units] for run in runs], dtype=np.int64)
 
 
+def paired_counts(
+    kind: Kind, first: list[dict[str, Any]], second: list[dict[str, Any]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Counts `(seeds, units, columns)` of two arms. If each seed drew other frames to measure on, those of the seeds that
+    both arms have are put one after another, as if of one seed: to draw a frame is then to draw a seed.
+    """
+    targets = kind.counts.index("n_targets")
+    stacks = stacked_counts(kind, first), stacked_counts(kind, second)
+    if all((stack[..., targets] == stacks[0][0, :, targets]).all() for stack in stacks):
+        return stacks
+    one, other = ({run["seed"]: stacked_counts(kind, [run])[0] for run in arm} for arm in (first, second))
+    both = sorted(one.keys() & other.keys())
+    return np.concatenate([one[seed] for seed in both])[None], np.concatenate([other[seed] for seed in both])[None]
+
+
 def metrics_of_seeds(kind: Kind, counts: np.ndarray) -> np.ndarray:
     """Metrics `(seeds, metrics)` from counts `(seeds, units, columns)`; 0 / 0 is 0."""
     return np.nan_to_num(kind.of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64)))[:, 0]

@@ -12,7 +12,9 @@ from scalpel_hf.data import human_labelled, load_split
 from scalpel_hf.data.objects import EIGHT_CONNECTED
 from scalpel_hf.evaluation import IRSTDMetrics
 
-from .evaluator import predictions_and_masks
+from .box_metrics import COUNTS as BOX_COUNTS
+from .box_metrics import metrics_by_boxes
+from .evaluator import metrics_by_masks, predictions_and_masks
 from .ratios import ratio_or_nan
 from .unseen import TrainedOn, rows_to_measure, trained_on
 
@@ -63,6 +65,16 @@ def count_frames(
 def count_record(probabilities: Callable[[Any], np.ndarray], rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Metrics at threshold 0.5, and the counts of every frame, as in the files of results/."""
     return record_of_counts(count_frames(probabilities, rows)[0])
+
+
+def detection_record(detect: Callable[[Any], Any], rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Metrics of a detector at threshold 0.5 against masks, and the counts of every frame, as in results/."""
+    found = metrics_by_masks(detect, rows)
+    counts = found.counts()
+    return {
+        "metrics": {**found.compute(), **metrics_by_boxes(counts, found.threshold)},
+        "counts": {"columns": [*BOX_COUNTS], "frames": counts.tolist()},
+    }
 
 
 def record_of_counts(counts: np.ndarray) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .box_metrics import COUNTS
+
 # Areas of boxes in pixels, lower bound included. 9 x 9 is the SPIE's limit for small targets; COCO's smallest class, up
 # to 32 x 32, would contain nearly all of them.
 AREAS = {"all": (0, 1e10), "tiny": (0, 9), "small": (9, 81), "large": (81, 1e10)}
@@ -61,20 +63,25 @@ class DetectionMetrics:
             raise ValueError(f"`scores` are {len(box)} numbers in [0, 1], one a box, got {score.tolist()}.")
         self.frames.append((score, box, target))
 
+    def counts(self) -> np.ndarray:
+        """The `COUNTS` of each frame, `(frames, 4)`: targets, matched targets, boxes without a target, 1 frame."""
+        rows = []
+        for score, box, truth in self.frames:
+            keep = score > self.threshold
+            matched = _matches(score[keep], box[keep], truth=truth, distance=self.distance)
+            rows.append((len(truth), matched, int(keep.sum()) - matched, 1))
+        return np.array(rows, dtype=np.int64).reshape(-1, len(COUNTS))
+
     def compute(self) -> dict[str, float | None]:
         """All metrics over the frames so far, with the counts behind them and the settings."""
-        n_targets = sum(len(truth) for _, _, truth in self.frames)
-        kept = [(score > self.threshold, score, box, truth) for score, box, truth in self.frames]
-        n_predicted = int(sum(keep.sum() for keep, *_ in kept))
-        n_matched = sum(
-            _matches(s[keep], box[keep], truth=truth, distance=self.distance) for keep, s, box, truth in kept
-        )
+        n_targets, n_matched, n_false, n_images = self.counts().sum(0).tolist()
+        n_predicted = n_matched + n_false
         return {
             **_average_precision(self.frames),
             "precision": n_matched / n_predicted if n_predicted else 0.0,
             "recall": n_matched / n_targets if n_targets else 0.0,
             "f1": 2 * n_matched / (n_predicted + n_targets) if n_predicted + n_targets else 0.0,
-            "n_images": len(self.frames),
+            "n_images": n_images,
             "n_targets": n_targets,
             "n_predicted": n_predicted,
             "n_matched": n_matched,

@@ -145,15 +145,23 @@ def evaluate_detections(
 
     Raises `ValueError`, which names the row, if a row has no label.
     """
+    if not judged_by_boxes(rows):
+        return metrics_by_masks(detect, rows, threshold).compute()
     metrics = DetectionMetrics(threshold=threshold)
-    if judged_by_boxes(rows):
-        frames = detect_all(detect, rows)
-        for frame in frames:
-            metrics.update(*frame)
-        return metrics.compute() | metrics_by_boxes(count_boxes(frames, threshold), threshold)
+    frames = detect_all(detect, rows)
+    for frame in frames:
+        metrics.update(*frame)
+    return metrics.compute() | metrics_by_boxes(count_boxes(frames, threshold), threshold)
+
+
+def metrics_by_masks(
+    detect: Callable[[Any], tuple[np.ndarray, np.ndarray]], rows: Iterable[dict[str, Any]], threshold: float = 0.5
+) -> DetectionMetrics:
+    """[`DetectionMetrics`] of rows with a `mask`, whose 8-connected components are the targets."""
+    metrics = DetectionMetrics(threshold=threshold)
     for detected, mask in predictions_and_masks(detect, rows):
         metrics.update(*detected, as_corners(objects_from_mask(mask)["bbox"]))
-    return metrics.compute()
+    return metrics
 
 
 def evaluate_pseudo_labels(labelled: datasets.Dataset, truth: datasets.Dataset) -> dict[str, float]:

@@ -36,6 +36,11 @@ class Kind(NamedTuple):
     others: dict[str, tuple[str, float]]
 
 
+OF_BOXES = {
+    "f1": ("F1 %", 100.0),
+    "pd": ("Pd %", 100.0),
+    "false_alarms_per_frame": ("false alarms in 100 frames", 100.0),
+}
 KINDS = (
     Kind(
         units="frames",
@@ -48,12 +53,20 @@ KINDS = (
         units="recordings",
         counts=BOX_COUNTS,
         of_counts=metrics_of_box_counts,
-        titles={
-            "f1": ("F1 %", 100),
-            "pd": ("Pd %", 100),
-            "false_alarms_per_frame": ("false alarms in 100 frames", 100),
-        },
+        titles=OF_BOXES,
         others={"ap50": ("AP50 %", 100)},
+    ),
+    Kind(
+        units="frames",
+        counts=BOX_COUNTS,
+        of_counts=metrics_of_box_counts,
+        titles=OF_BOXES,
+        others={
+            "ap50": ("AP50 %", 100),
+            "ap50_tiny": ("tiny", 100),
+            "ap50_small": ("small", 100),
+            "ap50_large": ("large", 100),
+        },
     ),
 )
 
@@ -90,7 +103,7 @@ def read_runs(folder: Path) -> Runs:
 
 def kind_of_run(run: dict[str, Any]) -> Kind:
     for kind in KINDS:
-        if run["counts"]["columns"] == list(kind.counts):
+        if run["counts"]["columns"] == list(kind.counts) and kind.units in run["counts"]:
             return kind
     raise ValueError(f"the columns of its counts are not {' nor '.join(', '.join(kind.counts) for kind in KINDS)}")
 

@@ -7,7 +7,8 @@ as one of all masks?
 For each budget and seed: a teacher of that share of the masks, its pseudo labels, and three students of the same steps:
 (a) of all masks, (b) of the share alone, (c) of the share and the pseudo labels. Each is measured on the test split,
 threshold 0.5. One JSON a student under OUT/DATASET-BUDGET, with its counts on every frame, and one for the pseudo
-labels, measured on the frames whose masks were hidden. Run again after a kill, it resumes; the students of all masks
+labels, measured on the frames whose masks were hidden. With `--task detection` the students are detectors, measured by
+boxes. Run again after a kill, it resumes; the students of all masks
 are trained once for all budgets. `--quick` runs everything in minutes, to see that it works: its metrics mean nothing.
 """
 
@@ -15,12 +16,14 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from scalpel_hf.cli.numbers import SEED, between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
-from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
-from scalpel_hf.predictors.load import load_trained
+from scalpel_hf.evaluation.box_metrics import detector_of
+from scalpel_hf.evaluation.comparison import count_record, detection_record, frames_to_compare
+from scalpel_hf.predictors.load import default_device, load_predictor
 from scalpel_hf.training.run_record import METRICS_FILE, training_facts
 from scalpel_hf.utils.files import write_json
 
@@ -60,16 +63,17 @@ def label(args: argparse.Namespace, budget: float, seed: int, few: Path, everyth
 def train_student(args: argparse.Namespace, data: Path, labels: Path | str, seed: int, to: Path) -> None:
     config = f"{DATASETS[args.dataset][0]}/transfer_10pct"
     where = ("--dataset", data, "--pseudo_labels", labels, "--output_dir", to, "--eval_split", "")
-    run("transfer", "--config", config, *where, "--seed", seed, *args.student_options)
+    run("transfer", "--config", config, *where, "--task", args.task, "--seed", seed, *args.student_options)
 
 
 def record(args: argparse.Namespace, arm: str, budget: float, seed: int, student: Path, everything: Path) -> None:
     rows = frames_to_compare(str(everything), "test", models=[student], labelled=None)
     setting = {"arm": arm, "dataset": args.dataset, "budget": budget, "seed": seed, "test frames": len(rows)}
-    write_json(
-        args.out / f"{args.dataset}-{budget:g}" / f"{arm}-{seed}.json",
-        {**setting, **count_record(load_trained(student).probabilities, rows), **training_facts(student)},
-    )
+    model: Any = load_predictor(student, device=default_device())
+    detects = args.task == "detection"
+    measured = detection_record(detector_of(model), rows) if detects else count_record(model.probabilities, rows)
+    result = args.out / f"{args.dataset}-{budget:g}" / f"{arm}-{seed}.json"
+    write_json(result, {**setting, **measured, **training_facts(student)})
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -83,6 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=SEED, nargs="*", default=[0, 1, 2], help="none: prepare the data, no more")
     parser.add_argument("--work", type=Path, required=True, help="folder for prepared data, models and labels")
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON files")
+    parser.add_argument("--task", choices=["segmentation", "detection"], default="segmentation", help="of the students")
     parser.add_argument("--teacher-config", help="recipe of the teachers (default: the data set's distill_10pct)")
     parser.add_argument(
         "--student-steps", type=between(int, 1, 10**7), help="steps of each student (default: recipe's)"
@@ -92,6 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     args.teacher_options, args.student_options = (), ("--max_steps", args.student_steps) if args.student_steps else ()
     if args.quick:
         args.teacher_options, args.student_options = (*QUICK, "--committee", "1"), QUICK
+    prefix = "detection-" if args.task == "detection" else ""
 
     everything = args.work / "data" / args.dataset
     prepare(args, None, everything)
@@ -100,14 +106,14 @@ def main(argv: list[str] | None = None) -> None:
         few = args.work / "data" / f"{args.dataset}-{budget:g}"
         prepare(args, budget, few)
         for seed in args.seeds:
-            todo = [arm for arm in ARMS if not (args.out / few.name / f"{arm}-{seed}.json").exists()]
+            todo = [arm for arm in ARMS if not (args.out / few.name / f"{prefix}{arm}-{seed}.json").exists()]
             for arm in todo:
-                student = args.work / (args.dataset if arm == "all-masks" else few.name) / f"{arm}-{seed}"
+                student = args.work / (args.dataset if arm == "all-masks" else few.name) / f"{prefix}{arm}-{seed}"
                 labels = (
                     label(args, budget, seed=seed, few=few, everything=everything) if arm == "pseudo-labels" else ""
                 )
                 train_student(args, everything if arm == "all-masks" else few, labels=labels, seed=seed, to=student)
-                record(args, arm, budget=budget, seed=seed, student=student, everything=everything)
+                record(args, f"{prefix}{arm}", budget=budget, seed=seed, student=student, everything=everything)
                 print(f"{args.dataset}, {budget:g} of the masks, {arm}, seed {seed}: done", flush=True)
 
 

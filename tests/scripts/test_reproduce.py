@@ -47,6 +47,21 @@ def test_three_arms_from_a_folder_to_a_table(published: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_detectors_are_measured_by_boxes(published: Path, tmp_path: Path) -> None:
+    argv = ["--dataset", "irstd-1k", "--root", str(published), "--base-model", str(published / "base"), "--quick"]
+    argv += ["--budget", "0.5", "--seeds", "0", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "results")]
+    reproduce.main([*argv, "--task", "detection"])
+    record = read_json(tmp_path / "results/irstd-1k-0.5/detection-few-masks-0.json")
+    counts, metrics = np.array(record["counts"]["frames"]), record["metrics"]
+    assert len(counts) == 4 and counts[:, 0].sum() == metrics["n_targets"] > 0
+    assert metrics["recall"] == metrics["pd"] == counts[:, 1].sum() / counts[:, 0].sum() and "ap50_tiny" in metrics
+    table = render(
+        "<!-- table: results; detection-pseudo-labels - detection-few-masks -->\n<!-- end of table -->\n", tmp_path
+    )
+    assert "| tiny |" in table and "On 4 frames" in table
+
+
+@pytest.mark.slow
 def test_teachers_of_another_recipe(published: Path, tmp_path: Path) -> None:
     argv = ["--dataset", "irstd-1k", "--root", str(published), "--base-model", str(published / "base"), "--quick"]
     argv += ["--budget", "0.2", "--seeds", "0", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "results")]

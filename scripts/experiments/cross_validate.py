@@ -36,7 +36,7 @@ def cross_validate(arm: str, args: argparse.Namespace, seed: int) -> dict[str, A
     rows = labelled_by_people(load_split(str(args.few), "train"), str(args.few))
     folds = folds_by_recording(rows, FOLDS, seed)
     runs = [args.work / f"{arm}-{seed}-{k}" for k in range(len(folds))]
-    counts = {}
+    counts: dict[int, np.ndarray] = {}
     for fold, run in zip(folds, runs, strict=True):
         train_network(ARMS[arm], args, rows.select(np.setdiff1d(np.arange(len(rows)), fold)), seed=seed, run=run)
         measured, _ = count_frames(Teacher.from_pretrained(run, args.base_model).probabilities, rows.select(fold))

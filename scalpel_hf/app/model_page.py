@@ -1,6 +1,7 @@
 """The web page of `scalpel-hf app`, on which a person tries a model. It is made with Gradio."""
 
 import html
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -79,7 +80,8 @@ def page(models: dict[str, Any], title: str = "scalpel-hf", threshold: float = 0
         >>> page({"student": load_predictor("runs/nuaa/student")}).launch()  # doctest: +SKIP
     """
     gr = import_gradio()
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+    of_others = (600, 3600) if "SPACE_ID" in os.environ else None  # look each 600 s for files that are an hour old
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=of_others) as blocks:
         ModelPage(gr, models, title=title, threshold=threshold).connect()
     return blocks
 

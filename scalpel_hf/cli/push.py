@@ -26,23 +26,53 @@ from scalpel_hf.cli.program import verb_parser
 from scalpel_hf.data import LabelBudget, load_prepared
 from scalpel_hf.hub.space import push_space
 from scalpel_hf.hub.upload import push_dataset, push_folder, push_metric, push_run, save_standalone
+from scalpel_hf.predictors.strict_loading import ADAPTER_CONFIG
 from scalpel_hf.pseudo_labels.output import KEY_FILE as RUN_FILE
+
+# What is pushed, and the flags that go with it.
+FLAGS = {
+    "a page": {"teacher"},
+    "the metric": set(),
+    "a data set": {"license"},
+    "a base model": set(),
+    "a teacher": {"base_model_id", "standalone", "base_model", "no_pictures"},
+    "a student": {"no_pictures"},
+}
+
+
+def kind_of(args: argparse.Namespace) -> str:
+    """What the arguments name, one of `FLAGS`, told by the folder's files. Raises `ValueError` for no folder."""
+    folder = Path(args.folder)
+    if args.space:
+        return "a page"
+    if args.folder == "metric":
+        return "the metric"
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
+    if any(any(folder.glob(name)) for name in ("dataset_dict.json", "state.json", "data/*.parquet")):
+        return "a data set"
+    if not (folder / "metrics.json").exists() and (folder / "README.md").exists():
+        return "a base model"
+    return "a teacher" if (folder / ADAPTER_CONFIG).exists() else "a student"
 
 
 def push(args: argparse.Namespace) -> str:
-    """Push what the arguments name; the folder's files tell what it is. Returns the commit's URL."""
-    folder, private = Path(args.folder), args.private or None
-    if args.space:
+    """Push what the arguments name. Returns the commit's URL."""
+    folder, private, kind = Path(args.folder), args.private or None, kind_of(args)
+    for flag in sorted(set().union(*FLAGS.values()) - FLAGS[kind]):
+        if getattr(args, flag):
+            raise ValueError(f"--{flag.replace('_', '-')} is not for {kind}, which {args.folder} is: leave it out")
+    if kind == "a page":
         return push_space(args.folder, args.repo, teacher=args.teacher, private=private)
-    if args.folder == "metric":
+    if kind == "the metric":
         return push_metric(args.repo, private)
-    if any(any(folder.glob(name)) for name in ("dataset_dict.json", "state.json", "data/*.parquet")):
+    if kind == "a data set":
         budget = folder / "label_budget.json"
         dataset = load_prepared(folder)
         return push_dataset(
             dataset,
             args.repo,
-            license=args.license,
+            license=args.license or "other",
             private=private,
             budget=LabelBudget.load(budget) if budget.exists() else None,
             run=folder if (folder / RUN_FILE).exists() else None,
@@ -51,7 +81,7 @@ def push(args: argparse.Namespace) -> str:
         with tempfile.TemporaryDirectory() as alone:
             save_standalone(folder, alone, args.base_model)
             return push_run(alone, args.repo, args.base_model_id, private=private, pictures=not args.no_pictures)
-    if not (folder / "metrics.json").exists() and (folder / "README.md").exists():
+    if kind == "a base model":
         return push_folder(folder, args.repo, own_card(folder, args.repo), private=private)
     return push_run(folder, args.repo, args.base_model_id, private=private, pictures=not args.no_pictures)
 
@@ -71,12 +101,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--base-model", help="with --standalone, the base model, if not the one in the teacher's configuration"
     )
-    parser.add_argument("--license", default="other", help="license of a data set's images and masks")
+    parser.add_argument("--license", help="license of a data set's images and masks (default: other)")
     parser.add_argument("--no-pictures", action="store_true", help="show no test frames in a model's card")
     parser.add_argument("--space", action="store_true", help="push the page that shows a model, as a Space")
     parser.add_argument("--teacher", help="with --space, a second model's id, for the page's switch")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     args = parser.parse_args(argv)
-    if args.teacher and not args.space:
-        parser.error("--teacher goes with --space")
     print(push(args))

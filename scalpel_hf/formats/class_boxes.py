@@ -1,5 +1,6 @@
 """What the readers of YOLO's and of Pascal VOC's boxes share: a file per frame, and boxes with a class."""
 
+import re
 from pathlib import Path
 
 from scalpel_hf.utils.reading import read_text
@@ -12,7 +13,12 @@ ClassNames = dict[str, str]  # name of a class by what the file writes, such as 
 
 def label_files_in(folder: Path, suffix: str) -> list[Path]:
     found = folder.rglob(f"*{suffix}") if folder.is_dir() else ()
-    files = sorted(path for path in found if path.is_file() and not is_sidecar(path))
+    hidden = re.compile(r"(^|/)(\.|__MACOSX/)")  # such as the `._f0.txt` that macOS writes beside `f0.txt`
+    files = sorted(
+        path
+        for path in found
+        if path.is_file() and not is_sidecar(path) and not hidden.search(path.relative_to(folder).as_posix())
+    )
     if not files:
         raise LabelFileError(f"{folder}: there are no label files *{suffix} in it")
     return files
@@ -27,17 +33,20 @@ def frame_of(path: Path, root: Path) -> str:
     return path.relative_to(root).with_suffix("").as_posix()
 
 
-def target_class(used: set[str], classes: ClassNames, category: str | None, where: Path) -> str | None:
-    """The class, as the files write it, that counts as target; `None` where the files use no class at all."""
+def target_classes(used: set[str], classes: ClassNames, category: str | None, where: Path) -> set[str]:
+    """The classes, as the files write them, that count as target: several if their names are the same."""
     names = {key: classes.get(key, key) for key in used}
     if category is not None:
-        matching = [key for key in {**classes, **names} if category in (key, classes.get(key))]
-        if not matching:
+        by_name = {key for key, name in classes.items() if name == category}
+        by_number = {category} & {*classes, *used}
+        if by_name and by_number - by_name:
+            raise LabelFileError(f"{where}: {category!r} is the name of one class and the number of another: rename it")
+        if used and not by_name | by_number:
             raise LabelFileError(f"{where}: no class {category!r}, there are {sorted(names.values())}")
-        return matching[0]
-    if len(used) > 1:
+        return by_name or by_number
+    if len({*names.values()}) > 1:
         raise LabelFileError(f"{where}: there are the classes {sorted(names.values())}: name the target by --category")
-    return next(iter(used), None)
+    return used
 
 
 def label_text(path: Path) -> str:

@@ -14,7 +14,8 @@ from scalpel_hf.utils.files import safe_name, whole_folder
 
 from .export_rows import AnyDataset, Frame, read_rows
 
-METADATA = "metadata.parquet"
+# `datasets` takes folders for splits before it looks for "test" or "val" in the names of files.
+SPLIT, METADATA = "train", "metadata.parquet"
 ROWS = 256  # rows of the metadata that are written at a time
 
 
@@ -22,8 +23,9 @@ def write_imagefolder(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     """
     Write all rows and columns for `load_dataset("imagefolder", data_dir=folder)`.
 
-    Each image column becomes a folder of files, copied as they are. The other columns are in `metadata.parquet`; their
-    types are the data set's, even where all rows lack a value. Memory does not grow with the number of frames.
+    All is in the folder `train`: each image column is a folder of files, copied as they are, the other columns are in
+    `metadata.parquet`; their types are the data set's, even where all rows lack a value. Memory does not grow with the
+    number of frames.
 
     Returns how many `frames` were written, and how many of them are `frames without label`. Raises `ValueError` for a
     data set that can't be exported, see [`read_rows`], and otherwise as [`whole_folder`] does.
@@ -39,9 +41,10 @@ def write_imagefolder(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     stored = {names["image"]: text} | {names.get(c, c): text if c in names else f for c, f in features.items()}
     schema = datasets.Features(stored).arrow_schema
     counts, rows = Counter[str](), list[dict[str, Any]]()
-    with whole_folder(folder) as part, pq.ParquetWriter(part / METADATA, schema) as writer:
+    with whole_folder(folder) as whole, pq.ParquetWriter(_made(whole / SPLIT) / METADATA, schema) as writer:
+        part = whole / SPLIT
         for column in images:
-            (part / column).mkdir()
+            _made(part / column)
         for row, frame in read_rows(dataset):
             for column in images:
                 row[names[column]] = _write_image(row.pop(column), part, column=column, frame=frame)
@@ -64,6 +67,11 @@ def write_parquet(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     """
     with whole_folder(folder) as part:
         return Counter(frames=write_parquet_file(dataset, part / "data.parquet"))
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def _write_image(cell: dict[str, Any] | None, part: Path, column: str, frame: Frame) -> str | None:

@@ -176,7 +176,8 @@ def _annotation(task: dict[str, Any], origin: str) -> dict[str, Any] | None:
 def _frame_name(data: dict[str, Any], origin: str) -> str:
     name, image = data.get("name"), data.get("image")
     if name is None and isinstance(image, str):
-        name = named_by(unquote(image).rpartition("=")[2])
+        _, is_local, path = image.partition(LOCAL_FILES)
+        name = named_by(unquote(path if is_local else image.partition("?")[0]))
     if not isinstance(name, str) or not name:
         raise LabelFileError(f"{origin}: names no frame, neither by `data.name` nor by a file in `data.image`")
     return name

@@ -1,5 +1,6 @@
 """Loads a person's own frames, with labels for some of them in any readable format."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from scalpel_hf.utils.image_files import find_images
 from .class_boxes import is_sidecar
 from .human_labels import HumanLabel, LabelFileError, import_human_labels, named, read_labels
 from .label_files import read_label_file
+from .yolo import FOLDERS as YOLO_FOLDERS
 
 FORMS_OF_LABELS = (
     "a folder of masks, of YOLO's or of Pascal VOC's files, or a JSON file: of COCO, of Label Studio, or of boxes by "
@@ -62,7 +64,9 @@ def _kind_of_folder(path: Path) -> str:
         images, nothing = [], error
     if any(not is_sidecar(file) for file in path.rglob("*.xml")):
         return "voc"
-    if (path / "labels").is_dir() or (not images and next(path.rglob("*.txt"), None) is not None):
+    if any((path / name).is_dir() for name in YOLO_FOLDERS) or (
+        not images and next(path.rglob("*.txt"), None) is not None
+    ):
         return "yolo"
     if not images:
         raise LabelFileError(f"neither masks nor boxes: {nothing}") from nothing
@@ -134,9 +138,13 @@ def _as_shown(label: HumanLabel, orientation: int, shown: tuple[int, int], mask_
 def _labels_of_frames(
     found: Iterator[HumanLabel], frames: FrameNames, labels: Path, left_out: LeftOut
 ) -> Iterator[HumanLabel]:
-    """Yields the labels that belong to one of the `frames`; `LabelFileError` where none does."""
+    """
+    Yields the labels that belong to one of the `frames`; `LabelFileError` where none does. A warning where labels of
+    several folders belong to frames by the files' names alone, which may be another folder's.
+    """
     count = 0
     others: list[str] = []
+    folders: dict[str, str] = {}  # of labels; "" of those that belong to a frame with its folder
     for label in found:
         name = _frame_of(label.name, frames)
         if name is None:
@@ -144,7 +152,15 @@ def _labels_of_frames(
             others.append(label.name)
             continue
         count += 1
+        folder, _, last = label.name.rpartition("/")
+        folders.setdefault(folder if _frame_of(last, frames) == name else "", label.name)
         yield replace(label, name=name)
+    if len(folders) > 1 and any(folders):
+        warnings.warn(
+            f"{labels}: labels of several folders ({few([*folders.values()], 2)}) are taken for frames by the files' "
+            "names alone: look whether they are of these frames, or give the frames in the same folders",
+            stacklevel=2,
+        )
     if not count:
         raise LabelFileError(
             f"no label in {labels} is of a frame that is there ({len(others)} are of others): labels and frames are "

@@ -12,7 +12,7 @@ from PIL import Image
 from scalpel_hf.data.label_sources import BOX
 from scalpel_hf.utils.files import whole_folder
 
-from .class_boxes import ClassBoxes, frame_of, label_files_in, label_text, target_class
+from .class_boxes import ClassBoxes, frame_of, label_files_in, label_text, target_classes
 from .export_rows import AnyDataset, Frame, Target, labelled_frames, warn_of_loss
 from .human_labels import HumanLabel, LabelFileError
 
@@ -124,9 +124,9 @@ def read_voc_boxes(folder: str | Path, category: str | None = None) -> Iterator[
     found = [(path, _voc_annotation(path)) for path in label_files_in(root, ".xml")]
     read = [(path, _voc_size(annotation), _voc_boxes(annotation, path)) for path, annotation in found]
     used = {name for _, _, boxes in read for name, _ in boxes}
-    wanted = target_class(used, {}, category=category, where=root)
+    wanted = target_classes(used, {}, category=category, where=root)
     for path, size, boxes in read:
-        kept = tuple(box for name, box in boxes if name == wanted)
+        kept = tuple(box for name, box in boxes if name in wanted)
         yield HumanLabel(frame_of(path, root), None, str(path), boxes=kept, size=size)
 
 

@@ -12,7 +12,7 @@ from scalpel_hf.data.label_sources import BOX
 from scalpel_hf.utils.files import whole_folder
 from scalpel_hf.utils.reading import read_yaml
 
-from .class_boxes import ClassBoxes, ClassNames, frame_of, label_files_in, label_text, target_class
+from .class_boxes import ClassBoxes, ClassNames, frame_of, label_files_in, label_text, target_classes
 from .export_rows import IGNORED_LOST, AnyDataset, Frame, Target, labelled_frames, warn_of_loss
 from .human_labels import HumanLabel, LabelFileError
 from .polygons import outline
@@ -23,6 +23,7 @@ train: images
 names:
   0: target
 """
+FOLDERS = ("labels", "obj_train_data")  # of label files; the second is CVAT's
 SMALL = 2  # pixels: polygons of targets up to this area are warned of, see `write_yolo_segmentation`
 
 
@@ -104,20 +105,20 @@ def read_yolo(folder: str | Path, category: str | None = None) -> Iterator[Human
     An empty file says that the frame has no target. `classes.txt` is not the file of a frame.
 
     Args:
-        folder: holds the text files, itself or in a folder `labels`.
+        folder: holds the text files, itself or in a folder `labels`, or `obj_train_data` as CVAT has it.
         category: the class that counts as target; needed where the files have several. It is the class's number, or
-            its name where `data.yaml` or `classes.txt` gives one.
+            its name where `data.yaml`, `classes.txt` or `obj.names`, up to two folders above, gives one.
 
     Raises [`LabelFileError`], which names the file and the line.
     """
     folder = Path(folder)
-    root = folder / "labels" if (folder / "labels").is_dir() else folder
+    root = next((folder / name for name in FOLDERS if (folder / name).is_dir()), folder)
     files = [path for path in label_files_in(root, ".txt") if path.name != "classes.txt"]
     found = [(path, _yolo_boxes(path)) for path in files]
     used = {name for _, boxes in found for name, _ in boxes}
-    wanted = target_class(used, _yolo_classes(folder, root), category=category, where=root)
+    wanted = target_classes(used, _yolo_classes(folder, root), category=category, where=root)
     for path, boxes in found:
-        kept = tuple(box for name, box in boxes if name == wanted)
+        kept = tuple(box for name, box in boxes if name in wanted)
         yield HumanLabel(frame_of(path, root), None, str(path), boxes=kept, shares=True)
 
 
@@ -143,10 +144,14 @@ def _yolo_boxes(path: Path) -> ClassBoxes:
 
 
 def _yolo_classes(folder: Path, root: Path) -> ClassNames:
-    listed = next((place / "classes.txt" for place in (root, folder) if (place / "classes.txt").is_file()), None)
-    if listed is not None:
-        return {str(number): name.strip() for number, name in enumerate(label_text(listed).splitlines())}
-    described = next((p / "data.yaml" for p in (folder, root.parent) if (p / "data.yaml").is_file()), None)
-    names = read_yaml(described).get("names") if described is not None else None
+    """The names of the classes, from the nearest file that has them: Label Studio's, CVAT's or Ultralytics'."""
+    places = dict.fromkeys((root, folder, *root.absolute().parents[:2]))
+    files = (place / name for place in places for name in ("classes.txt", "obj.names", "data.yaml"))
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return {}
+    if file.suffix != ".yaml":
+        return {str(number): name.strip() for number, name in enumerate(label_text(file).splitlines())}
+    names = read_yaml(file).get("names")
     pairs = names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else [])
     return {str(number): str(name) for number, name in pairs}

@@ -52,6 +52,25 @@ def test_without_pictures(client: HfApi, tmp_path: Path) -> None:
         assert ("examples.png" in card) == shown
 
 
+@pytest.mark.parametrize(
+    ("folder", "flags", "message"),
+    [
+        ("student", ["--base-model-id", BASE], "--base-model-id is not for a student"),
+        ("student", ["--license", "mit"], "--license is not for a student"),
+        ("data", ["--standalone"], "--standalone is not for a data set"),
+        ("metric", ["--no-pictures"], "--no-pictures is not for the metric"),
+        ("org/student", ["--space", "--license", "mit"], "--license is not for a page"),
+        ("student", ["--teacher", "org/t"], "--teacher is not for a student"),
+        ("nowhere", [], "there is no folder .*nowhere"),
+    ],
+)
+def test_flags_that_are_for_something_else(tmp_path: Path, folder: str, flags: list[str], message: str) -> None:
+    make_student(tmp_path / "student")
+    make_prepared(tmp_path / "data")
+    with pytest.raises(ValueError, match=message):
+        push.main([folder if folder in ("metric", "org/student") else str(tmp_path / folder), "org/x", *flags])
+
+
 def test_what_can_not_be_pushed_is_an_error(client: HfApi, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"metrics\.json is missing"):

@@ -150,6 +150,40 @@ def test_a_class_of_several_by_its_name_or_number(tmp_path: Path) -> None:
         list(read_yolo(tmp_path / "nowhere"))
 
 
+def test_yolo_as_other_programs_write_it(tmp_path: Path) -> None:
+    lines = "1 0.5 0.5 0.1 0.1\n0 0.2 0.2 0.1 0.1\n"
+    wanted = [(0.45, 0.45, 0.1, 0.1)]
+    cvat, roboflow, mac = tmp_path / "cvat", tmp_path / "roboflow", tmp_path / "mac"
+    for place in (cvat / "obj_train_data", roboflow / "train" / "labels", roboflow / "train" / "images", mac):
+        place.mkdir(parents=True)
+    (cvat / "obj.names").write_text("bird\ndrone\n")
+    (cvat / "train.txt").write_text("data/obj_train_data/a.png\n")
+    (roboflow / "data.yaml").write_text("names: [bird, drone]\n")
+    for place in (cvat / "obj_train_data", roboflow / "train" / "labels", mac):
+        (place / "a.txt").write_text(lines)
+    (mac / "classes.txt").write_text("bird\ndrone\n")
+    (mac / "._a.txt").write_bytes(b"\x00\x05\x16\x07\xa3")
+    assert kind_of_labels(cvat) == kind_of_labels(roboflow / "train") == "yolo"
+    for folder in (cvat, cvat / "obj_train_data", roboflow / "train", roboflow / "train" / "labels", mac):
+        (label,) = read_yolo(folder, "drone")
+        assert label.name == "a" and np.allclose(label.boxes, wanted)
+
+
+def test_classes_of_one_name_are_one(tmp_path: Path) -> None:
+    folder = yolo(tmp_path / "y", classes="target\ntarget\n", a="0 0.5 0.5 0.1 0.1\n1 0.25 0.25 0.5 0.5")
+    for category in ("target", None):
+        (label,) = read_yolo(folder, category)
+        assert len(label.boxes) == 2
+    folder = yolo(tmp_path / "z", classes="1\n0\n", a="0 0.5 0.5 0.1 0.1\n1 0.25 0.25 0.5 0.5")
+    with pytest.raises(LabelFileError, match="'1' is the name of one class and the number of another"):
+        list(read_yolo(folder, "1"))
+
+
+def test_empty_files_have_no_class_to_be_named(tmp_path: Path) -> None:
+    (label,) = read_yolo(yolo(tmp_path / "y", a=""), "target")
+    assert label.boxes == ()
+
+
 def voc(folder: Path, name: str, *objects: tuple[str, tuple[float, ...]]) -> Path:
     """Corners as VOC has them: from 1, both inside."""
     folder.mkdir(exist_ok=True)

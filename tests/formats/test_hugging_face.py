@@ -30,6 +30,14 @@ def test_imagefolder(tmp_path: Path) -> None:
     assert [entry["name"] for entry in streamed] == dataset["name"][:]
 
 
+def test_frames_that_are_called_like_splits(tmp_path: Path) -> None:
+    names = ["seq_0001", "test_0001", "val-2", "train"]
+    dataset = labelled(*[row(name, draw((3, 4)), "human") for name in names])
+    write_imagefolder(dataset, tmp_path / "out")
+    loaded = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "out"))
+    assert list(loaded) == ["train"] and contents(loaded["train"]) == contents(dataset)
+
+
 def test_imagefolder_with_the_mask_before_the_image(tmp_path: Path) -> None:
     dataset = tiny()
     dataset = dataset.select_columns(

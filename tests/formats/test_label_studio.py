@@ -136,6 +136,10 @@ def test_export_corrected_and_back(tmp_path: Path) -> None:
         ("/data/local-files/?d=sub/a%20b.png", "a b"),
         ("/data/upload/3/frame.v1.png", "frame.v1"),
         ("s3://bucket/x/7.tif", "7"),
+        ("/data/local-files/?d=sub/gain=3.png", "gain=3"),
+        ("http://host/data/local-files/?d=sub/gain%3D3.png", "gain=3"),
+        ("/data/upload/4/1a2b3c4d-gain%3D3.png", "gain=3"),
+        ("https://host/f0.png?signature=other", "f0"),
     ],
 )
 def test_names_from_addresses(tmp_path: Path, image: str, name: str) -> None:

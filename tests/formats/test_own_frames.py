@@ -1,6 +1,7 @@
 """A person's frames with labels for some of them, by `scalpel-hf prepare`."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,18 @@ def test_coco_for_some_frames_and_splits(mine: Path) -> None:
     assert sorted(row["name"] for row in human) == ["f0", "f1", "f2", "f3"]
     areas = {row["name"]: row["objects"]["area"] for row in human}
     assert areas == {"f0": [9], "f1": [9], "f2": [9], "f3": []}
+
+
+@pytest.mark.parametrize(("folders", "warns"), [(("a", "a"), False), (("a", "b"), True)])
+def test_labels_of_several_folders_for_frames_of_one(mine: Path, folders: tuple[str, str], warns: bool) -> None:
+    images = [{"id": i, "file_name": f"{folders[i]}/f{i}.png", "width": 40, "height": 32} for i in range(2)]
+    boxes = [{"id": i + 1, "image_id": i, "category_id": 1, "bbox": [4, 5, 3, 3]} for i in range(2)]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "bird"}]}
+    (mine / "labels.json").write_text(json.dumps(content))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prepare(mine, "--labels", mine / "labels.json")
+    assert any("of several folders (a/f0, b/f1)" in str(warning.message) for warning in caught) == warns
 
 
 def test_without_labels_all_is_unlabelled(mine: Path, capsys: pytest.CaptureFixture) -> None:

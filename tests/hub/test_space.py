@@ -68,9 +68,3 @@ def test_what_is_not_on_the_hub_is_said(
     with pytest.raises(ValueError, match=complaint):
         push.main(flags)
     assert not client.repo_exists("org/look", repo_type="space")
-
-
-def test_teacher_without_space_is_a_wrong_command_line(capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit):
-        push.main(["runs/student", "org/student", "--teacher", "org/teacher"])
-    assert "--teacher goes with --space" in capsys.readouterr().err

@@ -90,6 +90,10 @@ class ExpertsConfig:
             value = getattr(self, name)
             if not is_whole(value) or value < least:
                 raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value!r}")
+        if self.full_resolution_channels and self.channels % 4:
+            raise ValueError(
+                f"with `full_resolution_channels`, `channels` must be a multiple of 4, got {self.channels}"
+            )
         if self.top_k > len(OPERATORS):
             raise ValueError(f"`top_k` must be between 1 and {len(OPERATORS)}, got {self.top_k}")
         for name in ("routers", "sam_features"):

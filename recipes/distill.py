@@ -164,6 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     teacher, outcome = train_committee(args, accelerator, rows=rows, held_out=held_out)
 
     # Evaluate and save
+    accelerator.end_training()  # processes don't communicate any more
     if accelerator.is_main_process:
         trained_on.save(args.output_dir)
         teacher.save_pretrained(args.output_dir)

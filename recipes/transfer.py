@@ -138,6 +138,7 @@ def main(argv: list[str] | None = None) -> None:
     student, outcome = train_student(args, accelerator, rows=rows, held_out=held_out)
 
     # Evaluate and save
+    accelerator.end_training()  # processes don't communicate any more
     if accelerator.is_main_process:
         trained_on.save(args.output_dir)
         student.save_pretrained(args.output_dir)

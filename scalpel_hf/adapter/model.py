@@ -135,9 +135,9 @@ class ScalpelMoeModel(BaseTuner):
         setattr(parent, child_name, new_module)
 
     def _post_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
-        layers = [n for n, m in model.named_modules() if isinstance(m, ScalpelMoeLayer) and adapter_name in m._adapters]
+        names = [name for name, _ in model.named_modules()]
         targets = config.target_modules if isinstance(config.target_modules, set) else set()
-        absent = sorted(t for t in targets if not any(f".{n}".endswith(f".{t}") for n in layers))
+        absent = sorted(t for t in targets if not any(f".{name}".endswith(f".{t}") for name in names))
         if absent:  # peft only raises if no target is found at all
             raise ValueError(f"{type(model).__name__} has no {absent}: the configuration was made for another base")
         hooks: Any = model.__dict__.setdefault("_scalpel_hooks", {})

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from peft import PeftModel
+from peft import PeftModel, get_model_status
 from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
 
@@ -322,10 +322,11 @@ class Teacher(FromFolder):
 
     def fingerprint(self) -> str:
         """
-        Hash of everything that predictions depend on: weights and configurations of base and adapter, processor, flips,
-        scales, tile size, and the cache's precision.
+        Hash of everything that predictions depend on: weights and configurations of base and adapters, which of these
+        are active, processor, flips, scales, tile size, and the cache's precision.
         """
-        adapters = {name: c.to_dict() for name, c in getattr(self.model, "peft_config", {}).items()}
+        status = get_model_status(self.model)
+        adapters = {name: c.to_dict() for name, c in self.model.peft_config.items()}
         settings = {
             "processor": self.processor.to_dict(),
             "encoder": self.frozen.config,
@@ -333,6 +334,7 @@ class Teacher(FromFolder):
                 n: {k: _sorted_if_set(v) for k, v in c.items() if k not in IRRELEVANT_FIELDS}
                 for n, c in adapters.items()
             },
+            "active": [status.active_adapters, status.enabled],
             "views": [self.flips, self.scales, self.tile_size],
             "cache": self.cache and self.cache.dtype,
         }

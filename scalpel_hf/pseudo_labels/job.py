@@ -91,7 +91,8 @@ class LabellingJob:
             self.features = self.source.features
         self.learn = self.calibration == "labelled"
         self.provenance = provenance_of(self.teacher, self.rules, name=self.name, revision=self.revision)
-        predictions = [repr(self.features), self.provenance["fingerprint"], self.rules.threshold]
+        teacher = [self.provenance["fingerprint"], self.provenance["version"]]
+        predictions = [repr(self.features), *teacher, self.rules.threshold]
         self.predictions_key = key_of([*predictions, self.shard_size, self.batch_size, self.skip_broken, self.learn])
         self.key = key_of(
             [self.predictions_key, self.provenance, repr(self.rules), repr(self.calibration), self.allow_none]

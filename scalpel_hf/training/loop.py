@@ -130,7 +130,8 @@ def train(
         scheduler=scheduler,
         scaler=accelerator.scaler,
     )
-    run = {"arguments": decide_the_result(args), "made_of": {**(made_of or {}), "version of scalpel-hf": __version__}}
+    arguments = {**decide_the_result(args), "processes": accelerator.num_processes}
+    run = {"arguments": arguments, "made_of": {**(made_of or {}), "version of scalpel-hf": __version__}}
     state = checkpoints.load(**run) if args.resume else NEW_RUN
     step, best, logs, history = state["step"], state["best"], state["last"], [*state.get("history", [])]
     began = time.monotonic() - state["seconds"]
@@ -149,7 +150,7 @@ def train(
     optimizer, loader = accelerator.prepare(optimizer, loader, device_placement=[False, True])
     _set_training_mode(wrapped)
     if args.report_to != "none":
-        accelerator.init_trackers("scalpel", config={k: str(v) for k, v in vars(args).items()})
+        accelerator.init_trackers(_tracker_name(accelerator, args), config={k: str(v) for k, v in vars(args).items()})
 
     # Train
     bar = tqdm(total=args.max_steps, initial=step, disable=not accelerator.is_main_process, unit="step")
@@ -161,8 +162,9 @@ def train(
             _check_finite(loss, step, args)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
-                _average_over_processes(accelerator, [p.grad for p in weights.values() if p.grad is not None])
-                accelerator.clip_grad_norm_(weights.values(), args.max_grad_norm)
+                _average_over_processes(accelerator, _gradients(accelerator, [*weights.values()]))
+                if args.max_grad_norm:
+                    accelerator.clip_grad_norm_(weights.values(), args.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
         if not accelerator.sync_gradients:
@@ -211,7 +213,9 @@ def train(
     if best is not None:
         accelerator.wait_for_everyone()  # the main process may still be writing the file
         checkpoints.load_best(best["step"])
-    accelerator.end_training()  # afterwards processes don't communicate any more
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.trackers = []  # the next training in this process has its own
     return {
         "steps": step,
         "samples": step * per_step,
@@ -219,6 +223,20 @@ def train(
         "last": logs,
         "best": best,
     }
+
+
+def _tracker_name(accelerator: Accelerator, args: LoopArguments) -> str:
+    """`scalpel`, with the folder within the run's of a committee's member or an arm of the guard."""
+    within = Path(args.output_dir).parts[len(Path(accelerator.project_dir or args.output_dir).parts) :]
+    return "-".join(["scalpel", *within])
+
+
+def _gradients(accelerator: Accelerator, weights: list[nn.Parameter]) -> list[Tensor]:
+    """The weights' gradients; of several processes, which must all average the same ones, with zeros for missing."""
+    if accelerator.num_processes > 1:
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+    return [weight.grad for weight in weights if weight.grad is not None]
 
 
 def _optimizer(weights: list[nn.Parameter], args: LoopArguments) -> torch.optim.Optimizer:
@@ -237,8 +255,8 @@ def _check_finite(loss: Tensor, step: int, args: LoopArguments) -> None:
 
 
 def _best_step(best: dict[str, Any] | None, metrics: dict[str, float], metric: str, step: int) -> dict[str, Any]:
-    """The better of the best step so far and this one, each with its metrics."""
-    if best is None or metrics[metric] > best["metrics"][metric]:
+    """The better of the best step so far and this one, with its metrics. One whose metric is 0 is always replaced."""
+    if best is None or not best["metrics"][metric] or metrics[metric] > best["metrics"][metric]:
         return {"step": step, "metrics": metrics}
     return best
 

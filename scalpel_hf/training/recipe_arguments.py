@@ -44,12 +44,16 @@ class LoopArguments:
     warmup_ratio: Share = option(
         0.05, "Share of the steps with a rising learning rate; then it falls to 0 along a cosine."
     )
-    max_grad_norm: Annotated[float, Between(0, 1e6)] = option(1.0, "Gradients above this norm are scaled down.")
+    max_grad_norm: Annotated[float, Between(0, 1e6)] = option(
+        1.0, "Gradients above this norm are scaled down; 0: none are."
+    )
     ema_decay: Annotated[float, Between(0, 0.999999)] = option(
         0.99, "Decay of the moving average of the weights, which is evaluated and saved; 0 for none."
     )
     mixed_precision: Annotated[str, OneOf(("auto", "no", "bf16", "fp16"))] = option(
-        "auto", "`no`, `bf16`, `fp16`, or `auto`: bf16 on a GPU that supports it, else no."
+        "auto",
+        "`no`, `bf16`, `fp16`, or `auto`: bf16 on a GPU that supports it, else no. A teacher without SAM's features is "
+        "trained in float32.",
     )
     validation_fraction: Annotated[float, Between(0, 0.99)] = option(
         0.0,

@@ -79,6 +79,7 @@ def test_the_defaults_are_right_for_mobile_sam() -> None:
         ({"bottleneck": 0}, "`bottleneck` must be a whole number"),
         ({"bottleneck": 8.0}, "`bottleneck` must be a whole number"),
         ({"channels": 0}, "`channels` must be a whole number"),
+        ({"channels": 6}, "`channels` must be a multiple of 4, got 6"),
         ({"top_k": 5}, "`top_k` must be between 1 and 4"),
         ({"top_k": 0}, "`top_k` must be a whole number of at least 1"),
         ({"temperature": 0.5}, "`temperature` is 1 in this version, and 0.5 in this file"),

@@ -467,6 +467,13 @@ def test_wrong_bases_and_blocks_are_errors_at_injection() -> None:
         get_peft_model(small_mobile_sam(), config)
 
 
+@pytest.mark.parametrize("excluded", [["layers.2.mlp"], r".*layers\.2\..*"])
+def test_excluded_modules_are_left_as_they_are(excluded: list[str] | str) -> None:
+    model = get_peft_model(small_sam(), ScalpelMoeConfig(levels=["token"], blocks=2, exclude_modules=excluded))
+    adapted_in = {name.partition(".scalpel_")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert len(adapted_in) == 1 and "layers.1.mlp" in adapted_in.pop()
+
+
 @pytest.mark.parametrize(
     ("kind", "config"), [(Sam2VideoModel, Sam2VideoConfig), (SamVisionModel, SamVisionConfig), (ViTModel, ViTConfig)]
 )

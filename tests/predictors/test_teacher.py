@@ -236,6 +236,18 @@ def test_the_fingerprint_is_that_of_weights_and_processor(model: torch.nn.Module
     assert make(model).fingerprint() == before
 
 
+def test_the_fingerprint_knows_which_adapter_is_active() -> None:
+    model = get_peft_model(small_mobile_sam(), ScalpelMoeConfig(blocks=1, channels=8))
+    model.add_adapter("other", ScalpelMoeConfig(blocks=1, channels=8))
+    first = make(model).fingerprint()
+    with model.disable_adapter():
+        without = make(model).fingerprint()
+    model.set_adapter("other")
+    other = make(model).fingerprint()
+    model.set_adapter("default")
+    assert len({first, without, other}) == 3 and make(model).fingerprint() == first
+
+
 def test_the_fingerprint_knows_the_views(model: torch.nn.Module) -> None:
     settings: list[dict] = [{}, {"flips": True}, {"scales": (1, 1.5)}, {"tile_size": 128}]
     assert len({make(model, **s).fingerprint() for s in settings}) == 4

@@ -46,6 +46,17 @@ class PlainNet(nn.Module):
         return self.layers(x)
 
 
+class SparseNet(PlainNet):
+    """Its second layer is used by the main process alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seldom = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x) + (self.seldom(x) if PartialState().is_main_process else 0)
+
+
 class Blobs(Dataset):
     """Sample i: noise, and where it exceeds 1."""
 
@@ -65,6 +76,7 @@ def run(
     evaluate: Any = None,
     width: int = 4,
     plain: bool = False,
+    sparse: bool = False,
     made_of: Any = None,
     show: Any = None,
     **changes: Any,
@@ -73,8 +85,10 @@ def run(
     settings = {"max_steps": STEPS, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_steps": 3, "ema_decay": 0.9}
     args = LoopArguments(output_dir=str(folder), **{**settings, **changes})
     accelerator = make_accelerator(args)
-    model = PlainNet() if plain else Net(width)
-    return model, train(accelerator, model, Blobs(), loss, args, evaluate, made_of=made_of, show=show)
+    model = PlainNet() if plain else SparseNet() if sparse else Net(width)
+    outcome = train(accelerator, model, Blobs(), loss, args, evaluate, made_of=made_of, show=show)
+    accelerator.end_training()
+    return model, outcome
 
 
 def die(*_: object, **__: object) -> None:
@@ -88,6 +102,7 @@ def main() -> None:
     parser.add_argument("--die-in-save", type=int, default=-1, help="number of the save")
     parser.add_argument("--max-steps", type=int, default=STEPS)
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--sparse", action="store_true", help="only one process uses all weights")
     parser.add_argument("--disagree", action="store_true", help="each process finds another step the best")
     args = parser.parse_args()
 
@@ -116,7 +131,7 @@ def main() -> None:
         return {"iou": calls if PartialState().is_main_process else -calls}
 
     held_out: dict[str, Any] = {"evaluate": disagreeing, "eval_steps": 4} if args.disagree else {}
-    model, outcome = run(args.folder, loss, max_steps=args.max_steps, plain=args.plain, **held_out)
+    model, outcome = run(args.folder, loss, max_steps=args.max_steps, plain=args.plain, sparse=args.sparse, **held_out)
     state = {name: value.tolist() for name, value in model.state_dict().items()}
     record = json.dumps({"state": state, "best": outcome["best"]})
     (args.folder / f"process-{PartialState().process_index}.json").write_text(record)

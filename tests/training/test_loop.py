@@ -311,6 +311,16 @@ def test_a_checkpoint_of_another_run_is_an_error(tmp_path: Path) -> None:
     run(tmp_path, logging_steps=5, checkpoint_steps=50, num_workers=0)  # these don't matter
 
 
+def test_a_norm_of_0_clips_nothing(tmp_path: Path) -> None:
+    free, clipped = (run(tmp_path / str(norm), max_grad_norm=norm)[0].state_dict() for norm in (0.0, 1e6))
+    assert all(torch.equal(free[name], clipped[name]) for name in free)
+
+
+def test_where_nothing_is_ever_found_the_last_step_is_kept(tmp_path: Path) -> None:
+    _, outcome = run(tmp_path, evaluate=lambda _: {"iou": 0.0}, eval_steps=4)
+    assert outcome["best"]["step"] == STEPS
+
+
 def test_swapping_twice_changes_nothing() -> None:
     model = Net()
     values = {**dict(model.named_parameters()), **{n: b for n, b in model.named_buffers() if b.is_floating_point()}}

@@ -74,6 +74,18 @@ def test_killed_and_resumed_is_unbroken(tmp_path: Path) -> None:
     assert_same_checkpoint(tmp_path / "a", tmp_path / "b")
 
 
+def test_a_weight_that_one_process_does_not_use(tmp_path: Path) -> None:
+    launch("-m", "tests.training.small_problem", tmp_path, "--sparse")
+    first, second = (json.loads((tmp_path / f"process-{i}.json").read_text()) for i in (0, 1))
+    assert first["state"] == second["state"]
+
+
+def test_another_number_of_processes_is_another_run(tmp_path: Path) -> None:
+    run(tmp_path)
+    failed = start("-m", "tests.training.small_problem", tmp_path)
+    assert failed.returncode != 0 and "another processes" in failed.stderr
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("prepared")
@@ -107,6 +119,18 @@ def test_distill(prepared: Path, tmp_path: Path) -> None:
     assert all(torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0])
     frame = SyntheticInfrared(size=(40, 56), seed=9).frame(0)["image"]
     assert Teacher.from_pretrained(tmp_path / "a").probabilities(frame).shape == (40, 56)
+
+
+def test_a_committee(prepared: Path, tmp_path: Path) -> None:
+    recipe = ["recipes/distill.py", "--base_model", prepared / "base", "--image_size", 64, "--committee", 3]
+    launch(*recipe, *flags(prepared, tmp_path), "--report_to", "tensorboard")
+    assert len(Teacher.from_pretrained(tmp_path).members) == 3
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == [
+        "scalpel",
+        "scalpel-committee-1",
+        "scalpel-committee-2",
+    ]
+    assert all(len([*folder.glob("events*")]) == 1 for folder in (tmp_path / "logs").iterdir())
 
 
 def test_transfer(prepared: Path, tmp_path: Path) -> None:

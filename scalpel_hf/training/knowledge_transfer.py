@@ -264,7 +264,8 @@ def transfer_loss(
         target, weight = batch["labels"][:, None], batch["weights"][:, None] * share[:, None, None, None]
         logits = foreground_logits(model(pixel_values=batch["pixel_values"]).logits, target.shape[2:]) + logit_shift
         bce, iou = weighted_bce(logits, target, weight), soft_iou_loss(logits, target, weight)
-        loss, metrics = BCE_WEIGHT * bce + iou, {"bce": bce.item(), "soft_iou": iou.item()}
+        loss = (BCE_WEIGHT * bce + iou) * _batch_weight(share)
+        metrics = {"bce": bce.item(), "soft_iou": iou.item()}
         if "boxes" in batch:
             projections = box_projection_loss(logits, batch["boxes"], margin)
             loss, metrics = loss + box_weight * projections, metrics | {"boxes": projections.item()}
@@ -297,7 +298,9 @@ def detection_loss(pseudo_weight: float, warmup_steps: int, weigh_pixels: bool) 
         if weigh_pixels:
             weights = batch["weights"] * share[:, None, None]
             outputs = model(pixel_values=batch["pixel_values"], labels=batch["labels"], pixel_weights=weights)
-            return outputs.loss, {name: value.item() for name, value in outputs.loss_dict.items()}
+            return outputs.loss * _batch_weight(share), {
+                name: value.item() for name, value in outputs.loss_dict.items()
+            }
         loss = share.new_zeros(())
         for kind in share.unique().tolist():
             rows = (share == kind).nonzero()[:, 0]
@@ -307,6 +310,11 @@ def detection_loss(pseudo_weight: float, warmup_steps: int, weigh_pixels: bool) 
         return loss, {}
 
     return loss_function
+
+
+def _batch_weight(share: Tensor) -> Tensor:
+    """Of a loss that is a mean by weight: without a frame of weight 1 in the batch, that of its frames."""
+    return share.max().clamp(max=1)
 
 
 def _frame_weights(human: Tensor, pseudo_weight: float, step: int, warmup_steps: int) -> Tensor:

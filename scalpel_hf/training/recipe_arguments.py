@@ -183,6 +183,6 @@ class TransferArguments(LoopArguments):
     )
     crop_size: CropSize = option(256, "Side of the training crops in pixels.")
     human_share: Share = option(0.5, "Lowest share of crops from frames that people labelled.")
-    pseudo_weight: Weight = option(1.0, "Weight of pseudo-labelled pixels, relative to people's in the same batch.")
+    pseudo_weight: Weight = option(1.0, "Weight of pseudo-labelled pixels, relative to people's.")
     box_weight: Weight = option(1.0, "Weight of the box loss: masks must touch people's boxes.")
     pseudo_warmup_ratio: Share = option(0.1, "Share of the steps in which pseudo_weight rises from 0.")

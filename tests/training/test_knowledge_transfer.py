@@ -256,6 +256,14 @@ def test_pseudo_labelled_pixels_weigh_their_confidence_and_less_at_first(step: i
     torch.testing.assert_close(loss, expected)
 
 
+def test_a_batch_of_pseudo_labels_alone_weighs_as_little() -> None:
+    batch, model = segmentation_batch([0.0, 0.0]), Pixelwise()
+    whole, part = (transfer_loss(weight, 0)(model, batch, 3)[0] for weight in (1.0, 0.1))
+    logits, target, weights = model(batch["pixel_values"]).logits, batch["labels"][:, None], batch["weights"][:, None]
+    iou = soft_iou_loss(logits, target, 0.1 * weights)
+    torch.testing.assert_close(part, 0.1 * (whole - soft_iou_loss(logits, target, weights) + iou))
+
+
 def test_the_prior_shift_is_taken_off_the_logits() -> None:
     """The loss of a student whose logits are lower by the shift is that of the student without one."""
     batch, model = segmentation_batch([1.0, 0.0]), small_student().model

@@ -17,7 +17,7 @@ from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.label_sources import BY_PEOPLE
 from scalpel_hf.data.names import few
 from scalpel_hf.formats.human_labels import HumanLabel, import_human_labels
-from scalpel_hf.utils.reading import read_text
+from scalpel_hf.utils.reading import read_bytes
 
 from .output import REVIEW_FOLDER
 
@@ -98,15 +98,22 @@ def mask_of_runs(runs: Iterable[int], size: tuple[int, int]) -> np.ndarray:
 
 
 def append_decisions(folder: str | Path, decisions: Iterable[Decision]) -> None:
-    """Append decisions to the file in a data set's folder, and sync it to the disk."""
+    """Append decisions to the file in a data set's folder, and sync it to the disk. Raises `OSError` where they can't be
+    written; then none of them is there."""
     path = Path(folder) / REVIEW_FOLDER / DECISIONS_FILE
     path.parent.mkdir(exist_ok=True)
     lines = "".join(json.dumps(asdict(decision), ensure_ascii=False) + "\n" for decision in decisions)
     with path.open("a+b") as file:
         _complete_last_line(file)
-        file.write(lines.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    end = path.stat().st_size
+    try:
+        with path.open("ab") as file:
+            file.write(lines.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        os.truncate(path, end)
+        raise
 
 
 def read_decisions(folder: str | Path) -> dict[str, Decision]:
@@ -126,13 +133,13 @@ def read_history(folder: str | Path) -> dict[str, list[Decision]]:
     history: dict[str, list[Decision]] = {}
     if not path.exists():
         return history
-    lines = read_text(path).split("\n")
+    lines = read_bytes(path).split(b"\n")  # each is decoded alone, since the last may end inside a character
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
         try:
             decision = _parse_decision(json.loads(line))
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, UnicodeDecodeError):
             if number == len(lines):
                 warnings.warn(f"{path}, line {number} is incomplete and is skipped", stacklevel=2)
                 continue

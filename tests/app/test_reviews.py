@@ -1,6 +1,7 @@
 """Decisions on disk, and the rows that they make."""
 
 import json
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +118,33 @@ def test_a_last_line_without_its_end_is_kept(fresh: Path) -> None:
     path.write_text(path.read_text().rstrip("\n"))
     append_decisions(fresh, [decided(names[2])])
     assert list(read_decisions(fresh)) == names[:3]
+
+
+def test_a_line_that_ends_inside_a_character_is_incomplete(fresh: Path) -> None:
+    names = unlabelled(fresh)
+    path = fresh / "review" / "decisions.jsonl"
+    append_decisions(fresh, [replace(decided(name), by="Zoë") for name in names[:2]])
+    path.write_bytes(path.read_bytes()[: path.read_bytes().rindex("ë".encode()) + 1])
+    with pytest.warns(UserWarning, match="line 2 is incomplete"):
+        assert list(read_decisions(fresh)) == names[:1]
+    append_decisions(fresh, [decided(names[2])])
+    assert list(read_decisions(fresh)) == [names[0], names[2]]
+
+
+def test_a_full_disk_takes_all_decisions_or_none(fresh: Path) -> None:
+    names = unlabelled(fresh)
+    path = fresh / "review" / "decisions.jsonl"
+    append_decisions(fresh, [decided(names[0])])
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in (1, len(before) + 5, 2 * len(before)):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + room, hard))
+        try:
+            with pytest.raises(OSError, match="large"):
+                append_decisions(fresh, [decided(name) for name in names[1:5]])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from scalpel_hf.utils.reading import read_json
 
 from .export_rows import IGNORE
 
+OF_EARLIER_LABELS = (*PSEUDO_FEATURES, "review")  # columns about the label that was there before
 SHOWN = 20  # problems that an error lists
 LONGEST_LINE = 600  # characters
 
@@ -146,8 +147,8 @@ def import_human_labels(
 
     Rows are found by `name`, see [`FrameNames`]. A labelled row gets the mask, its `objects` and `label_source: human`;
     or boxes and points as `objects`, no mask, and `label_source: box` or `point`. An earlier label is replaced, and the
-    columns of a teacher's pseudo label become `None`. Other rows stay as they are. All labels are checked before
-    anything is changed.
+    columns of a teacher's pseudo label and of its `review` become `None`. Other rows stay as they are. All labels are
+    checked before anything is changed.
 
     Args:
         dataset: with `name`, `mask`, `objects`, `width`, `height`, `label_source`.
@@ -178,7 +179,7 @@ def import_human_labels(
     key = hashlib.sha256(dataset._fingerprint.encode())
     for name in sorted(found):
         key.update(f"{name}\0{found[name]['objects']}\0".encode() + (found[name]["mask"] or b""))
-    emptied = dict.fromkeys(column for column in PSEUDO_FEATURES if column in dataset.column_names)
+    emptied = dict.fromkeys(column for column in OF_EARLIER_LABELS if column in dataset.column_names)
 
     def put(row: dict[str, Any]) -> dict[str, Any]:
         files = {column: row[column] and stored_cell(row[column]) for column in images}

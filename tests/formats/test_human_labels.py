@@ -91,6 +91,13 @@ def test_a_prepared_set_without_pseudo_columns() -> None:
     assert result["label_source"][:] == ["human", "human"] and result.features == prepared.features
 
 
+def test_a_review_of_the_label_before_goes_with_it() -> None:
+    reviews = [{"decision": "reject", "by": name} for name in ("ada", "bob", "eve", "mia")]
+    rows = labelled(*(row(name, None, "none") for name in "abcd")).add_column("review", reviews)
+    result = import_human_labels(rows, [label("a", draw((2, 2)))])
+    assert result["review"][:] == [None, *reviews[1:]]
+
+
 @pytest.mark.parametrize("form", ["coco", "label studio"])
 def test_folders_tell_two_files_of_one_name_apart(form: str, tmp_path: Path) -> None:
     """As a data set has them that was prepared from sub-folders, and by either slash."""

@@ -1,7 +1,6 @@
 """Serves a page of Gradio, by default on this machine only."""
 
 import os
-import socket
 import tempfile
 import threading
 import time
@@ -10,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .model_page import import_gradio, page
-from .server import LOOPBACK
+from .server import LOOPBACK, ONLY_HERE, address_of, listen
 
 if TYPE_CHECKING:
     import gradio
@@ -32,16 +31,15 @@ class ModelServer:
 
     Args:
         blocks: creates the page.
-        host, port: where to listen; port 0 is any free one.
+        host, port: where to listen, see [`listen`].
     """
 
     def __init__(self, blocks: Callable[[], "gradio.Blocks"], host: str = LOOPBACK, port: int = 0):
-        self.socket = socket.create_server((host, port))
-        self.blocks, self.host = blocks, host
+        self.socket, self.blocks = listen(host, port), blocks
 
     @property
     def address(self) -> str:
-        return f"http://{self.host}:{self.socket.getsockname()[1]}/"
+        return address_of(self.socket)
 
     def serve(self, started: Callable[[], object] = lambda: None) -> None:
         """Serve until the program is interrupted or `stop` is called; `started` is called once it can be opened."""
@@ -82,7 +80,7 @@ class ModelServer:
 def look(models: dict[str, Any], title: str, threshold: float, host: str, port: int, browser: bool = True) -> None:
     """Serve the page of [`page`] until the program is interrupted, and open it in the `browser`."""
     server = ModelServer(lambda: page(models, title, threshold), host, port)
-    if host not in (LOOPBACK, "localhost"):
+    if host not in ONLY_HERE:
         print(f"warning: whoever reaches {host} can use this page; frames travel unencrypted")
 
     def started() -> None:

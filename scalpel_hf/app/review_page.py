@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from .review_session import ReviewSession
-from .server import LOOPBACK, PageServer, Reply
+from .server import LOOPBACK, ONLY_HERE, PageServer, Reply
 
 
 def responder(session: ReviewSession) -> Any:
     """
     The function that replies to the page's requests `queue`, `frame`, `picture` and `decide`, see [`PageServer`].
 
-    It raises `KeyError` for other paths, and `ValueError` for arguments that are missing or wrong.
+    It raises `KeyError` for other paths, `ValueError` for arguments that are missing or wrong, and as
+    [`ReviewSession.decide`] does.
     """
 
     def respond(path: str, given: Any) -> Reply:
@@ -50,14 +51,14 @@ def review(run: str | Path, reviewer: str, host: str = LOOPBACK, port: int = 0, 
     Args:
         run: folder that `scalpel-hf label` made.
         reviewer: name of the person, which is saved with each decision.
-        host, port: where to listen; port 0 is any free one.
+        host, port: where to listen, see [`listen`].
         browser: whether to open the page in the browser.
     """
     print(f"computing how certain the labels of {run} are", flush=True)
     session = ReviewSession(run, reviewer)
     try:
         with PageServer(responder(session), host, port) as server:
-            if host not in (LOOPBACK, "localhost"):
+            if host not in ONLY_HERE:
                 print(f"warning: whoever reaches {host} and has this address sees the frames; they travel unencrypted")
             print(f"{len(session.order)} frames, {len(session.decisions)} of them decided; you are {reviewer}")
             print(server.address, flush=True)

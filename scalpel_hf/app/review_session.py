@@ -11,6 +11,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from scalpel_hf.data.image_cells import undecoded
+from scalpel_hf.data.names import few
 from scalpel_hf.data.prepared import holds_data_set
 from scalpel_hf.data.pseudo_columns import PSEUDO_FEATURES, is_above
 from scalpel_hf.data.stored import load_stored
@@ -30,6 +31,7 @@ from scalpel_hf.pseudo_labels.reviews import (
 from scalpel_hf.utils.visualization import gray, level
 
 from .certainty import rank, target_of
+from .server import ConflictError
 
 
 class ReviewSession:
@@ -71,7 +73,7 @@ class ReviewSession:
         The frames, least certain first.
 
         Each has the `index` of its row, its `name` and `certainty`, whether it is `empty` by the teacher's label, and
-        the `decision`, or `None`.
+        the `decision` with the time `at`, both `None` without one.
         """
         return [
             {
@@ -79,18 +81,18 @@ class ReviewSession:
                 "name": self.names[index],
                 "certainty": sure,
                 "empty": empty,
-                "decision": self._decided(self.names[index]),
+                **self._decided(index),
             }
             for (index, sure), empty in zip(self.order, self.empty, strict=True)
         ]
 
-    def _decided(self, name: str) -> str | None:
-        past = self.decisions.get(name)
-        return past[-1].decision if past else None
+    def _decided(self, index: int) -> dict[str, str | None]:
+        return last_of(self.decisions.get(self.names[index]))
 
     def frame(self, index: int) -> dict[str, Any]:
         """
-        A frame's `name`, `height`, `width`, the teacher's `objects`, and masks as runs of pixels.
+        A frame's `name`, `height`, `width`, the teacher's `objects`, `decision` and `at` as in [`queue`], and masks as
+        runs of pixels.
 
         The masks are the teacher's targets (`teacher`), what quality control rejected (`ignored`), and the person's
         targets (`person`, `None` without a decision).
@@ -102,6 +104,7 @@ class ReviewSession:
             left_open = is_above(read_frame(row["pseudo_confidence"]), row["teacher"]["threshold"]) & ~taken
         past = self.decisions.get(row["name"])
         return {
+            **last_of(past),
             "name": row["name"],
             "height": size[0],
             "width": size[1],
@@ -137,17 +140,23 @@ class ReviewSession:
 
         Args:
             wishes: each with the row's `index` and the `decision`; for `mend` also `runs`. `undo` restores the decision
-                before the frame's last, if there was one.
+                before the frame's last, if there was one. `known`, if given, is the time `at` of the last decision that
+                the person has seen, or `None`.
 
-        Returns `index` and `decision` of each, as in [`queue`]. Raises `ValueError` for an unknown row or decision, for
-        a frame that can't be read, and for runs that don't describe a mask of the frame.
+        Returns `index`, `decision` and `at` of each, as in [`queue`]. Raises `ValueError` for an unknown row or
+        decision, for a frame that can't be read, and for runs that don't describe a mask of the frame; `ConflictError`
+        where a frame's last decision isn't the one that is `known`.
         """
         decisions = [self._decision(wish) for wish in wishes]
         with self._lock:
+            stale = [w["index"] for w in wishes if "known" in w and w["known"] != self._decided(w["index"])["at"]]
+            if stale:
+                names = few([self.names[index] for index in stale])
+                raise ConflictError(f"not saved: decided meanwhile in another tab, look again: {names}")
             append_decisions(self.folder, decisions)
             for decision in decisions:
                 add_to_history(self.decisions, decision)
-        return [{"index": w["index"], "decision": self._decided(self.names[w["index"]])} for w in wishes]
+        return [{"index": wish["index"], **self._decided(wish["index"])} for wish in wishes]
 
     def _decision(self, wish: dict[str, Any]) -> Decision:
         index, kind = wish.get("index"), wish.get("decision")
@@ -182,6 +191,10 @@ class ReviewSession:
             raise ValueError(f"there is no row {index!r}")
         with self._lock:
             return self.rows[index]
+
+
+def last_of(past: list[Decision] | None) -> dict[str, str | None]:
+    return {"decision": past[-1].decision, "at": past[-1].at} if past else {"decision": None, "at": None}
 
 
 def load_pseudo_labelled(folder: Path) -> datasets.Dataset:

@@ -2,8 +2,13 @@
 
 import http.client
 import json
+import re
 import shutil
+import socket
+import struct
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +19,7 @@ import pytest
 from scalpel_hf.app.certainty import certainty
 from scalpel_hf.app.review_page import responder
 from scalpel_hf.app.review_session import ReviewSession
-from scalpel_hf.app.server import PageServer
+from scalpel_hf.app.server import ConflictError, PageServer
 from scalpel_hf.cli import review
 from scalpel_hf.data import load_split, read_mask
 from scalpel_hf.formats import HumanLabel, import_human_labels
@@ -131,12 +136,25 @@ def test_undo_restores_the_decision_before(session: ReviewSession) -> None:
     session.close()
     again = ReviewSession(session.folder, "bob")
     undo = [{"index": index, "decision": "undo"}]
-    assert again.decide(undo) == [{"index": index, "decision": "reject"}]
-    assert again.decide(undo) == [{"index": index, "decision": "mend"}]
+    assert again.decide(undo)[0]["decision"] == "reject"
+    assert again.decide(undo)[0]["decision"] == "mend"
     assert again.frame(index)["person"] == (5, 2) and read_decisions(session.folder)[name].by == "ada"
-    assert again.decide(undo) == [{"index": index, "decision": None}]
+    assert again.decide(undo) == [{"index": index, "decision": None, "at": None}]
     assert not read_decisions(session.folder)
     again.close()
+
+
+def test_a_decision_about_what_changed_meanwhile_is_refused(session: ReviewSession) -> None:
+    first, second = session.queue()[:2]
+    mend = {"index": first["index"], "decision": "mend", "runs": [5, 2], "known": None}
+    (done,) = session.decide([mend])
+    assert done["at"] == session.queue()[0]["at"] == session.frame(first["index"])["at"]
+    for wish in ({**mend, "decision": "reject"}, {**mend, "decision": "undo", "known": "earlier"}):
+        with pytest.raises(ConflictError, match=first["name"]):
+            session.decide([{"index": second["index"], "decision": "reject", "known": None}, wish])
+    assert {d.decision for d in read_decisions(session.folder).values()} == {"mend"}
+    session.decide([{**mend, "decision": "undo", "known": done["at"]}])
+    assert not read_decisions(session.folder) and session.queue()[0]["at"] is None
 
 
 def test_labelling_again_keeps_what_people_decided(session: ReviewSession) -> None:
@@ -230,15 +248,19 @@ def test_nothing_without_the_token(server: PageServer, path: str) -> None:
 
 
 def test_what_the_page_asks_for(server: PageServer, session: ReviewSession) -> None:
-    assert ask(server, "/")[0] == ask(server, "/review.js")[0] == ask(server, "/brush.js")[0] == 200
+    assert {ask(server, path)[0] for path in ("/", "/review.js", "/brush.js", "/review.css")} == {200}
     status, queue = ask(server, "/api/queue", server.token)
     assert status == 200 and json.loads(queue)["reviewer"] == "ada"
     index = session.queue()[0]["index"]
     assert json.loads(ask(server, f"/api/frame?index={index}", server.token)[1])["width"] == 40
     for what in ("frame", "confidence"):
         assert ask(server, f"/api/picture?index={index}&what={what}", server.token)[1].startswith(b"\x89PNG")
-    wish = json.dumps([{"index": index, "decision": "accept"}]).encode()
-    assert ask(server, "/api/decide", server.token, wish) == (200, wish)
+    wish = [{"index": index, "decision": "accept", "known": None}]
+    status, said = ask(server, "/api/decide", server.token, json.dumps(wish).encode())
+    decided = session.queue()[0]
+    assert status == 200 and json.loads(said) == [{key: decided[key] for key in ("index", "decision", "at")}]
+    status, complaint = ask(server, "/api/decide", server.token, json.dumps(wish).encode())
+    assert status == 409 and decided["name"].encode() in complaint
 
 
 @pytest.mark.parametrize(
@@ -254,6 +276,7 @@ def test_what_the_page_asks_for(server: PageServer, session: ReviewSession) -> N
         ("/api/decide", b"{}", 422),
         ("/api/decide", b"[1]", 422),
         ("/api/decide", b"\xff", 400),
+        ("/api/decide", b"[" * 200_000, 400),
         ("/api/decide", b'[{"index": 0, "decision": "mend", "runs": "abc"}]', 422),
         ("/api/decide", b'[{"index": 0, "decision": "mend", "runs": [0.5, 1]}]', 422),
         ("/api/decide", b'[{"index": 0, "decision": "mend", "runs": [[0], [1]]}]', 422),
@@ -264,3 +287,42 @@ def test_wrong_requests_are_told_so(server: PageServer, path: str, body: bytes |
     assert ask(server, path, server.token, body)[0] == status
     assert ask(server, "/api/queue", server.token)[0] == 200
     assert not read_decisions(server.respond.__closure__[0].cell_contents.folder)  # type: ignore[attr-defined]
+
+
+def raw(server: PageServer, request: str) -> bytes:
+    with socket.create_connection(server.server_address[:2], timeout=5) as connection:
+        connection.sendall(request.encode())
+        return connection.makefile("rb").readline()
+
+
+@pytest.mark.parametrize(("length", "status"), [("abc", 400), ("-1", 400), ("9" * 5000, 400), ("9" * 15, 413)])
+def test_the_length_is_checked_after_the_token(server: PageServer, length: str, status: int) -> None:
+    request = f"POST /api/decide HTTP/1.1\r\nContent-Length: {length}\r\n"
+    assert b" 403 " in raw(server, f"{request}\r\n")
+    assert f" {status} ".encode() in raw(server, f"{request}X-Token: {server.token}\r\n\r\n")
+
+
+def test_a_page_that_was_left_is_no_error(server: PageServer, capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(3):
+        connection = socket.create_connection(server.server_address[:2])
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # `close` resets it
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        connection.close()
+    time.sleep(0.2)
+    assert ask(server, "/")[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_the_host(session: ReviewSession) -> None:
+    if socket.has_dualstack_ipv6():
+        with PageServer(responder(session), "::1") as server:
+            assert re.match(r"http://\[::1\]:\d+/#", server.address)
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            with urllib.request.urlopen(server.address) as answer:
+                assert answer.status == 200
+            server.shutdown()
+            thread.join()
+    for host in ("192.0.2.1", "no.such.host.invalid"):
+        with pytest.raises(ValueError, match=f"can't listen at --host {host} --port 0: "):
+            PageServer(responder(session), host)

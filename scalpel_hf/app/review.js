@@ -3,7 +3,7 @@ const $ = (id) => document.getElementById(id);
 const canvas = $("canvas"), pen = canvas.getContext("2d"), view = new View(canvas);
 const token = location.hash.slice(1);
 const SAY = { accept: "accepted", reject: "rejected: no target", mend: "mended" };
-const PAGE = 24, AHEAD = 4, MOST_KEPT = 24;
+const AHEAD = 4, MOST_KEPT = 24;
 
 let queue = [];      // frames, least certain first
 let at = 0;          // place in the queue
@@ -11,7 +11,7 @@ let shown = null;    // the frame on the screen: what the server says, its pictu
 let strokes = [];    // masks before each stroke
 let history = [];    // decisions of this session, each a list of places
 let warned = false; // that there are unsaved strokes
-let size = 3, hidden = false, soft = false, cursor = null, object = -1, drag = null, grid = null;
+let size = 3, hidden = false, soft = false, cursor = null, object = -1, drag = null;
 const kept = new Map();
 
 // Server
@@ -25,7 +25,7 @@ async function ask(path, posted) {
   } catch {
     throw new Error("the program is not running: nothing is saved until you start it again and open its address");
   }
-  if (!answer.ok) throw new Error(await answer.text());
+  if (!answer.ok) throw Object.assign(new Error(await answer.text()), { status: answer.status });
   return answer;
 }
 
@@ -45,15 +45,30 @@ function load(place) {
   return kept.get(index);
 }
 
-async function decide(decisions) {
-  const done = await (await ask("/api/decide", decisions)).json();
-  const places = new Map(queue.map((frame, place) => [frame.index, place]));
-  for (const { index, decision } of done) {
-    queue[places.get(index)].decision = decision;
-    kept.delete(index);
+// Decide about frames, by their places in the queue.
+async function decide(places, decision, runs) {
+  const wishes = places.map((place) => ({ index: queue[place].index, known: queue[place].at, decision, runs }));
+  let done;
+  try {
+    done = await (await ask("/api/decide", wishes)).json();
+  } catch (error) {
+    if (error.status === 409) await lookAgain(places[0]);
+    throw error;
   }
-  return done.map(({ index }) => places.get(index));
+  done.forEach((said, i) => {
+    Object.assign(queue[places[i]], said);
+    kept.delete(said.index);
+  });
 }
+
+// Another tab has decided: what it decided is shown, but strokes that nobody has saved stay.
+async function lookAgain(place) {
+  queue = (await (await ask("/api/queue")).json()).frames;
+  kept.clear();
+  if (!strokes.length) await reopen(place);
+}
+
+const reopen = (place) => grid ? openGrid(Math.floor(grid.start / PAGE) * PAGE) : show(place);
 
 // Showing
 
@@ -71,6 +86,7 @@ async function show(place) {
   }
   if (mine !== at) return; // someone went on meanwhile
   if (facts.problem) return draw(), tell(), say(facts.problem, "problem");
+  Object.assign(queue[mine], { decision: facts.decision, at: facts.at }); // maybe of another tab
   shown = { ...facts, soft: null };
   shown.mask = new Mask(facts.width, facts.height, facts.person ?? facts.teacher);
   shown.doubt = new Mask(facts.width, facts.height, facts.person ? [] : facts.ignored);
@@ -78,10 +94,13 @@ async function show(place) {
   object = -1;
   cursor = null;
   view.fit(facts.width, facts.height);
-  if (soft) await fetchSoft();
-  draw();
-  tell();
   for (let i = 1; i <= AHEAD && mine + i < queue.length; i++) load(mine + i).catch(() => {});
+  try {
+    if (soft) await fetchSoft();
+  } finally {
+    draw();
+    tell();
+  }
 }
 
 function say(text, kind = "") {
@@ -136,7 +155,8 @@ async function fetchSoft() {
   try {
     shown.soft ??= await createImageBitmap(await picture(queue[at].index, "confidence"));
   } catch (error) {
-    say(error.message, "problem");
+    soft = false; // the frame itself is shown
+    throw error;
   }
 }
 
@@ -144,10 +164,10 @@ async function fetchSoft() {
 
 async function settle(decision) {
   if (!shown) return;
-  const wish = { index: queue[at].index, decision };
-  if (decision === "accept" && (strokes.length || shown.person)) // the mask that is seen is what is meant
-    Object.assign(wish, { decision: "mend", runs: shown.mask.runs() });
-  history.push(await decide([wish]));
+  const runs = shown.mask.runs(); // the mask that is seen is what is meant
+  if (decision === "accept" && String(runs) !== String(shown.teacher)) await decide([at], "mend", runs);
+  else await decide([at], decision);
+  history.push([at]);
   await show(following(at));
 }
 
@@ -170,13 +190,12 @@ function following(place) {
 }
 
 async function undo() {
-  const places = history.at(-1) ?? (!grid && queue[at].decision ? [at] : null);
+  const places = history.at(-1) ?? (!grid && queue[at]?.decision ? [at] : null);
   if (!places) return;
   askTwice();
+  await decide(places, "undo");
   history.pop();
-  await decide(places.map((place) => ({ index: queue[place].index, decision: "undo" })));
-  if (grid) return openGrid(Math.floor(grid.start / PAGE) * PAGE);
-  await show(places[0]);
+  await reopen(places[0]);
 }
 
 // Brush
@@ -195,24 +214,25 @@ function clear() {
   stroke(() => shown.mask = new Mask(shown.width, shown.height, bare ? shown.teacher : []));
 }
 
-function moveCursor(dx, dy) {
-  cursor.x = Math.min(Math.max(cursor.x + dx, 0), shown.width - 1);
-  cursor.y = Math.min(Math.max(cursor.y + dy, 0), shown.height - 1);
+function moveCursor(dx, dy, shift) {
+  const far = shift ? 8 : 1;
+  cursor.x = Math.min(Math.max(cursor.x + dx * far, 0), shown.width - 1);
+  cursor.y = Math.min(Math.max(cursor.y + dy * far, 0), shown.height - 1);
   const margin = 3 * view.scale, x = view.x + cursor.x * view.scale, y = view.y + cursor.y * view.scale;
   if (x < margin || y < margin || x > canvas.width - margin || y > canvas.height - margin)
     view.closeUp([cursor.x, cursor.y, 1, 1]);
 }
 
 canvas.addEventListener("pointerdown", (event) => {
-  if (!shown) return;
+  if (!shown || waiting || !event.isPrimary || event.button > 2) return; // a second finger; buttons of the side
+  canvas.setPointerCapture(event.pointerId);
   if (event.button === 1) return drag = { pan: true, x: event.clientX, y: event.clientY };
   const value = event.button === 2 || event.ctrlKey ? 0 : 1, start = view.pixel(event);
-  canvas.setPointerCapture(event.pointerId);
   drag = { value, last: start };
   stroke(() => shown.mask.stamp(start.x, start.y, size, value));
 });
 canvas.addEventListener("pointermove", (event) => {
-  if (!drag || !shown) return;
+  if (!drag || !event.isPrimary || !event.buttons) return;
   if (drag.pan) {
     const ratio = canvas.width / canvas.getBoundingClientRect().width;
     view.x += (event.clientX - drag.x) * ratio;
@@ -225,7 +245,9 @@ canvas.addEventListener("pointermove", (event) => {
   }
   draw();
 });
-addEventListener("pointerup", () => drag = null);
+canvas.addEventListener("lostpointercapture", (event) => { // follows pointerup and pointercancel too
+  if (event.isPrimary) drag = null;
+});
 canvas.addEventListener("contextmenu", (event) => event.preventDefault());
 canvas.addEventListener("wheel", (event) => {
   event.preventDefault();
@@ -234,76 +256,15 @@ canvas.addEventListener("wheel", (event) => {
   draw();
 }, { passive: false });
 
-// Frames that the teacher calls empty, a page at a time
-
-async function openGrid(start = 0) {
-  const open = queue.flatMap((frame, place) => frame.empty && !frame.decision ? [place] : []);
-  start = start < open.length ? start : 0;
-  grid = { start, places: open.slice(start, start + PAGE), out: new Set(), here: 0 };
-  canvas.hidden = true;
-  $("grid").hidden = false;
-  const more = open.length ? `${open.length} undecided frames that the teacher calls empty.` : "No undecided frame that the teacher calls empty.";
-  $("grid").innerHTML = "<p></p>";
-  $("grid").firstChild.textContent = `${more} Arrows move, Space takes a frame out or in, Enter accepts those with a green border `
-    + "as empty, PageDown shows others, G or Esc goes back.";
-  grid.cells = await Promise.all(grid.places.map(cell));
-  mark();
-}
-
-async function cell(place, i) {
-  const figure = document.createElement("figure"), image = new Image(), caption = document.createElement("figcaption");
-  caption.textContent = queue[place].name;
-  figure.append(image, caption);
-  figure.addEventListener("click", () => (grid.here = i, toggle(i)));
-  $("grid").append(figure);
-  try {
-    image.src = URL.createObjectURL(await picture(queue[place].index, "frame"));
-    image.onload = () => URL.revokeObjectURL(image.src);
-  } catch (error) {
-    caption.textContent = error.message;
-    grid.out.add(i); // nobody has seen it
-  }
-  return figure;
-}
-
-function toggle(i) {
-  grid.out.has(i) ? grid.out.delete(i) : grid.out.add(i);
-  mark();
-}
-
-function mark() {
-  grid.cells.forEach((figure, i) => {
-    figure.classList.toggle("out", grid.out.has(i));
-    figure.classList.toggle("here", grid.here === i);
-  });
-  grid.cells[grid.here]?.scrollIntoView({ block: "nearest" });
-}
-
-async function acceptGrid() {
-  const places = grid.places.filter((_, i) => !grid.out.has(i));
-  if (places.length) history.push(await decide(places.map((place) => ({ index: queue[place].index, decision: "accept" }))));
-  await openGrid(grid.start + grid.out.size);
-}
-
-function closeGrid() {
-  grid = null;
-  canvas.hidden = false;
-  $("grid").hidden = true;
-  return resize(), show(at);
-}
-
-const step = (by) => () => (grid.here = Math.min(Math.max(grid.here + by, 0), grid.places.length - 1), mark());
-const GRID_KEYS = {
-  ArrowRight: step(1), ArrowLeft: step(-1), ArrowDown: step(6), ArrowUp: step(-6),
-  " ": () => toggle(grid.here), Enter: acceptGrid, PageDown: () => openGrid(grid.start + PAGE),
-  PageUp: () => openGrid(Math.max(grid.start - PAGE, 0)), g: closeGrid, Escape: closeGrid, u: undo,
-};
-
 // Keys
+
+// The object after the one in close up, or before it. There is none past the ends: Tab leaves the frame.
+const neighbour = (shift) => shown?.objects.bbox[object + (shift ? -1 : 1)];
 
 const FRAME_KEYS = {
   a: () => settle("accept"), Enter: () => settle("accept"), r: () => settle("reject"),
-  n: () => leave(following(at)), ArrowRight: () => leave(at + 1), p: () => leave(at - 1), ArrowLeft: () => leave(at - 1),
+  n: () => leave(following(at)), ArrowRight: () => leave(at + 1),
+  p: () => leave(at - 1), ArrowLeft: () => leave(at - 1),
   u: undo, g: async () => { await leave(at); await openGrid(); },
   z: () => { if (strokes.length) shown.mask.pixels = strokes.pop(); },
   c: clear,
@@ -312,11 +273,10 @@ const FRAME_KEYS = {
   0: () => view.fit(shown.width, shown.height),
   h: () => hidden = !hidden,
   t: async () => { soft = !soft; if (soft) await fetchSoft(); },
-  Tab: () => {
-    const boxes = shown.objects.bbox;
-    if (!boxes.length) return;
-    object = (object + 1) % boxes.length;
-    view.closeUp(boxes[object]);
+  Tab: (shift) => {
+    if (!neighbour(shift)) return;
+    object += shift ? -1 : 1;
+    view.closeUp(shown.objects.bbox[object]);
   },
   m: () => {
     const [x, y, w, h] = shown.objects.bbox[Math.max(object, 0)] ?? [shown.width / 2, shown.height / 2, 0, 0];
@@ -327,8 +287,8 @@ const FRAME_KEYS = {
 
 const MEND_KEYS = {
   ...FRAME_KEYS,
-  ArrowLeft: (far) => moveCursor(-far, 0), ArrowRight: (far) => moveCursor(far, 0),
-  ArrowUp: (far) => moveCursor(0, -far), ArrowDown: (far) => moveCursor(0, far),
+  ArrowLeft: (shift) => moveCursor(-1, 0, shift), ArrowRight: (shift) => moveCursor(1, 0, shift),
+  ArrowUp: (shift) => moveCursor(0, -1, shift), ArrowDown: (shift) => moveCursor(0, 1, shift),
   " ": () => stroke(() => shown.mask.stamp(cursor.x, cursor.y, size, 1)),
   x: () => stroke(() => shown.mask.stamp(cursor.x, cursor.y, size, 0)),
   Backspace: () => stroke(() => shown.mask.stamp(cursor.x, cursor.y, size, 0)),
@@ -336,18 +296,32 @@ const MEND_KEYS = {
 };
 
 const DECIDING = ["a", "Enter", "r", "u"];
-let busy = Promise.resolve(); // keys are dealt with one after the other, however fast they come
+const MOVING = [" ", "Tab", "ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "PageDown", "PageUp", "Backspace"];
+let busy = Promise.resolve(), waiting = 0; // keys are dealt with one after the other, however fast they come
+function enqueue(action) {
+  waiting++;
+  busy = busy.then(action).catch((error) => say(error.message, "problem")).finally(() => waiting--);
+}
+
+// The key by what it writes; where that is no Latin letter, by where it is.
+function keyOf({ key, code }) {
+  if (key.length > 1) return key;
+  return key <= "~" ? key.toLowerCase() : { BracketLeft: "[", BracketRight: "]" }[code] ?? code.slice(3).toLowerCase();
+}
+
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
-  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const key = keyOf(event), shift = event.shiftKey;
+  if (key === "Tab" && (grid || !neighbour(shift))) return void (object = -1); // the browser moves the focus
   if (event.repeat && DECIDING.includes(key)) return; // held down, it would decide about frames that nobody saw
-  if ([" ", "Tab", "ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight", "PageDown", "PageUp", "Backspace"].includes(key)) event.preventDefault();
-  busy = busy.then(async () => {
+  if (MOVING.includes(key)) event.preventDefault();
+  enqueue(async () => {
     const action = (grid ? GRID_KEYS : cursor ? MEND_KEYS : FRAME_KEYS)[key];
     if (!action || (!grid && !shown && !["n", "p", "ArrowLeft", "ArrowRight", "g", "u"].includes(key))) return;
-    await action(event.shiftKey ? 8 : 1);
+    drag = null; // a key ends it, so that what is saved or undone is what was seen
+    await action(shift);
     if (!grid && shown) draw(), tell();
-  }).catch((error) => say(error.message, "problem"));
+  });
 });
 
 function resize() {
@@ -360,10 +334,10 @@ function resize() {
 addEventListener("resize", resize);
 addEventListener("beforeunload", (event) => { if (strokes.length) event.preventDefault(); });
 
-busy = (async () => {
+enqueue(async () => {
   const { run, reviewer, frames } = await (await ask("/api/queue")).json();
   queue = frames;
   document.title = `Review of ${run}, ${reviewer}`;
   resize();
   await show(Math.max(queue.findIndex((frame) => !frame.decision), 0));
-})().catch((error) => say(error.message, "problem"));
+});

@@ -98,8 +98,8 @@ def mask_of_runs(runs: Iterable[int], size: tuple[int, int]) -> np.ndarray:
 
 
 def append_decisions(folder: str | Path, decisions: Iterable[Decision]) -> None:
-    """Append decisions to the file in a data set's folder, and sync it to the disk. Raises `OSError` where they can't be
-    written; then none of them is there."""
+    """Append decisions to the file in a data set's folder, and sync it to the disk. Raises `OSError` where they can't
+    be written; then none of them is there."""
     path = Path(folder) / REVIEW_FOLDER / DECISIONS_FILE
     path.parent.mkdir(exist_ok=True)
     lines = "".join(json.dumps(asdict(decision), ensure_ascii=False) + "\n" for decision in decisions)

@@ -84,6 +84,39 @@ def here(chromium: Chrome) -> str:
     return chromium.execute_script("return queue[at].name")
 
 
+def pixels(chromium: Chrome) -> int:
+    return chromium.execute_script("return shown.mask.pixels.reduce((sum, pixel) => sum + pixel, 0)")
+
+
+def state(chromium: Chrome) -> str:
+    return chromium.find_element("id", "state").text
+
+
+def places_on_canvas(chromium: Chrome, count: int) -> list[tuple[float, float]]:
+    """Points on a line across the frame, in the window's coordinates."""
+    left, top, width, height = chromium.execute_script(
+        "const {left, top, width, height} = canvas.getBoundingClientRect(); return [left, top, width, height]"
+    )
+    return [(left + width * (0.4 + 0.2 * i / count), top + height * (0.4 + 0.2 * i / count)) for i in range(count)]
+
+
+def mouse(chromium: Chrome, kind: str, place: tuple[float, float], button: str = "none", buttons: int = 0) -> None:
+    event = {"type": kind, "x": place[0], "y": place[1], "button": button, "buttons": buttons, "clickCount": 1}
+    chromium.execute_cdp_cmd("Input.dispatchMouseEvent", event)
+
+
+def touch(chromium: Chrome, kind: str, *places: tuple[float, float]) -> None:
+    points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(places)]
+    chromium.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+
+def replace_fetch(chromium: Chrome, condition: str, answer: str) -> None:
+    """Until `fetch = real`: requests whose `path` fulfils the condition get another answer."""
+    chromium.execute_script(
+        f"real = fetch; fetch = async (path, ...rest) => {condition} ? {answer} : real(path, ...rest)"
+    )
+
+
 def label(run: Path, name: str) -> np.ndarray:
     row = next(row for row in load_split(run, "train") if row["name"] == name)
     assert row["label_source"] == "human" and row["review"]["by"] == "ada"
@@ -260,6 +293,178 @@ def test_the_program_killed_and_started_again(chromium: Chrome, run: Path) -> No
         chromium.get("about:blank")
     assert process.returncode == 130 and "2 frames are decided" in said[0]
     assert [d.decision for d in read_decisions(run).values()] == ["reject", "reject"]
+
+
+def test_what_fails_is_said_and_done_when_asked_again(chromium: Chrome, run: Path) -> None:
+    with page(chromium, run):
+        names = chromium.execute_script("return queue.map((frame) => frame.name)")
+        press(chromium, "a", "a")
+        replace_fetch(chromium, "true", "Promise.reject(new Error())")
+        press(chromium, "u")
+        assert "not running" in state(chromium)
+        chromium.execute_script("fetch = real")
+        press(chromium, "u")
+        assert list(read_decisions(run)) == [names[0]] and here(chromium) == names[1]
+
+        replace_fetch(chromium, "path.includes('confidence')", "new Response('no prediction', {status: 422})")
+        press(chromium, "t")
+        assert state(chromium) == "no prediction" and not chromium.execute_script("return soft")
+        chromium.execute_script("soft = true")
+        press(chromium, "n")
+        assert state(chromium) == "no prediction" and not chromium.execute_script("return soft")
+        assert here(chromium) == names[2] and chromium.execute_script("return !!shown")
+        chromium.execute_script("fetch = real; history = []")
+        press(chromium, "t")
+        assert state(chromium) == "undecided" and chromium.execute_script("return soft && !!shown.soft")
+
+        chromium.execute_script("queue = []; shown = null")
+        press(chromium, "n", "u")
+        assert "nothing to review" in state(chromium)
+
+
+def test_what_is_seen_is_what_is_saved(chromium: Chrome, run: Path) -> None:
+    with page(chromium, run):
+        name, points = here(chromium), places_on_canvas(chromium, 4)
+        before = chromium.execute_script("return shown.mask.runs()")
+        mouse(chromium, "mousePressed", points[0], "left", 1)
+        mouse(chromium, "mouseMoved", points[1], "left", 1)
+        press(chromium, "z")
+        mouse(chromium, "mouseMoved", points[3], "left", 1)
+        mouse(chromium, "mouseReleased", points[3], "left")
+        assert chromium.execute_script("return shown.mask.runs()") == before and state(chromium) == "undecided"
+        press(chromium, "c", "c", "a")
+        assert read_decisions(run)[name].decision == "accept", "the teacher's label again"
+        assert read_decisions(run)[name].runs == tuple(before)
+
+        name = here(chromium)
+        replace_fetch(chromium, "path == '/api/decide'", "new Promise((go) => resume = () => go(real(path, ...rest)))")
+        ActionChains(chromium).send_keys("a").perform()
+        until(chromium, "typeof resume != 'undefined'")
+        mouse(chromium, "mousePressed", points[0], "left", 1)
+        mouse(chromium, "mouseReleased", points[0], "left")
+        assert chromium.execute_script("return strokes.length") == 0, "a stroke would be lost with the frame"
+        chromium.execute_script("fetch = real; resume()")
+        press(chromium, "h")
+        assert read_decisions(run)[name].decision == "accept"
+
+
+def test_fingers_and_buttons(chromium: Chrome, run: Path) -> None:
+    with page(chromium, run):
+        points = places_on_canvas(chromium, 12)
+        press(chromium, "[", "[")
+        before = pixels(chromium)
+        mouse(chromium, "mousePressed", points[0], "forward", 16)
+        mouse(chromium, "mouseReleased", points[0], "forward")
+        assert pixels(chromium) == before and state(chromium) == "undecided"
+
+        chromium.execute_script("events = []; canvas.addEventListener('pointercancel', () => events.push('cancel'))")
+        inside = (
+            "return shown.mask.get(...(({x, y}) => [x, y])(view.pixel({clientX: arguments[0], clientY: arguments[1]})))"
+        )
+        touch(chromium, "touchStart", points[0])
+        for point in points[1:]:
+            touch(chromium, "touchMove", point)
+        touch(chromium, "touchEnd")
+        assert chromium.execute_script("return events") == []
+        assert all(chromium.execute_script(inside, *point) for point in points)
+        drawn = pixels(chromium)
+        far = [(x + 40, y - 40) for x, y in points]
+        for end in ("", "drag = {value: 1, last: {x: 0, y: 0}}"):  # a drag whose end the page wasn't told
+            chromium.execute_script(end)
+            for point in far:
+                mouse(chromium, "mouseMoved", point)
+            assert pixels(chromium) == drawn, "no button is pressed"
+
+        touch(chromium, "touchStart", points[0])
+        touch(chromium, "touchStart", points[0], far[0])
+        touch(chromium, "touchMove", points[0], far[5])
+        touch(chromium, "touchEnd")
+        assert pixels(chromium) == drawn, "the second finger draws nothing"
+        touch(chromium, "touchStart", points[0])
+        touch(chromium, "touchCancel")
+        assert chromium.execute_script("return drag") is None
+        chromium.execute_script("strokes = []")
+
+
+def test_two_tabs(chromium: Chrome, run: Path) -> None:
+    with page(chromium, run) as server:
+        first, name = chromium.current_window_handle, here(chromium)
+        chromium.switch_to.new_window("tab")
+        chromium.get(server.address)
+        until(chromium, "typeof shown != 'undefined' && !!shown")
+        press(chromium, "m", " ", "x", " ", "c", "m", " ", "a")
+        mended = read_decisions(run)[name]
+        chromium.switch_to.window(first)
+        press(chromium, "a")
+        assert read_decisions(run)[name] == mended
+        assert "another tab" in state(chromium) and name in state(chromium) and here(chromium) == name
+        assert chromium.execute_script("return shown.mask.runs()") == list(mended.runs)
+        press(chromium, "r")
+        assert read_decisions(run)[name].decision == "reject", "once it was seen"
+
+        (second,) = {*chromium.window_handles} - {first}
+        chromium.switch_to.window(second)
+        name = here(chromium)
+        press(chromium, "a")
+        chromium.switch_to.window(first)
+        press(chromium, "m", " ", "a")
+        assert "another tab" in state(chromium) and read_decisions(run)[name].decision == "accept"
+        assert chromium.execute_script("return strokes.length") == 1, "a stroke is not lost"
+        press(chromium, "a")
+        assert read_decisions(run)[name].decision == "mend"
+
+        chromium.switch_to.window(second)
+        press(chromium, "g")
+        chromium.switch_to.window(first)
+        press(chromium, "g", Keys.ENTER)
+        said = read_decisions(run)
+        chromium.switch_to.window(second)
+        press(chromium, Keys.ENTER)
+        assert "another tab" in state(chromium) and read_decisions(run) == said
+        chromium.close()
+        chromium.switch_to.window(first)
+
+
+def test_without_a_mouse_or_a_wide_window_or_latin_letters(chromium: Chrome, run: Path) -> None:
+    with page(chromium, run):
+        for width in (320, 640, 1280):
+            device = {"width": width, "height": 700, "deviceScaleFactor": 1, "mobile": False}
+            chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", device)
+            until(chromium, f"innerWidth === {width} && canvas.width > 200")
+            box = chromium.execute_script(
+                "const {width, height} = canvas.getBoundingClientRect(); return [width, height]"
+            )
+            assert min(box) > 200 and chromium.execute_script("return document.documentElement.scrollWidth") <= width
+        chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+        chromium.execute_script("shown.objects.bbox = [[3, 3, 2, 2], [20, 9, 3, 3]]")
+        focus = "return [object, document.activeElement.id]"
+        press(chromium, Keys.TAB, Keys.TAB)
+        ActionChains(chromium).key_down(Keys.SHIFT).send_keys(Keys.TAB).key_up(Keys.SHIFT).perform()
+        assert chromium.execute_script(focus) == [0, ""]
+        press(chromium, Keys.TAB, Keys.TAB)
+        assert chromium.execute_script(focus) == [-1, "canvas"], "past the last object"
+        assert chromium.execute_script("return getComputedStyle(canvas).outlineStyle") == "solid"
+        press(chromium, Keys.TAB, Keys.TAB, Keys.TAB)
+        assert chromium.execute_script("return document.activeElement.id") != "canvas"
+
+        name = here(chromium)
+        for key, code in (("х", "BracketLeft"), ("Ф", "KeyA")):
+            chromium.execute_script(f"dispatchEvent(new KeyboardEvent('keydown', {{key: '{key}', code: '{code}'}}))")
+        press(chromium, "h")
+        assert list(read_decisions(run)) == [name] and chromium.execute_script("return size") == 2
+
+        press(chromium, "g", Keys.ARROW_RIGHT, " ")
+        boxes = chromium.execute_script(
+            "return grid.cells.slice(0, 2).map((cell) => [cell.getAttribute('role'), cell.getAttribute('aria-checked'),"
+            " cell.tabIndex, cell.getAttribute('aria-label'), cell.querySelector('img').alt])"
+        )
+        names = chromium.execute_script("return grid.places.map((place) => queue[place].name)")
+        assert boxes[0] == ["checkbox", "true", -1, names[0], names[0]]
+        assert boxes[1] == ["checkbox", "false", 0, names[1], names[1]]
+        assert chromium.execute_script("return document.activeElement === grid.cells[1]")
+        press(chromium, Keys.TAB)
+        assert not chromium.execute_script("return document.activeElement === grid.cells[1]")
 
 
 @pytest.mark.slow

@@ -248,7 +248,7 @@ def test_nothing_without_the_token(server: PageServer, path: str) -> None:
 
 
 def test_what_the_page_asks_for(server: PageServer, session: ReviewSession) -> None:
-    assert {ask(server, path)[0] for path in ("/", "/review.js", "/brush.js", "/review.css")} == {200}
+    assert {ask(server, path)[0] for path in ("/", "/review.js", "/brush.js", "/grid.js", "/review.css")} == {200}
     status, queue = ask(server, "/api/queue", server.token)
     assert status == 200 and json.loads(queue)["reviewer"] == "ada"
     index = session.queue()[0]["index"]

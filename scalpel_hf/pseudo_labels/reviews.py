@@ -239,7 +239,9 @@ def _with_column(rows: datasets.Dataset, values: Sequence[dict[str, str] | None]
     return rows.add_column("review", list(values), feature=REVIEW_FEATURE)
 
 
-def _parse_decision(entry: dict[str, Any]) -> Decision:
+def _parse_decision(entry: Any) -> Decision:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        raise TypeError("it has no `name`, which is text")
     height, width = entry.pop("size")
     decision = Decision(**entry | {"size": (height, width), "runs": tuple(entry["runs"])})
     if decision.decision not in KINDS:

@@ -158,6 +158,8 @@ def test_a_full_disk_takes_all_decisions_or_none(fresh: Path) -> None:
             "the frame of 2 × 2",
         ),
         ("[1]", "line 1 isn't a decision"),
+        ("5", "line 1 isn't a decision"),
+        ('{"name": [], "decision": "reject", "by": "b", "at": "c", "size": [2, 2], "runs": []}', "isn't a decision"),
     ],
 )
 def test_what_is_no_decision_is_named(fresh: Path, line: str, complaint: str) -> None:

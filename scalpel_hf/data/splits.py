@@ -67,11 +67,12 @@ def train_val_split(rows: Dataset, fraction: float, seed: int) -> tuple[Dataset,
     """
     Split rows into training and validation rows. The latter are `fraction` of the rows with a person's mask.
 
-    Whole recordings (and frames of no recording) are drawn for validation until that share is reached; their rows
-    without a mask are in neither part. The draw doesn't depend on the order of rows. Training rows with a mask come
-    first. With a fraction of 0 there are no validation rows.
+    Whole recordings (and frames of no recording) are drawn for validation, as near to that share as they come; their
+    rows without a mask are in neither part. The draw doesn't depend on the order of rows. Training rows with a mask
+    come first. With a fraction of 0 there are no validation rows.
 
-    Raises `ValueError` if `fraction` is not in [0, 1), or leaves no mask for one of the parts.
+    Raises `ValueError` if `fraction` is not in [0, 1), or leaves no mask for one of the parts, or none with a target to
+    validate with.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"`validation_fraction` must be at least 0 and below 1, got {fraction}")
@@ -79,9 +80,10 @@ def train_val_split(rows: Dataset, fraction: float, seed: int) -> tuple[Dataset,
     names = np.array([recording or name for recording, name in zip(_recordings(rows), rows["name"][:], strict=True)])
     masks = int(has_mask.sum())
     units, counts = np.unique(names[has_mask], return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(units))
-    before = np.cumsum(counts[order]) - counts[order]  # frames held out before this unit
-    held = np.isin(names, units[order[before < round(fraction * masks)]])
+    order = units[np.random.default_rng(seed).permutation(len(units))].tolist()
+    wanted = round(fraction * masks)
+    drawn = _nearest_to(wanted, dict(zip(units.tolist(), counts.tolist(), strict=True)), order) if wanted else []
+    held = np.isin(names, drawn)
     if fraction and not 0 < (held & has_mask).sum() < masks:
         of = f", of {len(units)} recordings," if len(units) < masks else ""
         raise ValueError(
@@ -89,7 +91,14 @@ def train_val_split(rows: Dataset, fraction: float, seed: int) -> tuple[Dataset,
             "to validate with; 0 holds out none"
         )
     masks_first = np.argsort(~has_mask, kind="stable")
-    return rows.select(masks_first[~held[masks_first]]), rows.select(np.flatnonzero(held & has_mask))
+    validation = rows.select(np.flatnonzero(held & has_mask))
+    objects = validation["objects"][:] if "objects" in rows.column_names else []
+    if objects and all(found and not found["bbox"] for found in objects):
+        raise ValueError(
+            f"`validation_fraction`: none of the {len(validation)} frames held out, of {masks} with a person's mask, "
+            "shows a target to validate with: take another seed or a larger fraction; 0 holds out none"
+        )
+    return rows.select(masks_first[~held[masks_first]]), validation
 
 
 def folds_by_recording(rows: Dataset, count: int, seed: int) -> list[np.ndarray]:
@@ -130,10 +139,17 @@ def _draw_splits(groups: list[str], labelled: list[bool], shares: Mapping[str, f
     np.random.default_rng(seed).shuffle(order)
     place: dict[str, str] = {}
     for later, (split, share) in zip(range(len(shares), 0, -1), shares.items(), strict=True):
-        held = 0
-        # At least one recording is left for each later split.
-        while len(order) > later and (not held or held < round(share * sum(labelled))):
-            group = order.pop()
-            place[group] = split
-            held += counts[group]
+        left = [group for group in reversed(order) if group not in place]
+        drawn = _nearest_to(round(share * sum(labelled)), counts, left)
+        place |= dict.fromkeys(drawn[: len(left) - later], split)  # at least one recording is left for each later split
     return place
+
+
+def _nearest_to(wanted: int, counts: Mapping[str, int], order: list[str]) -> list[str]:
+    """The recordings, in their order, that each bring the number of frames nearer to `wanted`; or else the smallest."""
+    drawn, held = [], 0
+    for recording in order:
+        if abs(held + counts[recording] - wanted) < abs(held - wanted):
+            drawn.append(recording)
+            held += counts[recording]
+    return drawn or [min(order, key=lambda recording: counts[recording])]

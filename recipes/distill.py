@@ -26,7 +26,7 @@ from scalpel_hf.data import labelled_by_people, load_split
 from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.splits import train_val_split
 from scalpel_hf.evaluation.evaluator import evaluate_probabilities
-from scalpel_hf.evaluation.unseen import TrainedOn
+from scalpel_hf.evaluation.unseen import TrainedOn, without_copies
 from scalpel_hf.hub.upload import base_on_hub, push_run
 from scalpel_hf.predictors.committee import STUDENT, TEACHER
 from scalpel_hf.predictors.sam import load_sam
@@ -157,6 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     trained_on = TrainedOn.of(labelled_by_people(rows, args.dataset))
     test_rows = rows_to_test(args, trained_on)
     rows, held_out = train_val_split(rows, args.validation_fraction, args.seed)
+    rows = without_copies(rows, of=held_out, say=accelerator.print)
 
     # Train
     arms: dict[str, Train] = {"teacher": train_committee, "small network": train_small_network}

@@ -31,7 +31,7 @@ from scalpel_hf.data.prepared import check_pseudo_labels
 from scalpel_hf.data.splits import train_val_split
 from scalpel_hf.evaluation.detection_metrics import coco_classes
 from scalpel_hf.evaluation.evaluator import evaluate_predictor
-from scalpel_hf.evaluation.unseen import TrainedOn
+from scalpel_hf.evaluation.unseen import TrainedOn, without_copies
 from scalpel_hf.hub.upload import push_run
 from scalpel_hf.modeling import ScalpelStudentForObjectDetection, ScalpelStudentForSemanticSegmentation
 from scalpel_hf.predictors.student import DetectionStudent, SegmentationStudent, new_student
@@ -133,6 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     trained_on = TrainedOn.of(rows) + (TrainedOn.load(args.student) if args.student else None)
     test_rows = rows_to_test(args, trained_on)
     rows, held_out = train_val_split(rows, args.validation_fraction, args.seed)
+    rows = without_copies(rows, of=held_out, say=accelerator.print)
 
     # Train
     student, outcome = train_student(args, accelerator, rows=rows, held_out=held_out)

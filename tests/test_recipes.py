@@ -238,6 +238,27 @@ def test_held_out_frames_choose_the_best_step_and_are_shown(
         assert Image.open(tmp_path / name / SHEET_FILE).width > 400 and not (runs.root / name / SHEET_FILE).exists()
 
 
+@pytest.mark.parametrize(("recipe", "train"), [(distill, "train_committee"), (transfer, "train_student")])
+def test_copies_of_frames_held_out_are_not_trained_on(
+    work: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: ModuleType, train: str
+) -> None:
+    rows = datasets.load_from_disk(str(work.root / "data"))["train"]
+    copies = rows.remove_columns("name").add_column("name", [f"copy{i}" for i in range(8)]).cast(rows.features)
+    datasets.DatasetDict(train=datasets.concatenate_datasets([rows, copies])).save_to_disk(str(tmp_path / "data"))
+    parts: dict[str, datasets.Dataset] = {}
+
+    def stop(*_: object, **given: datasets.Dataset) -> None:
+        parts.update(given)
+        raise InterruptedError
+
+    monkeypatch.setattr(recipe, train, stop)
+    options = {"dataset": tmp_path / "data", "validation_fraction": 0.25, "eval_split": "", "output_dir": tmp_path}
+    with pytest.raises(InterruptedError):
+        recipe.main(flags(**{**(work.teacher if recipe is distill else work.common), **options}))
+    held_out = set(TrainedOn.of(parts["held_out"])._pixels)
+    assert len(held_out) == 2 and held_out.isdisjoint(TrainedOn.of(parts["rows"])._pixels)
+
+
 def test_frames_that_are_watched_are_shown_and_choose_nothing(work: SimpleNamespace, tmp_path: Path) -> None:
     watch = {"watch_split": "test", "eval_split": "", "max_steps": 2}
     distill.main(flags(**{**work.teacher, **watch}, committee=3, output_dir=tmp_path / "teacher"))

@@ -13,7 +13,7 @@ from scalpel_hf.data.image_cells import cell_content, kind_of_file, undecoded
 from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, HUMAN, POINT
 from scalpel_hf.data.masks import MaskValues
 from scalpel_hf.data.splits import folds_by_recording, kinds_to_measure, recordings_of, split_by_recording
-from scalpel_hf.evaluation.unseen import TrainedOn, seen_rows, unseen_rows
+from scalpel_hf.evaluation.unseen import TrainedOn, unseen_rows, without_copies
 from scalpel_hf.formats.own_frames import load_own_frames
 from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.utils.files import work_folder
@@ -112,21 +112,14 @@ def hold_out(rows: datasets.Dataset, seed: int) -> datasets.DatasetDict:
     except ValueError as error:
         print(f"no frame is held out to measure on: {error}")
         return datasets.DatasetDict({"train": rows})
+    notes = [f"left out {unused}: frames without such a label of recordings that are held out"] if unused else []
+    splits["train"] = without_copies(splits["train"], of=splits["test"], say=notes.append)
     if not _kinds_of_targets(splits["train"]):
-        print("no frame is held out to measure on: those to train on would show no target. Label more that do")
-        return datasets.DatasetDict({"train": rows})
-    if unused:
-        print(f"left out {unused}: frames without such a label of recordings that are held out")
-    splits["train"] = without_copies(splits["train"], of=splits["test"])
+        notes = ["no frame is held out to measure on: those to train on would show no target. Label more that do"]
+        splits = datasets.DatasetDict({"train": rows})
+    for note in notes:
+        print(note)
     return splits
-
-
-def without_copies(rows: datasets.Dataset, of: datasets.Dataset) -> datasets.Dataset:
-    """The rows whose frames are not among those `of` other rows, under another name; prints how many are."""
-    copies = seen_rows(rows, TrainedOn.of(of))
-    if copies:
-        print(f"left out {len(copies)}: copies of frames that are held out, under other names")
-    return rows.select([index for index in range(len(rows)) if index not in copies])
 
 
 def labels_of_one_recording(rows: datasets.Dataset) -> bool:
@@ -140,8 +133,9 @@ def folds(rows: datasets.Dataset, seed: int) -> list[datasets.DatasetDict]:
     """
     Folds of the labelled frames for cross-validation, `FOLDS` or fewer.
 
-    In each fold, another part of the frames is `test` and the others are `train`. No recording is in both. Returns no
-    folds where all labelled frames are of one recording, or a fold would have no target to learn from.
+    In each fold, another part of the frames is `test` and the others, without copies of these, are `train`. No
+    recording is in both. Returns no folds where all labelled frames are of one recording, or a fold would have no
+    target to learn from.
     """
     rows, _ = split_by_source(rows, BY_PEOPLE)
     parts = folds_by_recording(rows, FOLDS, seed)
@@ -149,14 +143,14 @@ def folds(rows: datasets.Dataset, seed: int) -> list[datasets.DatasetDict]:
         if len(rows) < 2:
             print(f"no cross-validation either: it takes two labelled frames, here {len(rows)}")
         return []
-    trains = [rows.select(np.setdiff1d(np.arange(len(rows)), part)) for part in parts]
-    if not all(map(_kinds_of_targets, trains)):
+    made = []
+    for part in parts:
+        test, others = rows.select(part), rows.select(np.setdiff1d(np.arange(len(rows)), part))
+        made.append(datasets.DatasetDict({"train": without_copies(others, of=test, say=print), "test": test}))
+    if not all(_kinds_of_targets(fold["train"]) for fold in made):
         print("no cross-validation either: a part to train on would show no target")
         return []
-    return [
-        datasets.DatasetDict({"train": train, "test": rows.select(part)})
-        for train, part in zip(trains, parts, strict=True)
-    ]
+    return made
 
 
 def task_of(data: Path) -> str:

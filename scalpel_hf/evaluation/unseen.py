@@ -1,7 +1,7 @@
 """Frames for evaluation: those that people labelled and the model was not trained on."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -175,6 +175,18 @@ def seen_rows(rows: datasets.Dataset, known: TrainedOn) -> set[int]:
     if not known.frames:
         return set()
     return {index for index, key in enumerate(_keys(rows, "frames to measure on")) if known.holds(key)}
+
+
+def without_copies(
+    rows: datasets.Dataset, of: datasets.Dataset, say: Callable[[str], object] | None = None
+) -> datasets.Dataset:
+    """The rows whose frames are not among those `of` other rows, under another name; `say` gets how many are."""
+    copies = seen_rows(rows, TrainedOn.of(of))
+    if not copies:
+        return rows
+    if say is not None:
+        say(f"left out {len(copies)}: copies of frames that are held out, under other names")
+    return rows.select([index for index in range(len(rows)) if index not in copies])
 
 
 def _keys(rows: datasets.Dataset, what: str) -> Iterator[FrameKey]:

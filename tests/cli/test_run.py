@@ -193,6 +193,17 @@ def test_copies_of_frames_that_are_held_out_are_not_trained_on(capsys: pytest.Ca
     assert "left out 4: copies of frames that are held out" in capsys.readouterr().out and len(shown) == 24
 
 
+def test_no_fold_trains_on_copies_of_the_frames_that_it_measures(capsys: pytest.CaptureFixture) -> None:
+    rows = rows_of(["human"] * 6, [""] * 6)
+    twice = datasets.concatenate_datasets([rows, rows.remove_columns("name").add_column("name", [*"abcdef"])])
+    for fold in run_data.folds(twice.select(range(9)), 0):
+        shown = [{cell["bytes"] for cell in fold[split]["image"][:]} for split in ("train", "test")]
+        assert shown[0].isdisjoint(shown[1]) and len(fold["test"]) == 3
+    assert "copies of frames that are held out" in capsys.readouterr().out
+    assert run_data.folds(datasets.concatenate_datasets([rows.select([0]), twice.select([6])]), 0) == []
+    assert "a part to train on would show no target" in capsys.readouterr().out
+
+
 def test_where_nothing_would_be_left_to_learn_from_nothing_is_held_out(capsys: pytest.CaptureFixture) -> None:
     rows = rows_of(["human"] * 12, [""] * 12, targets=1)
     held_out = [run_data.hold_out(rows, seed) for seed in range(12)]

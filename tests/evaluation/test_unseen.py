@@ -18,6 +18,7 @@ from scalpel_hf.evaluation.unseen import (
     trained_on,
     unseen_rows,
     with_masks,
+    without_copies,
 )
 
 
@@ -53,6 +54,13 @@ def test_a_frame_is_known_by_its_content_and_by_its_name(rows: datasets.Dataset)
     assert left(others) == rows["name"][:3]
     assert left(rows.select([4, 5])) == rows["name"][4:]
     assert unseen_rows(rows, TrainedOn(), "split") is rows
+
+
+def test_copies_under_other_names_are_left_out(rows: datasets.Dataset) -> None:
+    said: list[str] = []
+    assert without_copies(renamed(rows, *"abcdef"), of=rows.select([1, 4]), say=said.append)["name"][:] == [*"acdf"]
+    assert said == ["left out 2: copies of frames that are held out, under other names"]
+    assert without_copies(rows, of=rows.select([])) is rows
 
 
 def test_what_is_left_out_is_said_and_nothing_left_is_an_error(

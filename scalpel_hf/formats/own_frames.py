@@ -15,7 +15,8 @@ from scalpel_hf.data.layouts import LAYOUTS
 from scalpel_hf.data.masks import MaskValues
 from scalpel_hf.data.names import FrameNames, few
 from scalpel_hf.data.rows import on_shown_grid
-from scalpel_hf.utils.image_files import find_images
+from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES
+from scalpel_hf.utils.image_files import find_images, visible_files
 
 from .class_boxes import is_sidecar
 from .human_labels import HumanLabel, LabelFileError, import_human_labels, named, read_labels
@@ -30,15 +31,18 @@ LABEL_SUFFIXES = {"voc": ".xml", "yolo": ".txt"}  # of labels that may stand bes
 ONLY_BOXES = ("json", "voc", "yolo")
 
 
-def kind_of_labels(labels: str | Path) -> str:
+def kind_of_labels(labels: str | Path, beside: bool = False) -> str:
     """
     The format of a file or folder of labels, one of `READABLE`, told from its content.
 
-    Raises `LabelFileError` where it is none of them.
+    Args:
+        beside: whether the frames lie in that folder too, so that its images need not be masks.
+
+    Raises `LabelFileError` where it is none of them, or a folder may be of two.
     """
     path = Path(labels)
     if path.is_dir():
-        return _kind_of_folder(path)
+        return _kind_of_folder(path, beside)
     if not path.exists():
         raise LabelFileError(f"there are no labels {path}: they are {FORMS_OF_LABELS}")
     try:
@@ -56,21 +60,40 @@ def _lists_objects(content: Any) -> bool:
     return isinstance(content, list) and any(isinstance(entry, dict) for entry in content)
 
 
-def _kind_of_folder(path: Path) -> str:
+def _kind_of_folder(path: Path, beside: bool) -> str:
     """The format of a folder of labels. XML files, or a folder `labels`, may stand beside the frames themselves."""
-    try:
-        images = find_images(path)
-    except FileNotFoundError as error:
-        images, nothing = [], error
-    if any(not is_sidecar(file) for file in path.rglob("*.xml")):
+    images, boxes, texts = _by_suffix(path)
+    if images and boxes and not beside:
+        mask, box = images[0], boxes[0]
+        apart = path not in (mask.parent, box.parent)
+        remedy = f"name {mask.parent} or {box.parent}" if apart else "leave those of one kind in it"
+        raise LabelFileError(f"{path} has images ({mask.name}) and XML files ({box.name}), masks or boxes: {remedy}")
+    if boxes:
         return "voc"
-    if any((path / name).is_dir() for name in YOLO_FOLDERS) or (
-        not images and next(path.rglob("*.txt"), None) is not None
-    ):
+    if _folder_of_masks(path) != path:
+        return "masks"
+    if any((path / name).is_dir() for name in YOLO_FOLDERS) or (texts and not images):
         return "yolo"
     if not images:
-        raise LabelFileError(f"neither masks nor boxes: {nothing}") from nothing
+        try:
+            find_images(path)
+        except FileNotFoundError as error:
+            raise LabelFileError(f"neither masks nor boxes: {error}") from error
     return "masks"
+
+
+def _folder_of_masks(path: Path) -> Path:
+    """The folder of masks in a folder: `labels` if there are masks in that one, and not YOLO's text files."""
+    images, _, texts = _by_suffix(path / "labels")
+    return path / "labels" if images and not texts else path
+
+
+def _by_suffix(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """The images, the XML files and the text files in a folder and its sub-folders, without hidden ones."""
+    files = sorted(visible_files(folder)[0]) if folder.is_dir() else []
+    images = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
+    boxes = [file for file in files if file.suffix == ".xml" and not is_sidecar(file)]
+    return images, boxes, [file for file in files if file.suffix == ".txt"]
 
 
 def load_own_frames(
@@ -110,10 +133,12 @@ def load_own_frames(
     frames = partial(frames_dataset, root, cache_dir, left_out, every=every, max_frames=max_frames)
     if labels is None:
         return frames().remove_columns("orientation")
-    labels, kind = Path(labels), kind or kind_of_labels(labels)
+    labels, frames_root = Path(labels), Path(root).resolve()
+    kind = kind or kind_of_labels(labels, beside=frames_root.is_relative_to(labels.resolve()))
+    labels = _folder_of_masks(labels) if kind == "masks" else labels
     if mask_grid is not None and kind in ONLY_BOXES:
         raise ValueError(f"a mask grid is for masks; the format {kind} has none: leave it out")
-    beside = Path(root).resolve().is_relative_to(labels.resolve())  # then its images are frames
+    beside = frames_root.is_relative_to(labels.resolve())  # then its images are frames
     rows = frames(without=labels, label_suffix=LABEL_SUFFIXES.get(kind, "") if beside else "")
     orientations = dict(zip(rows["name"][:], rows["orientation"][:], strict=True))
     sizes = dict(zip(rows["name"][:], zip(rows["height"][:], rows["width"][:], strict=True), strict=True))

@@ -17,6 +17,10 @@ from scalpel_hf.modeling.frame_io import turn
 
 CAMERA = SyntheticInfrared(size=(32, 40), n_targets=(1, 1), extent=(2, 4), seed=1)
 SCENES = [CAMERA.frame(index) for index in range(6)]
+VOC_BOX = (
+    "<annotation><size><width>40</width><height>32</height></size><object><name>t</name>"
+    "<bndbox><xmin>6</xmin><ymin>6</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>"
+)
 
 
 @pytest.fixture
@@ -96,13 +100,35 @@ def test_a_sidecar_of_gdal_is_no_label(mine: Path) -> None:
 
 
 def test_boxes_of_voc_beside_their_frames(mine: Path, capsys: pytest.CaptureFixture) -> None:
-    box = "<bndbox><xmin>6</xmin><ymin>6</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
-    size = "<size><width>40</width><height>32</height></size>"
-    content = f"<annotation>{size}<object><name>t</name>{box}</object></annotation>"
-    (mine / "frames" / "f0.xml").write_text(content)
+    (mine / "frames" / "f0.xml").write_text(VOC_BOX)
     (mine / "frames" / "f0.png.aux.xml").write_text("<PAMDataset></PAMDataset>")
     rows = prepare(mine, "--labels", mine / "frames")["train"]
     assert rows["label_source"][:] == ["box"] + ["none"] * 5 and "f0.xml" not in capsys.readouterr().out
+
+
+def test_masks_and_boxes_in_one_folder_are_asked_about(mine: Path) -> None:
+    labels = mine / "labels"
+    save_mask(labels / "masks" / "f1.png", SCENES[1]["mask"])
+    (labels / "boxes").mkdir()
+    (labels / "boxes" / "f0.xml").write_text(VOC_BOX)
+    with pytest.raises(LabelFileError, match=rf"f1\.png.*f0\.xml.*: name {labels}/masks or {labels}/boxes"):
+        prepare(mine, "--labels", labels)
+    assert prepare(mine, "--labels", labels / "masks")["train"]["label_source"][:].count("human") == 1
+    (labels / "masks" / "project.xml").write_text("<project/>")
+    with pytest.raises(LabelFileError, match=r"f1\.png.*project\.xml.*: leave those of one kind in it"):
+        prepare(mine, "--labels", labels / "masks", "--overwrite")
+    (labels / "masks" / "project.xml").rename(labels / "masks" / ".project.xml")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare(mine, "--labels", labels / "masks", "--overwrite")
+
+
+def test_masks_in_a_folder_called_labels_are_masks(mine: Path) -> None:
+    save_mask(mine / "labels" / "f1.png", SCENES[1]["mask"])
+    assert prepare(mine, "--labels", mine)["train"]["label_source"][:] == ["none", "human"] + ["none"] * 4
+    (mine / "labels" / "f1.png").unlink()
+    (mine / "labels" / "f1.txt").write_text("0 0.5 0.5 0.1 0.1")
+    assert prepare(mine, "--labels", mine, "--overwrite")["train"]["label_source"][1] == "box"
 
 
 def test_coco_for_some_frames_and_splits(mine: Path) -> None:

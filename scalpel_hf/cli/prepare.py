@@ -29,6 +29,7 @@ from scalpel_hf.cli.numbers import COUNT, SEED, between
 from scalpel_hf.cli.program import verb_parser
 from scalpel_hf.data import LAYOUTS, LabelBudget, MaskValues, SyntheticInfrared, apply_label_budget, load_irst_dataset
 from scalpel_hf.data.frame_sources import LeftOut
+from scalpel_hf.data.layouts import sequences
 from scalpel_hf.data.splits import split_by_recording
 from scalpel_hf.formats import READABLE
 from scalpel_hf.formats.own_frames import load_own_frames
@@ -133,7 +134,14 @@ def load(args: argparse.Namespace, work: str) -> DatasetDict:
     )
     if (args.val or args.test) and set(splits) != {"train"}:
         raise ValueError(f"--val and --test are for a data set without splits, here are {', '.join(splits)}")
-    return held_out(splits["train"], args) if args.val or args.test else splits
+    if not (args.val or args.test):
+        return splits
+    rows = splits["train"]
+    if args.layout not in LAYOUTS:
+        return held_out(rows, args)
+    sequence_of = sequences(LAYOUTS[args.layout], args.root)
+    recordings = [sequence_of[name] for name in rows["name"]]  # what is written has no such column
+    return held_out(rows.add_column("recording", recordings), args).remove_columns("recording")
 
 
 def own_frames(args: argparse.Namespace, work: str) -> DatasetDict:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-from scalpel_hf.utils.image_files import find_images, frame_name
+from scalpel_hf.utils.image_files import find_images, frame_name, sequences_of
 from scalpel_hf.utils.reading import read_text
 
 from .masks import ABOVE_HALF, MaskValues
@@ -170,6 +170,13 @@ def find_pairs(layout: Layout, root: str | Path, split_list: str | SplitFiles | 
         ]
         for split, names in splits.items()
     }
+
+
+def sequences(layout: Layout, root: str | Path) -> dict[str, str]:
+    """The sequence of each frame, as [`sequences_of`] tells it from the folders, by the frame's name."""
+    folder = _existing(Path(root), layout.images, "the frames")
+    found = sequences_of(path.relative_to(folder) for path in find_images(folder))
+    return {frame_name(place): sequence for place, sequence in found.items()}
 
 
 def _read_lists(layout: Layout, root: Path, split_list: str | SplitFiles | None) -> dict[str, tuple[Path, list[str]]]:

@@ -4,6 +4,7 @@ import os
 import unicodedata
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 
 from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES
@@ -60,6 +61,19 @@ def frame_name(path: PurePath) -> str:
         'night_0042'
     """
     return unicodedata.normalize("NFC", "_".join(path.with_suffix("").parts))
+
+
+def sequences_of(places: Iterable[PurePath]) -> dict[PurePath, str]:
+    """
+    The sequence of each file, from the paths relative to the folder of images: the sub-folder, if there are several.
+
+    Examples:
+        >>> list(sequences_of([PurePath("night/a.png"), PurePath("day/a.png"), PurePath("a.png")]).values())
+        ['night', 'day', '']
+    """
+    folders = {place: place.parent for place in places}
+    several = len({*folders.values()} - {PurePath()}) > 1
+    return {place: folder.as_posix() if several and folder.parts else "" for place, folder in folders.items()}
 
 
 def _raise(error: OSError) -> None:

@@ -40,6 +40,21 @@ def test_a_folder_with_a_budget(make_set, out, tmp_path, capsys):
     assert ["test", "1", "1", "0", "1", "0", "1", "6"] in table
 
 
+def test_no_sequence_of_a_layout_is_divided(make_set, out):
+    names = [f"s{folder}/f{index}" for folder in range(4) for index in range(5)]
+    for folder in ("images", "masks"):
+        for sequence in range(4):
+            (out.parent / "set" / folder / f"s{sequence}").mkdir(parents=True)
+    root = make_set(LAYOUTS["generic"], names, {})
+    launch = ["--layout", "generic", "--root", str(root)]
+    prepare.main([*launch, "--out", str(out), "--val", "0.25", "--test", "0.25"])
+    splits = load_from_disk(out)
+    held = {split: {name[:2] for name in part["name"]} for split, part in splits.items()}
+    assert sorted(map(len, held.values())) == [1, 1, 2] and len(set.union(*held.values())) == 4
+    prepare.main([*launch, "--out", str(out / "plain")])
+    assert splits["train"].features == load_from_disk(out / "plain")["train"].features
+
+
 def test_synthetic_frames_and_overwriting(out, tmp_path):
     prepare.main(["--synthetic", "6", "--out", str(out), "--seed", "2"])
     splits = load_from_disk(out)

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import islice
@@ -17,7 +17,8 @@ from PIL import Image
 from scalpel_hf.modeling.frame_io import IMAGE_SUFFIXES, count_pages, file_orientation, read_frame
 from scalpel_hf.runtime.recordings import Damage, read_recording
 from scalpel_hf.runtime.sources import numbered_pages
-from scalpel_hf.utils.image_files import frame_name, visible_files
+from scalpel_hf.utils.files import LONGEST_NAME
+from scalpel_hf.utils.image_files import frame_name, sequences_of, visible_files
 from scalpel_hf.utils.reading import read_text
 
 from .image_cells import is_coloured, stored_cell
@@ -29,6 +30,7 @@ RECORDING_SUFFIXES = (
     *(".3gp", ".avi", ".dv", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m4v", ".mj2", ".mjpeg", ".mkv", ".mov"),
     *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogv", ".ts", ".webm", ".wmv", ".y4m"),
 )
+RESULTS = (".scalpel-run", ".scalpel-demo", "dataset_dict.json", "state.json")  # a file in each folder of results
 FALSE_COLOURS = "converted to luma, which is not the intensity of false colours: if they are, save the frames as gray"
 FRAME_FEATURES = Features(
     {**FEATURES, "label_source": Value("string"), "recording": Value("string"), "orientation": Value("int32")}
@@ -39,9 +41,10 @@ Row = dict[str, Any]
 
 @dataclass
 class LeftOut:
-    """Files and frames that aren't used: their names, by the reason."""
+    """Files and frames that aren't used: their names, by the reason; and the files whose frames have the same name."""
 
     reasons: dict[str, list[str]] = field(default_factory=dict)
+    same_names: dict[str, tuple[Path, Path]] = field(default_factory=dict)
 
     def add(self, reason: str, what: str) -> None:
         """Record that `what`, a name, isn't used."""
@@ -84,20 +87,20 @@ def frames_dataset(
     Raises `FileNotFoundError` if `root` doesn't exist, and `ValueError` if no frame can be used.
     """
     files = _files(Path(root), left_out, without, label_suffix)
-    folders = {place.parent for place, path in files if not _is_recording(path)} - {Path()}
+    sequences = sequences_of(place for place, path in files if not _is_recording(path))
 
     def rows() -> Iterator[Row]:
-        names = set[str]()
+        names: dict[str, Path] = {}
         for place, path in files:
-            group = place.parent.as_posix() if len(folders) > 1 and place.parent != Path() else ""
             for frame in _frames(place, path, left_out, every=every, max_frames=max_frames):
                 name = frame["name"]
                 if name in names:
                     left_out.add("another frame has the same name", place.as_posix())
+                    left_out.same_names.setdefault(name, (names[name], place))
                     continue
-                names.add(name)
+                names[name] = place
                 row = {"mask": None, "objects": None, "label_source": "none"}
-                yield row | frame | {"recording": frame["recording"] or group}
+                yield row | frame | {"recording": frame["recording"] or sequences.get(place, "")}
         if not names:
             raise ValueError(f"{root}: not one frame can be used:\n  " + "\n  ".join(left_out.lines()))
 
@@ -114,8 +117,11 @@ def frames_dataset(
 def _files(root: Path, left_out: LeftOut, without: Path | None, label_suffix: str) -> list[tuple[Path, Path]]:
     """Each file of frames: where it lies in the source, after which its frames are called, and its path."""
     if root.is_dir():
-        found, _ = visible_files(root)
-        places = [(path.relative_to(root), path) for path in sorted(found)]
+        found = {path.relative_to(root): path for path in sorted(visible_files(root)[0])}
+        ours = _results_in(root, found)
+        for folder in sorted(ours):
+            left_out.add("results of this program, not frames", f"{folder.as_posix()}/")
+        places = [(place, path) for place, path in found.items() if ours.isdisjoint(place.parents)]
     elif not root.exists():
         raise FileNotFoundError(f"there is no folder or file {root}")
     elif root.suffix.lower() == ".txt":
@@ -144,6 +150,13 @@ def _files(root: Path, left_out: LeftOut, without: Path | None, label_suffix: st
     return files
 
 
+def _results_in(root: Path, places: Iterable[Path]) -> set[Path]:
+    """The outermost sub-folders that a job or a prepared data set was written to, whose pictures are no frames."""
+    folders = {folder for place in places for folder in place.parents if folder.parts}
+    results = {folder for folder in folders if any((root / folder / marker).is_file() for marker in RESULTS)}
+    return {folder for folder in results if results.isdisjoint(folder.parents)}
+
+
 def _problem_of_name(place: Path) -> str:
     """Why a file can't name frames, in data sets and in lists with a name on each line; empty if it can."""
     name = frame_name(place)
@@ -151,16 +164,18 @@ def _problem_of_name(place: Path) -> str:
         return "its name isn't UTF-8: rename it"
     if name != name.strip() or "\t" in name or len(name.splitlines()) > 1:
         return "its name has a line break, a tab or outer spaces: rename it"
+    if len(name.encode()) > LONGEST_NAME - (len("_000000") if _is_recording(place) else 0):
+        return f"the name of a frame is longer than {LONGEST_NAME} bytes, with its folders: shorten it"
     return ""
 
 
 def listed_files(file: Path) -> list[tuple[Path, Path]]:
-    """The files that a list names, each with its path without the common folder of absolute paths, for its name."""
+    """The files that a list names, each with its path without the common folder of all, for its name."""
     lines = [line.strip() for line in read_text(file).splitlines()]
-    paths = [Path(line) for line in lines if line and not line.startswith("#")]
-    whole = [path.parent for path in paths if path.is_absolute()]
-    shared = Path(os.path.commonpath(whole)) if whole else Path()
-    return [(path.relative_to(shared) if path.is_absolute() else path, file.parent / path) for path in paths]
+    paths = [file.parent / line for line in lines if line and not line.startswith("#")]
+    whole = [Path(os.path.abspath(path)) for path in paths]
+    shared = os.path.commonpath([path.parent for path in whole]) if whole else ""
+    return [(path.relative_to(shared), written) for path, written in zip(whole, paths, strict=True)]
 
 
 def _is_recording(path: Path) -> bool:

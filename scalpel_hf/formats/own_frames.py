@@ -176,6 +176,11 @@ def _labels_of_frames(
             left_out.add(f"labels in {labels} of frames that aren't there", label.name)
             others.append(label.name)
             continue
+        if name in left_out.same_names:
+            one, other = (place.as_posix() for place in left_out.same_names[name])
+            raise LabelFileError(
+                f"{label.origin}: means the frame {name!r}, which may be of {one} or of {other}: rename one of them"
+            )
         count += 1
         folder, _, last = label.name.rpartition("/")
         folders.setdefault(folder if _frame_of(last, frames) == name else "", label.name)

@@ -9,7 +9,8 @@ from datasets import Dataset
 from PIL import Image
 
 from scalpel_hf import SyntheticInfrared
-from scalpel_hf.data.frame_sources import LeftOut, frames_dataset
+from scalpel_hf.cli import demo, run
+from scalpel_hf.data.frame_sources import RESULTS, LeftOut, frames_dataset
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.splits import split_by_recording
 from scalpel_hf.modeling.normalization import read_frame
@@ -149,6 +150,44 @@ def test_a_list_of_whole_paths_names_frames_by_what_they_do_not_share(tmp_path: 
     assert list(load(tmp_path / "list.txt", tmp_path)[0]) == ["a_x", "b_x"]
     (tmp_path / "list.txt").write_text(f"{tmp_path}/far/c.png\n")
     assert list(load(tmp_path / "list.txt", tmp_path)[0]) == ["c"]
+
+
+@pytest.mark.parametrize("folder", ["", "far/", "near/../far/", "{}/far/"])
+def test_a_list_names_frames_alike_however_it_writes_their_folder(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "near").mkdir()
+    for name in ("far/x.png", "far/y.png") if folder else ("x.png", "y.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(FRAMES[0]).save(tmp_path / name)
+    start = folder.format(tmp_path)
+    lines = [f"{start}x.png", f"{start}y.png"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    assert list(load(tmp_path / "list.txt", tmp_path)[0]) == ["x", "y"]
+    (tmp_path / "list.txt").write_text(f"{lines[0]}\n{tmp_path / lines[1]}\n")
+    assert list(load(tmp_path / "list.txt", tmp_path)[0]) == ["x", "y"], "relative and whole paths"
+
+
+def test_earlier_results_in_the_folder_are_no_frames(tmp_path: Path) -> None:
+    assert {run.MARKER, demo.MARKER} <= {*RESULTS}
+    root = tmp_path / "mine"
+    for place in ("a.png", "first/report/x.png", "prepared/train/y.png", "night/state/z.png"):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(FRAMES[0]).save(root / place)
+    for marker in (f"first/{run.MARKER}", "first/report/state.json", "prepared/dataset_dict.json"):
+        (root / marker).touch()
+    (root / "state.json").touch()  # in the folder that is named itself
+    frames, _, left_out = load(root, tmp_path)
+    assert list(frames) == ["a", "night_state_z"]
+    assert "left out 2: first/, prepared/ (results of this program, not frames)" in left_out
+
+
+def test_names_of_frames_may_be_as_long_as_names_of_files(tmp_path: Path) -> None:
+    (tmp_path / "mine" / ("f" * 100)).mkdir(parents=True)
+    for name in ("g" * 99, "h" * 100):
+        Image.fromarray(FRAMES[0]).save(tmp_path / "mine" / ("f" * 100) / f"{name}.png")
+    (tmp_path / "mine" / ("f" * 100) / f"{'i' * 93}.mp4").touch()
+    frames, _, left_out = load(tmp_path / "mine", tmp_path)
+    assert [len(name) for name in frames] == [200]
+    assert len(left_out) == 1 and left_out[0].startswith("left out 2: ") and "longer than 200 bytes" in left_out[0]
 
 
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:

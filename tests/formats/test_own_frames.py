@@ -93,6 +93,18 @@ def test_masks_of_a_turned_frame(mine: Path, orientation: int) -> None:
         prepare(mine, "--labels", mine / "boxes.json", "--mask-grid", "stored", "--overwrite")
 
 
+def test_a_label_of_a_name_that_two_files_have_is_asked_about(mine: Path, capsys: pytest.CaptureFixture) -> None:
+    for index, name in ((0, "a/b_c.png"), (1, "a_b/c.png")):
+        (mine / "frames" / name).parent.mkdir()
+        Image.fromarray(SCENES[index]["image"]).save(mine / "frames" / name)
+    save_mask(mine / "masks" / "f1.png", SCENES[1]["mask"])
+    assert len(prepare(mine, "--labels", mine / "masks")["train"]) == 7
+    assert "left out 1: a_b/c.png (another frame has the same name)" in capsys.readouterr().out
+    save_mask(mine / "masks" / "a_b" / "c.png", SCENES[1]["mask"])
+    with pytest.raises(LabelFileError, match=r"c\.png: .* of a/b_c\.png or of a_b/c\.png: rename one of them"):
+        prepare(mine, "--labels", mine / "masks", "--overwrite")
+
+
 def test_a_sidecar_of_gdal_is_no_label(mine: Path) -> None:
     save_mask(mine / "masks" / "f0.png", SCENES[0]["mask"])
     (mine / "masks" / "f0.png.aux.xml").write_text("<PAMDataset></PAMDataset>")

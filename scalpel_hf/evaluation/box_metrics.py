@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, POINT
+from scalpel_hf.data.masks import IGNORED, read_row_mask
 from scalpel_hf.data.splits import recordings_of
 from scalpel_hf.runtime.components import find_detections
 
@@ -104,9 +105,23 @@ def centres_inside(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def detect_all(detect: Detect, rows: Iterable[dict[str, Any]]) -> list[Frame]:
-    """Detections and true boxes of each row."""
+    """Detections and true boxes of each row. On pixels that a row's mask ignores, detections don't count."""
     files = undecoded(rows) if isinstance(rows, datasets.Dataset) else rows
-    return [(*detect(row["image"]), truth_of(row)) for row in tqdm(files, "evaluation", leave=False, unit="frame")]
+    frames = []
+    for row in tqdm(files, "evaluation", leave=False, unit="frame"):
+        found = detect(row["image"])
+        if row.get("mask") is not None:
+            found = outside_ignored(found, read_row_mask(row))
+        frames.append((*found, truth_of(row)))
+    return frames
+
+
+def outside_ignored(found: tuple[np.ndarray, np.ndarray], mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores `(N,)` and boxes `(N, 4)`, as corners, without those with their centre on a pixel that a mask ignores."""
+    scores, boxes = found
+    x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).T.astype(int)
+    kept = mask[y.clip(0, mask.shape[0] - 1), x.clip(0, mask.shape[1] - 1)] != IGNORED
+    return scores[kept], boxes[kept]
 
 
 def count_boxes(frames: Iterable[Frame], threshold: float = 0.5) -> np.ndarray:

@@ -21,6 +21,7 @@ from scalpel_hf.evaluation.box_metrics import (
     detector_of,
     judged_by_boxes,
     metrics_by_boxes,
+    outside_ignored,
 )
 
 Predicted = TypeVar("Predicted")
@@ -53,14 +54,11 @@ def predictions_and_masks(
 
 def _without_ignored(predicted: Any, mask: np.ndarray, name: str | None) -> Any:
     """A prediction without those on pixels that the mask ignores."""
-    ignored = mask == IGNORED
-    if isinstance(predicted, tuple):  # scores (N,) and boxes (N, 4) as corners
-        scores, boxes = predicted
-        x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).T.astype(int)
-        kept = ~ignored[y.clip(0, mask.shape[0] - 1), x.clip(0, mask.shape[1] - 1)]
-        return scores[kept], boxes[kept]
+    if isinstance(predicted, tuple):
+        return outside_ignored(predicted, mask)
     if predicted.shape != mask.shape:
         raise ValueError(f"{name}: the prediction is {predicted.shape}, the mask {mask.shape} (height, width)")
+    ignored = mask == IGNORED
     return np.where(ignored, 0, predicted) if ignored.any() else predicted
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from scalpel_hf import SyntheticInfrared
 from scalpel_hf.data.label_sources import as_objects
+from scalpel_hf.data.masks import IGNORED, TARGET
+from scalpel_hf.data.objects import encode_png
 from scalpel_hf.evaluation.box_metrics import (
     as_detector,
     by_recording,
@@ -100,6 +102,22 @@ def test_a_detector_has_average_precision_of_the_boxes_besides() -> None:
     frames = iter(truths)
     unsure = evaluate_detections(lambda frame: (np.full(len(boxes := next(frames)), 0.4), boxes), rows)
     assert unsure["ap50"] == 1.0 and unsure["pd"] == 0.0
+
+
+def test_pixels_that_a_mask_ignores_count_beside_boxes_too() -> None:
+    mask = np.zeros((40, 40), np.uint8)
+    mask[5:8, 5:8], mask[20:30, 20:30] = TARGET, IGNORED
+    frame, drawn = ({"bytes": encode_png(pixels), "path": None} for pixels in (np.zeros_like(mask), mask))
+    rows = [row([[5, 5, 3, 3]], source) | {"image": frame, "mask": drawn} for source in ("human", "box")]
+    rows[1]["mask"] = None
+    found = np.zeros(mask.shape, np.float32)
+    found[5:8, 5:8] = found[22:25, 22:25] = 0.9
+    mixed = (
+        datasets.Dataset.from_list(rows).cast_column("image", datasets.Image()).cast_column("mask", datasets.Image())
+    )
+    boxes = (np.array([0.9, 0.9]), corners((5, 5, 8, 8), (22, 22, 25, 25)))
+    for metrics in (evaluate_probabilities(lambda _: found, mixed), evaluate_detections(lambda _: boxes, mixed)):
+        assert (metrics["n_detected"], metrics["n_false"]) == (2, 1), "false in the frame with boxes alone"
 
 
 def test_counts_of_a_recording_are_of_all_its_frames() -> None:

@@ -1,5 +1,6 @@
 """Loads a model of any kind that predicts targets, from a folder or the Hub."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -83,13 +84,22 @@ def load_trained(folder: Path, base_model: str | None = None, feature_cache_dir:
 
 def seeds_of_models(folders: Iterable[Path]) -> dict[str, list[Path]]:
     """
-    Group folders of one model trained with several seeds: their names differ only in the "-NUMBER" at the end.
+    Group folders of one model trained with several seeds: they lie in the same folder, and their names differ only in
+    the "-NUMBER" at the end.
 
-    Returns the folders by the common name, in their order. Raises `ValueError` for a folder without a model.
+    Returns the folders, in their order, by the common name, with as many of the folders above as tell it from others.
+    Raises `ValueError` for a folder without a model.
     """
     models = defaultdict(list)
     for folder in folders:
         kind_of(folder)
-        name, _, seed = folder.name.rpartition("-")
-        models[name if name and seed.isdecimal() else folder.name].append(folder)
-    return dict(models)
+        whole = Path(os.path.abspath(folder))
+        name, _, seed = whole.name.rpartition("-")
+        models[whole.with_name(name) if name and seed.isdecimal() else whole].append(folder)
+    return {_end_of(model, models): seeds for model, seeds in models.items()}
+
+
+def _end_of(path: Path, paths: Iterable[Path]) -> str:
+    """The shortest end of a path that no other of the paths has."""
+    ends = (path.parts[start:] for start in range(len(path.parts) - 1, -1, -1))
+    return str(Path(*next(end for end in ends if sum(other.parts[-len(end) :] == end for other in paths) == 1)))

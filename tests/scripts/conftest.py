@@ -19,7 +19,7 @@ def with_configurations(tmp_path: Path) -> Callable[..., list[Path]]:
 
     def make(*names: str) -> list[Path]:
         for index, name in enumerate(names):
-            (tmp_path / name).mkdir()
+            (tmp_path / name).mkdir(parents=True)
             (tmp_path / name / ("adapter_config.json" if index % 2 else "config.json")).write_text("{}")
         return [tmp_path / name for name in names]
 

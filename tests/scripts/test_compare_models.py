@@ -139,6 +139,13 @@ def test_seeds_of_models(tmp_path: Path, with_configurations: Callable[..., list
         "no-0-operators": [folders[3]],
         "-1": [folders[4]],
     }
+    apart = with_configurations("a/x/student", "b/x/student", "a/full-0", "b/full-1", "a/full-2")
+    assert seeds_of_models(apart) == {
+        "a/x/student": [apart[0]],
+        "b/x/student": [apart[1]],
+        "a/full": [apart[2], apart[4]],
+        "b/full": [apart[3]],
+    }
     with pytest.raises(ValueError, match="absent holds no model"):
         seeds_of_models([*folders, tmp_path / "absent"])
 

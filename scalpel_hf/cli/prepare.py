@@ -80,7 +80,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--budget", type=share, metavar="F", help="share of the train split that keeps its masks, such as 0.1"
     )
     parser.add_argument("--seed", type=SEED, default=0, help="of the label budget and of synthetic frames")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; it must not exist")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; it must be new or empty")
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it is a prepared folder")
     args = parser.parse_args(argv)
     if args.synthetic is None and not args.root:
@@ -93,21 +93,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--layout {args.layout} needs --labels")
     if is_own and (args.split_list or args.skip_broken):
         parser.error("--split-list and --skip-broken are for data sets' layouts")
-    if is_own and args.mask_grid and not args.labels:
-        parser.error("--mask-grid is for masks: name them by --labels")
     if args.synthetic is not None and (args.root or args.split_list or args.skip_broken):
         parser.error("--synthetic takes a positive number, and no --root, --split-list or --skip-broken")
     of_frames = ("labels", "category", "max_frames", "val", "test", "mask_values", "ignore_value", "mask_grid")
     if args.synthetic is not None and (args.every > 1 or any(getattr(args, name) for name in of_frames)):
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in ("every", *of_frames))
         parser.error(f"{flags} are for frames that are read: leave them out with --synthetic")
+    if is_own and not args.labels and (args.mask_values or args.ignore_value or args.mask_grid or args.category):
+        parser.error("--mask-values, --ignore-value, --mask-grid and --category are for labels: name them by --labels")
     args.own = is_own
     return args
 
 
+def is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
 def check_out(out: Path, overwrite: bool) -> None:
     check_can_be_made(out.parent, "--out")
-    if not out.exists():
+    if not out.exists() or is_empty_folder(out):
         return
     if not overwrite:
         raise FileExistsError(f"{out} exists: choose another --out, or pass --overwrite")
@@ -199,7 +203,8 @@ def main(argv: list[str] | None = None) -> None:
     check_out(args.out, args.overwrite)
     with work_folder(args.out.resolve()) as work:
         splits = load(args, str(work))
-        save(splits, args.out, share=args.budget, seed=args.seed, overwrite=args.overwrite)
+        overwrite = args.overwrite or is_empty_folder(args.out)
+        save(splits, args.out, share=args.budget, seed=args.seed, overwrite=overwrite)
 
 
 def save(splits: DatasetDict, out: Path, share: float | None = None, seed: int = 0, overwrite: bool = False) -> None:

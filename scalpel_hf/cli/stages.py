@@ -66,7 +66,8 @@ def claim(out: Path, marker: str, settings: dict[str, Any]) -> None:
             out.mkdir(parents=True, exist_ok=True)
             write_json(file, settings)
             return
-        if [path.name for path in out.iterdir()] == [marker]:  # nothing was made yet: settings may still change
+        made = {path for path in out.iterdir() if not (path.name.startswith(".") and path.suffix == ".part")}
+        if made == {file}:  # nothing but what a kill left half made: settings may still change
             write_json(file, settings)
         before = read_json(file) if file.stat().st_size else {}
     except (OSError, ValueError) as error:

@@ -373,6 +373,7 @@ def test_where_nothing_was_made_mended_labels_are_taken(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^\S+f00\.png: truncated"):
         run.prepare(args)
     mask.write_bytes(whole)
+    (args.out / ".data.4194305-1.part").mkdir()  # as a kill leaves it
     claim(args.out, run.MARKER, run.settings(args))
     run.prepare(args)
     mask.write_bytes(whole[:60])

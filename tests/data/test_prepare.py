@@ -71,6 +71,13 @@ def test_synthetic_frames_and_overwriting(out, tmp_path):
     assert entries(tmp_path) == ["prepared"]
 
 
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]])
+def test_an_empty_folder_is_taken(flags, out):
+    out.mkdir()
+    prepare.main(["--synthetic", "4", "--out", str(out), *flags])
+    assert len(load_from_disk(out)["train"]) == 4 and entries(out.parent) == ["prepared"]
+
+
 def test_a_folder_of_something_else_is_never_overwritten(out):
     out.mkdir()
     (out / "thesis.tex").write_text("all I have")

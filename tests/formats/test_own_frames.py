@@ -192,7 +192,11 @@ def test_labels_that_fit_nothing_are_an_error(mine: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--root", "x", "--mask-grid", "shown"], "--mask-grid is for masks: name them by --labels"),
+        (["--root", "x", "--mask-grid", "shown"], "--mask-grid and --category are for labels: name them by --labels"),
+        (["--root", "x", "--mask-values", "1"], "are for labels: name them by --labels"),
+        (["--root", "x", "--ignore-value", "1"], "are for labels: name them by --labels"),
+        (["--root", "x", "--category", "bird"], "are for labels: name them by --labels"),
+        (["--synthetic", "4", "--mask-values", "1"], "leave them out with --synthetic"),
         (["--layout", "coco", "--root", "x"], "--layout coco needs --labels"),
         (["--layout", "generic", "--root", "x", "--labels", "y"], "--labels, --category, --every and --max-frames are"),
         ([], "say with --root where the frames are"),

@@ -34,7 +34,7 @@ from pathlib import Path
 
 from scalpel_hf.data import load_prepared
 from scalpel_hf.data.frame_sources import RECORDING_SUFFIXES, listed_files
-from scalpel_hf.utils.extras import check_extra
+from scalpel_hf.utils.extras import check_detector_export, check_extra
 from scalpel_hf.utils.files import write_json
 from scalpel_hf.utils.image_files import visible_files
 from scalpel_hf.utils.reading import read_json
@@ -111,6 +111,8 @@ def main(argv: list[str] | None = None) -> None:
         print(line)
     todo = stages(args)
     if not all(stage.done.exists() for stage in todo):
+        if task_of(out / "data") == "detection":
+            check_detector_export()
         print("\na few steps of each training, to say how long it will take")
         run_stages(out, trial_stages(out / "trial", trainings(args)), AGAIN)
         expected = estimate(out, trainings(args), [stage.name for stage in todo])

@@ -14,6 +14,7 @@ from scalpel_hf.modeling.modeling_scalpel_student_detection import ScalpelStuden
 from scalpel_hf.predictors.student import DetectionStudent
 from scalpel_hf.runtime.onnx_models import OnnxDetector
 from scalpel_hf.runtime.settings import CONFIG_FILE, MODEL_FILE, hashes
+from scalpel_hf.utils.extras import check_detector_export
 
 from .onnx_files import checked, whole_or_not_at_all
 from .onnx_student import normalize_frames, runtime_config, to_proto
@@ -58,10 +59,12 @@ def export_detector(
         normalize: whether the graph normalises frames.
         threshold: lowest score of a box. The runtime applies it, since a graph returns a fixed number of boxes.
 
-    Returns the detector, loaded by the runtime. Raises `ValueError` for another model.
+    Returns the detector, loaded by the runtime. Raises `ValueError` for another model, and `ImportError`
+    where torch is too old.
     """
     if not isinstance(detector.model, ScalpelStudentForObjectDetection):
         raise ValueError(f"only this project's own detector can be exported, not {type(detector.model).__name__}")
+    check_detector_export()
     config = runtime_config(detector, normalize, threshold, threshold_inside=False, task="detection")
     with whole_or_not_at_all(folder, CONFIG_FILE) as work:
         onnx.save(to_proto(DetectorGraph(detector, normalize), ["scores", "boxes"], normalize), work / MODEL_FILE)

@@ -3,6 +3,7 @@
 import re
 from importlib import metadata
 
+TORCH_FOR_DETECTORS = (2, 13)
 FOR_DEVELOPERS = ("dev", "docs")
 OF_AN_EXTRA = re.compile(r"([\w.-]+).*;.*extra == ['\"]([\w-]+)['\"]")
 
@@ -42,6 +43,14 @@ def extra_of(module: str | None) -> str | None:
     """The extra that has the package of an imported module, such as `onnx.helper`; `None` where none has it."""
     package = (module or "").partition(".")[0]
     return next((extra for extra, names in extras().items() if package in names), None)
+
+
+def check_detector_export() -> None:
+    """Raise `ImportError` with the remedy if torch is too old to export a detector. For use before long work."""
+    version = metadata.version("torch")
+    if tuple(map(int, version.split(".")[:2])) < TORCH_FOR_DETECTORS:
+        least = ".".join(map(str, TORCH_FOR_DETECTORS))
+        raise ImportError(f"the export of a detector needs torch {least}, here is {version}: pip install -U torch")
 
 
 def check_extra(extra: str, what: str) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,18 @@ def test_a_wrong_base_model_is_told_before_anything_is_made(tmp_path: Path) -> N
         with pytest.raises(ValueError, match=problem):
             run.main([*command, "--base-model", str(tmp_path / name)])
         assert not (tmp_path / "out").exists()
+
+
+def test_a_torch_too_old_to_export_a_detector_is_told_before_it_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames_and_masks(tmp_path, 4, 0)
+    (tmp_path / "boxes.json").write_text('{"f00": [[4, 4, 6, 6]]}')
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "2.12.1+cpu" if name == "torch" else version(name))
+    with pytest.raises(ImportError, match=r"a detector needs torch 2\.13, here is 2\.12\.1\+cpu: pip install -U torch"):
+        run.main([str(tmp_path / "frames"), "--labels", str(tmp_path / "boxes.json"), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out" / "trial").exists()
 
 
 @pytest.mark.parametrize("folder", ["frames", "masks"])

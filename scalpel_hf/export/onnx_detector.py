@@ -59,8 +59,8 @@ def export_detector(
         normalize: whether the graph normalises frames.
         threshold: lowest score of a box. The runtime applies it, since a graph returns a fixed number of boxes.
 
-    Returns the detector, loaded by the runtime. Raises `ValueError` for another model, and `ImportError`
-    where torch is too old.
+    Returns the detector, loaded by the runtime. Raises `ValueError` for another model, and `ImportError` where torch is
+    too old.
     """
     if not isinstance(detector.model, ScalpelStudentForObjectDetection):
         raise ValueError(f"only this project's own detector can be exported, not {type(detector.model).__name__}")

@@ -17,6 +17,7 @@ from scalpel_hf.data import split_by_source
 from scalpel_hf.data.label_sources import HUMAN
 from scalpel_hf.data.splits import folds_by_recording, recordings_of, without_recordings_held_out
 from scalpel_hf.evaluation.comparison import bootstrap_differences, count_frames, mean_metrics
+from scalpel_hf.evaluation.unseen import without_copies
 from scalpel_hf.utils.reading import read_json
 
 from .members import Train
@@ -90,8 +91,9 @@ def compare_with_small_network(train_arm: TrainArm, labelled: datasets.Dataset, 
     for arm in ARMS:
         seen = []
         for fold, half in enumerate(halves):
-            probabilities = train_arm(arm, fold, labelled.select(halves[1 - fold]))
-            seen.append(count_frames(probabilities, labelled.select(half))[0])
+            measured = labelled.select(half)
+            probabilities = train_arm(arm, fold, without_copies(labelled.select(halves[1 - fold]), of=measured))
+            seen.append(count_frames(probabilities, measured)[0])
         counts[arm] = np.concatenate(seen)[None]  # (1, frames, 6)
     units = recordings_of(labelled.select(np.concatenate(halves)))
     draws = bootstrap_differences(counts[ARMS[0]], counts[ARMS[1]], units=units)

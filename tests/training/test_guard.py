@@ -68,6 +68,14 @@ def test_frames_of_one_recording_are_in_one_half(labelled: datasets.Dataset) -> 
     assert not can_compare(labelled.add_column("recording", ["a"] * 10))
 
 
+def test_no_half_holds_copies_of_the_other(labelled: datasets.Dataset) -> None:
+    copies = labelled.map(lambda row: {"name": f"copy of {row['name']}"})
+    train_arm, seen = answers_from(labelled, blind="small network")
+    compare_with_small_network(train_arm, datasets.concatenate_datasets([labelled, copies]), seed=0)
+    first, second = ({name.removeprefix("copy of ") for name in names} for _, _, names in seen[:2])
+    assert first and second and not first & second
+
+
 @pytest.mark.parametrize(
     ("lead", "words"),
     [

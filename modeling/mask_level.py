@@ -202,7 +202,8 @@ class MaskLevel(nn.Module):
         weighted by the routers and by learned weights of the scales.
         """
         if not self.sam_features:
-            sam_logits, upscaled, embedding, *fine = map(torch.zeros_like, (sam_logits, upscaled, embedding, *fine))
+            # Not `zeros_like`, which tracing makes a constant of one frame size.
+            sam_logits, upscaled, embedding, *fine = (0 * x.detach() for x in (sam_logits, upscaled, embedding, *fine))
         compressed = symlog(frame)
         inputs = [frame, compressed]
         outputs: dict[str, Tensor] = {}

@@ -118,12 +118,13 @@ def check_teacher(teacher: Teacher, folder: str | Path, frames: Iterable[Any]) -
         onnxruntime.InferenceSession(str(Path(folder) / name), providers=["CPUExecutionProvider"])
         for name in (ENCODER_FILE, DECODER_FILE)
     )
+    taken = {value.name for value in decoder.get_inputs()}  # without a mask level, not the frames
     differences = []
     for frame in frames:
         inputs = teacher.processor(frame, return_tensors="pt")
         pixel_values, region = inputs["pixel_values"], {name: inputs[name] for name in ("frames", "frame_boxes")}
         (embeddings,) = encoder.run(None, {"pixel_values": pixel_values.numpy()})
-        feed = {"image_embeddings": embeddings, **{name: tensor.numpy() for name, tensor in region.items()}}
+        feed = {"image_embeddings": embeddings, **{name: region[name].numpy() for name in region if name in taken}}
         logits = torch.from_numpy(decoder.run(None, feed)[0])
         expected = teacher.model(pixel_values, **region, multimask_output=False).pred_masks[:, 0]
         differences.append(difference(logits.sigmoid(), expected.sigmoid()))

@@ -93,6 +93,21 @@ def test_masks_on_sams_own_grid(tmp_path: Path) -> None:
     assert check_teacher(teacher, tmp_path, [frame((40, 48)), frame((33, 70))]) < 1e-4
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sam_features": False, "levels": ["pixel", "mask"]},
+        {"sam_features": False, "levels": ["mask"], "full_resolution_channels": 4},
+        {"levels": ["token"]},
+    ],
+)
+def test_teachers_without_sams_features_or_without_a_mask_level(tmp_path: Path, settings: dict) -> None:
+    teacher = small_teacher(small_mobile_sam(), **settings)
+    export_teacher(teacher, tmp_path)
+    shapes = ((40, 48), (64, 33), (1, 70), (100, 130))
+    assert check_teacher(teacher, tmp_path, [frame(shape) for shape in shapes]) < 1e-4
+
+
 def test_the_configuration_has_what_preprocessing_needs(exported: tuple[Teacher, Path]) -> None:
     config = json.loads((exported[1] / "teacher.json").read_text())
     assert config["sam_size"] == SIZE and config["normalization"] == "zscore" and config["opset"] == 18

@@ -332,7 +332,7 @@ class ScalpelSamModel(ScalpelSamPreTrainedModel, SamModel):
                 self.mask_level,
                 region,
                 *asked,
-                prompted=sparse is not None,
+                prompted=sparse is not None or input_masks is not None,
                 base_grid=self.config.mask_grid == "base",
             )
         seen.pop("logits", None)

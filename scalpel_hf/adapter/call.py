@@ -30,7 +30,7 @@ class Call:
 
     Args:
         region: the frames, and their place in SAM's input.
-        prompted: whether SAM gets points or boxes.
+        prompted: whether SAM gets points, boxes or masks.
         labels: of the loss.
         seen: outputs of the mask level besides masks, such as prior maps.
     """
@@ -106,7 +106,7 @@ def begin_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     frames, boxes, call.labels = (own.pop(name, None) for name in ("frames", "frame_boxes", "labels"))
     given = {**dict(zip(ARGUMENTS, args, strict=False)), **own}
     pixel_values, embeddings = given.get("pixel_values"), given.get("image_embeddings")
-    call.prompted = given.get("input_points") is not None or given.get("input_boxes") is not None
+    call.prompted = any(given.get(name) is not None for name in ("input_points", "input_boxes", "input_masks"))
     call.region = given_frames(frames, boxes, input_size(model))
     if call.region is None and (call.labels is not None or getattr(model.mask_decoder, "active_name", None)):
         if embeddings is not None:

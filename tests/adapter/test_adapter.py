@@ -12,6 +12,7 @@ from torch import nn
 from scalpel_hf import link_frames, record_router
 from scalpel_hf.adapter import call as link
 from scalpel_hf.modeling.mask_level import FrameRegion, MaskLevel
+from scalpel_hf.modeling.modeling_scalpel_sam import ScalpelSamModel
 from scalpel_hf.predictors.sam import resize_sam
 from tests.adapter.adapted import BASES, SCALES, adapted, assert_close, masks, operations
 from tests.small_models import SIZE, perturb, random_inputs, small_mobile_sam, small_sam
@@ -205,6 +206,28 @@ def test_prompts_to_a_half_precision_base(base: nn.Module, dtype: torch.dtype) -
         own = masks(model, **prompt)
     region = FrameRegion(inputs["frames"], inputs["frame_boxes"], SIZE)
     assert prompted.dtype == dtype and torch.equal(prompted, region.sample(own.float()).to(dtype))
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"input_points": torch.tensor([[[[20.0, 24.0]]]])},
+        {"input_boxes": torch.tensor([[[10.0, 12.0, 20.0, 30.0]]])},
+        {"input_masks": torch.linspace(-5, 5, 256).reshape(1, 1, 16, 16)},
+    ],
+    ids=lambda prompt: next(iter(prompt)),
+)
+@torch.no_grad()
+def test_sam_itself_answers_every_kind_of_prompt(prompt: dict[str, torch.Tensor]) -> None:
+    peft_model, inputs = adapted(small_mobile_sam(), levels=["pixel", "mask"]), random_inputs(1)
+    with peft_model.disable_adapter():
+        own = masks(peft_model, pixel_values=inputs["pixel_values"], **prompt)
+    expected = FrameRegion(inputs["frames"], inputs["frame_boxes"], SIZE).sample(own)
+    assert_close(masks(peft_model, **inputs, **prompt), expected)
+    standalone = ScalpelSamModel.from_peft(peft_model).eval()
+    output = standalone(**inputs, **prompt, output_router=True)
+    assert output.router_weights is None
+    assert_close(output.pred_masks, expected)
 
 
 def test_embeddings_first_and_prompts_later() -> None:

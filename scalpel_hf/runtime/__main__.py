@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None, name: str = NAME) -> None:
                     output.write(result if args.track else replace(result, tracks=None))
 
         try:
-            for frame_name, frame in read_stream(args.input, damage):
+            for index, (frame_name, frame) in enumerate(read_stream(args.input, damage)):
                 began = time.perf_counter()
                 try:
                     found = student.detect(frame, args.threshold)
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None, name: str = NAME) -> None:
                     continue
                 seconds = time.perf_counter() - began
                 result = Result(frame_name, frame, boxes=found.boxes, scores=found.scores)
-                write(tracker.push(result) if tracker else [result])
+                write(tracker.push(result, index + damage.skipped) if tracker else [result])
                 meter.count(seconds)
         finally:
             write(tracker.rest() if tracker else [])

@@ -24,8 +24,8 @@ def read_stream(source: str, damage: Damage | None = None) -> Iterator[tuple[str
     `flight_000040`, as page 40 of `flight.tiff`; a stream's are `#40`.
 
     Args:
-        source: an image, multi-page ones included; a folder of images, with its sub-folders, in the order of their
-            paths; a video file; a stream's address (`rtsp://...`, `http://...`); a camera (`/dev/video0`). The last
+        source: an image, or a folder of images, with its sub-folders, in the order of their paths, multi-page ones
+            included; a video file; a stream's address (`rtsp://...`, `http://...`); a camera (`/dev/video0`). The last
             three need PyAV (`pip install "scalpel-hf[video]"`).
         damage: gets what could not be read and was left out; without it, a [`DamagedSourceWarning`] says it at the end.
 
@@ -62,12 +62,15 @@ def _frames(source: str, damage: Damage) -> Iterator[tuple[str, np.ndarray]]:
 
 def _read_folder(folder: Path, damage: Damage) -> Iterator[tuple[str, np.ndarray]]:
     for file in find_images(folder):
+        place = file.relative_to(folder)
         try:
-            frame = read_frame(file)
+            if count_pages(file) == 1:
+                yield place.as_posix(), read_frame(file)
+            else:
+                for number, frame in numbered_pages(file, damage, problem=f"{file}: "):
+                    yield f"{frame_name(place)}_{number:06d}", frame
         except (OSError, ValueError) as error:
             damage.skip(error)
-            continue
-        yield file.relative_to(folder).as_posix(), frame
 
 
 def _read_pages(path: Path, damage: Damage) -> Iterator[tuple[str, np.ndarray]]:
@@ -84,7 +87,12 @@ def _read_pages(path: Path, damage: Damage) -> Iterator[tuple[str, np.ndarray]]:
         damage.stop(error)
 
 
-def numbered_pages(path: Path, damage: Damage) -> Iterator[tuple[int, np.ndarray]]:
-    """Number and pixels `(H, W)` of each page of an image file. Pages that can't be read are counted in `damage`."""
-    for count, frame in enumerate(read_pages(path, skip=damage.skip)):
-        yield count + damage.skipped, frame
+def numbered_pages(path: Path, damage: Damage, problem: str = "") -> Iterator[tuple[int, np.ndarray]]:
+    """
+    Number and pixels `(H, W)` of each page of an image file.
+
+    Pages that can't be read are counted in `damage`, with what is wrong after `problem`.
+    """
+    before = damage.skipped
+    for count, frame in enumerate(read_pages(path, skip=lambda error: damage.skip(f"{problem}{error}"))):
+        yield count + damage.skipped - before, frame

@@ -37,7 +37,7 @@ class Tracker:
     The boxes of a frame are assigned to the tracks so that the sum of distances between the boxes' centres and the
     tracks' expected positions is smallest (`scipy.optimize.linear_sum_assignment`). The expected position assumes a
     constant velocity. A box further than `REACH` from its track begins a new track. A track that is missed in more than
-    `PATIENCE` frames in a row ends.
+    `PATIENCE` frames in a row, also in ones that were left out, ends.
 
     Args:
         min_frames: targets that are found in fewer frames are left out. A frame is held back until this is known for
@@ -55,15 +55,19 @@ class Tracker:
         self.min_frames = min_frames
         self._tracks: list[_Track] = []
         self._held: deque[tuple[Result, list[_Track]]] = deque()
-        self._count = self._now = 0
+        self._count = 0
 
-    def push(self, result: Result) -> list[Result]:
-        """Add a frame. Returns, in order, the frames for which it is now known which targets are kept."""
-        self._now += 1
-        self._held.append((result, self._pair(result.boxes)))
-        for track in self._tracks:
-            track.is_over = self._now - track.last > PATIENCE
-        self._tracks = [track for track in self._tracks if not track.is_over]
+    def push(self, result: Result, number: int) -> list[Result]:
+        """
+        Add a frame. Returns, in order, the frames for which it is now known which targets are kept.
+
+        Args:
+            result: of the frame.
+            number: the frame's position in the recording, higher than the last one's; a gap is of frames left out.
+        """
+        self._end(missed_until=number - 1)
+        self._held.append((result, self._pair(result.boxes, number)))
+        self._end(missed_until=number)
         return self._known()
 
     def rest(self) -> list[Result]:
@@ -73,20 +77,26 @@ class Tracker:
         self._tracks = []
         return self._known()
 
-    def _pair(self, boxes: np.ndarray) -> list[_Track]:
-        """Assign a frame's boxes `(N, 4)` to tracks; returns the track of each box."""
+    def _end(self, missed_until: int) -> None:
+        """End the tracks that are missed in too many frames, the last of which is `missed_until`."""
+        for track in self._tracks:
+            track.is_over = missed_until - track.last > PATIENCE
+        self._tracks = [track for track in self._tracks if not track.is_over]
+
+    def _pair(self, boxes: np.ndarray, now: int) -> list[_Track]:
+        """Assign the boxes `(N, 4)` of frame `now` to tracks; returns the track of each box."""
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-        expected = np.array([track.expected(self._now) for track in self._tracks]).reshape(-1, 2)
+        expected = np.array([track.expected(now) for track in self._tracks]).reshape(-1, 2)
         distances = np.linalg.norm(expected[:, None] - centres, axis=-1)
         found: dict[int, _Track] = {}
         for row, column in zip(*self._assign(np.where(distances > REACH, FAR, distances)), strict=True):
             if distances[row, column] <= REACH:
-                self._tracks[row].see(centres[column], self._now)
+                self._tracks[row].see(centres[column], now)
                 found[column] = self._tracks[row]
         for column in range(len(boxes)):
             if column not in found:
                 self._count += 1
-                found[column] = _Track(self._count, centres[column], self._now)
+                found[column] = _Track(self._count, centres[column], now)
                 self._tracks.append(found[column])
         return [found[column] for column in range(len(boxes))]
 

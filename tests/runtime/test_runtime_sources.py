@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scalpel_hf.data.frame_sources import LeftOut
+from scalpel_hf.formats.own_frames import load_own_frames
 from scalpel_hf.runtime.recordings import Damage
 from scalpel_hf.runtime.sources import DamagedSourceWarning, read_stream
 from scalpel_hf.utils.image_files import PassedOverWarning
@@ -17,10 +19,19 @@ from tests.runtime.made_by_hand import write_video
 SEQUENCE = [np.random.default_rng(i).integers(14000, 15000, (36, 52)).astype(np.uint16) for i in range(4)]
 
 
-def pages(path: Path) -> Path:
+def pages(path: Path, **options: str) -> Path:
     images = [Image.fromarray(frame) for frame in SEQUENCE]
-    images[0].save(path, save_all=True, append_images=images[1:])
+    images[0].save(path, save_all=True, append_images=images[1:], **options)
     return path
+
+
+def break_page(path: Path, number: int) -> None:
+    with Image.open(path) as image:
+        image.seek(number)
+        place = image.tag_v2[273][0]
+    content = bytearray(path.read_bytes())
+    content[place : place + 40] = bytes(40)
+    path.write_bytes(content)
 
 
 def assert_same(stream: list[tuple[str, np.ndarray]], frames: list[np.ndarray]) -> None:
@@ -121,19 +132,40 @@ def test_a_broken_picture_among_good_ones_is_left_out_and_said(tmp_path: Path) -
 
 
 def test_a_broken_page_among_good_ones_is_left_out_and_keeps_its_number(tmp_path: Path) -> None:
-    path = tmp_path / "sequence.tiff"
-    images = [Image.fromarray(frame) for frame in SEQUENCE]
-    images[0].save(path, save_all=True, append_images=images[1:], compression="tiff_deflate")
-    with Image.open(path) as image:
-        image.seek(2)
-        place = image.tag_v2[273][0]
-    content = bytearray(path.read_bytes())
-    content[place : place + 40] = bytes(40)
-    path.write_bytes(content)
+    path = pages(tmp_path / "sequence.tiff", compression="tiff_deflate")
+    break_page(path, 2)
     damage = Damage()
     stream = list(read_stream(str(path), damage))
     assert_same(stream, [SEQUENCE[0], SEQUENCE[1], SEQUENCE[3]])
     assert [name[-1] for name, _ in stream] == ["0", "1", "3"] and damage.skipped == 1
+
+
+def test_pages_are_numbered_though_the_same_damage_counted_others_before(tmp_path: Path) -> None:
+    stream = read_stream(str(pages(tmp_path / "sequence.tiff")), Damage(skipped=2))
+    assert [name for name, _ in stream] == [f"sequence_{i:06d}" for i in range(4)]
+
+
+def test_files_of_several_pages_in_a_folder_give_the_names_of_prepare(tmp_path: Path) -> None:
+    (tmp_path / "night").mkdir()
+    pages(tmp_path / "night" / "flight.tiff")
+    Image.fromarray(SEQUENCE[0]).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"damaged")
+    damage = Damage()
+    stream = list(read_stream(str(tmp_path), damage))
+    assert_same(stream, [SEQUENCE[0], *SEQUENCE])
+    assert [name for name, _ in stream] == ["a.png", *(f"night_flight_{i:06d}" for i in range(4))]
+    assert damage.skipped == 1
+    rows = load_own_frames(tmp_path, tmp_path / "work", LeftOut())
+    assert sorted(rows["name"][:]) == ["a", *(f"night_flight_{i:06d}" for i in range(4))]
+
+
+def test_a_damaged_page_in_a_folder_is_said_with_its_file(tmp_path: Path) -> None:
+    break_page(pages(tmp_path / "flight.tiff", compression="tiff_deflate"), 2)
+    Image.fromarray(SEQUENCE[0]).save(tmp_path / "a.png")
+    damage = Damage()
+    stream = list(read_stream(str(tmp_path), damage))
+    assert [name for name, _ in stream] == ["a.png", *(f"flight_{i:06d}" for i in (0, 1, 3))]
+    assert damage.skipped == 1 and "flight.tiff: " in damage.problems[0]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("onnxruntime")
 from scalpel_hf.data.frame_sources import LeftOut
@@ -26,7 +27,7 @@ def result(name: str, *centres: tuple[float, float]) -> Result:
 def followed(frames: list[list[tuple[float, float]]], min_frames: int = 1) -> list[Result]:
     tracker, out = Tracker(min_frames), []
     for index, centres in enumerate(frames):
-        out += tracker.push(result(str(index), *centres))
+        out += tracker.push(result(str(index), *centres), index)
     out += tracker.rest()
     assert [one.name for one in out] == [str(index) for index in range(len(frames))]
     return out
@@ -47,6 +48,15 @@ def test_a_target_missed_in_a_few_frames_is_the_same_and_later_another() -> None
         assert len(numbers) == tracks
 
 
+def test_frames_left_out_take_their_time() -> None:
+    for lost, tracks in ((PATIENCE, 1), (PATIENCE + 1, 2)):
+        tracker = Tracker()
+        numbers = [index for index in range(30) if not 10 <= index < 10 + lost]
+        out = [one for index in numbers for one in tracker.push(result(str(index), (10.0 + 15 * index, 9.0)), index)]
+        out += tracker.rest()
+        assert len({number for one in out for number in one.tracks}) == tracks
+
+
 def test_what_is_seen_in_too_few_frames_is_left_out_of_all_of_them() -> None:
     frames = [[(10.0 + i, 9.0), *([(60.0, 50.0)] if i in (3, 4) else [])] for i in range(20)]
     kept = followed(frames, min_frames=3)
@@ -59,7 +69,7 @@ def test_frames_are_held_back_no_longer_than_needed() -> None:
     tracker, held = Tracker(3), 0
     for index in range(100):
         noise = [(float(5 + 40 * (index % 2)), 50.0)] if index % 9 == 0 else []
-        held += 1 - len(tracker.push(result(str(index), (10.0, 9.0), *noise)))
+        held += 1 - len(tracker.push(result(str(index), (10.0, 9.0), *noise), index))
         assert held <= 3 + PATIENCE
     assert len(tracker.rest()) == held
 
@@ -94,6 +104,21 @@ def test_the_command_drops_flashes_numbers_targets_and_draws_them(tmp_path: Path
     red = shown[15][..., 0] - shown[15][..., 1]
     assert red[18:24, 33:39].max() > 60 and red[45:].max() < 60  # around the target, not around what was dropped
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mkv", "boxes.jsonl", "s", "seen.mp4"]
+
+
+def test_a_fast_target_keeps_its_number_over_damaged_frames(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for index in range(12):
+        frame = np.random.default_rng(index).integers(100, 104, (40, 220)).astype(np.uint8)
+        frame[20, 10 + 15 * index] = 255
+        Image.fromarray(frame).save(frames / f"{index:03}.png")
+    for index in (5, 6, 7):
+        (frames / f"{index:03}.png").write_bytes(b"damaged")
+    with pytest.raises(SystemExit, match="3"):
+        main([str(write_student(tmp_path / "s")), str(frames), "--track", "--min-frames", "6"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["tracks"] for line in lines] == [[1]] * 9
 
 
 def test_min_frames_alone_gives_no_numbers(tmp_path: Path, recording: Path, capsys: pytest.CaptureFixture) -> None:

@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scalpel_hf.modeling.modeling_scalpel_student import ScalpelStudentForSemanticSegmentation
+from scalpel_hf.modeling.configuration_scalpel_student import ScalpelStudentConfig
+from scalpel_hf.modeling.modeling_scalpel_student import ScalpelStudentBackbone, ScalpelStudentForSemanticSegmentation
 from scalpel_hf.modeling.normalization import RANGE
 from scalpel_hf.modeling.segmentation_maps import as_foreground
 from scalpel_hf.predictors.student import DetectionStudent, SegmentationStudent
 from scalpel_hf.runtime.onnx_models import OnnxStudent
 from scalpel_hf.runtime.session import NORMALIZATION
 from scalpel_hf.runtime.settings import CONFIG_FILE, MODEL_FILE, RuntimeConfig, hashes
+from scalpel_hf.runtime.tiles import GRID, MARGIN
 
 from .onnx_files import OPSET, checked, difference, hash_state, whole_or_not_at_all
 
@@ -152,7 +154,25 @@ def runtime_config(
         task=task,
         files={},
         weights=hash_state(student.model.state_dict()),
+        exact_tiles=_has_exact_tiles(student),
     )
+
+
+def _has_exact_tiles(student: SegmentationStudent | DetectionStudent) -> bool:
+    """Whether tiles give the whole frame's result, see [`scalpel_hf.runtime.tiles`]."""
+    model = student.model
+    if not isinstance(model, ScalpelStudentBackbone) or model.front_end is not None:
+        return False  # its maps are normalised by their spread over the frame
+    return reach(model.config) <= MARGIN and GRID % (student.processor.size_divisor or 1) == 0
+
+
+def reach(config: ScalpelStudentConfig) -> int:
+    """How many pixels, at most, a prediction of one of this project's students looks away from its own pixel."""
+    strides = [2 ** (1 + level) for level in range(len(config.hidden_sizes))]
+    encoder = sum(stride * (1 + 2 * depth) for stride, depth in zip(strides, config.depths, strict=True))
+    decoder, coarsest_cell = sum(strides[:-1]), strides[-1] - 1
+    full_resolution, head = 3, 2 * 2 + 1  # convolutions of 3 x 3 pixels, and of cells of 2 x 2; a peak's neighbours
+    return coarsest_cell + encoder + decoder + head + (full_resolution if config.full_resolution_channels else 0)
 
 
 @torch.no_grad()

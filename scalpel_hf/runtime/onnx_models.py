@@ -1,5 +1,7 @@
 """Students exported to ONNX, run by onnxruntime."""
 
+import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,9 +14,13 @@ from .components import Detections, find_detections, snap_boxes
 from .preprocessing import apply_normalization, centred, normalize_frame, offset_and_scale
 from .session import Session
 from .settings import CONFIG_FILE, FOLDER, MODEL_FILE, RuntimeConfig, check_belongs, check_weights, is_number
-from .tiles import TILE_SIZE, Tile, check_tile_size, tiles
+from .tiles import GRID, TILE_SIZE, Tile, check_tile_size, tiles
 
 S = TypeVar("S", bound="_Exported")
+
+
+class InexactTilesWarning(UserWarning):
+    """A frame was computed in tiles, whose result differs from the whole frame's; the message has the remedy."""
 
 
 class _Exported:
@@ -27,7 +33,8 @@ class _Exported:
         threads: number of threads with which onnxruntime computes one frame; by default its own choice.
         providers: onnxruntime's execution providers, in order of preference.
         tile_size: frames with more pixels than a square of this side are split into tiles of at most this size, which
-            bounds the memory. A multiple of 32.
+            bounds the memory. A multiple of 32. Where tiles don't give the whole frame's result, the first such frame
+            is said in an [`InexactTilesWarning`].
 
     Raises `ValueError` if the file is not a student's graph or doesn't fit `config`, and for a tile size, number of
     threads or provider that is not possible.
@@ -45,6 +52,7 @@ class _Exported:
     ):
         self.config = config
         self.tile_size = check_tile_size(tile_size)
+        self._warns = not config.exact_tiles
         self.graph = Session(Path(model), config, threads=threads, providers=providers)
 
     @classmethod
@@ -96,6 +104,14 @@ class _Exported:
             (whole,) = tiles(height, width, max(height, width))
             yield whole, self.graph.run(self.graph_input(pixels))
             return
+        if self._warns:
+            self._warns = False  # once
+            needed = math.ceil(math.sqrt(pixels.size) / GRID) * GRID
+            message = (
+                f"a frame of {height} x {width} pixels is computed in tiles, and with this model tiles differ from the "
+                f"whole frame: raise `tile_size` (`--tile-size`) to {needed} if the memory allows it"
+            )
+            warnings.warn(message, InexactTilesWarning, stacklevel=4)
         inside, lowest = self.config.normalization_inside, float(pixels.min())
         offset, scale = offset_and_scale(pixels, self.config.normalization, self.config.percentiles)
         for tile in tiles(height, width, self.tile_size):

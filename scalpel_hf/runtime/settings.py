@@ -35,6 +35,7 @@ class RuntimeConfig:
         task: `segmentation`, or `detection` for a graph that returns `scores` and `boxes`.
         files: SHA-256 of each ONNX file that belongs to these settings, by the file's name.
         weights: [`hash_tensors`] of the exported model; empty where it isn't known.
+        exact_tiles: whether tiles give the whole frame's result; older files don't say it, and are taken at their best.
 
     Raises `ValueError` where a value has another type or is out of range.
     """
@@ -49,11 +50,12 @@ class RuntimeConfig:
     task: str
     files: dict[str, str]
     weights: str = ""
+    exact_tiles: bool = True
 
     def __post_init__(self) -> None:
         _check(self.normalization in NORMALIZATIONS, f"`normalization` is one of {', '.join(NORMALIZATIONS)}", self)
         check_percentiles(self.percentiles)
-        for name in ("normalization_inside", "threshold_inside"):
+        for name in ("normalization_inside", "threshold_inside", "exact_tiles"):
             _check(isinstance(getattr(self, name), bool), f"`{name}` is true or false", self)
         _check(is_number(self.threshold) and 0 < self.threshold < 1, "`threshold` is between 0 and 1", self)
         _check(type(self.opset) is int and self.opset > 0, "`opset` is a positive integer", self)

@@ -1,9 +1,9 @@
 """
 Divides a large frame into tiles, so that memory is bounded.
 
-A tile is a core with a margin around it; only the prediction in the core is used. The margin is wider than the
-students' receptive field, and cores begin on the grid of the coarsest stride. So tiles give the same result as the
-whole frame.
+A tile is a core with a margin around it; only the prediction in the core is used. The margin is wider than the receptive
+field of students of the named sizes, and cores begin on the grid of the coarsest stride. So their tiles give the same
+result as the whole frame. Those of a front end, of a deeper U-Net and of other models don't: runtime.json says it.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from .settings import is_number
 
 TILE_SIZE = 1536  # pixels; frames up to Full HD are one tile
-MARGIN = 128  # pixels, more than the students' receptive field extends around a pixel
+MARGIN = 128  # pixels, more than a named size's receptive field extends around a pixel
 GRID = 32  # pixels, the coarsest stride
 BOUNDS = (256, 8192)  # smallest and largest tile size
 

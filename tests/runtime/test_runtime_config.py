@@ -23,6 +23,7 @@ NAN = float("nan")
         ({"percentiles": {"1": 99}}, "`percentiles`"),
         ({"normalization_inside": 1}, "`normalization_inside` is true or false"),
         ({"threshold_inside": "no"}, "`threshold_inside` is true or false"),
+        ({"exact_tiles": "yes"}, "`exact_tiles` is true or false"),
         ({"opset": 0}, "`opset`"),
         ({"opset": 18.0}, "`opset`"),
         ({"id2label": ["background"]}, "`id2label`"),

@@ -1,3 +1,4 @@
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("onnxruntime")
-from scalpel_hf import ScalpelStudentConfig, ScalpelStudentForSemanticSegmentation
+pytest.importorskip("onnxscript")
+from transformers import SegformerForSemanticSegmentation
+
+from scalpel_hf import (
+    InfraredImageProcessor,
+    ScalpelStudentConfig,
+    ScalpelStudentForSemanticSegmentation,
+    SegmentationStudent,
+)
+from scalpel_hf.export.onnx_student import reach, runtime_config
 from scalpel_hf.modeling.configuration_scalpel_student import SIZES
 from scalpel_hf.runtime import load_exported
+from scalpel_hf.runtime.onnx_models import InexactTilesWarning
 from scalpel_hf.runtime.tiles import GRID, MARGIN, tiles
 from tests.runtime.made_by_hand import write_detector, write_student
+from tests.small_students import segformer
 
 
 @given(st.integers(1, 2000), st.integers(1, 2000), st.sampled_from([256, 512, 1536]))
@@ -28,10 +40,11 @@ def test_cores_cover_each_pixel_once_and_margins_are_whole(height: int, width: i
     assert (count == 1).all()
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*SIZES, "deep"])
 def test_a_student_looks_no_further_than_the_margin(size: str) -> None:
     torch.manual_seed(0)
-    config = ScalpelStudentConfig.from_size(size)
+    deep = {"hidden_sizes": (8,) * 5, "depths": (0,) * 5}
+    config = ScalpelStudentConfig(**SIZES.get(size, deep))
     model = ScalpelStudentForSemanticSegmentation(config).eval()
     for module in model.modules():
         if isinstance(module, torch.nn.ReLU):
@@ -40,8 +53,8 @@ def test_a_student_looks_no_further_than_the_margin(size: str) -> None:
     x = torch.randn(1, 1, side, side, requires_grad=True)
     model(pixel_values=x).logits[0, -1, centre, centre].backward()
     rows, columns = torch.nonzero(x.grad[0, 0], as_tuple=True)
-    reach = max(int((axis - centre).abs().max()) for axis in (rows, columns))
-    assert 20 < reach < MARGIN
+    furthest = max(int((axis - centre).abs().max()) for axis in (rows, columns))
+    assert 20 < furthest <= reach(config) <= MARGIN
 
 
 @pytest.mark.parametrize("shape", [(700, 300), (257, 1000), (64, 5000)])
@@ -54,6 +67,42 @@ def test_tiles_are_normalised_as_their_frame(tmp_path: Path, shape: tuple[int, i
     whole, tiled = (load_exported(folder, tile_size=size) for size in (1536, 256))
     np.testing.assert_allclose(tiled.probabilities(frame), whole.probabilities(frame), rtol=1e-5, atol=1e-7)
     assert tiled.detect(frame).boxes.tolist() == whole.detect(frame).boxes.tolist()
+
+
+@pytest.mark.parametrize(
+    ("processor", "config", "exact"),
+    [
+        ({}, {}, True),
+        ({"size_divisor": 48}, {}, False),
+        ({}, {"front_end": "frozen", "front_end_scales": {"top_hat": [1]}}, False),
+        ({}, {"hidden_sizes": (8,) * 5, "depths": (0,) * 5}, True),
+        ({}, {"hidden_sizes": (8,) * 5, "depths": (0, 0, 0, 0, 1)}, False),
+        ({}, {"hidden_sizes": (8,) * 6, "depths": (0,) * 6}, False),
+    ],
+)
+def test_an_export_says_whether_its_tiles_give_the_whole_frames_result(
+    processor: dict, config: dict, exact: bool
+) -> None:
+    config = {"hidden_sizes": (8, 8), "depths": (1, 0), **config}
+    model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig(**config))
+    student = SegmentationStudent(model, InfraredImageProcessor(**processor))
+    assert runtime_config(student, True, 0.5, True, "segmentation").exact_tiles == exact
+    other = SegmentationStudent(SegformerForSemanticSegmentation(segformer()), InfraredImageProcessor())
+    assert not runtime_config(other, True, 0.5, True, "segmentation").exact_tiles
+
+
+def test_tiles_that_differ_from_the_frame_are_said_once_with_the_remedy(tmp_path: Path) -> None:
+    frame = np.eye(300, 500)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_exported(write_student(tmp_path / "old"), tile_size=256).probabilities(frame)  # without the entry
+        write_student(tmp_path / "s", exact_tiles=False)
+        load_exported(tmp_path / "s", tile_size=416).probabilities(frame)
+    student = load_exported(tmp_path / "s", tile_size=384)
+    with pytest.warns(InexactTilesWarning, match="300 x 500 pixels .* `tile_size` .* to 416") as said:
+        for _ in range(3):
+            student.detect(frame)
+    assert len(said) == 1
 
 
 def test_frames_of_few_pixels_are_one(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ def read_frame(image: ImageLike) -> np.ndarray:
 
     Frames from files are rotated and flipped by their EXIF or TIFF orientation, as in viewers, `datasets` and
     transformers. A colour image with equal channels gives that channel, another its Rec. 601 luma. Alpha is dropped,
-    palettes are applied, and one-bit images become 0 and 255. Thumbnails and masks beside a file's frame are skipped.
+    palettes are applied, and one-bit images become 0 and 255. TIFF files in which white is zero are inverted.
+    Thumbnails and masks beside a file's frame are skipped.
 
     Args:
         image: path, content of a file as bytes, undecoded cell of a `datasets.Image` column (`{"bytes", "path"}`), PIL
@@ -55,8 +56,8 @@ def read_frame(image: ImageLike) -> np.ndarray:
     Raises:
         OSError: if a file is missing, not a regular file, of a format that isn't in `FORMATS`, damaged (also a JPEG
             file that a decoder would complete), or larger than `PIL.Image.MAX_IMAGE_PIXELS`.
-        ValueError: if a file has several frames or 16-bit colour channels, or if an array has another shape or dtype,
-            no pixels, or NaN or infinite pixels. Both errors name the file.
+        ValueError: if a file has several frames, 16-bit colour channels or floats in which white is zero, or if an
+            array has another shape or dtype, no pixels, or NaN or infinite pixels. Both errors name the file.
 
     Examples:
         >>> read_frame("frame.png").shape
@@ -145,14 +146,15 @@ def image_format(content: bytes) -> str:
 
 
 def is_plain_file(content: bytes) -> bool:
-    """Whether a program that ignores orientations and reads the first page gets the same frame as [`read_frame`].
+    """Whether a program that only decodes the first page gets the same frame as [`read_frame`].
 
     `content` is a file's content. Raises as [`read_frame`] does.
     """
     if file_orientation(content) in TURNED:
         return False
     with _opened(content) as image:
-        return _only_page(image).tell() == 0
+        page = _only_page(image)
+        return page.tell() == 0 and not _is_inverted(page)
 
 
 def turn(array: np.ndarray, orientation: int) -> np.ndarray:
@@ -272,7 +274,23 @@ def _decoded(image: Image.Image) -> Image.Image:
     image.load()  # applies the orientation of a TIFF file
     if file is not None and not jpeg_is_whole(image, file):
         raise OSError("damaged: its data end before its picture does")
-    return ImageOps.exif_transpose(image) if image.getexif().get(Tag.Orientation) in TURNED else image
+    turned = ImageOps.exif_transpose(image) if image.getexif().get(Tag.Orientation) in TURNED else image
+    return _black_as_zero(turned) if _is_inverted(image) else turned
+
+
+def _is_inverted(image: Image.Image) -> bool:
+    """Whether white is zero in a TIFF file's numbers, which Pillow inverts up to 8 bits alone."""
+    return image.mode not in ("1", "L") and getattr(image, "tag_v2", {}).get(Tag.PhotometricInterpretation) == 0
+
+
+def _black_as_zero(image: Image.Image) -> Image.Image:
+    """Invert a decoded page in which white is zero. Raises `ValueError` if its numbers have no highest value."""
+    if not image.mode.startswith("I;16"):
+        raise ValueError(
+            "has numbers without a highest value in which white is zero: store them so that black is zero "
+            "(PhotometricInterpretation 1)."
+        )
+    return Image.fromarray(~np.asarray(image, np.uint16))
 
 
 def _is_16_bit(tile: Any) -> bool:

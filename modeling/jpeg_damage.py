@@ -11,7 +11,8 @@ from PIL import Image
 START, START_OF_SCAN, END = b"\xff\xd8", 0xDA, 0xD9
 RESTART = re.compile(rb"\xff[\xd0-\xd7]")  # within a scan's data
 SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-OTHER_DATA = bytes(range(1, 251))  # contains no marker
+# Contains no marker. It begins with 0, as a part may be cut behind an FF, which with any other byte would be a marker.
+OTHER_DATA = b"\0" + bytes(range(1, 251))
 # A scan may also lack its last restart markers. A complete scan ignores these.
 OTHER_RESTARTS = OTHER_DATA + b"".join(bytes([0xFF, 0xD0 + number]) + OTHER_DATA for number in range(8))
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from PIL.ExifTags import Base as Tag
 
+from scalpel_hf.data.image_cells import stored_cell
 from scalpel_hf.modeling.frame_io import (
     FORMATS,
     file_orientation,
@@ -163,6 +164,30 @@ def test_thumbnails_and_masks_in_a_tiff_are_no_frames(pages: list, tmp_path: Pat
     (page,) = read_pages(tmp_path / "f.tif")
     same(page, DEEP)
     assert is_plain_file(content) == (pages[0][0] is DEEP)
+
+
+WHITE_IS_ZERO = {Tag.PhotometricInterpretation: 0}
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}])
+def test_white_as_zero_is_inverted(tmp_path: Path, orientation: int, options: dict) -> None:
+    for array, expected in ((GRAY, GRAY), (DEEP, 65535 - DEEP)):  # Pillow inverts 8 bits in writing and in reading
+        tags = {**WHITE_IS_ZERO, Tag.Orientation: orientation}
+        Image.fromarray(array).save(tmp_path / "f.tif", tiffinfo=tags, **options)
+        content, shown = (tmp_path / "f.tif").read_bytes(), np.ascontiguousarray(SHOWN[orientation](expected))
+        for source in (tmp_path / "f.tif", content, stored_cell({"bytes": content, "path": "f.tif"})):
+            same(read_frame(source), shown)
+        with Image.open(io.BytesIO(content)) as opened:
+            opened.load()
+            same(read_frame(opened), shown)
+        assert is_plain_file(content) == (array is GRAY and orientation == 1)
+
+
+def test_floats_with_white_as_zero_are_an_error(tmp_path: Path) -> None:
+    Image.fromarray(KELVIN).save(tmp_path / "f.tif", tiffinfo=WHITE_IS_ZERO)
+    with pytest.raises(ValueError, match=r"f\.tif: .*in which white is zero: store them so that black is zero"):
+        read_frame(tmp_path / "f.tif")
 
 
 def test_frames_and_thumbnails_in_turn(tmp_path: Path) -> None:

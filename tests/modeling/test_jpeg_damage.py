@@ -70,6 +70,19 @@ def test_a_whole_file_is_checked_once_and_a_broken_one_every_time(monkeypatch: p
     assert checked.count(whole) == 1 and checked.count(broken) == 3
 
 
+@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 8}])
+def test_a_file_cut_behind_an_ff_is_refused(options: dict) -> None:
+    frame = np.random.default_rng(5).integers(0, 256, (96, 128)).astype(np.uint8)
+    content = jpeg(frame, quality=95, **options)
+    start, cuts = content.index(b"\xff\xda") + 14, 0
+    for place in range(start, len(content) - 40):
+        if content[place : place + 2] == b"\xff\0":
+            with pytest.raises(OSError, match="damaged"):
+                read_frame(content[: place + 1] + END)
+            cuts += 1
+    assert cuts > 10 and read_frame(content).shape == frame.shape
+
+
 def test_data_missing_in_the_middle() -> None:
     content = jpeg(picture())
     middle = len(content) * 2 // 3

@@ -32,7 +32,7 @@ LONGEST_WAIT = 300  # frames that are left out after a damaged one, if no key fr
 TIMED_BY_CONTAINER = ("h264", "hevc", "vvc")
 
 HIGH_BITS = ("p010", "p012", "p210", "p212", "p410", "p412")  # pixel formats with samples in the high bits
-BYTE_OF_LUMA = {"yuyv422": 0, "yvyu422": 0, "uyvy422": 1}  # in packed formats, which byte of a pair is luma
+BYTE_OF_LUMA = {"yuyv422": 0, "yvyu422": 0, "uyvy422": 1, "ya8": 0}  # in packed formats, which byte of a pair is luma
 
 
 @dataclass
@@ -291,6 +291,8 @@ def _luma(frame: Any) -> np.ndarray:
     """The luma of PyAV's frame, `(H, W)` uint8 or uint16."""
     name = frame.format.name
     luma = frame.format.components[0]
+    if name in ("ya16le", "ya16be"):  # samples of gray and alpha in turn
+        return _plane(frame, ">u2" if name == "ya16be" else "<u2", 2 * frame.width)[:, ::2].astype(np.uint16)
     if name in BYTE_OF_LUMA:
         return _plane(frame, np.uint8, 2 * frame.width)[:, BYTE_OF_LUMA[name] :: 2]
     if frame.format.is_rgb or frame.format.has_palette:

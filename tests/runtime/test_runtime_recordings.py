@@ -53,12 +53,19 @@ def test_luma_of_8_bits_is_as_stored(pixel_format: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(frame, LUMA8)
 
 
-@pytest.mark.parametrize(("pixel_format", "place"), [("yuyv422", 0), ("yvyu422", 0), ("uyvy422", 1)])
-def test_luma_between_colours(pixel_format: str, place: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("pixel_format", "place"), [("yuyv422", 0), ("yvyu422", 0), ("uyvy422", 1), ("ya8", 0)])
+def test_luma_between_colours_or_alpha(pixel_format: str, place: int, tmp_path: Path) -> None:
     mixed = np.full((HEIGHT, 2 * WIDTH), 90, np.uint8)
     mixed[:, place::2] = LUMA8
     (frame,) = frames_of(written(tmp_path / "r.nut", [picture(pixel_format, mixed)], "rawvideo", pixel_format))
     np.testing.assert_array_equal(frame, LUMA8)
+
+
+@pytest.mark.parametrize("pixel_format", ["ya16le", "ya16be"])
+def test_16_bits_of_gray_between_alpha(pixel_format: str) -> None:
+    mixed = np.full((HEIGHT, 2 * WIDTH), 65535, ">u2" if pixel_format == "ya16be" else "<u2")
+    mixed[:, ::2] = luma = RNG.integers(0, 65536, (HEIGHT, WIDTH), dtype=np.uint16)
+    np.testing.assert_array_equal(_luma(picture(pixel_format, mixed)), luma)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Image processor for infrared frames: frames to model inputs without clipping, and outputs to masks and boxes."""
 
+import math
 import warnings
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,10 @@ class InfraredImageKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     size_divisor: int | None
 
 
+# What transformers passes besides settings: the keys of its files.
+KEYS_OF_FILES = ("auto_map", "feature_extractor_type", "image_processor_type", "processor_class")
+
+
 class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
     """Prepares infrared frames, 8 or 16 bits or floating point, for students and for SAM teachers.
 
@@ -42,6 +48,8 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         num_channels: number of times that the frame is repeated as channels, for models that expect colour images.
         size_divisor: pad each frame's height and width to a multiple of this, by repeating the bottom and right edge,
             for models that need it.
+
+    Raises `ValueError` for settings out of their range, and `TypeError` for unknown ones.
 
     Examples:
         >>> processor = InfraredImageProcessor()
@@ -67,10 +75,22 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         sam_std: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
+        unknown = [key for key in kwargs if not key.startswith("_")]
+        unknown = [key for key in unknown if key not in (*self.valid_kwargs.__annotations__, *KEYS_OF_FILES)]
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no setting {', '.join(map(repr, unknown))}.")
         super().__init__(**kwargs)
         if (sam_mean is None) != (sam_std is None):
             raise ValueError("`sam_mean` and `sam_std` belong together: give both, or neither for SAM's own.")
+        _check_settings(
+            normalization=normalization,
+            percentiles=percentiles,
+            sam_size=sam_size,
+            num_channels=num_channels,
+            size_divisor=size_divisor,
+        )
         if sam_mean is not None and sam_std is not None:  # only then they are saved to the file
+            _check_channels(sam_mean, sam_std)
             self.sam_mean, self.sam_std = tuple(sam_mean), tuple(sam_std)
         self.normalization = normalization
         self.percentiles = tuple(percentiles)
@@ -78,13 +98,6 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         self.do_pad = do_pad
         self.num_channels = num_channels
         self.size_divisor = size_divisor
-        _check_settings(
-            normalization=self.normalization,
-            percentiles=self.percentiles,
-            sam_size=sam_size,
-            num_channels=num_channels,
-            size_divisor=size_divisor,
-        )
 
     def preprocess(
         self,
@@ -109,7 +122,7 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
             sam_size: see the class.
             do_pad: see the class.
             num_channels: see the class.
-            size_divisor: see the class.
+            size_divisor: the processor's own alone, as post-processing needs it too.
             return_tensors: `"pt"`, `"np"`, or None for lists with one NumPy array for each frame.
 
         Returns a `BatchFeature` with
@@ -125,21 +138,25 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
 
         Raises:
             OSError: if a file can't be read; see [`read_frame`].
-            ValueError: if an image isn't a frame, if a segmentation map is wrong, or if frames of different sizes
-                can't be stacked.
+            ValueError: if an image isn't a frame, if a segmentation map is wrong, if a setting is out of its range, or
+                if frames of different sizes can't be stacked.
         """
         normalization = self.normalization if normalization is None else normalization
         percentiles = self.percentiles if percentiles is None else percentiles
         sam_size = self.sam_size if sam_size is None else sam_size
         do_pad = self.do_pad if do_pad is None else do_pad
         num_channels = self.num_channels if num_channels is None else num_channels
-        size_divisor = self.size_divisor if size_divisor is None else size_divisor
+        if size_divisor not in (None, self.size_divisor):
+            raise ValueError(
+                f"`size_divisor` {size_divisor} isn't the processor's, {self.size_divisor}, by which post-processing "
+                "takes the padding off: set it with `InfraredImageProcessor(size_divisor=...)` or `from_pretrained`."
+            )
         _check_settings(
             normalization=normalization,
             percentiles=percentiles,
             sam_size=sam_size,
             num_channels=num_channels,
-            size_divisor=size_divisor,
+            size_divisor=self.size_divisor,
         )
 
         raw = [torch.from_numpy(frame.astype(np.float64)) for frame in _read_frames(images)]
@@ -151,7 +168,7 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
             )
         frames = [normalize_frame(frame, normalization, percentiles).float()[None] for frame in raw]  # (1, H, W) each
         common = common_size(sizes)
-        frames = [_pad(frame, round_up(common if do_pad else frame.shape[1:], size_divisor)) for frame in frames]
+        frames = [_pad(frame, round_up(common if do_pad else frame.shape[1:], self.size_divisor)) for frame in frames]
         data: dict[str, list[np.ndarray]] = {
             "pixel_values": [frame.repeat(num_channels, 1, 1).numpy() for frame in frames],
             "original_sizes": [np.array(size) for size in sizes],
@@ -225,7 +242,8 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         """Compute the boxes of each frame, as transformers' image processors do.
 
         Targets consist of whole pixels. So with `target_sizes` boxes are rounded to edges of pixels: coordinates are
-        whole numbers from 0 to the frame's sides, and boxes are at least one pixel wide and high.
+        whole numbers from 0 to the frame's sides, and boxes are at least one pixel wide and high. Boxes whose centre
+        lies in the padding are left out.
 
         Args:
             outputs: model outputs with `pred_boxes` (B, Q, 4), (centre x, centre y, width, height) as fractions of the
@@ -247,14 +265,17 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         scores, labels = probs.max(-1)  # (B, Q) each
         centre, sides = boxes.split(2, dim=-1)
         corners = torch.cat([centre - sides / 2, centre + sides / 2], -1)
+        kept = scores > threshold
         if target_sizes is not None:
             sizes, common = self._sizes(target_sizes, len(logits))
+            shares = [(width / common[1], height / common[0]) for height, width in sizes]
+            kept &= (centre <= centre.new_tensor(shares)[:, None]).all(-1)
             corners = corners * corners.new_tensor([common[1], common[0]] * 2)
             corners = torch.stack([_round_boxes(c, *size) for c, size in zip(corners, sizes, strict=True)])
         results = []
-        for score, label, box in zip(scores, labels, corners, strict=True):
+        for score, label, box, keep in zip(scores, labels, corners, kept, strict=True):
             order = score.argsort(descending=True, stable=True)
-            order = order[score[order] > threshold]
+            order = order[keep[order]]
             results.append({"scores": score[order], "labels": label[order], "boxes": box[order]})
         return results
 
@@ -278,14 +299,28 @@ def _check_settings(
     """Raise `ValueError` if a setting of the image processor is out of its range."""
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"`normalization` must be one of {NORMALIZATIONS}, got {normalization!r}.")
-    if len(percentiles) != 2 or not 0 <= percentiles[0] < percentiles[1] <= 100:
-        raise ValueError(f"`percentiles` must be (lo, hi) with 0 <= lo < hi <= 100, got {tuple(percentiles)}.")
+    is_pair = isinstance(percentiles, list | tuple) and len(percentiles) == 2 and all(map(_is_number, percentiles))
+    if not is_pair or not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise ValueError(f"`percentiles` must be (lo, hi) with 0 <= lo < hi <= 100, got {percentiles!r}.")
     if sam_size is not None and (type(sam_size) is not int or sam_size < 1):
         raise ValueError(f"`sam_size` must be a positive number of pixels or None, got {sam_size}.")
     if type(num_channels) is not int or not 1 <= num_channels <= 1024:
         raise ValueError(f"`num_channels` must be a whole number from 1 to 1024, got {num_channels!r}.")
     if size_divisor is not None and (type(size_divisor) is not int or not 1 <= size_divisor <= 4096):
         raise ValueError(f"`size_divisor` must be a whole number from 1 to 4096 or None, got {size_divisor!r}.")
+
+
+def _check_channels(sam_mean: Sequence[float], sam_std: Sequence[float]) -> None:
+    """Raise `ValueError` unless mean and standard deviation are three numbers each, the deviations above 0."""
+    for name, values in (("sam_mean", sam_mean), ("sam_std", sam_std)):
+        if len(values) != 3 or not all(map(_is_number, values)):
+            raise ValueError(f"`{name}` must be three numbers, got {values!r}.")
+    if min(sam_std) <= 0:
+        raise ValueError(f"`sam_std` must be above 0, got {sam_std!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _read_frames(images: ImageLike | Sequence[ImageLike]) -> list[np.ndarray]:

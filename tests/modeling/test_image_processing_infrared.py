@@ -264,7 +264,11 @@ def test_save_and_load(tmp_path: Path, thermal: np.ndarray) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"normalization": "minmax"}, {"percentiles": (99, 1)}, {"percentiles": (0, 101)}, {"sam_size": 0}],
+    [
+        {"normalization": "minmax"},
+        {"sam_size": 0},
+        *({"percentiles": value} for value in ((99, 1), (0, 101), ("1", 99), (1, None), "ab", 5, (float("nan"), 2))),
+    ],
 )
 def test_wrong_settings(options: dict[str, Any], gray: np.ndarray) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
@@ -425,6 +429,30 @@ def test_post_processing_to_target_sizes(gray: np.ndarray) -> None:
         processor.post_process_probabilities(full, target_sizes=[(19, 31)])
     with pytest.raises(ValueError, match="Logits have the shape"):
         processor.post_process_probabilities(SimpleNamespace(logits=torch.zeros(1, 3, 4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sam_std": (1, 0, 1)}, "`sam_std` must be above 0"),
+        ({"sam_std": (1, float("nan"), 1)}, "`sam_std` must be three numbers"),
+        ({"sam_std": (1,)}, "`sam_std` must be three numbers"),
+        ({"sam_mean": ("0", 0, 0)}, "`sam_mean` must be three numbers"),
+    ],
+)
+def test_sams_mean_and_deviation_are_numbers(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        InfraredImageProcessor(sam_size=64, **{"sam_mean": (0, 0, 0), "sam_std": (1, 1, 1), **given})
+
+
+def test_unknown_settings_are_refused_but_not_those_of_transformers(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="InfraredImageProcessor has no setting 'normalisation', 'size_divider'"):
+        InfraredImageProcessor(normalisation="percentile", size_divider=32)
+    InfraredImageProcessor(do_resize=False, image_mean=[0], processor_class="X", auto_map={}, _processor_class="X")
+    InfraredImageProcessor().save_pretrained(tmp_path)
+    AutoImageProcessor.from_pretrained(tmp_path, trust_remote_code=False, use_fast=False)
+    processor = InfraredImageProcessor.from_pretrained(tmp_path, revision="main", token=None, normalization="range")
+    assert processor.normalization == "range"
 
 
 @pytest.mark.parametrize("given", [{"sam_mean": (0, 0, 0)}, {"sam_std": (1, 1, 1)}])

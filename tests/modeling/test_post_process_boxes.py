@@ -38,8 +38,8 @@ def test_scores_boxes_and_order(softmax: bool) -> None:
         ([7.1, 8.2, 7.3, 8.9], [7, 8, 8, 9]),  # less than a pixel, within one
         ([7.6, 8.6, 7.9, 9.4], [7, 9, 8, 10]),  # or across an edge: the pixel of its centre
         ([-3, -2, 0.2, 0.3], [0, 0, 1, 1]),  # the frame's first pixel, not beyond
-        ([29.8, 19.7, 33, 25], [29, 19, 30, 20]),  # and its last
-        ([-5, -5, 50, 50], [0, 0, 30, 20]),
+        ([29.8, 19.7, 30.1, 20.2], [29, 19, 30, 20]),  # and its last
+        ([-5, -5, 34, 24], [0, 0, 30, 20]),
     ],
 )
 def test_boxes_are_sets_of_whole_pixels(box: list, expected: list) -> None:
@@ -64,14 +64,33 @@ def test_padding_is_taken_off_boxes_and_maps() -> None:
     torch.testing.assert_close(prob, logits[0, 0, :40, :70].sigmoid())
 
 
+def test_boxes_found_in_the_padding_are_none_of_the_frame() -> None:
+    processor = InfraredImageProcessor(size_divisor=32)
+    boxes = [[38, 30, 42, 32], [60, 20, 61, 21], [10, 38.5, 12, 42], [10, 50, 12, 52]]
+    (found,) = processor.post_process_object_detection(outputs(boxes, [0.9] * 4, 64, 64), 0.5, [(40, 40)])
+    assert found["boxes"].tolist() == [[38, 30, 40, 32]]  # its centre is on the frame's edge
+    batch = InfraredImageProcessor(do_pad=True)
+    one = outputs([[30, 5, 33, 7]], [0.9], 40, 40)
+    both = SimpleNamespace(logits=one.logits.repeat(2, 1, 1), pred_boxes=one.pred_boxes.repeat(2, 1, 1))
+    found = batch.post_process_object_detection(both, 0.5, [(40, 30), (20, 40)])
+    assert [len(one["boxes"]) for one in found] == [0, 1]
+
+
+def test_a_divisor_of_one_call_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`size_divisor` 32 isn't the processor's, None, .*size_divisor=..."):
+        InfraredImageProcessor()(np.eye(20), size_divisor=32)
+    own = InfraredImageProcessor(size_divisor=32)(np.eye(20), size_divisor=32, return_tensors="pt")
+    assert own["pixel_values"].shape == (1, 1, 32, 32)
+
+
 def test_a_padded_batch_of_different_sizes() -> None:
     processor = InfraredImageProcessor(do_pad=True, size_divisor=16)
     inputs = processor([np.eye(20, 30), np.eye(33, 18)], return_tensors="pt")
     assert inputs["pixel_values"].shape == (2, 1, 48, 32)
-    one, other = outputs([[1, 2, 3, 4]], [0.9], 48, 32), outputs([[17, 30, 20, 35]], [0.8], 48, 32)
+    one, other = outputs([[1, 2, 3, 4]], [0.9], 48, 32), outputs([[16, 30, 19, 35]], [0.8], 48, 32)
     batch = {name: torch.cat([vars(one)[name], vars(other)[name]]) for name in ("logits", "pred_boxes")}
     found = processor.post_process_object_detection(SimpleNamespace(**batch), 0.5, inputs["original_sizes"])
-    assert [f["boxes"].tolist() for f in found] == [[[1, 2, 3, 4]], [[17, 30, 18, 33]]]
+    assert [f["boxes"].tolist() for f in found] == [[[1, 2, 3, 4]], [[16, 30, 18, 33]]]
     assert InfraredImageProcessor(size_divisor=16)(np.eye(20, 30))["pixel_values"][0].shape == (1, 32, 32)
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
+from .configuration_experts import MASK_GRIDS
 from .custom_code import CustomCodeMixin
 from .image_processing_infrared import InfraredImageProcessor, common_size, round_up
 from .normalization import ImageLike
@@ -28,8 +29,10 @@ class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
 
     Args:
         image_processor: with the model's input size as `sam_size`.
+        mask_grid: the model's, see [`ScalpelSamConfig`]. Default: told by the masks' size, which can't tell frames that
+            are padded to a quarter of `sam_size`.
 
-    Raises `ValueError` if the image processor has no `sam_size`.
+    Raises `ValueError` if the image processor has no `sam_size`, or for another `mask_grid`.
 
     Examples:
         >>> processor = ScalpelSamProcessor(InfraredImageProcessor(sam_size=64))
@@ -38,10 +41,13 @@ class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
         (torch.Size([1, 3, 64, 64]), torch.Size([1, 1, 4]))
     """
 
-    def __init__(self, image_processor: InfraredImageProcessor):
+    def __init__(self, image_processor: InfraredImageProcessor, mask_grid: str | None = None):
         if image_processor.sam_size is None:
             raise ValueError("The image processor has no `sam_size`: set it to the model's input size.")
+        if mask_grid not in (None, *MASK_GRIDS):
+            raise ValueError(f"`mask_grid` must be 'frame', 'base' or None, got {mask_grid!r}.")
         super().__init__(image_processor)
+        self.mask_grid = mask_grid
 
     @property
     def model_input_names(self) -> list[str]:
@@ -121,16 +127,22 @@ class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
         sizes = [(int(height), int(width)) for height, width in original_sizes]
         if len(sizes) != len(masks):
             raise ValueError(f"{len(sizes)} sizes do not pair with the masks of {len(masks)} frames.")
-        grid, side = tuple(masks.shape[-2:]), self.image_processor.sam_size // 4
-        if grid == (side, side) and grid != round_up(common_size(sizes), self.image_processor.size_divisor):
+        if self._is_base_grid(tuple(masks.shape[-2:]), sizes):
             logits = [self._from_base_grid(mask, size) for mask, size in zip(masks, sizes, strict=True)]
         else:
             logits = [mask[..., :height, :width] for mask, (height, width) in zip(masks, sizes, strict=True)]
         return [logit > mask_threshold for logit in logits] if binarize else logits
 
+    def _is_base_grid(self, grid: tuple[int, ...], sizes: Sequence[tuple[int, int]]) -> bool:
+        """Whether masks of the size `grid` cover SAM's whole input, not the frames."""
+        if self.mask_grid is not None:
+            return self.mask_grid == "base"
+        side = self.image_processor.sam_size // 4
+        return grid == (side, side) and grid != round_up(common_size(sizes), self.image_processor.size_divisor)
+
     def _from_base_grid(self, mask: Tensor, size: tuple[int, int]) -> Tensor:
         """Crop masks `(P, M, h, w)` of SAM's whole input to the region of a frame, resized to the frame's size."""
-        side = self.image_processor.sam_size
+        side = 4 * mask.shape[-1]
         scale = side / max(size)
         covered = [max(1, int(length * scale + 0.5)) for length in size]
         whole = F.interpolate(mask.float(), (side, side), mode="bilinear", align_corners=False)
@@ -185,25 +197,37 @@ class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
 
 def _points(points: Any, labels: Any, scales: Tensor) -> tuple[Tensor, Tensor]:
     """Convert points and labels to SAM's `input_points` (B, P, N, 2) and `input_labels` (B, P, N), with padding."""
-    located = [torch.as_tensor(np.asarray(p), dtype=torch.float32) for p in points]
-    located = [p[None] if p.ndim == 2 else p for p in located]  # (P, N, 2) each
-    if any(p.ndim != 3 or p.shape[-1] != 2 for p in located):
+    located = [_objects(of_frame, ndim=2) for of_frame in points]
+    if any(not of_frame or any(p.ndim != 2 or p.shape[1] != 2 for p in of_frame) for of_frame in located):
         raise ValueError("`input_points` must be points [x, y], nested as frames, objects, points.")
-    if labels is None:
-        labels = [torch.ones(p.shape[:2]) for p in located]
-    elif len(labels) != len(located):
+    if labels is not None and len(labels) != len(located):
         raise ValueError(f"`input_labels` are for {len(labels)} frames, `input_points` for {len(located)}.")
+    if labels is None:
+        given = [[torch.ones(len(p)) for p in of_frame] for of_frame in located]
     else:
-        labels = [torch.as_tensor(np.asarray(label)) for label in labels]
-        labels = [label[None] if label.ndim == 1 else label for label in labels]
-    if any(label.shape != p.shape[:2] for label, p in zip(labels, located, strict=True)):
+        given = [_objects(of_frame, ndim=1) for of_frame in labels]
+    if [[tuple(label.shape) for label in of_frame] for of_frame in given] != [
+        [(len(p),) for p in of_frame] for of_frame in located
+    ]:
         raise ValueError("`input_labels` need a label for each of the `input_points`.")
+    most = max(len(p) for of_frame in located for p in of_frame)
     # Points are centres of pixels, and SAM's prompt encoder adds half a pixel of its input.
-    located = [(p + 0.5) * scale - 0.5 for p, scale in zip(located, scales, strict=True)]
-    most = max(p.shape[1] for p in located)
-    located = [F.pad(p, (0, 0, 0, most - p.shape[1]), value=PADDING_LABEL) for p in located]
-    labels = [F.pad(label.int(), (0, most - label.shape[1]), value=PADDING_LABEL) for label in labels]
-    return _stack("points", located), torch.stack(labels)
+    padded = [
+        torch.stack([_padded((p + 0.5) * scale - 0.5, most) for p in of_frame])
+        for of_frame, scale in zip(located, scales, strict=True)
+    ]
+    return _stack("points", padded), torch.stack([torch.stack([_padded(p.int(), most) for p in one]) for one in given])
+
+
+def _objects(values: Any, ndim: int) -> list[Tensor]:
+    """A tensor of `ndim` dimensions for each object of a frame; a frame may have one, without a list around it."""
+    objects = [values] if len(values) and np.ndim(values[0]) < ndim else values
+    return [torch.as_tensor(np.asarray(one), dtype=torch.float32) for one in objects]
+
+
+def _padded(values: Tensor, count: int) -> Tensor:
+    """Points or labels of an object, followed by padding points up to `count`."""
+    return F.pad(values, (0, 0) * (values.ndim - 1) + (0, count - len(values)), value=PADDING_LABEL)
 
 
 def _stack(name: str, prompts: list[Tensor]) -> Tensor:
@@ -233,25 +257,23 @@ def _mask_logits(mask: Any, original_size: Tensor, reshaped_size: Tensor, input_
 def _targets(prob: Tensor, threshold: float) -> dict[str, Tensor]:
     """Scores, labels and boxes of the components above `threshold` of a map (H, W)."""
     labels, count = label_components(prob > threshold)
-    scores, boxes = prob.new_zeros(count), prob.new_zeros(count, 4)
-    for index in range(count):
-        rows, columns = (labels == index + 1).nonzero(as_tuple=True)
-        scores[index] = prob[rows, columns].mean()
-        corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        boxes[index] = torch.stack(corners).to(boxes)
+    rows, columns = labels.nonzero(as_tuple=True)
+    index = labels[rows, columns] - 1
+    sums = prob.new_zeros(count, dtype=torch.float64).index_add(0, index, prob[rows, columns].double())
+    scores = (sums / index.bincount(minlength=count)).to(prob.dtype)
+    places = torch.stack([columns, rows], 1)
+    low, high = (
+        places.new_zeros(count, 2).scatter_reduce(0, index[:, None].expand(-1, 2), places, kind, include_self=False)
+        for kind in ("amin", "amax")
+    )
+    boxes = torch.cat([low, high + 1], 1).to(prob.dtype)
     order = scores.argsort(descending=True, stable=True)
     return {"scores": scores[order], "labels": torch.zeros_like(order), "boxes": boxes[order]}
 
 
-__all__ = ["ScalpelSamProcessor"]
-
-
 def label_components(mask: Tensor) -> tuple[Tensor, int]:
     """
-    Label the 8-connected components of a mask.
-
-    Every pixel starts with a different number, and takes the highest number of its neighbours until nothing changes.
-    The number of iterations is the length of the longest path through a component, which is short for small targets.
+    Label the 8-connected components of a mask, by the runs of pixels in its rows.
 
     Args:
         mask: `(H, W)`, bool.
@@ -263,14 +285,43 @@ def label_components(mask: Tensor) -> tuple[Tensor, int]:
         (tensor([[1, 0, 2],
                 [0, 0, 2]]), 2)
     """
-    numbers = torch.arange(mask.numel(), 0, -1, device=mask.device, dtype=torch.float64).view(mask.shape) * mask
+    edges = F.pad(mask.to(torch.int8), (1, 1)).diff(dim=1)
+    rows, starts = (edges == 1).nonzero(as_tuple=True)
+    stops = (edges == -1).nonzero(as_tuple=True)[1]
+    numbers = _label_runs(rows, starts, stops, stride=mask.shape[1] + 2)
+    run = (edges[:, :-1] == 1).flatten().cumsum(0).view(mask.shape) - 1  # of each pixel of the mask
+    labels = torch.zeros_like(run)
+    labels[mask] = numbers[run[mask]] + 1
+    return labels, int(labels.max())
+
+
+def _label_runs(rows: Tensor, starts: Tensor, stops: Tensor, stride: int) -> Tensor:
+    """
+    The number of each run's component, from 0 in the order of the components' first runs.
+
+    Two runs touch if they are in neighbouring rows and overlap, or meet at a corner. Each run takes the smallest number
+    of the runs that it touches, and then the number that the run of this number has, until nothing changes.
+
+    Args:
+        rows, starts, stops: of each run, in order: its row, its first column, and the column after its last.
+        stride: more than the width.
+    """
+    keys = rows * stride
+    # The runs in the next row that a run touches are neighbours in the list: from `first` up to `last`.
+    first = torch.searchsorted(keys + stops, keys + stride + starts)
+    last = torch.searchsorted(keys + starts, keys + stride + stops, right=True)
+    touching = (last - first).clamp(min=0)
+    numbers = torch.arange(len(rows), device=rows.device)
+    above = numbers.repeat_interleave(touching)
+    before = touching.cumsum(0) - touching
+    below = torch.arange(len(above), device=rows.device) + (first - before).repeat_interleave(touching)
     while True:
-        spread = F.max_pool2d(numbers[None, None], 3, stride=1, padding=1)[0, 0] * mask
-        if torch.equal(spread, numbers):
-            break
-        numbers = spread
-    found, labels = (-numbers).unique(return_inverse=True)  # the first pixel has the highest number
-    if mask.all():
-        return labels + 1, len(found)
-    background = len(found) - 1
-    return torch.where(labels == background, 0, labels + 1), background
+        one, other = numbers[above], numbers[below]
+        if torch.equal(one, other):
+            return numbers.unique(return_inverse=True)[1]
+        lowest = torch.minimum(one, other)
+        numbers = numbers.scatter_reduce(0, torch.cat([one, other]), torch.cat([lowest, lowest]), "amin")
+        numbers = numbers[numbers]
+
+
+__all__ = ["ScalpelSamProcessor"]

@@ -218,7 +218,9 @@ class InfraredSmallTargetPipeline(Pipeline):
             frame_boxes=batch["frame_boxes"],
             multimask_output=False,
         )
-        return ScalpelSamProcessor(self.image_processor).post_process_probabilities(outputs, batch["original_sizes"])
+        mask_grid = getattr(self.model.config, "mask_grid", None)  # an adapter's base doesn't have it
+        processor = ScalpelSamProcessor(self.image_processor, mask_grid)
+        return processor.post_process_probabilities(outputs, batch["original_sizes"])
 
     def postprocess(self, model_outputs: dict[str, Any], threshold: float = 0.5) -> list[Target]:
         prob = model_outputs["probabilities"][0].float().numpy()

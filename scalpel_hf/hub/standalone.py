@@ -24,8 +24,9 @@ def save_standalone(teacher: str | Path, folder: str | Path, base: str | Path | 
     Raises `ValueError` for a committee, and for bases that [`ScalpelSamModel`] doesn't support.
     """
     loaded = Teacher.from_pretrained(teacher, base)
-    ScalpelSamModel.from_peft(loaded.one_model).save_pretrained(str(folder))
-    ScalpelSamProcessor(loaded.processor).save_pretrained(str(folder))
+    model = ScalpelSamModel.from_peft(loaded.one_model)
+    model.save_pretrained(str(folder))
+    ScalpelSamProcessor(loaded.processor, model.config.mask_grid).save_pretrained(str(folder))
     as_umask_says(Path(folder), "*.safetensors")
     for name in (METRICS_FILE, TRAINED_ON_FILE):
         if (Path(teacher) / name).is_file():

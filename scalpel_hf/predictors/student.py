@@ -134,7 +134,7 @@ class StandAloneTeacher(_ModelWithProcessor):
     auto_class = AutoModelForMaskGeneration
 
     def __init__(self, model: PreTrainedModel, processor: InfraredImageProcessor):
-        super().__init__(model, ScalpelSamProcessor(processor))
+        super().__init__(model, ScalpelSamProcessor(processor, model.config.mask_grid))
 
     @torch.no_grad()
     def probabilities(self, frame: Any) -> np.ndarray:

@@ -59,7 +59,7 @@ def by_operators(frame: np.ndarray, objects: Objects) -> list[np.ndarray]:
 def by_sam(base_model: str, size: int) -> Propose:
     """SAM's mask for each box or point of a frame, encoded once."""
     model = load_sam(base_model, size)
-    processor = ScalpelSamProcessor(InfraredImageProcessor(normalization="range", sam_size=size))
+    processor = ScalpelSamProcessor(InfraredImageProcessor(normalization="range", sam_size=size), mask_grid="base")
 
     @torch.no_grad()
     def propose(frame: np.ndarray, objects: Objects) -> list[np.ndarray]:

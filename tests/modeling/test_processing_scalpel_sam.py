@@ -1,5 +1,6 @@
 """Prompts into SAM's input and answers back to a frame's own pixels."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import AutoImageProcessor, AutoProcessor
 from scalpel_hf import InfraredImageProcessor, ScalpelSamProcessor
 from scalpel_hf.modeling.modeling_scalpel_sam import ScalpelSamOutput
 from scalpel_hf.modeling.processing_scalpel_sam import label_components
+from scalpel_hf.runtime.components import find_detections
 
 SIZE = 64
 SCALE = SIZE / 48  # of the frames below
@@ -74,6 +76,19 @@ def test_points_of_different_numbers(processor: ScalpelSamProcessor) -> None:
     assert inputs["input_points"][0, 0, 1, 0].item() == pytest.approx(3.5 * SCALE - 0.5)
     two = processor([frame()], input_points=[[[[1, 2]], [[3, 4]]]], input_boxes=[[[1, 2, 3, 4], [5, 6, 7, 8]]])
     assert two["input_points"].shape == (1, 2, 1, 2) and two["input_boxes"].shape == (1, 2, 4)
+
+
+def test_objects_of_one_frame_with_different_numbers_of_points(processor: ScalpelSamProcessor) -> None:
+    points = [[[[1, 2]], [[3, 4], [5, 6]]]]
+    for labels, expected in ((None, [[[1, -10], [1, 1]]]), ([[[0], [1, 0]]], [[[0, -10], [1, 0]]])):
+        inputs = processor(frame(), input_points=points, input_labels=labels)
+        assert inputs["input_points"].shape == (1, 2, 2, 2) and inputs["input_labels"].tolist() == expected
+        assert inputs["input_points"][0, 0, 1].tolist() == [-10, -10]
+        assert inputs["input_points"][0, 1, 1, 0].item() == pytest.approx(5.5 * SCALE - 0.5)
+    arrays = processor(frame(), input_points=np.ones((1, 2, 3, 2)), input_labels=torch.ones(1, 2, 3))
+    assert arrays["input_points"].shape == (1, 2, 3, 2)
+    with pytest.raises(ValueError, match="a label for each"):
+        processor(frame(), input_points=points, input_labels=[[[0, 1], [1]]])
 
 
 def test_a_mask_prompt_lies_where_its_target_does(processor: ScalpelSamProcessor) -> None:
@@ -161,6 +176,26 @@ def test_masks_on_the_bases_grid_come_back_to_the_frame(processor: ScalpelSamPro
     np.testing.assert_allclose(back[1, 0, :, 20], y, atol=0.15)
 
 
+def test_frames_padded_to_the_bases_grid_get_their_part_of_it() -> None:
+    images = InfraredImageProcessor(sam_size=SIZE, do_pad=True)
+    masks, sizes = torch.randn(2, 1, 1, 16, 16), [(16, 16), (8, 12)]
+    base, own = ScalpelSamProcessor(images, mask_grid="base"), ScalpelSamProcessor(images, mask_grid="frame")
+    found = base.post_process_masks(masks, sizes, binarize=False)
+    for mask, size, one in zip(masks, sizes, found, strict=True):
+        (alone,) = base.post_process_masks(mask[None], [size], binarize=False)
+        torch.testing.assert_close(one, alone)
+    expected = torch.nn.functional.interpolate(masks[1, :, :, :11], (8, 12), mode="bilinear")  # 64 x 43 of its 64 x 64
+    assert (found[1] - expected).abs().max() < 0.5 * expected.abs().max()
+    assert torch.equal(own.post_process_masks(masks, sizes, binarize=False)[1], masks[1, ..., :8, :12])
+
+
+def test_the_grid_of_masks_is_saved_and_checked(tmp_path: Path) -> None:
+    ScalpelSamProcessor(InfraredImageProcessor(sam_size=SIZE), mask_grid="base").save_pretrained(tmp_path)
+    assert AutoProcessor.from_pretrained(tmp_path).mask_grid == "base"
+    with pytest.raises(ValueError, match="`mask_grid` must be 'frame', 'base' or None"):
+        ScalpelSamProcessor(InfraredImageProcessor(sam_size=SIZE), mask_grid="input")
+
+
 def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     processor = ScalpelSamProcessor(InfraredImageProcessor("percentile", (2, 98), sam_size=SIZE))
     processor.save_pretrained(tmp_path)
@@ -197,6 +232,21 @@ def test_a_spiral_is_one_component() -> None:
         mask[i, i : 31 - i] = mask[30 - i, i : 31 - i] = mask[i : 31 - i, 30 - i] = mask[i + 2 : 31 - i, i] = True
         mask[i + 2, i : i + 2] = True
     assert label_components(torch.from_numpy(mask))[1] == ndimage.label(mask, np.ones((3, 3)))[1]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 1.0])
+def test_large_and_many_components_take_no_time(processor: ScalpelSamProcessor, share: float) -> None:
+    rng = np.random.default_rng(0)
+    logits = np.where(rng.random((512, 640)) < share, rng.uniform(0.5, 2, (512, 640)), -5)
+    prob = torch.from_numpy(logits).float()[None, None, None]
+    began = time.perf_counter()
+    (found,) = processor.post_process_object_detection(outputs(prob), 0.5)
+    assert time.perf_counter() - began < 3
+    expected = find_detections(prob[0, 0, 0].sigmoid().numpy(), 0.5)
+    order = np.argsort(-expected.scores, kind="stable")
+    np.testing.assert_allclose(found["scores"], expected.scores[order], rtol=1e-5)
+    assert found["boxes"].long().sum() == expected.boxes.sum()
+    assert sorted(found["boxes"].tolist()) == sorted(expected.boxes.tolist())
 
 
 def test_masks_of_padded_frames_as_large_as_the_bases_grid_are_the_frames() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .operators import OPERATORS
+
 # Multiples of 16 fill wide vector units.
 SIZES: dict[str, dict[str, Any]] = {
     "nano": {"hidden_sizes": (8, 16, 24, 32), "depths": (1, 1, 1, 1)},
@@ -15,7 +17,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "large": {"hidden_sizes": (32, 64, 96, 128), "depths": (3, 3, 1, 0), "full_resolution_channels": 16},
 }
 FRONT_ENDS = ("none", "frozen", "learned")
-OPERATORS = ("local_contrast", "top_hat", "matched_filter", "anisotropic_diffusion")
 # The maps that detect best on their own, see docs/explanation/operators.md.
 SCALES = {"local_contrast": [5.0], "top_hat": [2.0, 4.0], "matched_filter": [1.0, 2.0], "anisotropic_diffusion": [4.0]}
 
@@ -83,7 +84,7 @@ class ScalpelStudentConfig(PreTrainedConfig):
             raise ValueError(f"`initial_probability` must be above 0 and below 1, got {self.initial_probability}.")
 
     def validate_front_end(self) -> None:
-        """`front_end` has a known value; if it isn't `"none"`, frames have one channel and all operators are known."""
+        """`front_end` has a known value; if it isn't `"none"`, frames have one channel and operators known scales."""
         if self.front_end not in FRONT_ENDS:
             raise ValueError(f"`front_end` must be one of {', '.join(FRONT_ENDS)}, got {self.front_end!r}.")
         if self.front_end == "none":
@@ -94,6 +95,11 @@ class ScalpelStudentConfig(PreTrainedConfig):
             raise ValueError(
                 f"`front_end_scales` must name some of {', '.join(OPERATORS)}, got {self.front_end_scales}."
             )
+        for name, scales in self.front_end_scales.items():
+            try:
+                OPERATORS[name](scales)
+            except ValueError as error:
+                raise ValueError(f"`front_end_scales[{name!r}]`: {error}") from None
 
     @classmethod
     def from_size(cls, size: str, **kwargs: Any) -> "ScalpelStudentConfig":

@@ -17,7 +17,7 @@ from scalpel_hf.runtime.settings import CONFIG_FILE, MODEL_FILE, hashes
 from scalpel_hf.utils.extras import check_detector_export
 
 from .onnx_files import checked, whole_or_not_at_all
-from .onnx_student import normalize_frames, runtime_config, to_proto
+from .onnx_student import in_float32, model_input, runtime_config, to_proto
 
 
 class DetectorGraph(nn.Module):
@@ -26,7 +26,7 @@ class DetectorGraph(nn.Module):
     `(B, Q, 4)`, (x0, y0, x1, y1) in pixels. Boxes with score 0 are padding.
 
     Args:
-        detector: the model and its processor.
+        detector: the model and its processor. The graph includes the padding and the repetition of channels.
         normalize: whether the graph normalises `frames`; otherwise its inputs must be normalised.
     """
 
@@ -36,15 +36,17 @@ class DetectorGraph(nn.Module):
         self.eval()
 
     def forward(self, frames: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        processor, (height, width) = self.processor, frames.shape[-2:]
-        x = frames
-        if self.normalize:
-            x = normalize_frames(frames, processor.normalization, percentiles=processor.percentiles, given=given)
+        x = model_input(self.processor, frames, self.normalize, given)
         outputs = self.model(pixel_values=x)
-        centre, sides = outputs.pred_boxes.split(2, dim=-1)
-        frame = torch.stack([torch.scalar_tensor(n, dtype=torch.float32) for n in (width, height, width, height)])
-        boxes = torch.cat([centre - sides / 2, centre + sides / 2], -1) * frame
-        return outputs.logits[..., 0].sigmoid(), boxes
+        centre, sides = (part * _width_and_height(x) for part in outputs.pred_boxes.split(2, dim=-1))
+        scores = outputs.logits[..., 0].sigmoid()
+        if self.processor.size_divisor:
+            scores = scores * (centre <= _width_and_height(frames)).all(-1)  # not those in the padding
+        return scores, torch.cat([centre - sides / 2, centre + sides / 2], -1)
+
+
+def _width_and_height(frames: Tensor) -> Tensor:
+    return torch.stack([torch.scalar_tensor(side, dtype=torch.float32) for side in (frames.shape[3], frames.shape[2])])
 
 
 def export_detector(
@@ -67,7 +69,8 @@ def export_detector(
     check_detector_export()
     config = runtime_config(detector, normalize, threshold, threshold_inside=False, task="detection")
     with whole_or_not_at_all(folder, CONFIG_FILE) as work:
-        onnx.save(to_proto(DetectorGraph(detector, normalize), ["scores", "boxes"], normalize), work / MODEL_FILE)
+        graph = DetectorGraph(in_float32(detector), normalize)
+        onnx.save(to_proto(graph, ["scores", "boxes"], normalize), work / MODEL_FILE)
         replace(config, files=hashes(work)).write(work)
     return OnnxDetector.from_pretrained(folder)
 
@@ -81,7 +84,7 @@ def check_detector(detector: DetectionStudent, exported: OnnxDetector, frames: I
 
     Raises `ValueError` if it exceeds 1e-4, and without frames.
     """
-    graph = DetectorGraph(detector, exported.config.normalization_inside)
+    graph = DetectorGraph(in_float32(detector), exported.config.normalization_inside)
     differences = []
     for frame in frames:
         x = exported.graph_input(frame)

@@ -1,10 +1,11 @@
 """Export of segmentation students: one ONNX graph for any frame size and batch size."""
 
+import copy
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalpel_hf.modeling.configuration_scalpel_student import ScalpelStudentConfig
+from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.modeling_scalpel_student import ScalpelStudentBackbone, ScalpelStudentForSemanticSegmentation
 from scalpel_hf.modeling.normalization import RANGE
 from scalpel_hf.modeling.segmentation_maps import as_foreground
@@ -22,6 +24,8 @@ from scalpel_hf.runtime.settings import CONFIG_FILE, MODEL_FILE, RuntimeConfig, 
 from scalpel_hf.runtime.tiles import GRID, MARGIN
 
 from .onnx_files import OPSET, checked, difference, hash_state, whole_or_not_at_all
+
+S = TypeVar("S", SegmentationStudent, DetectionStudent)
 
 
 class StudentGraph(nn.Module):
@@ -42,13 +46,8 @@ class StudentGraph(nn.Module):
         self.eval()
 
     def forward(self, frames: Tensor, given: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        processor, (height, width) = self.processor, frames.shape[-2:]
-        x = frames
-        if self.normalize:
-            x = normalize_frames(frames, processor.normalization, percentiles=processor.percentiles, given=given)
-        if processor.size_divisor:
-            x = F.pad(x, (0, -width % processor.size_divisor, 0, -height % processor.size_divisor), mode="replicate")
-        x = x.expand(-1, processor.num_channels, -1, -1)
+        height, width = frames.shape[-2:]
+        x = model_input(self.processor, frames, self.normalize, given)
         if isinstance(self.model, ScalpelStudentForSemanticSegmentation):
             logits = self.model.foreground(x)
         else:  # others predict at a fraction of the resolution
@@ -59,6 +58,22 @@ class StudentGraph(nn.Module):
             return logits
         probabilities = logits.sigmoid()
         return probabilities, (probabilities > self.threshold).to(torch.uint8)
+
+
+def model_input(processor: InfraredImageProcessor, frames: Tensor, normalize: bool, given: Tensor | None) -> Tensor:
+    """
+    What a processor makes of frames `(B, 1, H, W)`: normalised, padded and repeated as channels.
+
+    Args:
+        normalize: whether to normalise them; otherwise they are normalised already.
+        given: see [`normalize_frames`].
+    """
+    x, (height, width), divisor = frames, frames.shape[-2:], processor.size_divisor
+    if normalize:
+        x = normalize_frames(frames, processor.normalization, percentiles=processor.percentiles, given=given)
+    if divisor:
+        x = F.pad(x, (0, -width % divisor, 0, -height % divisor), mode="replicate")
+    return x.expand(-1, processor.num_channels, -1, -1)
 
 
 def normalize_frames(
@@ -127,12 +142,19 @@ def export_student(
     config = runtime_config(
         student, normalize=normalize, threshold=threshold, threshold_inside=apply_threshold, task="segmentation"
     )
-    graph = StudentGraph(student, normalize, threshold if apply_threshold else None)
+    graph = StudentGraph(in_float32(student), normalize, threshold if apply_threshold else None)
     outputs = ["probabilities", "mask"] if apply_threshold else ["logits"]
     with whole_or_not_at_all(folder, CONFIG_FILE) as work:
         onnx.save(to_proto(graph, outputs, normalize), work / MODEL_FILE)
         replace(config, files=hashes(work)).write(work)
     return OnnxStudent.from_pretrained(folder)
+
+
+def in_float32(student: S) -> S:
+    """A copy of a student in float32, which graphs compute in; the student itself, if it is."""
+    if student.model.dtype == torch.float32:
+        return student
+    return type(student)(copy.deepcopy(student.model).float(), student.processor)
 
 
 def runtime_config(
@@ -223,7 +245,7 @@ def check_student(student: SegmentationStudent, exported: OnnxStudent, frames: I
 
     Raises `ValueError` if it exceeds 1e-4, and without frames.
     """
-    config = exported.config
+    config, student = exported.config, in_float32(student)
     graph = StudentGraph(student, config.normalization_inside, config.threshold if config.threshold_inside else None)
     differences = []
     for frame in frames:

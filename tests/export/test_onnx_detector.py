@@ -7,8 +7,9 @@ import torch
 from transformers import YolosForObjectDetection
 
 pytest.importorskip("onnxscript")
-from scalpel_hf import DetectionStudent, InfraredImageProcessor
+from scalpel_hf import DetectionStudent, InfraredImageProcessor, ScalpelStudentForObjectDetection, load_student
 from scalpel_hf.export import check_detector, export_detector, quantize_student
+from scalpel_hf.modeling.configuration_scalpel_student import ScalpelStudentDetectionConfig
 from scalpel_hf.runtime import OnnxDetector, OnnxStudent, load_exported
 from tests.small_students import small_detector, yolos
 
@@ -95,6 +96,31 @@ def test_full_resolution(tmp_path: Path) -> None:
     detector, frames = small_detector(full_resolution_channels=4), [frame(shape) for shape in SHAPES]
     assert check_detector(detector, export_detector(detector, tmp_path), frames) < 1e-4
     assert len(quantize_student(tmp_path, frames[2:]).detect(frames[2], threshold=0.2).boxes) > 0
+
+
+def test_channels_and_padding_of_the_processor_are_in_the_graph(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = ScalpelStudentDetectionConfig(hidden_sizes=(8, 8), depths=(1, 0), num_channels=3, num_queries=20)
+    model = ScalpelStudentForObjectDetection(config).eval()
+    with torch.no_grad():
+        model.head[1].weight.normal_(std=0.05)
+        model.head[1].bias[: model.cell**2] = -1
+    detector = DetectionStudent(model, InfraredImageProcessor(num_channels=3, size_divisor=32))
+    exported, test = export_detector(detector, tmp_path), frame((41, 53))
+    assert check_detector(detector, exported, [test, frame((64, 33))]) < 1e-4
+    (scores, boxes), found = detector.detect(test, 0.1), exported.detect(test, 0.1)
+    assert len(scores) > 2
+    np.testing.assert_allclose(found.scores, scores, atol=1e-4)
+    np.testing.assert_array_equal(found.boxes, boxes)
+
+
+def test_a_detector_in_half_precision(tmp_path: Path) -> None:
+    small_detector().model.bfloat16().save_pretrained(tmp_path)
+    small_detector().processor.save_pretrained(tmp_path)
+    detector = load_student(tmp_path, dtype="auto")
+    assert isinstance(detector, DetectionStudent) and detector.model.dtype == torch.bfloat16
+    assert check_detector(detector, export_detector(detector, tmp_path / "onnx"), [frame((40, 40))]) < 1e-4
+    assert detector.model.dtype == torch.bfloat16
 
 
 def test_other_detectors_are_refused(tmp_path: Path) -> None:

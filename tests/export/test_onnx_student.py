@@ -223,6 +223,18 @@ def test_a_front_end_travels_in_the_graph(tmp_path: Path, scales: dict[str, list
     assert "MatMul" in kinds[: kinds.index("QuantizeLinear")]  # the matched filter's cosine transform
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_student_in_half_precision_is_exported_in_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    student = small_student()
+    student.model.to(dtype)
+    student.save_pretrained(tmp_path)
+    loaded = SegmentationStudent.from_pretrained(tmp_path, dtype="auto")
+    assert loaded.model.dtype == dtype
+    exported = export_student(loaded, tmp_path / "onnx")  # it is of the weights in the folder
+    assert check_student(loaded, exported, [frame((40, 40))]) < 1e-5
+    assert loaded.model.dtype == dtype
+
+
 def test_full_resolution_in_the_graph_and_in_8_bits(tmp_path: Path) -> None:
     student, frames = small_student(full_resolution_channels=4), [frame(shape) for shape in SHAPES]
     exported = export_student(student, tmp_path)

@@ -9,10 +9,10 @@ A table stands between two comments, the first of which names a folder of result
 
 It has a row for each model, with the mean of its seeds and the minutes that the fastest took to train, as others may
 have shared the machine, and one for each comparison asked for, a difference or, with ` / `, a ratio, with what 95 % of
-draws of frames and seeds make of it. `results/teacher`, a folder of data sets, gives
-the rows of each. A folder of scripts/experiments/measure_proposals.py is a table of its own kind. A file is called
-`ARM-SEED.json`, with `arm`, `dataset`, `seed`, `seconds`, `commit`, `machine`, `metrics`, and `counts` on every frame
-or, by boxes, on every recording.
+draws of frames and seeds make of it. `results/teacher`, a folder of data sets, gives the rows of each. A folder of
+scripts/experiments/measure_proposals.py is a table of its own kind. A file is called `ARM-SEED.json`, with `arm`,
+`dataset`, `seed`, `seconds`, `commit`, `machine`, `metrics`, and `counts` on every frame or, by boxes, on every
+recording.
 With `; only` before them, the rows of single models are left out.
 With `--check` nothing is written, and a table that isn't what the files say is an error.
 """
@@ -47,6 +47,7 @@ from scalpel_hf.utils.reading import read_json, read_text
 ROOT = Path(__file__).parents[1]
 TABLE = re.compile(r"^<!-- table: (.*?) -->\n(.*?)^<!-- end of table -->$", re.DOTALL | re.MULTILINE)
 PAIR = re.compile(r"(\S+) ([-/]) (\S+)")
+Pair = tuple[str, str, str]  # an arm, `-` or `/`, and the arm that it is compared with
 ONLY = "only"
 NOTHING = "*Not measured yet.*"
 
@@ -68,7 +69,7 @@ def _table(asked: str, root: Path) -> str:
     pairs = [PAIR.fullmatch(pair) for pair in asked_rows if pair != ONLY]
     if not all(pairs):
         raise ValueError(f"{asked!r}: a comparison is two models with ` - ` or ` / ` between them")
-    comparisons = [(pair[1], pair[2], pair[3]) for pair in pairs if pair]
+    comparisons: list[Pair] = [(pair[1], pair[2], pair[3]) for pair in pairs if pair]
     folder = root / name
     folders = [folder] if any(folder.glob("*.json")) else sorted(path for path in folder.glob("*/") if path.is_dir())
     if not folders:
@@ -85,12 +86,13 @@ def _table(asked: str, root: Path) -> str:
         of_folder += _rows_of_comparisons(arms, kind, pairs=comparisons, folder=folder)
         rows += [[escape(folder.name), *row] for row in of_folder]
     rows = rows if several else [row[1:] for row in rows]
-    if only_comparisons:  # which have neither seeds nor a time of their own
-        seeds = rows[0].index("seeds")
-        rows = [[*row[:seeds], *row[seeds + 1 : -1]] for row in rows]
+    if only_comparisons:  # which have no time of their own
+        rows = [row[:-1] for row in rows]
+        compared = {arm for one, _, other in comparisons for arm in (one, other)}
+        runs = [{arm: seeds for arm, seeds in arms.items() if arm in compared} for arms in runs]
     lines = [_row(rows[0]), _row(["---"] * len(rows[0])), *map(_row, rows[1:])]
-    measured = [run for arms in runs for seeds in arms.values() for run in seeds]
-    return "\n".join([*lines, "", _note(kind, measured, arms=not only_comparisons, comparisons=bool(pairs))])
+    of_data = {folder.name if several else "": arms for folder, arms in zip(folders, runs, strict=True)}
+    return "\n".join([*lines, "", _note(kind, of_data, arms=not only_comparisons, comparisons=comparisons)])
 
 
 def _proposals(folder: Path) -> str:
@@ -119,9 +121,7 @@ def _rows_of_arms(arms: Runs, kind: Kind) -> Iterable[list[str]]:
         yield [escape(arm), seeds, *cells, f"{min(run['seconds'] for run in runs) / 60:.1f}"]
 
 
-def _rows_of_comparisons(
-    arms: Runs, kind: Kind, pairs: list[tuple[str, str, str]], folder: Path
-) -> Iterable[list[str]]:
+def _rows_of_comparisons(arms: Runs, kind: Kind, pairs: list[Pair], folder: Path) -> Iterable[list[str]]:
     for one, sign, other in pairs:
         if unknown := {one, other} - set(arms):
             raise ValueError(f"{folder}: has no run of {', '.join(sorted(unknown))}")
@@ -139,24 +139,36 @@ def _rows_of_comparisons(
             for unit, value, least, most in zip(units, values, low, high, strict=True)
         ]
         rest = [""] * (len(kind.others) + 1)
-        yield [f"{escape(one)} {'less' if sign == '-' else 'over'} {escape(other)}", "", *cells, *rest]
+        both = sorted({run["seed"] for run in arms[one]} & {run["seed"] for run in arms[other]})
+        title = f"{escape(one)} {'less' if sign == '-' else 'over'} {escape(other)}"
+        yield [title, ", ".join(map(str, both)), *cells, *rest]
 
 
-def _listed(numbers: list[int]) -> str:
-    return " and ".join(map(str, numbers))
-
-
-def _note(kind: Kind, runs: list[dict[str, Any]], arms: bool, comparisons: bool) -> str:
-    sentences = [f"On {_listed(numbers_of_units(runs))} {kind.units}."]
+def _note(kind: Kind, of_data: dict[str, Runs], arms: bool, comparisons: list[Pair]) -> str:
+    runs = [run for of_arms in of_data.values() for seeds in of_arms.values() for run in seeds]
+    numbers = [
+        numbers_of_units([run for seeds in of_arms.values() for run in seeds])[0] for of_arms in of_data.values()
+    ]
+    measured_on = [
+        f"{number} {kind.units}{data and f' of {data}'}" for data, number in zip(of_data, numbers, strict=True)
+    ]
+    sentences = [f"On {', '.join(measured_on)}."]
     if arms and len({run["seed"] for run in runs}) > 1:
         sentences.append("± is the standard deviation over seeds.")
     if comparisons:
-        sentences.append(f"In brackets: 95 % of {DRAWS:,} draws of {kind.units} and seeds.")
+        drawn = {
+            len(paired_counts(kind, of_arms[one], of_arms[other])[0]) > 1
+            for of_arms in of_data.values()
+            for one, _, other in comparisons
+        }
+        seeds = {(True,): " and seeds", (False,): "", (False, True): ", and of seeds where both have the same frames"}
+        sentences.append(f"In brackets: 95 % of {DRAWS:,} draws of {kind.units}{seeds[tuple(sorted(drawn))]}.")
     return fill(" ".join(sentences), 110) + f"\n{_measured(runs)}"
 
 
 def _measured(runs: list[dict[str, Any]]) -> str:
-    commits = sorted({str(run["commit"])[:12] for run in runs})
+    made_at = {str(at) for run in runs for at in (run["commit"], *run.get("commits of members", ()))}
+    commits = sorted(at[:12] + "+" * at.endswith("+") for at in made_at)  # +: with changes that aren't in it
     machines = sorted({_machine(run["machine"]) for run in runs})
     return fill(f"Measured at {', '.join(commits)}", 110) + f"\non {', '.join(machines)}."
 

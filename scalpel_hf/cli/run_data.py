@@ -164,8 +164,8 @@ def students_of(out: Path) -> dict[str, str]:
     The students of a job: what each is trained on, `BOTH` or `ALONE`, by the name of its folder.
 
     The one in the folder `student` is exported. If all labels are boxes, that is the one trained on people's labels
-    alone: with pseudo labels a detector finds more targets and raises more false alarms, at the same F1
-    (docs/results.md). Without pseudo labels there is only this one.
+    alone: pseudo labels are not shown to raise a detector's F1 (docs/results.md). Without these labels there is only
+    this one.
     """
     if no_pseudo_labels(out):
         return {"student": ALONE}

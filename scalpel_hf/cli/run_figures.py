@@ -30,7 +30,7 @@ from scalpel_hf.runtime.settings import FOLDER, INT8_FILE
 
 from .run_data import ALONE, BOTH, FOLDS, fold_folder, students_of, task_of
 
-LEAST = 10  # frames or recordings needed to compare two models: with fewer, bootstrap intervals are too narrow
+LEAST = 10  # frames or recordings needed for intervals: with fewer, those of the bootstrap are too narrow
 INTERVAL = (2.5, 97.5)  # percentiles
 
 Counts = np.ndarray  # (1, frames, n)
@@ -91,11 +91,11 @@ class Figures:
 
     Args:
         titles: of the metrics.
-        rows: for each model, its name and its metrics with their intervals, in the order of `titles`.
+        rows: for each model, its name and its metrics, with their intervals if there are any, in the order of `titles`.
         frames, targets: how many of each the models were measured on.
         found: how many of the targets the student finds.
         explained: explanation of the metrics, see [`Criterion`].
-        drawn: what the bootstrap draws, see [`drawn_of`].
+        drawn: what the bootstrap draws, see [`drawn_of`]; empty where that is too little for intervals.
         folds: number of folds of a cross-validation; 0 where frames were held out.
         verdict: whether pseudo labels helped; empty where that isn't measured.
     """
@@ -166,7 +166,7 @@ def _figures(
         targets=targets,
         found=found,
         explained=criterion.explained,
-        drawn=drawn_of(units),
+        drawn=drawn_of(units) if is_enough(units) else "",
         folds=folds,
         verdict=verdict,
     )
@@ -182,6 +182,11 @@ def drawn_of(units: list[str]) -> str:
     return "frames" if len(set(units)) == len(units) else "recordings (or frames that are of none)"
 
 
+def is_enough(units: list[str]) -> bool:
+    """Whether there are enough frames or recordings to say by draws of them how sure a metric is."""
+    return len(set(units)) >= LEAST
+
+
 def load_model(folder: Path) -> Predictor:
     """A model that the job trained, on the default device."""
     return load_predictor(folder, device=default_device())
@@ -193,26 +198,34 @@ def _in_8_bits(student: Path) -> Predictor:
 
 def _cells(criterion: Criterion, counts: Counts, units: list[str]) -> list[str]:
     values = criterion.of_counts(counts, np.ones((1, counts.shape[1]), dtype=np.int64))[:, 0].mean(0)
+    scales = [*criterion.metrics.values()]
+    if not is_enough(units):
+        return [
+            "–" if np.isnan(v) else f"{unit * v:.{places}f}" for v, (unit, places) in zip(values, scales, strict=True)
+        ]
     pairs = bootstrap_pairs(counts, counts, metrics=criterion.of_counts, units=units)
     known = ~np.isnan(values)  # Pd is unknown, and has no draws, where there is no target
     drawn = np.full((2, len(values)), np.nan)
     drawn[:, known] = np.nanpercentile(pairs[0][:, known], INTERVAL, axis=0)
     return [
-        "–"
-        if np.isnan(value)
-        else f"{unit * value:.{decimals}f} ({unit * low:.{decimals}f} to {unit * high:.{decimals}f})"
-        for value, low, high, (unit, decimals) in zip(values, *drawn, criterion.metrics.values(), strict=True)
+        "–" if np.isnan(value) else f"{unit * value:.{places}f} ({unit * low:.{places}f} to {unit * high:.{places}f})"
+        for value, low, high, (unit, places) in zip(values, *drawn, scales, strict=True)
     ]
 
 
 def _verdict(criterion: Criterion, both: Counts, alone: Counts, units: list[str]) -> str:
     """Whether the student trained on `both` kinds of labels is better than the one trained on people's labels alone."""
-    differences = bootstrap_differences(both, alone, metrics=criterion.of_counts, units=units)
-    low, high = np.nanpercentile(differences, INTERVAL, axis=0)
-    found = "ahead of" if low[0] > 0 else "behind" if high[0] < 0 else "not told apart from"
-    if len(set(units)) < LEAST:
-        found = f"not to be compared on {len(set(units))} {drawn_of(units)} with"
+    if not is_enough(units):
+        return (
+            f"With pseudo labels the student is not to be compared on {len(set(units))} {drawn_of(units)} with the one "
+            "of the labels alone."
+        )
+    differences = bootstrap_differences(both, alone, metrics=criterion.of_counts, units=units)[:, 0]
+    if np.isnan(differences).all():
+        return "No frame held out shows a target: what pseudo labels add is not known."
+    low, high = np.nanpercentile(differences, INTERVAL)
+    found = "ahead of" if low > 0 else "behind" if high < 0 else "not told apart from"
     return (
         f"With pseudo labels the student is {found} the one of the labels alone: a difference in "
-        f"{next(iter(criterion.metrics)).removesuffix(' %')} of {100 * low[0]:.1f} to {100 * high[0]:.1f} points."
+        f"{next(iter(criterion.metrics)).removesuffix(' %')} of {100 * low:.1f} to {100 * high:.1f} points."
     )

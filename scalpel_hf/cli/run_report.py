@@ -30,7 +30,7 @@ from .run_data import (
     students_of,
     task_of,
 )
-from .run_figures import Criterion, Figures, criterion_of, load_model
+from .run_figures import LEAST, Criterion, Figures, criterion_of, load_model
 from .stages import Stage, times_of
 
 TEMPLATE = Path(__file__).with_name("run_report.html")
@@ -145,6 +145,10 @@ def _advice(out: Path, summary: dict[str, Any], figures: Figures | None) -> list
     elif figures is None or figures.folds:
         text = f"Label more frames: from {LEAST_LABELS} on some are held out, and the student has figures of its own."
         advice.append((text, ""))
+    elif not figures.drawn:
+        advice.append(
+            (f"Label more frames, or more recordings: from {LEAST} held out on, the figures have intervals.", "")
+        )
     elif figures.targets < 30:
         advice.append((f"Label more frames: {figures.targets} held-out targets leave the figures wide open.", ""))
     if not no_pseudo_labels(out) and summary.get("none", 0) > summary.get("pseudo", 0):

@@ -91,6 +91,9 @@ def read_runs(folder: Path) -> Runs:
         if not np.allclose([run["metrics"][name] for name in kind.titles], metrics, rtol=1e-6, atol=1e-9):
             raise ValueError(f"{path}: its metrics differ from those that its counts give")
         runs.setdefault(run["arm"], []).append(run)
+    for arm, seeds in runs.items():
+        if len(steps := sorted({run["steps"] for run in seeds if "steps" in run})) > 1:
+            raise ValueError(f"{folder}: {arm} was trained for {' and '.join(map(str, steps))} steps")
     every = [run for seeds in runs.values() for run in seeds]
     if len({kind_of_run(run).units for run in every}) > 1:
         raise ValueError(f"{folder}: some of its runs were evaluated by masks and some by boxes")

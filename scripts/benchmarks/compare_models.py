@@ -18,6 +18,7 @@ import numpy as np
 
 from scalpel_hf.cli.numbers import PROBABILITY
 from scalpel_hf.cli.program import run_program
+from scalpel_hf.data.splits import recordings_of
 from scalpel_hf.evaluation.comparison import (
     COUNTS,
     SIZES,
@@ -34,10 +35,10 @@ COLUMNS = (("IoU %", 100.0), ("nIoU %", 100.0), ("Pd %", 100.0), ("Fa 1e-6", 1.0
 FRAMES = 5
 
 
-def table(names: list[str], counts: list[np.ndarray]) -> list[str]:
-    """Markdown: a row a figure."""
+def table(names: list[str], counts: list[np.ndarray], units: list[str]) -> list[str]:
+    """Markdown: a row a figure, with its interval over `units`, the recording of each frame."""
     first, second = (mean_metrics(c) for c in counts)
-    low, high = np.nanpercentile(bootstrap_differences(counts[0], counts[1]), [2.5, 97.5], axis=0)
+    low, high = np.nanpercentile(bootstrap_differences(counts[0], counts[1], units=units), [2.5, 97.5], axis=0)
     heads = [f"{name} ({len(c)})" for name, c in zip(names, counts, strict=True)]
     lines = [f"| | {heads[0]} | {heads[1]} | difference | 95 % |", "|---|---|---|---|---|"]
     for (figure, unit), *values in zip(COLUMNS, first, second, low, high, strict=True):
@@ -94,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, folders in others:
         second, second_targets = count(folders)
         counts = [first, second]
-        print("\n" + "\n".join(table([reference, name], counts)))
+        print("\n" + "\n".join(table([reference, name], counts, recordings_of(rows))))
         print("\n" + "\n".join(size_table([reference, name], [first_targets, second_targets])))
         print("\n" + "\n".join(heaviest_frames(rows["name"][:], counts)), flush=True)
 

@@ -2,7 +2,7 @@
 as one of all masks?
 
     python scripts/experiments/reproduce.py --dataset nuaa-sirst --root data/NUAA-SIRST \\
-        --base-model models/mobile-sam --seeds 0 1 2 --work runs/claim --out results/claim
+        --base-model models/mobile-sam --student-steps 4000 --seeds 0 1 2 --work runs/claim --out results/claim
 
 For each budget and seed: a teacher of that share of the masks, its pseudo labels, and three students of the same steps:
 (a) of all masks, (b) of the share alone, (c) of the share and the pseudo labels. Each is measured on the test split,
@@ -26,6 +26,8 @@ from scalpel_hf.evaluation.comparison import count_record, detection_record, fra
 from scalpel_hf.predictors.load import default_device, load_predictor
 from scalpel_hf.training.run_record import METRICS_FILE, training_facts
 from scalpel_hf.utils.files import write_json
+from scalpel_hf.utils.reading import read_json, read_yaml
+from scalpel_hf.utils.recipe_files import recipe_file
 
 # By data set: the recipes' folder, and whether the layout is to pass over broken pairs.
 DATASETS = {"nuaa-sirst": ("nuaa_sirst", True), "nudt-sirst": ("nudt_sirst", False), "irstd-1k": ("irstd_1k", False)}
@@ -60,10 +62,25 @@ def label(args: argparse.Namespace, budget: float, seed: int, few: Path, everyth
     return labels
 
 
+def recipe_steps(dataset: str) -> int:
+    return int(read_yaml(recipe_file(f"{DATASETS[dataset][0]}/transfer_10pct"))["max_steps"])
+
+
 def train_student(args: argparse.Namespace, data: Path, labels: Path | str, seed: int, to: Path) -> None:
     config = f"{DATASETS[args.dataset][0]}/transfer_10pct"
     where = ("--dataset", data, "--pseudo_labels", labels, "--output_dir", to, "--eval_split", "")
     run("transfer", "--config", config, *where, "--task", args.task, "--seed", seed, *args.student_options)
+
+
+def is_measured(file: Path, steps: int) -> bool:
+    """Whether there is a student's result; `ValueError` where it is of another number of steps."""
+    if not file.exists():
+        return False
+    if (of := read_json(file)["steps"]) != steps:
+        raise ValueError(
+            f"{file} is of {of} steps, not {steps}: give --student-steps {of}, or another --work and --out"
+        )
+    return True
 
 
 def record(args: argparse.Namespace, arm: str, budget: float, seed: int, student: Path, everything: Path) -> None:
@@ -97,6 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     args.teacher_options, args.student_options = (), ("--max_steps", args.student_steps) if args.student_steps else ()
     if args.quick:
         args.teacher_options, args.student_options = (*QUICK, "--committee", "1"), QUICK
+    steps = int(args.student_options[1]) if args.student_options else recipe_steps(args.dataset)
     prefix = "detection-" if args.task == "detection" else ""
 
     everything = args.work / "data" / args.dataset
@@ -106,7 +124,8 @@ def main(argv: list[str] | None = None) -> None:
         few = args.work / "data" / f"{args.dataset}-{budget:g}"
         prepare(args, budget, few)
         for seed in args.seeds:
-            todo = [arm for arm in ARMS if not (args.out / few.name / f"{prefix}{arm}-{seed}.json").exists()]
+            files = {arm: args.out / few.name / f"{prefix}{arm}-{seed}.json" for arm in ARMS}
+            todo = [arm for arm, file in files.items() if not is_measured(file, steps)]
             for arm in todo:
                 student = args.work / (args.dataset if arm == "all-masks" else few.name) / f"{prefix}{arm}-{seed}"
                 labels = (

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from scalpel_hf import DetectionStudent, SegmentationStudent, SyntheticInfrared
-from scalpel_hf.cli import run, run_data, run_figures
+from scalpel_hf.cli import run, run_data, run_estimate, run_figures
 from scalpel_hf.cli.run_data import describe
 from scalpel_hf.cli.run_estimate import estimate, minutes, settings_of, trial_stages
 from scalpel_hf.cli.run_figures import measure
@@ -248,7 +248,8 @@ def test_labels_tell_scores_where_there_is_a_target(
     assert ("--no-calibration" in label) == (not tell)
 
 
-def test_what_it_will_take(tmp_path: Path) -> None:
+def test_what_it_will_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_estimate, "seconds_of_sam", lambda out, rows: 3.0)
     frames_and_masks(tmp_path, 8, 3)
     args = arguments(tmp_path, "--max-steps", 100)
     run.prepare(args)
@@ -266,6 +267,7 @@ def test_what_it_will_take(tmp_path: Path) -> None:
     expected = estimate(tmp_path / "out", commands, names)
     assert list(expected.seconds) == names and len(names) == 5 + 3
     assert expected.seconds["teacher"] == pytest.approx(100 * 2.0 + 10)
+    assert 8 * 3.0 + 10 < expected.seconds["pseudo labels"] < 8 * 3.0 + 10 + 60
     student = "student of labels and pseudo labels"
     assert expected.seconds[student] == expected.seconds[names[-2]] == pytest.approx(100 * 0.5 + 4)
     assert 0.3 < expected.gigabytes < 0.4
@@ -375,6 +377,12 @@ def test_draws_without_a_target_tell_nothing() -> None:
     f1, *_ = run_figures._cells(run_figures.BY_BOXES, np.array([[1, 1, 0, 1]] * 2 + [[0, 0, 0, 1]] * 8)[None], units)
     assert f1 == "100.0 (100.0 to 100.0)"
     assert run_figures._cells(run_figures.BY_MASKS, perfect[:, 2:], units[2:])[2] == "–"
+
+
+def test_without_a_target_held_out_there_is_no_verdict() -> None:
+    empty = np.array([[0, 0, 0, 0, 0, 4096]] * 10)[None]
+    verdict = run_figures._verdict(run_figures.BY_MASKS, both=empty, alone=empty, units=[f"f{i}" for i in range(10)])
+    assert verdict == "No frame held out shows a target: what pseudo labels add is not known."
 
 
 def test_where_nothing_was_made_mended_labels_are_taken(tmp_path: Path) -> None:
@@ -540,7 +548,7 @@ def test_masks_of_recordings_have_intervals_over_recordings(tmp_path: Path, monk
     finished_job(tmp_path / "out", splits, monkeypatch)
     figures = measure(tmp_path / "out")
     assert figures is not None and figures.titles[0] == "IoU %" and figures.frames == 6
-    assert figures.drawn == "recordings (or frames that are of none)"
+    assert not figures.drawn and not any("(" in cell for _, cells in figures.rows for cell in cells)
     assert "not to be compared on 4 recordings (or frames that are of none)" in figures.verdict
 
 
@@ -559,7 +567,7 @@ def test_the_report_by_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, st
     assert figures.targets == sum(len(objects["bbox"]) for objects in splits["test"]["objects"])
     assert "not to be compared on 3 recordings" in figures.verdict
     page = write_report(out, [], figures).read_text()
-    assert "false alarms a frame" in page and "of these recordings" in page and "nIoU" not in page
+    assert "false alarms a frame" in page and "too few frames, or recordings" in page and "nIoU" not in page
     assert "boxes, scores, _ = student.detect" in page
     assert [name for name, _ in figures.rows][
         -1

@@ -111,8 +111,9 @@ def test_seeds_that_hold_out_other_frames_are_compared_on_all_of_them(tmp_path: 
     ious = [sum(counts[:, 0].sum() for counts in arm) / sum(c[:, 1].sum() for c in arm) for arm in (first, second)]
     text = render(marked("results/x; only; a - bb"), tmp_path)
     assert (
-        cells(text, "a less bb")[1] == f"{100 * (ious[0] - ious[1]):+.1f} ({100 * low[0]:+.1f}, {100 * high[0]:+.1f})"
+        cells(text, "a less bb")[2] == f"{100 * (ious[0] - ious[1]):+.1f} ({100 * low[0]:+.1f}, {100 * high[0]:+.1f})"
     )
+    assert cells(text, "a less bb")[1] == "0, 1" and "draws of frames." in text
 
 
 def test_a_folder_of_data_sets_gives_the_rows_of_each(tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_a_folder_of_data_sets_gives_the_rows_of_each(tmp_path: Path) -> None:
     write_run(tmp_path / "results/x/sky", "teacher", 0, frames=7)
     text = render(marked("results/x"), tmp_path)
     assert cells(text, "sea")[1] == cells(text, "sky")[1] == "teacher"
-    assert "On 7 and 20 frames." in text
+    assert "On 20 frames of sea, 7 frames of sky." in text
 
 
 def test_rendering_again_changes_nothing(tmp_path: Path) -> None:
@@ -217,8 +218,8 @@ def test_comparisons_can_stand_alone(tmp_path: Path) -> None:
     whole = render(marked("results/x; teacher - student"), tmp_path)
     text = render(marked("results/x; only; teacher - student"), tmp_path)
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(lines) == 4 and "seeds" not in lines[0] and "training" not in lines[0]
+    assert len(lines) == 4 and "seeds" in lines[0] and "minutes" not in lines[0]
     assert len({line.count("|") for line in lines}) == 1
-    assert "On 20 frames." in text and "±" not in text
+    assert "On 20 frames of sea, 20 frames of sky." in text and "±" not in text
     known = cells(whole, "sky | teacher less student")
-    assert cells(text, "sky") == [*known[:2], *known[3:-1]]
+    assert cells(text, "sky") == known[:-1]

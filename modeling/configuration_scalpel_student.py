@@ -115,7 +115,7 @@ class ScalpelStudentConfig(PreTrainedConfig):
         """
         if size not in SIZES:
             raise ValueError(f"A student's size must be one of {', '.join(SIZES)}, got {size!r}.")
-        return cls(**SIZES[size], **kwargs)
+        return cls(**{**SIZES[size], **kwargs})
 
 
 @strict

@@ -110,14 +110,20 @@ class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
         return BatchFeature(features.data).convert_to_tensors(return_tensors)
 
     def post_process_masks(
-        self, masks: Tensor, original_sizes: Sizes, mask_threshold: float = 0.0, binarize: bool = True
+        self,
+        masks: Tensor,
+        original_sizes: Sizes,
+        reshaped_input_sizes: Sizes | None = None,
+        mask_threshold: float = 0.0,
+        binarize: bool = True,
     ) -> list[Tensor]:
         """
         Convert predicted masks to each frame's size.
 
         Args:
             masks: the model's `pred_masks` `(B, P, M, h, w)`, at the frames' resolution or at the base's.
-            original_sizes: `(height, width)` of each frame.
+            original_sizes: `(height, width)` of each frame; of another size than the masks', they are resized to it.
+            reshaped_input_sizes: not used; SAM's processor takes it in this place.
             mask_threshold: logits above it are mask.
             binarize: whether to return bool masks; otherwise logits.
 
@@ -130,6 +136,10 @@ class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
         if self._is_base_grid(tuple(masks.shape[-2:]), sizes):
             logits = [self._from_base_grid(mask, size) for mask, size in zip(masks, sizes, strict=True)]
         else:
+            padded = round_up(common_size(sizes), self.image_processor.size_divisor)
+            if masks.shape[-2:] != padded:
+                whole = F.interpolate(masks.flatten(1, 2).float(), padded, mode="bilinear", align_corners=False)
+                masks = whole.unflatten(1, masks.shape[1:3])
             logits = [mask[..., :height, :width] for mask, (height, width) in zip(masks, sizes, strict=True)]
         return [logit > mask_threshold for logit in logits] if binarize else logits
 

@@ -129,8 +129,9 @@ class InfraredSmallTargetPipeline(Pipeline):
     _load_tokenizer = _load_feature_extractor = _load_processor = False
     _load_image_processor = _load_video_processor = False
 
-    def __init__(self, model: Any, image_processor: Any = None, **kwargs: Any) -> None:
-        image_processor = image_processor or getattr(model, "image_processor", None)
+    def __init__(self, model: Any, image_processor: Any = None, processor: Any = None, **kwargs: Any) -> None:
+        image_processor = image_processor or processor or getattr(model, "image_processor", None)
+        image_processor = getattr(image_processor, "image_processor", image_processor)  # of a ScalpelSamProcessor
         if isinstance(image_processor, str | PathLike):
             image_processor = InfraredImageProcessor.from_pretrained(image_processor)
         if not isinstance(image_processor, InfraredImageProcessor):
@@ -151,7 +152,7 @@ class InfraredSmallTargetPipeline(Pipeline):
         postprocess = {} if threshold is None else {"threshold": threshold}
         return preprocess, {}, postprocess
 
-    def __call__(self, inputs: ImageLike | Iterable[Any], **kwargs: Any) -> Any:
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """
         The targets in a frame, or in each of several.
 
@@ -177,11 +178,18 @@ class InfraredSmallTargetPipeline(Pipeline):
 
         from .data.image_cells import undecoded
 
+        if isinstance(inputs, datasets.DatasetDict | datasets.IterableDatasetDict):
+            raise ValueError(f"the data set has the splits {', '.join(inputs)}: pass one of them")
+        if "image" not in (getattr(inputs, "column_names", None) or ["image"]):
+            raise ValueError(
+                f"the data set has the columns {', '.join(inputs.column_names)} and no `image`: pass "
+                "`KeyDataset(dataset, column)` of transformers.pipelines.pt_utils"
+            )
         if isinstance(inputs, datasets.Dataset):
             inputs = KeyDataset(undecoded(inputs), "image")
         elif isinstance(inputs, datasets.IterableDataset):
             inputs = (row["image"] for row in undecoded(inputs))
-        elif isinstance(inputs, tuple):
+        elif isinstance(inputs, tuple) or getattr(inputs, "ndim", 0) == 4:
             inputs = list(inputs)
         if isinstance(inputs, list | KeyDataset) and not len(inputs):  # into which transformers' own looks for messages
             self._sanitize_parameters(**{key: kwargs[key] for key in ("threshold", "timeout") if key in kwargs})

@@ -182,6 +182,9 @@ def test_a_loaded_model_comes_with_its_processor(models: SimpleNamespace) -> Non
     threshold = float(np.quantile(teacher.probabilities(FRAMES[0]), 0.95))
     pipe = pipeline(TASK, model=teacher.model, image_processor=teacher.processor, device="cpu", threshold=threshold)
     assert_targets(pipe(FRAMES[0]), teacher.probabilities(FRAMES[0]), threshold)
+    whole = ScalpelSamProcessor(teacher.processor)
+    pipe = pipeline(TASK, model=teacher.model, image_processor=whole, device="cpu", threshold=threshold)
+    assert_targets(pipe(FRAMES[0]), teacher.probabilities(FRAMES[0]), threshold)
     pipe = pipeline(TASK, model=teacher.model, image_processor=str(models.root / "teacher"), device="cpu")
     assert_targets(pipe(FRAMES[0], threshold=threshold), teacher.probabilities(FRAMES[0]), threshold)
 
@@ -202,6 +205,11 @@ def test_nothing_in_nothing_out(student: Any) -> None:
     assert list(student(empty)) == [] == list(student(KeyDataset(empty, "image")))
     with pytest.raises(ValueError, match="`threshold` is a probability"):
         student.func([], threshold=2)
+
+
+def test_frames_in_one_array_are_several(student: Any) -> None:
+    frames = np.random.default_rng(0).random((2, 1, 40, 48), np.float32)
+    assert len(student(frames)) == 2 and same(student(frames)[1], student(frames[1, 0]))
 
 
 def test_a_tuple_is_taken_as_a_list(student: Any) -> None:
@@ -251,6 +259,11 @@ def test_wrong_inputs_are_clear_errors(models: SimpleNamespace, student: Any, tm
         student(str(tmp_path / "broken.png"))
     with pytest.raises(OSError, match=r"absent\.png"):
         student(str(tmp_path / "absent.png"))
+    named = datasets.Dataset.from_dict({"frame": [0]})
+    with pytest.raises(ValueError, match="the columns frame and no `image`"):
+        student(named)
+    with pytest.raises(ValueError, match="the splits sea: pass one of them"):
+        student(datasets.DatasetDict({"sea": named}))
     with pytest.raises(ValueError, match="pass the model's as `image_processor`"):
         pipeline(TASK, model=models.teacher.model, device="cpu")
     with pytest.raises(ValueError, match=r"gives no masks: use it with `pipeline\('object-detection'\)`"):

@@ -32,12 +32,14 @@ class Call:
         region: the frames, and their place in SAM's input.
         prompted: whether SAM gets points, boxes or masks.
         labels: of the loss.
+        as_tuple: whether the output with a loss is a tuple.
         seen: outputs of the mask level besides masks, such as prior maps.
     """
 
     region: FrameRegion | None = None
     prompted: bool = False
     labels: Tensor | None = None
+    as_tuple: bool = False
     seen: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -115,6 +117,8 @@ def begin_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
             call.region = whole_input(model, pixel_values)
     if call.labels is not None:
         own.setdefault("multimask_output", False)
+        call.as_tuple = not own.get("return_dict", model.config.return_dict)
+        own["return_dict"] = True
     return args, own
 
 
@@ -126,7 +130,7 @@ def whole_input(model: nn.Module, pixel_values: Tensor) -> FrameRegion:
     return FrameRegion.whole(pixel_values)
 
 
-def end_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> ScalpelSamOutput | None:
+def end_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     """Forward hook of the base, also called after errors: with labels, add the loss to the output."""
     calls = _CALLS.get()
     _CALLS.set(calls[:-1])
@@ -134,7 +138,8 @@ def end_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], ou
     if labels is None:
         return None
     loss = loss_of_labels(output.pred_masks, labels=labels, region=calls[-1].region, seen=calls[-1].seen)
-    return ScalpelSamOutput(loss=loss, pred_masks=output.pred_masks, iou_scores=output.iou_scores)
+    found = ScalpelSamOutput(loss=loss, pred_masks=output.pred_masks, iou_scores=output.iou_scores)
+    return found.to_tuple() if calls[-1].as_tuple else found
 
 
 def embeddings_with_frames(

@@ -2,6 +2,7 @@
 
 import re
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from peft import PeftConfig, PeftModel
@@ -140,6 +141,12 @@ class ScalpelMoeModel(BaseTuner):
         absent = sorted(t for t in targets if not any(f".{name}".endswith(f".{t}") for name in names))
         if absent:  # peft only raises if no target is found at all
             raise ValueError(f"{type(model).__name__} has no {absent}: the configuration was made for another base")
+        made_for = (config.auto_mapping or {}).get("base_model_class", type(model).__name__)
+        if config.sam_features and made_for != type(model).__name__:
+            raise ValueError(
+                f"the adapter reads the features of a {made_for}, and this is a {type(model).__name__}: load it on "
+                "the base that it was trained on"
+            )
         hooks: Any = model.__dict__.setdefault("_scalpel_hooks", {})
         if not hooks:
             hooks["renamed"] = model.register_load_state_dict_pre_hook(rename_keys)
@@ -163,7 +170,7 @@ class ScalpelMoeModel(BaseTuner):
                 self.model.set_submodule(name, module.base_layer)
         for hook in self.model.__dict__.pop("_scalpel_hooks").values():
             hook.remove()
-        self.model.__dict__.pop("_scalpel_seen", None)
+        _SEEN.pop(self.model, None)
         return super()._unload_and_optionally_merge(*args, merge=False, **kwargs)
 
     @classmethod
@@ -183,6 +190,11 @@ def _layer_class(name: str, family: Family) -> type[ScalpelMoeLayer]:
     )
 
 
+# The configurations that a base model was checked with. In the model itself, their addresses would enter the hash by
+# which `datasets` finds what it computed before.
+_SEEN: WeakKeyDictionary[nn.Module, list[int]] = WeakKeyDictionary()
+
+
 def refuse_hidden_targets(model: nn.Module, _: tuple[Any, ...]) -> None:
     """
     Forward pre-hook of the base: raise if another adapter targets a module inside an adapted MLP or mask decoder.
@@ -191,7 +203,7 @@ def refuse_hidden_targets(model: nn.Module, _: tuple[Any, ...]) -> None:
     """
     configs = getattr(model, "peft_config", {})  # transformers deletes it with the last adapter
     seen = [id(config) for config in configs.values()]
-    if torch.compiler.is_compiling() or model.__dict__.get("_scalpel_seen") == seen:
+    if torch.compiler.is_compiling() or _SEEN.get(model) == seen:
         return
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, ScalpelMoeLayer)]
     inside = [f"{name}.{part}" for name, layer in layers for part, _ in layer.get_base_layer().named_modules() if part]
@@ -205,7 +217,7 @@ def refuse_hidden_targets(model: nn.Module, _: tuple[Any, ...]) -> None:
                 "module: target modules outside, such as the encoder's attention, or name those inside in its "
                 "`exclude_modules`"
             )
-    model.__dict__["_scalpel_seen"] = seen
+    _SEEN[model] = seen
 
 
 def rename_keys(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:

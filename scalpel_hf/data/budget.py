@@ -13,6 +13,7 @@ from scalpel_hf.utils.reading import read_json
 
 from .label_sources import BOX, HUMAN, NONE, POINT
 from .names import few
+from .prepared import check_is_dataset
 
 MOST_FRAMES = 10**9
 LABEL_COLUMNS = ("mask", "objects")
@@ -111,6 +112,7 @@ def apply_label_budget(
     """
     if (fraction is None) == (budget is None):
         raise ValueError("give either `fraction` (and `seed`) or `budget`")
+    check_is_dataset(dataset)
     names = dataset["name"][:]
     if budget is None:
         assert fraction is not None

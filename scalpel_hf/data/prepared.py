@@ -10,6 +10,14 @@ from .names import check_names
 from .stored import as_splits, load_stored
 
 
+def check_is_dataset(dataset: object, otherwise: str = "") -> None:
+    """Raise `ValueError` with the remedy for several splits or a stream; `otherwise` is for streams."""
+    if isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict):
+        raise ValueError(f"these are the splits {', '.join(dataset)}: pass one of them, such as `dataset['train']`")
+    if isinstance(dataset, datasets.IterableDataset):
+        raise ValueError(f"a stream has no rows to choose from: {otherwise or 'load the data set whole'}")
+
+
 def load_prepared(name_or_path: str | Path) -> datasets.DatasetDict:
     """
     Load a data set made by `scalpel-hf prepare` or `scalpel-hf label`, from a folder or the Hub.

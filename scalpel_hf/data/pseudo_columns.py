@@ -28,7 +28,7 @@ PSEUDO_FEATURES = {
 
 def is_above(confidence: np.ndarray, threshold: float) -> np.ndarray:
     """Where a soft mask of 8 bits (uint8, 255 is probability 1) exceeds a probability."""
-    return confidence > 255 * threshold
+    return confidence > 255 * float(threshold)  # rows in torch's format have tensors
 
 
 def png(array: np.ndarray) -> dict[str, Any]:

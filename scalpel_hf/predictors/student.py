@@ -53,8 +53,11 @@ class _ModelWithProcessor(FromFolder):
             name_or_path: folder or repository.
             kwargs: of transformers' `from_pretrained`, such as `revision` or `dtype`.
 
-        Raises `ValueError` if files are damaged or of another kind of model, or if weights are missing.
+        Raises `ValueError` if files are damaged or of another kind of model, or if weights are missing, which is why
+        there is no `output_loading_info`.
         """
+        if kwargs.pop("output_loading_info", False):
+            raise ValueError("`output_loading_info` is of transformers' own classes: missing weights are an error here")
         with loading(name_or_path, "config.json"):
             model = load_whole(cls.auto_class.from_pretrained, str(name_or_path), **kwargs)
         loaded = cls(model.eval(), load_image_processor(name_or_path, **kwargs))

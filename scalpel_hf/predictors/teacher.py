@@ -100,6 +100,16 @@ class Teacher(FromFolder):
                 self.frozen, feature_cache_dir, dtype=feature_cache_dtype, max_bytes=feature_cache_bytes
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: without `frozen`, which holds functions, and with the cache's settings in its place."""
+        cache = self.cache and (self.cache.folder, self.cache.dtype, self.cache.max_bytes)
+        return {**vars(self), "frozen": None, "cache": cache}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.frozen = FrozenFeatures(self.model)
+        self.cache = FeatureCache(self.frozen, *state["cache"]) if state["cache"] else None
+
     @classmethod
     def from_pretrained(
         cls,
@@ -112,7 +122,7 @@ class Teacher(FromFolder):
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         dtype: torch.dtype | None = None,
-        device_map: str | torch.device | None = None,
+        device_map: str | torch.device | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> "Teacher":
         """
@@ -126,7 +136,7 @@ class Teacher(FromFolder):
             subfolder: of the folder or repository, in which the adapter lies.
             token, cache_dir, local_files_only: of `huggingface_hub`, for adapter and base.
             dtype: of the base's weights, such as `torch.bfloat16`; the adapter's stay in float32.
-            device_map: a device for the whole model, or `"auto"`: the GPU if there is one.
+            device_map: a device for the whole model, also as `{"": device}`, or `"auto"`: the GPU if there is one.
             kwargs: `feature_cache_dir`, `flips`, `scales` and further arguments of [`Teacher`].
 
         Raises `ValueError` or `OSError`, which name the folder or repository, if it holds no adapter or a damaged one,
@@ -143,9 +153,10 @@ class Teacher(FromFolder):
         teacher = first if len(members) == 1 and isinstance(first, Teacher) else Committee(members)
         if len(names) == 1:
             teacher.remember(Path(names[0]) / subfolder if subfolder else names[0])
-        if device_map == "auto":
-            device_map = "cuda" if torch.cuda.is_available() else "cpu"
-        return teacher if device_map is None else teacher.to(device_map)
+        device = device_map[""] if isinstance(device_map, dict) else device_map
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return teacher if device is None else teacher.to(device)
 
     def to(self, device: torch.device | str) -> "Teacher":
         """Move the model to a device, and return self."""

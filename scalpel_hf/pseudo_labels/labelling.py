@@ -13,6 +13,7 @@ from scalpel_hf.data.image_cells import stored_cells, undecoded
 from scalpel_hf.data.label_sources import BOX, BY_PEOPLE, HUMAN, NONE, POINT
 from scalpel_hf.data.masks import read_mask
 from scalpel_hf.data.names import check_names
+from scalpel_hf.data.prepared import check_is_dataset
 from scalpel_hf.data.proposals import row_weak_label
 from scalpel_hf.data.pseudo_columns import PSEUDO_FEATURES, png
 from scalpel_hf.hub.repo_names import shown_name
@@ -96,6 +97,7 @@ def add_pseudo_labels(
     if rules.threshold != threshold:
         raise ValueError(f"`threshold` is {threshold}, but that of `rules` is {rules.threshold}: give only one")
     check_columns(dataset)
+    shown_as, dataset = dataset.format, dataset.with_format(None)
     provenance = provenance_of(teacher, rules=rules, name=name, revision=revision)
     calibration = calibration or Calibration()
     settings = [dataset._fingerprint, provenance, repr(rules), repr(calibration), skip_broken, batch_size]
@@ -125,10 +127,13 @@ def add_pseudo_labels(
     asked = summary["pseudo"] + summary["unsure"]
     if asked and not summary["objects"]:
         raise ValueError(f"all {asked} pseudo labels are empty: the teacher finds nothing that is accepted by {rules}")
-    return labelled
+    if shown_as["columns"] == dataset.column_names:
+        del shown_as["columns"]  # then the new ones too
+    return labelled.with_format(**shown_as.pop("format_kwargs"), **shown_as)
 
 
 def check_columns(dataset: datasets.Dataset) -> None:
+    check_is_dataset(dataset, "label it by `label_in_shards`")
     missing = {"name", "image", "label_source"} - set(dataset.column_names)
     if missing:
         raise ValueError(f"the data set lacks the columns {sorted(missing)}: apply a label budget to it first")

@@ -85,7 +85,8 @@ def summarize(dataset: datasets.Dataset | datasets.IterableDataset) -> dict[str,
     """
     sources = dict.fromkeys((*BY_PEOPLE, PSEUDO, NONE), 0)
     counts, areas, unsure = [], [], 0
-    for row in dataset.select_columns(["label_source", "pseudo_objects", "teacher"]):
+    plain = dataset.with_format(None) if isinstance(dataset, datasets.Dataset) else dataset
+    for row in plain.select_columns(["label_source", "pseudo_objects", "teacher"]):
         sources[row["label_source"]] += 1
         if row["label_source"] == "pseudo":
             counts.append(len(row["pseudo_objects"]["area"]))

@@ -26,7 +26,7 @@ from transformers import (
 from scalpel_hf import ScalpelMoeConfig
 from scalpel_hf.modeling import ScalpelSamConfig, ScalpelSamModel
 from tests.adapter.adapted import SCALES, adapted, assert_close, masks, small_config
-from tests.small_models import FAMILIES, perturb, random_inputs, small_mobile_sam, small_sam
+from tests.small_models import FAMILIES, SIZE, perturb, random_inputs, small_mobile_sam, small_sam
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -465,6 +465,31 @@ def test_wrong_bases_and_blocks_are_errors_at_injection() -> None:
     get_peft_model(small_sam(), config)
     with pytest.raises(ValueError, match="made for another base"):
         get_peft_model(small_mobile_sam(), config)
+
+
+def test_sams_features_are_those_of_the_base_that_they_were_trained_on(tmp_path: Path) -> None:
+    for reads in (True, False):
+        config = ScalpelMoeConfig(levels=["pixel", "mask"], channels=8, sam_features=reads)
+        get_peft_model(small_mobile_sam(), config).save_pretrained(str(tmp_path / str(reads)))
+    PeftModel.from_pretrained(small_sam(), str(tmp_path / "False"))
+    with pytest.raises(ValueError, match="reads the features of a MobileSamModel, and this is a SamModel"):
+        PeftModel.from_pretrained(small_sam(), str(tmp_path / "True"))
+
+
+def test_what_was_run_is_hashed_as_before() -> None:
+    """`datasets` finds what it computed by the hash of the function, model included."""
+    model = get_peft_model(small_mobile_sam(), ScalpelMoeConfig(levels=["mask"], channels=8)).eval()
+    state = {name for module in model.modules() for name in vars(module)}
+    model(torch.zeros(1, 3, SIZE, SIZE))
+    assert {name for module in model.modules() for name in vars(module)} == state
+
+
+def test_with_labels_tuples_are_tuples() -> None:
+    model = get_peft_model(small_mobile_sam(), ScalpelMoeConfig(levels=["mask"], channels=8)).eval()
+    inputs = {"pixel_values": torch.randn(1, 3, SIZE, SIZE), "labels": torch.zeros(1, SIZE, SIZE)}
+    loss, masks, *_ = model(**inputs, return_dict=False)
+    named = model(**inputs)
+    assert torch.equal(loss, named.loss) and torch.equal(masks, named.pred_masks)
 
 
 @pytest.mark.parametrize("excluded", [["layers.2.mlp"], r".*layers\.2\..*"])

@@ -166,6 +166,15 @@ def test_prompted_masks_are_the_likeliest_of_each_object(processor: ScalpelSamPr
     assert each.shape == (2, 3, 40, 48) and each.dtype == torch.bool and torch.equal(each, logits[0] > 0)
 
 
+@pytest.mark.parametrize("size", [(20, 24), (80, 96)])
+def test_masks_are_resized_to_another_size(processor: ScalpelSamProcessor, size: tuple[int, int]) -> None:
+    logits = torch.randn(1, 1, 1, 40, 48)
+    (found,) = processor.post_process_masks(logits, [size], [(32, 64)], binarize=False)
+    expected = torch.nn.functional.interpolate(logits[0], size, mode="bilinear", align_corners=False)
+    assert torch.equal(found, expected)
+    assert processor.post_process_semantic_segmentation(outputs(logits), [size])[0].shape == size
+
+
 def test_masks_on_the_bases_grid_come_back_to_the_frame(processor: ScalpelSamProcessor) -> None:
     rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     logits = torch.stack([columns, rows])[None, :, None]  # (1, 2, 1, 16, 16): each pixel says where it is

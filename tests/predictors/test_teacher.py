@@ -1,5 +1,6 @@
 """A teacher's predictions: views, tiles, batches, and what they cost."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, Teacher, add_ps
 from scalpel_hf.adapter.families import sam_input
 from scalpel_hf.export import export_teacher
 from scalpel_hf.hub.standalone import save_standalone
+from scalpel_hf.predictors.committee import Committee
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.predictors.tiling import blend_tiles, tile_starts
 from tests.pseudo_labels.helpers import frames_dataset
@@ -246,6 +248,17 @@ def test_the_fingerprint_knows_which_adapter_is_active() -> None:
     other = make(model).fingerprint()
     model.set_adapter("default")
     assert len({first, without, other}) == 3 and make(model).fingerprint() == first
+
+
+def test_a_teacher_can_be_pickled(tmp_path: Path) -> None:
+    adapted = get_peft_model(small_mobile_sam(), ScalpelMoeConfig(blocks=1, channels=8))
+    perturb(adapted)
+    teacher = make(adapted, feature_cache_dir=tmp_path / "cache")
+    again = pickle.loads(pickle.dumps(teacher))
+    assert again.fingerprint() == teacher.fingerprint() and again.cache.folder == tmp_path / "cache"
+    np.testing.assert_array_equal(again.probabilities(FRAME), teacher.probabilities(FRAME))
+    members = pickle.loads(pickle.dumps(Committee([teacher, teacher]))).members
+    np.testing.assert_array_equal(members[1].probabilities(FRAME), teacher.probabilities(FRAME))
 
 
 def test_the_fingerprint_knows_the_views(model: torch.nn.Module) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scalpel_hf import add_pseudo_labels, training_mask
+from scalpel_hf import add_pseudo_labels, apply_label_budget, training_mask
 from scalpel_hf.evaluation.evaluator import evaluate_probabilities, evaluate_pseudo_labels
 from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.predictors.prediction import Prediction
@@ -100,6 +100,23 @@ def test_wrong_thresholds(dataset: datasets.Dataset, threshold: float) -> None:
 def test_a_threshold_is_given_once(dataset: datasets.Dataset) -> None:
     with pytest.raises(ValueError, match=r"`threshold` is 0\.7, but that of `rules` is 0\.5"):
         add_pseudo_labels(dataset, FakeTeacher(), 0.7, rules=Rules())
+
+
+@pytest.mark.parametrize("form", [{"type": "numpy"}, {"type": "pandas"}, {"type": "numpy", "columns": ["name"]}])
+def test_the_format_of_a_data_set_changes_no_label_and_stays(dataset: datasets.Dataset, form: dict) -> None:
+    plain = add_pseudo_labels(dataset, FakeTeacher(), keep_in_memory=True)
+    shown = add_pseudo_labels(dataset.with_format(**form), FakeTeacher(), keep_in_memory=True)
+    assert shown.format["type"] == form["type"] and shown.format["columns"] == form.get("columns", plain.column_names)
+    assert shown.with_format(None)["label_source"][:] == plain["label_source"][:]
+
+
+def test_splits_and_streams_are_named(dataset: datasets.Dataset) -> None:
+    splits = datasets.DatasetDict({"sea": dataset})
+    for call in (lambda rows: add_pseudo_labels(rows, FakeTeacher()), lambda rows: apply_label_budget(rows, 0.5)):
+        with pytest.raises(ValueError, match="these are the splits sea: pass one of them"):
+            call(splits)
+        with pytest.raises(ValueError, match="a stream has no rows to choose from"):
+            call(dataset.to_iterable_dataset())
 
 
 def test_a_missing_column_is_named(dataset: datasets.Dataset) -> None:

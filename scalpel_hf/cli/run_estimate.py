@@ -10,8 +10,6 @@ import datasets
 import numpy as np
 
 from scalpel_hf.data.image_cells import undecoded
-from scalpel_hf.predictors.load import default_device
-from scalpel_hf.predictors.teacher import Teacher
 from scalpel_hf.utils.reading import read_json, read_yaml
 from scalpel_hf.utils.recipe_files import recipe_file
 
@@ -91,6 +89,9 @@ def estimate(out: Path, commands: dict[str, list[str]], names: Iterable[str]) ->
 
 def seconds_of_sam(out: Path, rows: datasets.Dataset) -> float:
     """Seconds that Segment Anything takes to judge what the trial's teacher finds in a frame; it judges no tiles."""
+    from scalpel_hf.predictors.load import default_device  # torch, which `run --help` needn't wait for
+    from scalpel_hf.predictors.teacher import Teacher
+
     teacher = Teacher.from_pretrained(out / "trial" / "distill").to(default_device())
     (prediction,) = teacher.predict([undecoded(rows)[0]["image"]])
     if prediction.predicted_iou is None:

@@ -209,8 +209,6 @@ def new_student(
     if name_or_path:
         if front_end != "none":
             raise ValueError(f"only this project's students can have a `front_end`, not {str(name_or_path)!r}")
-        if size != "small":
-            raise ValueError(f"only new students of this project have a `size`, not {str(name_or_path)!r}")
         model = _transformers_model(kind.auto_class, str(name_or_path), LABELS[task])
     elif task == "segmentation":
         model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size(size, front_end=front_end))

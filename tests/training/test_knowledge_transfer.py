@@ -295,5 +295,3 @@ def test_a_front_end_is_our_own_students() -> None:
         new_student("segmentation", front_end="thawed")
     with pytest.raises(ValueError, match="only this project's students can have a `front_end`, not 'org/other'"):
         new_student("segmentation", "org/other", front_end="frozen")
-    with pytest.raises(ValueError, match="only new students of this project have a `size`, not 'org/other'"):
-        new_student("segmentation", "org/other", size="large")

@@ -177,9 +177,9 @@ class InfraredSmallTargetPipeline(Pipeline):
         import datasets  # slow to import
 
         from .data.image_cells import undecoded
+        from .data.prepared import check_is_one_split
 
-        if isinstance(inputs, datasets.DatasetDict | datasets.IterableDatasetDict):
-            raise ValueError(f"the data set has the splits {', '.join(inputs)}: pass one of them")
+        check_is_one_split(inputs)
         if "image" not in (getattr(inputs, "column_names", None) or ["image"]):
             raise ValueError(
                 f"the data set has the columns {', '.join(inputs.column_names)} and no `image`: pass "

@@ -10,10 +10,15 @@ from .names import check_names
 from .stored import as_splits, load_stored
 
 
-def check_is_dataset(dataset: object, otherwise: str = "") -> None:
-    """Raise `ValueError` with the remedy for several splits or a stream; `otherwise` is for streams."""
+def check_is_one_split(dataset: object) -> None:
+    """Raise `ValueError` with the remedy for several splits."""
     if isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict):
         raise ValueError(f"these are the splits {', '.join(dataset)}: pass one of them, such as `dataset['train']`")
+
+
+def check_is_dataset(dataset: object, otherwise: str = "") -> None:
+    """Raise `ValueError` with the remedy for several splits or a stream; `otherwise` is for streams."""
+    check_is_one_split(dataset)
     if isinstance(dataset, datasets.IterableDataset):
         raise ValueError(f"a stream has no rows to choose from: {otherwise or 'load the data set whole'}")
 

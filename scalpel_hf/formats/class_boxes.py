@@ -1,8 +1,8 @@
 """What the readers of YOLO's and of Pascal VOC's boxes share: a file per frame, and boxes with a class."""
 
-import re
 from pathlib import Path
 
+from scalpel_hf.utils.image_files import visible_files
 from scalpel_hf.utils.reading import read_text
 
 from .human_labels import LabelFileError
@@ -12,13 +12,8 @@ ClassNames = dict[str, str]  # name of a class by what the file writes, such as 
 
 
 def label_files_in(folder: Path, suffix: str) -> list[Path]:
-    found = folder.rglob(f"*{suffix}") if folder.is_dir() else ()
-    hidden = re.compile(r"(^|/)(\.|__MACOSX/)")  # such as the `._f0.txt` that macOS writes beside `f0.txt`
-    files = sorted(
-        path
-        for path in found
-        if path.is_file() and not is_sidecar(path) and not hidden.search(path.relative_to(folder).as_posix())
-    )
+    found = visible_files(folder)[0] if folder.is_dir() else []
+    files = sorted(path for path in found if path.is_file() and path.name.endswith(suffix) and not is_sidecar(path))
     if not files:
         raise LabelFileError(f"{folder}: there are no label files *{suffix} in it")
     return files

@@ -44,7 +44,7 @@ def write_imagefolder(dataset: AnyDataset, folder: str | Path) -> Counter[str]:
     with whole_folder(folder) as whole, pq.ParquetWriter(_made(whole / SPLIT) / METADATA, schema) as writer:
         part = whole / SPLIT
         for column in images:
-            _made(part / column)
+            (part / column).mkdir()
         for row, frame in read_rows(dataset):
             for column in images:
                 row[names[column]] = _write_image(row.pop(column), part, column=column, frame=frame)

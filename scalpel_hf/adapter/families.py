@@ -93,13 +93,6 @@ def tensors_of(embeddings: Any) -> Iterator[Tensor]:
             yield from tensors_of(part)
 
 
-def of_image(embeddings: Any, index: int) -> Any:
-    """The result of `get_image_embeddings` for one image of the batch, as a batch of one."""
-    if isinstance(embeddings, Tensor):
-        return embeddings[index : index + 1]
-    return type(embeddings)(of_image(part, index) for part in embeddings)
-
-
 def _blocks(prefix: str, blocks: Any) -> list[Stage]:
     """A stage for each of an encoder's blocks."""
 

@@ -1,15 +1,12 @@
 """Estimates a job's time and disk space on this machine from a few steps of each training."""
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 
-from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.utils.reading import read_json, read_yaml
 from scalpel_hf.utils.recipe_files import recipe_file
 
@@ -79,26 +76,12 @@ def estimate(out: Path, commands: dict[str, list[str]], names: Iterable[str]) ->
     predict = pixels / (teacher["batch_size"] * teacher["crop_size"] ** 2) * step * FORWARD
     known = {
         "teacher": teacher["max_steps"] * step * (1 + guard) + overhead,
-        "pseudo labels": predict + len(rows) * seconds_of_sam(out, rows) + overhead,
+        "pseudo labels": predict + overhead,
         "ONNX": EXPORT,
     }
     train_student = student["max_steps"] * student_step + student_overhead
     size = sum(file.stat().st_size for file in (out / "data").rglob("*") if file.is_file()) / 1e9
     return Estimate({name: known.get(name, train_student) for name in names}, 2 * size + MODELS_GB)
-
-
-def seconds_of_sam(out: Path, rows: datasets.Dataset) -> float:
-    """Seconds that Segment Anything takes to judge what the trial's teacher finds in a frame; it judges no tiles."""
-    from scalpel_hf.predictors.load import default_device  # torch, which `run --help` needn't wait for
-    from scalpel_hf.predictors.teacher import Teacher
-
-    teacher = Teacher.from_pretrained(out / "trial" / "distill").to(default_device())
-    (prediction,) = teacher.predict([undecoded(rows)[0]["image"]])
-    if prediction.predicted_iou is None:
-        return 0.0
-    began = time.monotonic()
-    prediction.predicted_iou(np.array([[0.0, 0.0, 3.0, 3.0]]))
-    return time.monotonic() - began
 
 
 def settings_of(command: list[str]) -> dict[str, Any]:

@@ -34,8 +34,7 @@ class Committee(Teacher):
     \(\operatorname{logit} p = \overline{\operatorname{logit} p_m}\), which gives confident members more weight than
     the mean of probabilities (a logarithmic opinion pool; Genest and Zidek, Combining probability distributions, 1986).
     With \(s_m\) a member's standard deviation over its views, that over members and views is
-    \(\sqrt{\overline{p_m^2 + s_m^2} - \overline{p_m}^2}\), and is the prediction's `spread`. `predicted_iou` is the
-    first member's.
+    \(\sqrt{\overline{p_m^2 + s_m^2} - \overline{p_m}^2}\), and is the prediction's `spread`.
 
     Args:
         members: the first one a teacher; their bases may differ. Students predict without flips and scales.
@@ -90,7 +89,7 @@ class Committee(Teacher):
         return [_combined(predictions) for predictions in zip(*of_members, strict=True)]
 
     def fingerprint(self) -> str:
-        """Hash of the members' fingerprints in their order: `predicted_iou` is the first member's."""
+        """Hash of the members' fingerprints in their order."""
         members = [member.fingerprint() for member in self.members]
         return hashlib.sha256(" ".join(members).encode()).hexdigest()[:32]
 
@@ -103,7 +102,7 @@ def _combined(predictions: Sequence[Prediction]) -> Prediction:
     probability = 1 / (1 + np.exp(-np.mean(np.log(inside / (1 - inside)), axis=0)))
     squares = [p.probability**2 + (0 if p.spread is None else p.spread**2) for p in predictions]
     spread = np.sqrt(np.maximum(np.mean(squares, axis=0) - each.mean(0) ** 2, 0))
-    return Prediction(probability, spread, predictions[0].predicted_iou)
+    return Prediction(probability, spread)
 
 
 def load_members(

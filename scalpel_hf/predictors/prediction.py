@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +17,10 @@ class Prediction:
     Args:
         probability: of target at each pixel, `(H, W)` in [0, 1], averaged over the views of the frame (flips, scales).
         spread: standard deviation of the probability over the views, `(H, W)`; `None` with one view.
-        predicted_iou: function from boxes `(n, 4)` (x, y, width, height in pixels) to the IoU `(n,)` that Segment
-            Anything predicts for its mask when prompted with each box; `None` if that isn't available, as for tiled
-            frames.
     """
 
     probability: np.ndarray
     spread: np.ndarray | None = None
-    predicted_iou: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def fingerprint_of(model: nn.Module, settings: dict[str, Any]) -> str:

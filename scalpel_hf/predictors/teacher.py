@@ -1,7 +1,6 @@
 """A trained teacher: an adapted Segment Anything model that predicts targets in frames."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from transformers.image_processing_utils import BatchFeature
 
 from scalpel_hf.adapter.call import link_frames
 from scalpel_hf.adapter.config import record_base
-from scalpel_hf.adapter.families import base_of, family_of, input_size, of_image
-from scalpel_hf.adapter.layer import ask, asks_sam, outputs_without_sam, prompt_free_logits
+from scalpel_hf.adapter.families import base_of, family_of, input_size
+from scalpel_hf.adapter.layer import asks_sam, outputs_without_sam, prompt_free_logits
 from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.utils.files import as_umask_says, write_json
@@ -41,7 +40,6 @@ IRRELEVANT_FIELDS = (
 )
 
 FLIP_AXES: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 1))  # of the frame and its three mirror images
-PROMPTS = 32  # most boxes in one call of Segment Anything's decoder
 
 
 class Teacher(FromFolder):
@@ -248,11 +246,7 @@ class Teacher(FromFolder):
         inputs, embeddings = self._encode(frames)
         moments = self._moments(frames, inputs, embeddings).numpy(force=True)
         spread = np.sqrt(np.maximum(moments[1] - moments[0] ** 2, 0)) if self._num_views > 1 else [None] * len(frames)
-        asked = [
-            partial(self._predicted_iou, frame, None if embeddings is None else of_image(embeddings, i), box)
-            for i, (frame, box) in enumerate(zip(frames, inputs["frame_boxes"], strict=True))
-        ]
-        return [Prediction(*parts) for parts in zip(moments[0], spread, asked, strict=True)]
+        return [Prediction(*parts) for parts in zip(moments[0], spread, strict=True)]
 
     def _predict_tiled(self, frame: np.ndarray) -> Prediction:
         def predict(tile: np.ndarray) -> np.ndarray:
@@ -308,28 +302,6 @@ class Teacher(FromFolder):
             logits = prompt_free_logits(self.model, embeddings)
         probability = torch.sigmoid(logits.float())
         return (probability if scale == 1 else _resize(probability, size))[:, 0]
-
-    @torch.no_grad()
-    def _predicted_iou(self, frame: np.ndarray, embedding: Any, frame_box: Tensor, boxes: np.ndarray) -> np.ndarray:
-        """
-        The IoU `(n,)` that SAM predicts for its masks when prompted with boxes `(n, 4)`, as (x, y, width, height).
-
-        Without an embedding, the encoder runs on the frame first.
-        """
-        if embedding is None:
-            embedding = self._embeddings(self.processor([frame], return_tensors="pt"))
-        prompts = torch.as_tensor(boxes, dtype=torch.float32, device=self.device).reshape(-1, 4)
-        prompts = torch.cat([prompts[:, :2], prompts[:, :2] + prompts[:, 2:]], 1)
-        scale = frame_box[2:] / frame_box.new_tensor(frame.shape[::-1])
-        # Only the IoU is used: on a frame of one pixel the masks cost nothing.
-        link_frames(
-            embedding, frame_box.new_zeros(1, 1, 1, 1), frame_boxes=frame_box[None], input_size=self.frozen.input_size
-        )
-        found = [
-            ask(self.model, embedding, input_boxes=part[None]).iou_scores[0, :, 0]
-            for part in (prompts * scale.repeat(2)).split(PROMPTS)
-        ]
-        return torch.cat(found).float().numpy(force=True)
 
     def fingerprint(self) -> str:
         """

@@ -19,7 +19,7 @@ WEAK = 0.1  # probability above which a component is a weak candidate, which can
 WINDOW = 64  # side in pixels of the window in which a candidate's contrast is measured
 WINDOWS_AT_A_TIME = 64
 
-EVIDENCE = ("probability", "contrast", "agreement", "predicted_iou", "area")
+EVIDENCE = ("probability", "contrast", "agreement", "area")
 CANDIDATE_FEATURES = {
     "bbox": datasets.List(datasets.List(datasets.Value("float32"))),
     "strong": datasets.List(datasets.Value("bool")),
@@ -61,7 +61,6 @@ def extract_candidates(
     - `contrast`: response of the classical operators, see [`contrast`];
     - `agreement`: 1 − 2 σ, where σ is the standard deviation of the probability over the teacher's views of the frame,
       averaged over the candidate's pixels: 1 where all views agree, 0 where half of them give 0 and half 1;
-    - `predicted_iou`: the IoU that Segment Anything predicts for its own mask when prompted with the box;
     - `area` in pixels.
 
     Unknown values are NaN. With `truth`, `true` says of each candidate whether it is a target, see [`judge`], and
@@ -77,7 +76,6 @@ def extract_candidates(
     index = np.arange(1, count + 1)
     boxes = np.array([_box(place) for place in ndimage.find_objects(labels)], np.float32).reshape(-1, 4)
     unknown = [float("nan")] * count
-    asked = prediction.predicted_iou is not None and count > 0
     found: dict[str, Any] = {
         "bbox": boxes.tolist(),
         "strong": (index <= strong).tolist(),
@@ -86,7 +84,6 @@ def extract_candidates(
         "probability": _mean_inside(confidence / np.float32(255), labels, index),
         "contrast": contrast(frame, labels, ndimage.maximum_position(confidence, labels, index) if count else []),
         "agreement": unknown,
-        "predicted_iou": prediction.predicted_iou(boxes).tolist() if asked and prediction.predicted_iou else unknown,
         "area": np.bincount(labels.ravel(), minlength=count + 1)[1:].tolist(),
     }
     if prediction.spread is not None:

@@ -31,8 +31,7 @@ class Member:
 
     def predict(self, frames: list[np.ndarray]) -> list[Prediction]:
         spread = None if self.spread is None else np.full((2, 3), self.spread)
-        value = self.value
-        return [Prediction(np.full((2, 3), value), spread, lambda boxes: np.full(len(boxes), value)) for _ in frames]
+        return [Prediction(np.full((2, 3), self.value), spread) for _ in frames]
 
     def fingerprint(self) -> str:
         return f"{self.value} {self.spread}"
@@ -63,11 +62,6 @@ def test_one_member_is_that_teacher() -> None:
     assert answer.spread is None and np.allclose(answer.probability, 0.3)
     (answer,) = Committee([Member(0.3, 0.2)]).predict([FRAME])
     assert np.allclose(answer.spread, 0.2)
-
-
-def test_sam_is_asked_by_the_first_member() -> None:
-    asked = Committee([Member(0.2), Member(0.8)]).predict([FRAME])[0].predicted_iou
-    assert asked is not None and np.array_equal(asked(np.zeros((5, 4))), np.full(5, 0.2))
 
 
 def test_the_fingerprint_is_of_all_members() -> None:

@@ -18,7 +18,7 @@ from scalpel_hf.predictors.committee import Committee
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.predictors.tiling import blend_tiles, tile_starts
 from tests.pseudo_labels.helpers import frames_dataset
-from tests.small_models import FAMILIES, SIZE, perturb, small_mobile_sam, small_sam
+from tests.small_models import FAMILIES, SIZE, perturb, small_mobile_sam
 
 RNG = np.random.default_rng(0)
 FRAME = RNG.integers(0, 4000, (40, 56)).astype(np.uint16)
@@ -73,9 +73,6 @@ def test_a_teacher_of_every_family(family: str, tmp_path: Path) -> None:
         expected = model(**inputs, multimask_output=False).pred_masks[0, 0, 0].sigmoid().numpy()
     (prediction,) = teacher.predict([FRAME])
     np.testing.assert_allclose(prediction.probability, expected, atol=2e-3)  # the cache is in half precision
-    assert prediction.predicted_iou is not None and prediction.predicted_iou(np.array([[3.0, 4, 5, 6]] * 3)).shape == (
-        3,
-    )
     teacher.save_pretrained(tmp_path / "teacher")
     again = Teacher.from_pretrained(tmp_path / "teacher", feature_cache_dir=tmp_path / "cache")
     np.testing.assert_allclose(again.probabilities(FRAME), prediction.probability, atol=1e-5)  # channels last
@@ -125,10 +122,7 @@ def test_one_pass_of_the_encoder_a_frame_and_mirror_image(
     monkeypatch.setattr(Teacher, "at_a_time", at_a_time)
     teacher = make(model, scales=(0.75, 1, 1.5))
     calls = encoder_calls(teacher)
-    first, second = teacher.predict([FRAME, FRAME // 2])
-    assert first.predicted_iou is not None and second.predicted_iou is not None
-    first.predicted_iou(np.array([[3.0, 4, 5, 6]]))
-    second.predicted_iou(np.array([[3.0, 4, 5, 6]] * 40))
+    teacher.predict([FRAME, FRAME // 2])
     assert calls == passes
     make(model, flips=True).predict([FRAME])
     assert sum(calls) == 2 + 4
@@ -154,34 +148,11 @@ def test_a_large_frame_is_its_tiles(model: torch.nn.Module) -> None:
     (tiled,) = whole.predict([frame])
     by_hand = blend_tiles(lambda tile: whole.probabilities(tile)[None], frame, SIZE, SIZE // 8)[0]
     np.testing.assert_allclose(tiled.probability, by_hand, atol=1e-5)
-    assert tiled.predicted_iou is None and tiled.spread is None
+    assert tiled.spread is None
     assert np.abs(make(model, tile_size=150).probabilities(frame) - tiled.probability).max() > 1e-3
 
     (spread,) = (a.spread for a in make(model, flips=True).predict([frame]))
     assert spread is not None and spread.shape == frame.shape and 0 < spread.max() <= 0.5
-
-
-@pytest.mark.parametrize("base", [small_mobile_sam, small_sam])
-def test_predicted_iou_is_that_of_the_prompted_model(base: type) -> None:
-    model = get_peft_model(base(), ScalpelMoeConfig(blocks=1, channels=8))
-    perturb(model)
-    (prediction,) = make(model).predict([FRAME])
-    boxes = np.array([[0, 0, 10, 12], [20, 10, 3, 2], [55, 39, 1, 1.0]])
-    inputs = InfraredImageProcessor(sam_size=SIZE)(FRAME, return_tensors="pt")
-    scale = np.array([64 / 56, 46 / 40] * 2)  # as resized to whole pixels: 40 rows become 45.7
-    corners = torch.tensor([[[x, y, x + w, y + h] for x, y, w, h in boxes * scale]], dtype=torch.float32)
-    with torch.no_grad():
-        expected = model(
-            pixel_values=inputs["pixel_values"],
-            frames=inputs["frames"],
-            frame_boxes=inputs["frame_boxes"],
-            input_boxes=corners,
-            multimask_output=False,
-        ).iou_scores[0, :, 0]
-    assert prediction.predicted_iou is not None
-    found = prediction.predicted_iou(boxes)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert found.std() > 1e-3
 
 
 def test_a_cache_that_may_not_grow_is_read(model: torch.nn.Module, tmp_path: Path) -> None:

@@ -32,7 +32,6 @@ def world(n: int, seed: int, shift: float = 0.0, informative: bool = True) -> li
                 "probability": p.tolist(),
                 "contrast": contrast.tolist(),
                 "agreement": [float("nan")] * k,
-                "predicted_iou": rng.random(k).tolist(),
                 "area": rng.integers(1, 60, k).tolist(),
             }
         )
@@ -61,7 +60,7 @@ def test_scores_are_frequencies_on_frames_it_has_not_seen() -> None:
     calibration = fit_calibration(world(400, 0))
     unseen = world(4000, 1)
     p, true = scores(calibration, unseen), truth(unseen)
-    assert calibration.features == ("probability", "contrast", "predicted_iou", "area")
+    assert calibration.features == ("probability", "contrast", "area")
     for low, high in ((0, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 0.8), (0.8, 1)):
         inside = (p >= low) & (p < high)
         error = np.sqrt(0.25 / inside.sum())

@@ -56,26 +56,19 @@ def test_what_speaks_for_a_candidate() -> None:
     spread[5, 5], spread[5, 6], spread[15:17, 20:23] = 0.1, 0.3, 0.5
     truth = np.zeros(confidence.shape, np.uint8)
     truth[4, 4:6], truth[10, 10] = TARGET, TARGET
-    asked = []
-
-    def predicted_iou(boxes: np.ndarray) -> np.ndarray:
-        asked.append(boxes.tolist())
-        return np.arange(len(boxes)) / 10
-
-    found = extract_candidates(frame, confidence, Prediction(confidence / 255, spread, predicted_iou), 0.5, truth)
-    assert found["bbox"] == [[5, 5, 2, 1], [25, 5, 1, 1], [20, 15, 3, 2]] == asked[0]
+    found = extract_candidates(frame, confidence, Prediction(confidence / 255, spread), 0.5, truth)
+    assert found["bbox"] == [[5, 5, 2, 1], [25, 5, 1, 1], [20, 15, 3, 2]]
     assert found["strong"] == [True, True, False] and found["area"] == [2, 1, 6]
     assert found["probability"] == pytest.approx([200 / 255, 1, 90 / 255])
     assert found["agreement"] == pytest.approx([0.6, 1, 0])
-    assert found["predicted_iou"] == pytest.approx([0, 0.1, 0.2])
     assert found["contrast"][1] > 2 * max(found["contrast"][0], found["contrast"][2])
     assert found["true"] == [True, False, False] and found["has_target"] is True
 
     alone = extract_candidates(frame, confidence, Prediction(confidence / 255), 0.5)
-    assert np.isnan(alone["agreement"]).all() and np.isnan(alone["predicted_iou"]).all()
+    assert np.isnan(alone["agreement"]).all()
     assert alone["true"] is None and alone["has_target"] is None
-    nothing = extract_candidates(frame, confidence * 0, Prediction(confidence * 0.0, spread, predicted_iou), 0.5, truth)
-    assert nothing["bbox"] == nothing["true"] == nothing["contrast"] == [] and len(asked) == 1
+    nothing = extract_candidates(frame, confidence * 0, Prediction(confidence * 0.0, spread), 0.5, truth)
+    assert nothing["bbox"] == nothing["true"] == nothing["contrast"] == []
 
 
 def test_what_a_mask_leaves_open_is_neither_true_nor_false() -> None:

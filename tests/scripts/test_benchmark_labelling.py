@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import datasets
-import pytest
 from peft import get_peft_model
 
 from scalpel_hf import InfraredImageProcessor, ScalpelMoeConfig, SyntheticInfrared, Teacher, apply_label_budget
@@ -29,4 +28,3 @@ def test_each_unlabelled_frame_but_the_first_is_timed(tmp_path: Path) -> None:
         low, high = record["times_the_encoders_frame_rate_10_90"]
         assert 0 < low <= record["times_the_encoders_frame_rate"] <= high
         assert record["label_ms"] > 0 < record["encoder_ms"]
-    assert record["times_the_encoders_frame_rate"] == pytest.approx(record["encoder_ms"] / record["label_ms"], rel=0.5)

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -47,9 +47,19 @@ from scalpel_hf.utils.reading import read_json, read_text
 ROOT = Path(__file__).parents[1]
 TABLE = re.compile(r"^<!-- table: (.*?) -->\n(.*?)^<!-- end of table -->$", re.DOTALL | re.MULTILINE)
 PAIR = re.compile(r"(\S+) ([-/]) (\S+)")
-Pair = tuple[str, str, str]  # an arm, `-` or `/`, and the arm that it is compared with
 ONLY = "only"
 NOTHING = "*Not measured yet.*"
+
+
+class Comparison(NamedTuple):
+    """Two arms, `-` or `/` between them, the seeds that both have, and the counts of each to compare."""
+
+    one: str
+    sign: str
+    other: str
+    seeds: list[int]
+    first: np.ndarray
+    second: np.ndarray
 
 
 def documents(root: Path = ROOT) -> list[Path]:
@@ -69,7 +79,6 @@ def _table(asked: str, root: Path) -> str:
     pairs = [PAIR.fullmatch(pair) for pair in asked_rows if pair != ONLY]
     if not all(pairs):
         raise ValueError(f"{asked!r}: a comparison is two models with ` - ` or ` / ` between them")
-    comparisons: list[Pair] = [(pair[1], pair[2], pair[3]) for pair in pairs if pair]
     folder = root / name
     folders = [folder] if any(folder.glob("*.json")) else sorted(path for path in folder.glob("*/") if path.is_dir())
     if not folders:
@@ -80,16 +89,17 @@ def _table(asked: str, root: Path) -> str:
     kind = kind_of_run(next(iter(runs[0].values()))[0])
     several = folders != [folder]  # a folder of data sets, of which there may be one so far
     titles = [title for title, _ in (*kind.titles.values(), *kind.others.values())]
-    rows = [["data", "", "seeds", *titles, "minutes"]]
+    rows, comparisons = [["data", "", "seeds", *titles, "minutes"]], []
     for folder, arms in zip(folders, runs, strict=True):
+        compared = [_compared(arms, kind, pair=pair, folder=folder) for pair in pairs if pair]
         of_folder = [] if only_comparisons else [*_rows_of_arms(arms, kind)]
-        of_folder += _rows_of_comparisons(arms, kind, pairs=comparisons, folder=folder)
-        rows += [[escape(folder.name), *row] for row in of_folder]
+        rows += [[escape(folder.name), *row] for row in (*of_folder, *(_row_of_comparison(c, kind) for c in compared))]
+        comparisons += compared
     rows = rows if several else [row[1:] for row in rows]
     if only_comparisons:  # which have no time of their own
         rows = [row[:-1] for row in rows]
-        compared = {arm for one, _, other in comparisons for arm in (one, other)}
-        runs = [{arm: seeds for arm, seeds in arms.items() if arm in compared} for arms in runs]
+        named = {arm for comparison in comparisons for arm in (comparison.one, comparison.other)}
+        runs = [{arm: seeds for arm, seeds in arms.items() if arm in named} for arms in runs]
     lines = [_row(rows[0]), _row(["---"] * len(rows[0])), *map(_row, rows[1:])]
     of_data = {folder.name if several else "": arms for folder, arms in zip(folders, runs, strict=True)}
     return "\n".join([*lines, "", _note(kind, of_data, arms=not only_comparisons, comparisons=comparisons)])
@@ -121,30 +131,33 @@ def _rows_of_arms(arms: Runs, kind: Kind) -> Iterable[list[str]]:
         yield [escape(arm), seeds, *cells, f"{min(run['seconds'] for run in runs) / 60:.1f}"]
 
 
-def _rows_of_comparisons(arms: Runs, kind: Kind, pairs: list[Pair], folder: Path) -> Iterable[list[str]]:
-    for one, sign, other in pairs:
-        if unknown := {one, other} - set(arms):
-            raise ValueError(f"{folder}: has no run of {', '.join(sorted(unknown))}")
-        first, second = paired_counts(kind, arms[one], arms[other])
-        means = metrics_of_seeds(kind, first).mean(0), metrics_of_seeds(kind, second).mean(0)
-        if sign == "-":
-            units = [unit for _, unit in kind.titles.values()]
-            values, draws, form = np.subtract(*means), bootstrap_differences(first, second, kind.of_counts), "+.1f"
-        else:
-            units = [1.0] * len(kind.titles)
-            values, draws, form = np.divide(*means), bootstrap_ratios(first, second, kind.of_counts), ".3f"
-        low, high = np.nanpercentile(draws, [2.5, 97.5], axis=0)
-        cells = [
-            f"{unit * value:{form}} ({unit * least:{form}}, {unit * most:{form}})"
-            for unit, value, least, most in zip(units, values, low, high, strict=True)
-        ]
-        rest = [""] * (len(kind.others) + 1)
-        both = sorted({run["seed"] for run in arms[one]} & {run["seed"] for run in arms[other]})
-        title = f"{escape(one)} {'less' if sign == '-' else 'over'} {escape(other)}"
-        yield [title, ", ".join(map(str, both)), *cells, *rest]
+def _compared(arms: Runs, kind: Kind, pair: re.Match[str], folder: Path) -> Comparison:
+    one, sign, other = pair.groups()
+    if unknown := {one, other} - set(arms):
+        raise ValueError(f"{folder}: has no run of {', '.join(sorted(unknown))}")
+    both = sorted({run["seed"] for run in arms[one]} & {run["seed"] for run in arms[other]})
+    return Comparison(one, sign, other, both, *paired_counts(kind, arms[one], arms[other]))
 
 
-def _note(kind: Kind, of_data: dict[str, Runs], arms: bool, comparisons: list[Pair]) -> str:
+def _row_of_comparison(compared: Comparison, kind: Kind) -> list[str]:
+    first, second = compared.first, compared.second
+    means = metrics_of_seeds(kind, first).mean(0), metrics_of_seeds(kind, second).mean(0)
+    if compared.sign == "-":
+        word, form, units = "less", "+.1f", [unit for _, unit in kind.titles.values()]
+        values, draws = np.subtract(*means), bootstrap_differences(first, second, kind.of_counts)
+    else:
+        word, form, units = "over", ".3f", [1.0] * len(kind.titles)
+        values, draws = np.divide(*means), bootstrap_ratios(first, second, kind.of_counts)
+    low, high = np.nanpercentile(draws, [2.5, 97.5], axis=0)
+    cells = [
+        f"{unit * value:{form}} ({unit * least:{form}}, {unit * most:{form}})"
+        for unit, value, least, most in zip(units, values, low, high, strict=True)
+    ]
+    title = f"{escape(compared.one)} {word} {escape(compared.other)}"
+    return [title, ", ".join(map(str, compared.seeds)), *cells, *[""] * (len(kind.others) + 1)]
+
+
+def _note(kind: Kind, of_data: dict[str, Runs], arms: bool, comparisons: list[Comparison]) -> str:
     runs = [run for of_arms in of_data.values() for seeds in of_arms.values() for run in seeds]
     numbers = [
         numbers_of_units([run for seeds in of_arms.values() for run in seeds])[0] for of_arms in of_data.values()
@@ -156,11 +169,7 @@ def _note(kind: Kind, of_data: dict[str, Runs], arms: bool, comparisons: list[Pa
     if arms and len({run["seed"] for run in runs}) > 1:
         sentences.append("± is the standard deviation over seeds.")
     if comparisons:
-        drawn = {
-            len(paired_counts(kind, of_arms[one], of_arms[other])[0]) > 1
-            for of_arms in of_data.values()
-            for one, _, other in comparisons
-        }
+        drawn = {len(compared.first) > 1 for compared in comparisons}
         seeds = {(True,): " and seeds", (False,): "", (False, True): ", and of seeds where both have the same frames"}
         sentences.append(f"In brackets: 95 % of {DRAWS:,} draws of {kind.units}{seeds[tuple(sorted(drawn))]}.")
     return fill(" ".join(sentences), 110) + f"\n{_measured(runs)}"

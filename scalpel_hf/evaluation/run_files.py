@@ -104,6 +104,25 @@ def read_runs(folder: Path) -> Runs:
     return {arm: sorted(seeds, key=lambda run: run["seed"]) for arm, seeds in runs.items()}
 
 
+def has_result(file: Path, **setting: Any) -> bool:
+    """
+    Whether an experiment has written a run's JSON, so that it can go on with the next.
+
+    Args:
+        setting: what the file should say of the run, such as `steps=400`. `ValueError`, which names the file, if it is
+            of a run with another setting: a table would mix the two.
+    """
+    if not file.exists():
+        return False
+    found = {"split": "train", **read_json(file)}  # files of earlier versions, without a split, are of the training's
+    for name, wanted in setting.items():
+        if found.get(name) != wanted:
+            raise ValueError(
+                f"{file} is of {name} {found.get(name)}, not {wanted}: give the same again, or another folder"
+            )
+    return True
+
+
 def kind_of_run(run: dict[str, Any]) -> Kind:
     for kind in KINDS:
         if run["counts"]["columns"] == list(kind.counts) and kind.units in run["counts"]:

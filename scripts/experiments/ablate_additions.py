@@ -44,6 +44,7 @@ from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import labelled_by_people, load_split
 from scalpel_hf.data.transforms import ZOOM, Sample, Zoom
 from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
+from scalpel_hf.evaluation.run_files import has_result
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.predictors.teacher import Teacher
 from scalpel_hf.training.distillation import normalized_sample
@@ -193,7 +194,7 @@ def main(argv: list[str] | None = None) -> None:
     for seed in args.seeds:
         for name in args.arms:
             result = args.out / f"{name}-{seed}.json"
-            if result.exists():
+            if has_result(result, dataset=args.all.name, steps=args.steps):
                 continue
             runs = runs_of(name, args, seed)
             record = count_record(Teacher.from_pretrained(runs, args.base_model).probabilities, rows)

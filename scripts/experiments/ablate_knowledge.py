@@ -32,6 +32,7 @@ from scalpel_hf.data import apply_label_budget, load_prepared, load_split
 from scalpel_hf.data.label_sources import NONE, PSEUDO
 from scalpel_hf.data.prepared import split_by_source
 from scalpel_hf.evaluation.comparison import count_record
+from scalpel_hf.evaluation.run_files import has_result
 from scalpel_hf.modeling import ScalpelStudentForSemanticSegmentation
 from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.modeling.losses import mask_loss
@@ -171,7 +172,8 @@ def main(argv: list[str] | None = None) -> None:
         args.teacher_options, args.label_options = (*QUICK, "--committee", 1), ANY_TEACHER
 
     for seed in args.seeds:
-        todo = [arm for arm in args.arms if not (args.out / f"{arm}-{seed}.json").exists()]
+        setting = {"dataset": args.data.name, "budget": args.budget, "seed": seed}
+        todo = [arm for arm in args.arms if not has_result(args.out / f"{arm}-{seed}.json", **setting)]
         if not todo:
             continue
         _, rows = split_by_source(load_split(str(label(args, seed)), "train"), (NONE,))
@@ -180,9 +182,8 @@ def main(argv: list[str] | None = None) -> None:
             student, teacher = args.work / f"{arm}-{seed}", args.work / f"teacher-{seed}"
             train_arm(ARMS[arm], rows, teacher=teacher, base_model=args.base_model, seed=seed, to=student)
             record = count_record(load_trained(student).probabilities, test)
-            setting = {"arm": arm, "dataset": args.data.name, "budget": args.budget, "seed": seed}
             args.out.mkdir(parents=True, exist_ok=True)
-            write_json(args.out / f"{arm}-{seed}.json", {**setting, **record, **training_facts(student)})
+            write_json(args.out / f"{arm}-{seed}.json", {"arm": arm, **setting, **record, **training_facts(student)})
             print(arm, seed, record["metrics"], flush=True)
 
 

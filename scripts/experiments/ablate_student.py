@@ -28,6 +28,7 @@ from scalpel_hf.data import load_prepared, load_split
 from scalpel_hf.data.contents import hash_rows
 from scalpel_hf.data.transforms import PASTE_SHARE, ZOOM, Zoom
 from scalpel_hf.evaluation.comparison import count_record
+from scalpel_hf.evaluation.run_files import has_result
 from scalpel_hf.modeling import ScalpelStudentForSemanticSegmentation
 from scalpel_hf.modeling.losses import mask_loss
 from scalpel_hf.predictors.load import load_trained
@@ -158,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
         parts = load_prepared(data)
         for arm in args.arms:
             result, run = args.out / f"{arm}-{seed}.json", args.work / f"{arm}-{seed}"
-            if result.exists():
+            if has_result(result, dataset=args.data.name):
                 continue
             train_arm(ARMS[arm], parts["train"], seed=seed, run=run)
             record = count_record(load_trained(run).probabilities, parts["test"])

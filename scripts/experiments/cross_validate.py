@@ -22,6 +22,7 @@ from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import labelled_by_people, load_split
 from scalpel_hf.data.splits import folds_by_recording
 from scalpel_hf.evaluation.comparison import count_frames, record_of_counts
+from scalpel_hf.evaluation.run_files import has_result
 from scalpel_hf.predictors.teacher import Teacher
 from scalpel_hf.utils.files import write_json
 
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     for seed in args.seeds:
         for arm in args.arms:
             result = args.out / f"{arm}-{seed}.json"
-            if result.exists():
+            if has_result(result, dataset=args.few.name, steps=args.steps):
                 continue
             record = cross_validate(arm, args, seed)
             args.out.mkdir(parents=True, exist_ok=True)

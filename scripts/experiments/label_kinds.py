@@ -26,11 +26,11 @@ from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import LabelBudget, apply_label_budget, load_prepared, objects_from_mask, read_target
 from scalpel_hf.data.image_cells import undecoded
 from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
+from scalpel_hf.evaluation.run_files import has_result
 from scalpel_hf.formats import HumanLabel, import_human_labels, read_voc_boxes
 from scalpel_hf.predictors.load import load_trained
 from scalpel_hf.training.run_record import training_facts
 from scalpel_hf.utils.files import whole_folder, write_json
-from scalpel_hf.utils.reading import read_json
 
 ROOT = Path(__file__).parents[2]
 # By arm: what the tenth has, and what the other training frames have.
@@ -93,13 +93,6 @@ def record(args: argparse.Namespace, arm: str, seed: int, run: Path, split: str,
     write_json(to, {**setting, **count_record(load_trained(run).probabilities, rows), **training_facts(run)})
 
 
-def is_measured(file: Path, steps: int) -> bool:
-    """Whether a teacher's figures are there; `ValueError` for those of other steps, which don't go with the others."""
-    if file.exists() and (before := read_json(file)["steps"]) != steps:
-        raise ValueError(f"{file} is of a teacher of {before} steps, not {steps}: give another --out and --work")
-    return file.exists()
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="prepared, with all masks and the splits train and test")
@@ -117,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         for arm in args.arms:
             splits = {"test": "test"} | ({"hidden": "train"} if ARMS[arm][1] is None else {})
             files = {part: args.out / part / f"{arm}-{seed}.json" for part in splits}
-            todo = {part: s for part, s in splits.items() if not is_measured(files[part], args.steps)}
+            todo = {part: s for part, s in splits.items() if not has_result(files[part], steps=args.steps)}
             if todo:
                 run = train(args, arm, seed)
             for part, split in todo.items():

@@ -23,10 +23,11 @@ from scalpel_hf.cli.program import run_program
 from scalpel_hf.data import load_split
 from scalpel_hf.evaluation.box_metrics import detector_of
 from scalpel_hf.evaluation.comparison import count_record, detection_record, frames_to_compare
+from scalpel_hf.evaluation.run_files import has_result
 from scalpel_hf.predictors.load import default_device, load_predictor
 from scalpel_hf.training.run_record import METRICS_FILE, training_facts
 from scalpel_hf.utils.files import write_json
-from scalpel_hf.utils.reading import read_json, read_yaml
+from scalpel_hf.utils.reading import read_yaml
 from scalpel_hf.utils.recipe_files import recipe_file
 
 # By data set: the recipes' folder, and whether the layout is to pass over broken pairs.
@@ -72,17 +73,6 @@ def train_student(args: argparse.Namespace, data: Path, labels: Path | str, seed
     run("transfer", "--config", config, *where, "--task", args.task, "--seed", seed, *args.student_options)
 
 
-def is_measured(file: Path, steps: int) -> bool:
-    """Whether there is a student's result; `ValueError` where it is of another number of steps."""
-    if not file.exists():
-        return False
-    if (of := read_json(file)["steps"]) != steps:
-        raise ValueError(
-            f"{file} is of {of} steps, not {steps}: give --student-steps {of}, or another --work and --out"
-        )
-    return True
-
-
 def record(args: argparse.Namespace, arm: str, budget: float, seed: int, student: Path, everything: Path) -> None:
     rows = frames_to_compare(str(everything), "test", models=[student], labelled=None)
     setting = {"arm": arm, "dataset": args.dataset, "budget": budget, "seed": seed, "test frames": len(rows)}
@@ -125,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
         prepare(args, budget, few)
         for seed in args.seeds:
             files = {arm: args.out / few.name / f"{prefix}{arm}-{seed}.json" for arm in ARMS}
-            todo = [arm for arm, file in files.items() if not is_measured(file, steps)]
+            todo = [arm for arm, file in files.items() if not has_result(file, steps=steps)]
             for arm in todo:
                 student = args.work / (args.dataset if arm == "all-masks" else few.name) / f"{prefix}{arm}-{seed}"
                 labels = (

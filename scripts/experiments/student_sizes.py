@@ -15,6 +15,7 @@ from reproduce import QUICK, run
 from scalpel_hf.cli.numbers import SEED
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
+from scalpel_hf.evaluation.run_files import has_result
 from scalpel_hf.modeling.configuration_scalpel_student import SIZES
 from scalpel_hf.predictors.load import load_trained
 from scalpel_hf.training.run_record import METRICS_FILE, training_facts
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     for seed in args.seeds:
         for size in args.sizes:
             result, student = args.out / f"{size}-{seed}.json", args.work / f"{size}-{seed}"
-            if result.exists():
+            if has_result(result, dataset=args.data.name):
                 continue
             where = ("--dataset", args.data, "--pseudo_labels", "", "--output_dir", student, "--eval_split", "")
             if not (student / METRICS_FILE).exists():

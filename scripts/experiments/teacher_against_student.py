@@ -18,10 +18,10 @@ from typing import Any
 from scalpel_hf.cli.numbers import COUNT, SEED
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.evaluation.comparison import count_record, frames_to_compare
+from scalpel_hf.evaluation.run_files import has_result
 from scalpel_hf.predictors.load import load_trained
 from scalpel_hf.training.run_record import METRICS_FILE, training_facts
 from scalpel_hf.utils.files import write_json
-from scalpel_hf.utils.reading import read_json
 
 ROOT = Path(__file__).parents[2]
 TEACHER, FRAME_ALONE = "recipes/distill.py", ("--levels", "mask")
@@ -51,16 +51,6 @@ def measure(run: Path, all_masks: Path, data: Path, split: str, every: int) -> d
     return count_record(load_trained(run).probabilities, rows)
 
 
-def is_measured(file: Path, split: str, every: int) -> bool:
-    """Whether there is a result; `ValueError` where it is of other frames."""
-    if not file.exists():
-        return False
-    found = read_json(file)
-    if (of := (found.get("split", "train"), found["every"])) != (split, every):
-        raise ValueError(f"{file} is of split {of[0]}, every {of[1]}: give these, or another --results")
-    return True
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the prepared data sets")
@@ -79,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         for dataset in args.datasets:
             for arm in args.arms:
                 result = args.results / dataset / f"{arm}-{seed}.json"
-                if is_measured(result, args.split, args.every):
+                if has_result(result, split=args.split, every=args.every):
                     continue
                 data, run = args.data / f"{dataset}-{args.few}", args.runs / dataset / f"{arm}-{seed}"
                 if not (run / METRICS_FILE).exists():

@@ -1,14 +1,12 @@
 import argparse
 from collections import Counter
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from scalpel_hf import SyntheticInfrared
 from scalpel_hf.data import LabelBudget
-from scalpel_hf.utils.files import write_json
-from scripts.experiments.label_kinds import ARMS, is_measured, label
+from scripts.experiments.label_kinds import ARMS, label
 
 CAMERA = SyntheticInfrared(size=(40, 56), n_targets=(1, 2), extent=(2, 5), seed=5)
 
@@ -48,12 +46,3 @@ def test_what_each_arm_is_told(given: argparse.Namespace, arm: str, sources: dic
         targets = 0 if row["objects"] is None else len(row["objects"]["bbox"])
         all_of_them = len(before["objects"]["bbox"])
         assert targets == {"none": 0, "box": 1}.get(row["label_source"], all_of_them)
-
-
-def test_figures_of_other_steps_are_not_taken_for_these(tmp_path: Path) -> None:
-    file = tmp_path / "34-masks-0.json"
-    assert not is_measured(file, 300)
-    write_json(file, {"steps": 300})
-    assert is_measured(file, 300)
-    with pytest.raises(ValueError, match=r"34-masks-0\.json is of a teacher of 300 steps, not 600"):
-        is_measured(file, 600)

@@ -1,13 +1,10 @@
 """Configurations of the students."""
 
-from copy import deepcopy
 from dataclasses import field
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
-
-from .operators import OPERATORS
 
 # Multiples of 16 fill wide vector units.
 SIZES: dict[str, dict[str, Any]] = {
@@ -16,9 +13,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "base": {"hidden_sizes": (16, 48, 64, 80), "depths": (0, 1, 1, 1), "full_resolution_channels": 8},
     "large": {"hidden_sizes": (32, 64, 96, 128), "depths": (3, 3, 1, 0), "full_resolution_channels": 16},
 }
-FRONT_ENDS = ("none", "frozen", "learned")
-# The maps that detect best on their own, see docs/explanation/operators.md.
-SCALES = {"local_contrast": [5.0], "top_hat": [2.0, 4.0], "matched_filter": [1.0, 2.0], "anisotropic_diffusion": [4.0]}
 
 
 @strict
@@ -34,9 +28,6 @@ class ScalpelStudentConfig(PreTrainedConfig):
         initial_probability: mean foreground probability that a model predicts before training. It should be below the
             share of target pixels. Above it, training first lowers all logits, and may predict no target for a thousand
             steps (docs/log.md).
-        front_end: whether prior maps of the four white-box operators are added as input channels: `"none"`, `"frozen"`
-            (with the operators' classical parameters) or `"learned"` (the parameters are trained).
-        front_end_scales: for each operator of the front end its scales in pixels.
     """
 
     model_type = "scalpel_student"
@@ -46,10 +37,14 @@ class ScalpelStudentConfig(PreTrainedConfig):
     depths: list[int] | tuple[int, ...] = SIZES["small"]["depths"]
     full_resolution_channels: int = 0
     initial_probability: float = 1e-4
-    front_end: str = "none"
-    front_end_scales: dict[str, list[float | int]] = field(default_factory=lambda: deepcopy(SCALES))
     id2label: dict[int, str] | dict[str, str] | None = field(default_factory=lambda: {0: "background", 1: "target"})
     label2id: dict[str, int] | dict[str, str] | None = field(default_factory=lambda: {"background": 0, "target": 1})
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.pop("front_end_scales", None)  # files of earlier versions have both, also where there was no front end
+        if (front_end := kwargs.pop("front_end", "none")) != "none":
+            raise ValueError(f"`front_end` is gone, got {front_end!r}: train the student again, without it.")
+        super().__post_init__(**kwargs)
 
     def validate_levels(self) -> None:
         """Each level has at least one channel and a depth of at least 0."""
@@ -83,24 +78,6 @@ class ScalpelStudentConfig(PreTrainedConfig):
         if not 0 < self.initial_probability < 1:
             raise ValueError(f"`initial_probability` must be above 0 and below 1, got {self.initial_probability}.")
 
-    def validate_front_end(self) -> None:
-        """`front_end` has a known value; if it isn't `"none"`, frames have one channel and operators known scales."""
-        if self.front_end not in FRONT_ENDS:
-            raise ValueError(f"`front_end` must be one of {', '.join(FRONT_ENDS)}, got {self.front_end!r}.")
-        if self.front_end == "none":
-            return
-        if self.num_channels != 1:
-            raise ValueError(f"A `front_end` needs frames of one channel, got `num_channels` {self.num_channels}.")
-        if not self.front_end_scales or not set(self.front_end_scales) <= set(OPERATORS):
-            raise ValueError(
-                f"`front_end_scales` must name some of {', '.join(OPERATORS)}, got {self.front_end_scales}."
-            )
-        for name, scales in self.front_end_scales.items():
-            try:
-                OPERATORS[name](scales)
-            except ValueError as error:
-                raise ValueError(f"`front_end_scales[{name!r}]`: {error}") from None
-
     @classmethod
     def from_size(cls, size: str, **kwargs: Any) -> "ScalpelStudentConfig":
         """
@@ -110,7 +87,7 @@ class ScalpelStudentConfig(PreTrainedConfig):
         for another name.
 
         Examples:
-            >>> ScalpelStudentConfig.from_size("nano", front_end="frozen").hidden_sizes
+            >>> ScalpelStudentConfig.from_size("nano").hidden_sizes
             (8, 16, 24, 32)
         """
         if size not in SIZES:

@@ -1,15 +1,13 @@
 """The students' backbone, a small residual U-Net, and the segmentation student, with logits at native resolution.
 
-Receptive fields are limited, so tiles with enough overlap give the same result as the whole frame. The optional front
-end is an exception: it normalises its maps by their spread over the frame.
+Receptive fields are limited, so tiles with enough overlap give the same result as the whole frame.
 """
 
 import math
-from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.utils import can_return_tuple
@@ -17,8 +15,6 @@ from transformers.utils import can_return_tuple
 from .configuration_scalpel_student import ScalpelStudentConfig
 from .custom_code import CustomCodeMixin
 from .losses import mask_loss
-from .moe import PriorPyramid
-from .operators import OPERATORS, WhiteBoxOperator
 from .segmentation_maps import as_two_classes, target_and_weight
 from .unet import FullResolution, decode, decoder_levels, encoder_levels, pad_to_multiple
 from .whole_weights import CheckedWeightsMixin
@@ -59,9 +55,6 @@ class ScalpelStudentPreTrainedModel(CheckedWeightsMixin, CustomCodeMixin, PreTra
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, WhiteBoxOperator):
-            for parameter in module.parameters(recurse=False):
-                nn.init.zeros_(parameter)  # so that it starts as the classical operator
         else:
             super()._init_weights(module)
         if isinstance(module, Classifier):
@@ -81,15 +74,10 @@ class ScalpelStudentBackbone(ScalpelStudentPreTrainedModel):
 
     def __init__(self, config: ScalpelStudentConfig) -> None:
         super().__init__(config)
-        num_channels = config.num_channels
-        self.front_end: FrontEnd | None = None
-        if config.front_end != "none":
-            self.front_end = FrontEnd(config.front_end_scales, learned=config.front_end == "learned")
-            num_channels += sum(map(len, config.front_end_scales.values()))
         fine, coarse = config.full_resolution_channels, config.hidden_sizes[0]
         self.cell, self.num_features = (1, fine) if fine else (2, coarse)
-        self.full_resolution = FullResolution(num_channels, fine, coarse) if fine else None
-        self.encoder = encoder_levels(fine or num_channels, config.hidden_sizes, config.depths)
+        self.full_resolution = FullResolution(config.num_channels, fine, coarse) if fine else None
+        self.encoder = encoder_levels(fine or config.num_channels, config.hidden_sizes, config.depths)
         self.decoder = decoder_levels(config.hidden_sizes)
 
     def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -102,8 +90,7 @@ class ScalpelStudentBackbone(ScalpelStudentPreTrainedModel):
         num_channels = self.config.num_channels
         if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
             raise ValueError(f"`pixel_values` have shape (B, {num_channels}, H, W), got {tuple(pixel_values.shape)}.")
-        x = pixel_values if self.front_end is None else self.front_end(pixel_values)
-        x = pad_to_multiple(x, 2 ** len(self.encoder))
+        x = pad_to_multiple(pixel_values, 2 ** len(self.encoder))
         if self.full_resolution is not None:
             x = self.full_resolution.before(x)
         fine = x
@@ -177,32 +164,6 @@ class ScalpelStudentForSemanticSegmentation(ScalpelStudentBackbone):
                 raise ValueError(f"`{name}` have the frames' shape {tuple(logits.shape)}, got {tuple(value.shape)}.")
         target, weight = target_and_weight(labels)
         return mask_loss(logits, target, weight if pixel_weights is None else weight * pixel_weights)
-
-
-class FrontEnd(nn.Module):
-    """
-    Adds prior maps to a frame as channels, see [`PriorPyramid`].
-
-    At initialisation the operators are the classical detectors.
-
-    Args:
-        scales: for each operator its scales in frame pixels.
-        learned: whether the operators' parameters are trained.
-
-    Shape: `(B, 1, H, W)` → `(B, 1 + N, H, W)`, where N is the number of scales of all operators.
-    """
-
-    def __init__(self, scales: Mapping[str, Sequence[float]], learned: bool) -> None:
-        super().__init__()
-        # In a fixed order, as a saved configuration's keys are sorted.
-        self.pyramid = PriorPyramid({name: list(scales[name]) for name in OPERATORS if name in scales})
-        self.learned = learned
-
-    def forward(self, frames: Tensor) -> Tensor:
-        maps, _ = self.pyramid(frames)
-        if not self.learned:  # `from_pretrained` would reset `requires_grad`
-            maps = [m.detach() for m in maps]
-        return torch.cat([frames, *maps], 1)
 
 
 __all__ = [

@@ -57,9 +57,7 @@ def train_student(
 ) -> tuple[SegmentationStudent | DetectionStudent, dict[str, Any]]:
     """A student of the labelled ones of `rows`, and how its training went; with frames held out, its best step."""
     set_seed(args.seed)  # the first weights, whatever was trained before in this process
-    student = new_student(
-        args.task, args.student, size=args.size, normalization=args.normalization, front_end=args.front_end
-    )
+    student = new_student(args.task, args.student, size=args.size, normalization=args.normalization)
     detects = isinstance(student, DetectionStudent)
     if detects and (args.eval_split or held_out):
         coco_classes()  # if they are missing, say so now and not after the training

@@ -90,14 +90,6 @@ def test_the_detection_student(work: SimpleNamespace, tmp_path: Path, labels: st
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
-def test_a_front_end_that_learns(work: SimpleNamespace, tmp_path: Path) -> None:
-    options = {"front_end": "learned", "ema_decay": 0.0}
-    transfer.main(flags(**work.common, **options, pseudo_labels=work.root / "pseudo", output_dir=tmp_path))
-    assert_trained(tmp_path, work, SegmentationStudent)
-    front_end = load_student(tmp_path).model.front_end
-    assert all(parameter.any() for parameter in front_end.parameters())
-
-
 def test_held_out_frames_choose_the_best_step_of_a_detector(work: SimpleNamespace, tmp_path: Path) -> None:
     options = {"validation_fraction": 0.34, "eval_steps": 1, "eval_split": ""}
     transfer.main(flags(**work.common, **options, task="detection", output_dir=tmp_path))
@@ -149,7 +141,6 @@ def test_weights_move(work: SimpleNamespace, tmp_path: Path) -> None:
     [
         ({"task": "tracking"}, "`task` must be one of segmentation, detection"),
         ({"student": "/absent/model"}, "'/absent/model' is neither a folder with a model nor"),
-        ({"student": "/absent/model", "front_end": "frozen"}, "only this project's students can have a `front_end`"),
     ],
 )
 def test_wrong_values_are_clear_errors(work: SimpleNamespace, tmp_path: Path, changes: dict, message: str) -> None:

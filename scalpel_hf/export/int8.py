@@ -47,8 +47,8 @@ def quantize(model: Path, out: Path, feeds: Iterable[dict[str, np.ndarray]]) -> 
     """
     Quantise an ONNX file.
 
-    Only operators of [`QUANTIZED`] between the first and the last convolution are quantised; not the normalisation and
-    white-box operators before, nor the computation of boxes after them.
+    Only operators of [`QUANTIZED`] between the first and the last convolution are quantised; not the normalisation
+    before, nor the computation of boxes after them.
 
     Args:
         model, out: files.

@@ -183,8 +183,8 @@ def runtime_config(
 def _has_exact_tiles(student: SegmentationStudent | DetectionStudent) -> bool:
     """Whether tiles give the whole frame's result, see [`scalpel_hf.runtime.tiles`]."""
     model = student.model
-    if not isinstance(model, ScalpelStudentBackbone) or model.front_end is not None:
-        return False  # its maps are normalised by their spread over the frame
+    if not isinstance(model, ScalpelStudentBackbone):
+        return False
     return reach(model.config) <= MARGIN and GRID % (student.processor.size_divisor or 1) == 0
 
 

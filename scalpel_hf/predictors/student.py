@@ -176,11 +176,7 @@ def load_student(name_or_path: str | Path, **kwargs: Any) -> SegmentationStudent
 
 
 def new_student(
-    task: str,
-    name_or_path: str | Path = "",
-    size: str = "small",
-    normalization: str = "zscore",
-    front_end: str = "none",
+    task: str, name_or_path: str | Path = "", size: str = "small", normalization: str = "zscore"
 ) -> SegmentationStudent | DetectionStudent:
     """
     A student to train.
@@ -193,10 +189,8 @@ def new_student(
         size: of this project's model, see [`ScalpelStudentConfig.from_size`].
         normalization: of the [`InfraredImageProcessor`]. It replaces a transformers model's own image processor, which
             would cut 16-bit frames to 8 bits and resize all frames to one size.
-        front_end: of this project's model, see [`ScalpelStudentConfig`].
 
-    Raises `ValueError` for an unknown task, size or front end, for a front end with a transformers model, and if there
-    is no such model or it is for another task.
+    Raises `ValueError` for an unknown task or size, and if there is no such model or it is for another task.
 
     Examples:
         >>> new_student("segmentation", size="small").model.num_parameters() < 1_000_000
@@ -207,14 +201,11 @@ def new_student(
     kind = SegmentationStudent if task == "segmentation" else DetectionStudent
     model: Any
     if name_or_path:
-        if front_end != "none":
-            raise ValueError(f"only this project's students can have a `front_end`, not {str(name_or_path)!r}")
         model = _transformers_model(kind.auto_class, str(name_or_path), LABELS[task])
     elif task == "segmentation":
-        model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size(size, front_end=front_end))
+        model = ScalpelStudentForSemanticSegmentation(ScalpelStudentConfig.from_size(size))
     else:
-        detection = ScalpelStudentDetectionConfig.from_size(size, front_end=front_end)
-        model = ScalpelStudentForObjectDetection(detection)
+        model = ScalpelStudentForObjectDetection(ScalpelStudentDetectionConfig.from_size(size))
     own = isinstance(model, ScalpelStudentBackbone)
     processor = InfraredImageProcessor(
         normalization=normalization,

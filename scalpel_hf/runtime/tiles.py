@@ -3,8 +3,7 @@ Divides a large frame into tiles, so that memory is bounded.
 
 A tile is a core with a margin around it; only the prediction in the core is used. The margin is wider than the
 receptive field of students of the named sizes, and cores begin on the grid of the coarsest stride. So their tiles give
-the same result as the whole frame. Those of a front end, of a deeper U-Net and of other models don't: runtime.json says
-it.
+the same result as the whole frame. Those of a deeper U-Net and of other models don't: runtime.json says it.
 """
 
 from collections.abc import Iterator

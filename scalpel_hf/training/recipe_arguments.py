@@ -6,7 +6,7 @@ from typing import Annotated, get_type_hints
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from scalpel_hf.modeling.configuration_experts import LEVELS, OPERATOR_SCALES
-from scalpel_hf.modeling.configuration_scalpel_student import FRONT_ENDS, SIZES
+from scalpel_hf.modeling.configuration_scalpel_student import SIZES
 from scalpel_hf.modeling.normalization import NORMALIZATIONS
 from scalpel_hf.modeling.teacher_loss import BALANCE_WEIGHT, PRIOR_WEIGHT
 from scalpel_hf.predictors.student import LABELS
@@ -170,9 +170,6 @@ class TransferArguments(LoopArguments):
     )
     student: str = option("", "Any transformers model for the task, a folder or a Hub id; empty for our own.")
     size: str = option("small", f"Our own student: {', '.join(SIZES)}.")
-    front_end: Annotated[str, OneOf(FRONT_ENDS)] = option(
-        "none", "Operators' maps as inputs of our own student: none, frozen or learned."
-    )
     normalization: Annotated[str, OneOf(NORMALIZATIONS)] = option(
         "zscore", "How frames are normalised: `zscore`, `percentile` or `range`."
     )

@@ -17,7 +17,7 @@ from scalpel_hf.export.int8 import quantize
 from scalpel_hf.export.onnx_student import StudentGraph, to_proto
 from scalpel_hf.predictors.student import new_student
 
-MODELS = ["nano", "small", "base", "large", "small, operators", "unet", "segformer-b0"]
+MODELS = ["nano", "small", "base", "large", "unet", "segformer-b0"]
 
 
 def build(name: str) -> nn.Module:
@@ -31,8 +31,7 @@ def build(name: str) -> nn.Module:
         processor = InfraredImageProcessor(num_channels=3, size_divisor=32)
         model = StudentGraph(SegmentationStudent(SegformerForSemanticSegmentation(config), processor), False, None)
     else:
-        size, _, operators = name.partition(", ")
-        student = new_student("segmentation", size=size, front_end="frozen" if operators else "none")
+        student = new_student("segmentation", size=name)
         assert isinstance(student, SegmentationStudent)
         model = StudentGraph(student, normalize=False, threshold=None)
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

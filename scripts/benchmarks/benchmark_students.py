@@ -9,7 +9,7 @@ logits at full size. Models and backends take turns, so that a busy machine dist
 milliseconds, the 10th to 90th percentile, and the least. With one thread the clock is that thread's CPU time, to which
 waiting for a core does not count; with more it is the wall's. Memory is what a fresh process holds at most with one
 thread at the last size, in MiB, above what it held before it loaded the model; of compiled models it isn't measured,
-whose compiler would count too. `small, operators` is the student with the white-box front end.
+whose compiler would count too.
 """
 
 import argparse
@@ -48,8 +48,7 @@ NOTES = """\
 Weights are random, frames normalised, logits at the frame's size. A cell is the median in milliseconds, the 10th to
 90th percentile, and the least; models take turns. With one thread the clock is that thread's CPU time, with more the
 wall's. Memory is a fresh process's peak with one thread at the last size, above what it held before the model was
-loaded; of compiled models it is not measured. GFLOP counts a multiplication and an addition as two. `small, operators`
-has the white-box front end, whose arithmetic other than matrix products isn't counted; `unet` is that of
+loaded; of compiled models it is not measured. GFLOP counts a multiplication and an addition as two. `unet` is that of
 `plain_unet.py`, of ACM's size; `segformer-b0` answers at a quarter of the resolution, and is resized.
 """
 
@@ -115,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as work, torch.no_grad():
         files: dict[str, dict[str, Path]] = {name: {} for name in models}
         if {"ONNX", "INT8"} & set(args.backends):
-            files = {name: write_files(model, Path(work), name.replace(", ", "-")) for name, model in models.items()}
+            files = {name: write_files(model, Path(work), name) for name, model in models.items()}
         for name, backend in rows:
             cells[name, backend].append(memory(name, backend, files=files[name], size=args.sizes[-1]))
         for (width, height), threads in product(args.sizes, args.threads):

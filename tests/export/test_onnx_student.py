@@ -12,12 +12,7 @@ from PIL import Image
 from transformers import SegformerForSemanticSegmentation
 
 pytest.importorskip("onnxscript")
-from scalpel_hf import (
-    InfraredImageProcessor,
-    ScalpelStudentConfig,
-    ScalpelStudentForSemanticSegmentation,
-    SegmentationStudent,
-)
+from scalpel_hf import InfraredImageProcessor, SegmentationStudent
 from scalpel_hf.export import StudentGraph, check_student, export_student, quantize_student
 from scalpel_hf.runtime import OnnxStudent
 from tests.small_students import segformer, small_student
@@ -185,42 +180,6 @@ def test_int8_cuts_nothing_off_a_target(inside: OnnxStudent, tmp_path: Path) -> 
     for array in frames:
         error = np.abs(quantized.probabilities(array) - inside.probabilities(array))
         assert error[95:106, 115:126].mean() < 0.02  # 0.2 with the 99.99th percentile as greatest value
-
-
-def student_with_front_end(scales: dict[str, list[float]]) -> SegmentationStudent:
-    torch.manual_seed(0)
-    config = ScalpelStudentConfig(hidden_sizes=(8, 8), depths=(1, 0), front_end="learned", front_end_scales=scales)
-    model = ScalpelStudentForSemanticSegmentation(config)
-    with torch.no_grad():
-        model.classifier.weight.normal_(std=0.3)
-        model.classifier.bias.zero_()  # predictions around one half, where a difference shows
-        for parameter in model.front_end.parameters():
-            parameter.fill_(0.2)
-    return SegmentationStudent(model.eval(), InfraredImageProcessor())
-
-
-@pytest.mark.parametrize(
-    "scales",
-    [
-        {"matched_filter": [1.5], "anisotropic_diffusion": [4.0]},
-        pytest.param({"top_hat": [1.0], "matched_filter": [1.5]}, marks=pytest.mark.slow),
-        pytest.param(ScalpelStudentConfig().front_end_scales, marks=pytest.mark.slow),
-    ],
-    ids=["two", "others", "all"],
-)
-def test_a_front_end_travels_in_the_graph(tmp_path: Path, scales: dict[str, list[float]]) -> None:
-    """Its operators stay in floating point where the convolutions have 8 bits."""
-    student = student_with_front_end(scales)
-    exported = export_student(student, tmp_path)
-    test = frame((50, 81), 9)
-    others = [(33, 21), (64, 48), (338, 256), (7, 3), (1, 1)]  # multiples of 8 and others, and sides below every scale
-    assert check_student(student, exported, [test, *map(frame, others)]) < 1e-4
-    assert exported.probabilities(test).std() > 0.05
-    quantized = quantize_student(tmp_path, [frame((64, 64), seed) for seed in range(6)])
-    assert np.abs(quantized.probabilities(test) - exported.probabilities(test)).mean() < 0.1
-    nodes = onnx.load(tmp_path / "model_int8.onnx").graph.node
-    kinds = [node.op_type for node in nodes]
-    assert "MatMul" in kinds[: kinds.index("QuantizeLinear")]  # the matched filter's cosine transform
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -1,7 +1,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,8 +9,6 @@ from scalpel_hf.modeling.configuration_scalpel_student import SIZES, ScalpelStud
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.losses import soft_iou_loss, weighted_bce
 from scalpel_hf.modeling.modeling_scalpel_student import ScalpelStudentForSemanticSegmentation
-from scalpel_hf.modeling.operators import AnisotropicDiffusion, LocalContrast, MatchedFilter, TopHat
-from tests.classical_operators import surroundings
 
 
 def student(size: str = "nano", seed: int = 0) -> ScalpelStudentForSemanticSegmentation:
@@ -102,15 +99,21 @@ def test_save_and_load_bitwise(tmp_path: Path) -> None:
         assert torch.equal(model(frame).logits, loaded(frame).logits)
 
 
-def test_a_student_saved_before_there_was_full_resolution(tmp_path: Path) -> None:
+def test_a_student_of_an_earlier_version(tmp_path: Path) -> None:
+    """It had no full resolution and said that it had no operators in front; one that had them is refused."""
     model, frame = student("small"), torch.randn(1, 1, 33, 46)
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     del config["full_resolution_channels"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    front_end = {"front_end": "none", "front_end_scales": {"top_hat": [2.0, 4.0]}}
+    (tmp_path / "config.json").write_text(json.dumps(config | front_end))
     loaded = ScalpelStudentForSemanticSegmentation.from_pretrained(tmp_path)
+    assert not front_end.keys() & loaded.config.to_dict().keys()
     with torch.no_grad():
         assert torch.equal(model(frame).logits, loaded(frame).logits)
+    (tmp_path / "config.json").write_text(json.dumps(config | front_end | {"front_end": "learned"}))
+    with pytest.raises(ValueError, match="`front_end` is gone, got 'learned': train the student again"):
+        ScalpelStudentForSemanticSegmentation.from_pretrained(tmp_path)
 
 
 def test_missing_weights_are_initialised_and_loaded_ones_kept_on_request(tmp_path: Path) -> None:
@@ -241,101 +244,3 @@ def test_learns_one_frame_by_heart() -> None:
     with torch.no_grad():
         predicted = model.eval()(frame).logits.argmax(1)
     assert torch.equal(predicted, labels)  # the one-pixel target too
-
-
-FRONT_END = {"local_contrast": [3], "top_hat": [2, 3], "matched_filter": [1.5], "anisotropic_diffusion": [2]}
-
-
-def with_front_end(kind: str, seed: int = 0) -> ScalpelStudentForSemanticSegmentation:
-    torch.manual_seed(seed)
-    config = ScalpelStudentConfig.from_size("nano", front_end=kind, front_end_scales=FRONT_END)
-    model = ScalpelStudentForSemanticSegmentation(config)
-    torch.nn.init.normal_(model.classifier.weight, std=0.3)
-    return model.eval()
-
-
-def test_the_front_end_adds_the_operators_maps_of_the_frame() -> None:
-    """By their own classes, in their own spread; the frame itself is the first channel."""
-    model, frames = with_front_end("frozen"), torch.randn(2, 1, 29, 37)
-    operators = [LocalContrast([3]), TopHat([2, 3]), MatchedFilter([1.5]), AnisotropicDiffusion([2])]
-    with torch.no_grad():
-        maps = torch.cat([operator(frames)[:, 0] for operator in operators], 1)
-        around = np.stack([[surroundings(one) for one in image] for image in maps.abs().numpy()])
-        floor = torch.tensor([256.0**-2, *[1 / 256] * 4]).view(5, 1, 1)  # the first response is in intensity squared
-        scaled = maps / ((maps.abs().mean((2, 3), keepdim=True) + torch.from_numpy(around)) / 2 + floor)
-        expected = torch.cat([frames, scaled.sign() * scaled.abs().log1p()], 1)
-        torch.testing.assert_close(model.front_end(frames), expected, rtol=1e-3, atol=1e-3)  # it adds 1e-6 to the mean
-    assert model.encoder[0][0][0].in_channels == 6
-    assert student().front_end is None and student().encoder[0][0][0].in_channels == 1
-
-
-def test_the_logits_depend_on_the_maps() -> None:
-    model, frames = with_front_end("frozen"), torch.randn(1, 1, 33, 40)
-    with torch.no_grad():
-        before = model(frames).logits
-        assert before.shape == (1, 2, 33, 40)
-        model.encoder[0][0][0].weight[:, 1:].zero_()
-        assert not torch.allclose(model(frames).logits, before, atol=1e-3)
-
-
-@pytest.mark.parametrize("kind", ["frozen", "learned"])
-def test_a_front_end_is_trained_only_where_it_is_learned(kind: str, tmp_path: Path) -> None:
-    model = with_front_end(kind).train()
-    labels = (torch.rand(2, 48, 48) > 0.98).long()
-    model(torch.randn(2, 1, 48, 48), labels=labels).loss.backward()
-    parameters = dict(model.front_end.named_parameters())
-    assert len(parameters) == 5  # tolerance, radius, sigma, k and lambda
-    for name, parameter in parameters.items():
-        assert (parameter.grad is not None and bool(parameter.grad.any())) == (kind == "learned"), name
-    with torch.no_grad():
-        for parameter in parameters.values():
-            parameter.fill_(0.2)
-    model.eval().save_pretrained(tmp_path)
-    loaded = ScalpelStudentForSemanticSegmentation.from_pretrained(tmp_path)
-    assert loaded.config.front_end == kind and loaded.config.front_end_scales == FRONT_END
-    frame = torch.randn(1, 1, 21, 30)
-    with torch.no_grad():
-        assert torch.equal(loaded(frame).logits, model(frame).logits)
-    loaded(frame).logits.sum().backward()
-    assert all((p.grad is not None) == (kind == "learned") for p in loaded.front_end.parameters())
-
-
-def test_operators_that_are_not_in_the_file_start_as_the_classical_ones(tmp_path: Path) -> None:
-    """A student goes on with a front end: the rest of its weights is kept."""
-    plain = with_front_end("none")
-    state = {name: value for name, value in plain.state_dict().items() if name != "encoder.0.0.0.weight"}
-    plain.save_pretrained(tmp_path, state_dict=state)
-    config = ScalpelStudentConfig.from_size("nano", front_end="learned", front_end_scales=FRONT_END)
-    loaded = ScalpelStudentForSemanticSegmentation.from_pretrained(
-        tmp_path, config=config, ignore_mismatched_sizes=True
-    )
-    assert all(not parameter.any() for parameter in loaded.front_end.parameters())
-    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in state.items())
-
-
-def test_a_frames_answer_does_not_depend_on_its_neighbours_with_a_front_end() -> None:
-    model, frames = with_front_end("learned").double(), torch.randn(3, 1, 24, 31, dtype=torch.float64)
-    with torch.no_grad():
-        singles = torch.cat([model(frame[None]).logits for frame in frames])
-        torch.testing.assert_close(model(frames).logits, singles, atol=1e-12, rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"front_end": "some"}, "none, frozen, learned, got 'some'"),
-        ({"front_end": "frozen", "num_channels": 3}, "one channel, got `num_channels` 3"),
-        ({"front_end": "frozen", "front_end_scales": {}}, "`front_end_scales` must name some of local_contrast"),
-        (
-            {"front_end": "learned", "front_end_scales": {"sobel": [3.0]}},
-            "`front_end_scales` must name some of local_contrast",
-        ),
-        *(
-            ({"front_end": "learned", "front_end_scales": scales}, rf"`front_end_scales\['{next(iter(scales))}'\]`: .*")
-            for scales in ({"local_contrast": [4.0]}, {"local_contrast": []}, {"top_hat": [0.5]}, {"top_hat": [-1]})
-        ),
-    ],
-)
-def test_wrong_front_ends(options: dict, message: str) -> None:
-    with pytest.raises(Exception, match=message):
-        ScalpelStudentConfig(**options)

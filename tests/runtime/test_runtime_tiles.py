@@ -74,7 +74,6 @@ def test_tiles_are_normalised_as_their_frame(tmp_path: Path, shape: tuple[int, i
     [
         ({}, {}, True),
         ({"size_divisor": 48}, {}, False),
-        ({}, {"front_end": "frozen", "front_end_scales": {"top_hat": [1]}}, False),
         ({}, {"hidden_sizes": (8,) * 5, "depths": (0,) * 5}, True),
         ({}, {"hidden_sizes": (8,) * 5, "depths": (0, 0, 0, 0, 1)}, False),
         ({}, {"hidden_sizes": (8,) * 6, "depths": (0,) * 6}, False),

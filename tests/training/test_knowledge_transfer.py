@@ -285,13 +285,3 @@ def test_crops_show_more_targets_than_frames(side: int) -> None:
     samples = StudentSamples(datasets.Dataset.from_list([row]), InfraredImageProcessor(), 50, seed=0)
     shift = prior_shift(samples)
     assert math.log(0.7 * 16) < shift < math.log(4 * 16) if side else shift == 0
-
-
-def test_a_front_end_is_our_own_students() -> None:
-    student = new_student("segmentation", size="nano", front_end="learned")
-    assert student.model.config.front_end == "learned"
-    assert new_student("detection", size="nano", front_end="frozen").model.config.front_end == "frozen"
-    with pytest.raises(Exception, match="none, frozen, learned, got 'thawed'"):
-        new_student("segmentation", front_end="thawed")
-    with pytest.raises(ValueError, match="only this project's students can have a `front_end`, not 'org/other'"):
-        new_student("segmentation", "org/other", front_end="frozen")

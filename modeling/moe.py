@@ -73,10 +73,6 @@ class PriorPyramid(nn.Module):
             statistics.append(torch.cat([spread.log(), (1 + peak).log()], -1).squeeze(-2))
         return maps, torch.cat(statistics, 1)
 
-    def describe(self) -> dict[str, object]:
-        """The operators' learned parameters in physical units, by operator."""
-        return {name: cast(WhiteBoxOperator, operator).describe() for name, operator in self.operators.items()}
-
 
 @torch.no_grad()
 def classical_prior(frames: Tensor) -> Tensor:

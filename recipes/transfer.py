@@ -96,7 +96,7 @@ def train_student(
 def student_loss(
     args: TransferArguments, accelerator: Accelerator, model: PreTrainedModel, dataset: StudentSamples
 ) -> LossFunction:
-    """The loss for these samples. Sets the initial bias of our own segmentation model to match the targets in them."""
+    """The loss for these samples. Sets the initial bias of a new segmentation model of ours to match the targets."""
     warmup_steps = round(args.pseudo_warmup_ratio * args.max_steps)
     if isinstance(dataset, DetectionSamples):
         if dataset.margin:
@@ -110,7 +110,8 @@ def student_loss(
     shift = 0.0
     if isinstance(model, ScalpelStudentForSemanticSegmentation):
         shift = prior_shift(dataset)
-        model.add_to_logits(-shift)  # so that to the loss it is at first what it is without the shift
+        if not args.student:  # a trained one's logits have it
+            model.add_to_logits(-shift)  # so that to the loss it is at first what it is without the shift
         accelerator.print(tell_shift(shift))
     if dataset.margin:
         accelerator.print(tell_margin(dataset.margin))

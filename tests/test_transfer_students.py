@@ -119,6 +119,18 @@ def test_any_model_of_transformers(work: SimpleNamespace, tmp_path: Path, name: 
         assert found and all(f["label"] == "target" and 0 <= f["box"]["xmax"] <= 56 for f in found)
 
 
+def test_a_trained_student_goes_on_where_it_was(work: SimpleNamespace, tmp_path: Path) -> None:
+    """Its answers have the odds of whole frames already: its logits aren't lowered to them again."""
+    common = {**work.common, "eval_split": ""}
+    transfer.main(flags(**common, output_dir=tmp_path / "first"))
+    AcceleratorState._reset_state(True)
+    again = {**common, "learning_rate": 1e-12, "max_steps": 1, "student": tmp_path / "first"}
+    transfer.main(flags(**again, output_dir=tmp_path / "second"))
+    first, second = (load_student(tmp_path / name).model.state_dict() for name in ("first", "second"))
+    (bias,) = (name for name in first if name.startswith("classifier") and name.endswith("bias"))
+    torch.testing.assert_close(second[bias], first[bias])
+
+
 def test_weights_move(work: SimpleNamespace, tmp_path: Path) -> None:
     """The labels reach another model's loss: each of its weights that has a part in the answer is trained."""
     for name in ("segformer", "yolos"):
@@ -139,6 +151,7 @@ def test_weights_move(work: SimpleNamespace, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"size": "huge"}, "`size` must be one of nano, small, base, large"),
         ({"task": "tracking"}, "`task` must be one of segmentation, detection"),
         ({"student": "/absent/model"}, "'/absent/model' is neither a folder with a model nor"),
     ],

@@ -212,18 +212,14 @@ def outputs_without_sam(model: nn.Module, frames: Tensor) -> dict[str, Tensor]:
     return outputs
 
 
-def ask(model: nn.Module, image_embeddings: Any, **prompts: Any) -> Any:
-    """Run an adapted model on image embeddings from its `get_image_embeddings`, with one mask for each prompt."""
-    return model(**family_of(base_of(model)).ask(image_embeddings), **prompts, multimask_output=False)
-
-
 def prompt_free_logits(model: nn.Module, image_embeddings: Any) -> Tensor:
     """
     Mask logits `(B, 1, H, W)` without prompts, at the resolution of the frames that the embeddings are linked to.
 
     Masks on SAM's own grid, such as those of adapters without a mask level, are resized to it.
     """
-    masks = ask(model, image_embeddings).pred_masks[:, 0]  # (B, 1, h, w)
+    inputs = family_of(base_of(model)).ask(image_embeddings)
+    masks = model(**inputs, multimask_output=False).pred_masks[:, 0]  # (B, 1, h, w)
     layer = mask_level_layer(model)
     if layer is not None and layer.gives_frames_grid:
         return masks

@@ -4,13 +4,13 @@ Examples:
 
     scalpel-hf export runs/nuaa/student
     scalpel-hf export runs/nuaa/student --dataset data/nuaa --int8 --evaluate
-    scalpel-hf export runs/nuaa/teacher --base-model models/mobile-sam --dataset data/nuaa
+    scalpel-hf export runs/nuaa/one-teacher --base-model models/mobile-sam --dataset data/nuaa
 
 A student becomes model.onnx and runtime.json, which are all that `scalpel_hf.runtime` needs. They are written to the
 subfolder `onnx` of its folder, or to `--out`. Students are segmentation models, or this project's own detector.
-`--int8` adds model_int8.onnx, calibrated on frames of the training split. A teacher becomes encoder.onnx, decoder.onnx
-and teacher.json. The exported graphs are compared with torch on frames of the test split, or on synthetic frames
-without `--dataset`; a difference above 1e-4 is an error.
+`--int8` adds model_int8.onnx, calibrated on frames of the training split. A teacher, not a committee, becomes
+encoder.onnx, decoder.onnx and teacher.json. The exported graphs are compared with torch on frames of the test split, or
+on synthetic frames without `--dataset`; a difference above 1e-4 is an error.
 """
 
 import argparse

@@ -4,15 +4,16 @@ Examples:
 
     scalpel-hf push models/mobile-sam org/mobile-sam
     scalpel-hf push runs/nuaa/teacher org/scalpel-sam --base-model-id org/mobile-sam
-    scalpel-hf push runs/nuaa/teacher org/scalpel-sam-alone --base-model-id org/mobile-sam --standalone
+    scalpel-hf push runs/nuaa/one-teacher org/scalpel-sam-alone --base-model-id org/mobile-sam --standalone
     scalpel-hf push runs/nuaa/student org/scalpel-student
     scalpel-hf push data/nuaa-10pct org/nuaa-10pct --license mit
     scalpel-hf push metric org/irstd
     scalpel-hf push org/scalpel-student org/look --space --teacher org/scalpel-sam
 
 A teacher's base must be on the Hub. `--standalone` pushes base and adapter as one model, which loads without
-scalpel-hf. `push metric` pushes the metric, for `evaluate.load("org/irstd")`. `--space` pushes the page of `scalpel-hf
-app` as a Space, for models that are on the Hub already.
+scalpel-hf; the teacher is one trained with `--committee 1`. `push metric` pushes the metric, for
+`evaluate.load("org/irstd")`. `--space` pushes the page of `scalpel-hf app` as a Space, for models that are on the Hub
+already.
 """
 
 import argparse

@@ -66,7 +66,7 @@ class TrainedOn:
 
         Raises `ValueError`, which names the file, if it is damaged.
         """
-        path = _find(model)
+        path = find_in_model(model, TRAINED_ON_FILE)
         if path is None:
             return None
         try:
@@ -78,15 +78,16 @@ class TrainedOn:
             raise ValueError(f"{path} is damaged ({error}): copy it again from the folder of the training") from error
 
 
-def _find(model: str | Path) -> Path | None:
+def find_in_model(model: str | Path, name: str) -> Path | None:
+    """A file beside a model's weights, in its folder or repository; `None` if it isn't there."""
     here = Path(model)
     folder = here.parent if here.is_file() else here
     if folder.is_dir():
         places = (folder, folder.parent) if folder.name == "onnx" else (folder,)
-        return next((p / TRAINED_ON_FILE for p in places if (p / TRAINED_ON_FILE).is_file()), None)
+        return next((place / name for place in places if (place / name).is_file()), None)
     for kind in ("model", "dataset"):  # a repository of pseudo labels has the record of their teacher
         try:
-            return Path(hf_hub_download(str(model), TRAINED_ON_FILE, repo_type=kind))
+            return Path(hf_hub_download(str(model), name, repo_type=kind))
         except Exception:  # of the HTTP library; if the Hub can't be reached, loading the model says so
             continue
     return None

@@ -21,7 +21,7 @@ from scalpel_hf.utils.reading import read_json
 from .calibration import Calibration, fit_calibration, match_prevalence
 from .labelling import PREDICTION_FEATURES, check_columns, decide_rows, key_of, predict_rows, provenance_of
 from .output import KEY_FILE, REVIEW_FOLDER, Labelled, column_pairs, load_output, summarize, write_arrow, write_parquet
-from .rules import Rules
+from .rules import Rules, rules_of
 from .shards import Shard, finished_shards, record_shards, shards_of, stream_features
 
 REMEDY = "train it on more labelled frames that have a target, or for more steps"
@@ -39,9 +39,10 @@ class LabellingJob:
     Call `predict`, then `finalize`. `predict` writes the teacher's predictions, one file for each shard, to the folder
     `out + ".partial"`. `finalize` needs all of them; it turns predictions into labels and writes the result to `out`.
 
-    A shard's file is named after the teacher, the threshold, the shard size and the content of the shard's rows. So a
-    run that was killed resumes after its last finished shard, a run with other rules reuses the predictions, and only
-    rows that have changed are predicted again. The result is the same to the byte for any number of processes.
+    A shard's file is named after the teacher, the threshold, the settings below from `shard_size` to `skip_broken`,
+    whether scores are calibrated on the labelled rows, and the content of the shard's rows. So a run that was killed
+    resumes after its last finished shard, a run with other rules reuses the predictions, and only rows that have
+    changed are predicted again. The result is the same to the byte for any number of processes.
 
     Args:
         source: a `Dataset` with `name`, `image`, `label_source`: the result is then a folder for `load_from_disk`. Or
@@ -280,7 +281,7 @@ def label_in_shards(
     dataset: Labelled,
     teacher: Any,
     out: str | Path,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     name: str = "",
     **settings: Any,
 ) -> Labelled:
@@ -297,7 +298,7 @@ def label_in_shards(
     Raises `ValueError` if the data set has no rows, if no frame has an accepted object, or if `out` is a folder with
     other content, which is not touched.
     """
-    rules = settings.pop("rules", None) or Rules(threshold)
+    rules = rules_of(settings.pop("rules", None), threshold)
     job = LabellingJob(dataset, teacher, Path(out), rules=rules, name=name, **settings)
     job.predict()
     return job.finalize()

@@ -24,7 +24,7 @@ from scalpel_hf.version import __version__
 from .calibration import Calibration
 from .evidence import CANDIDATE_FEATURES, extract_candidates
 from .output import summarize
-from .rules import NO_LABEL, Rules, decide
+from .rules import NO_LABEL, Rules, decide, rules_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ PREDICTION_FEATURES = {
 def add_pseudo_labels(
     dataset: datasets.Dataset,
     teacher: Any,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     name: str = "",
     *,
     revision: str | None = None,
@@ -68,7 +68,8 @@ def add_pseudo_labels(
         dataset: with `name`, `image`, `label_source`.
         teacher: a `Teacher`, or anything with `fingerprint()` and either `predict(frames) → list[Prediction]` or
             `probabilities(frame) → (H, W)`.
-        threshold: a pixel is target where `pseudo_confidence` exceeds it (as a share of 255).
+        threshold: a pixel is target where `pseudo_confidence` exceeds it (as a share of 255); by default that of
+            `rules`, which is 0.5.
         name, revision: the teacher's repository, for the column `teacher`.
         rules: which objects are accepted; by default all 8-connected components above the threshold.
         calibration: gives objects their scores; by default a score is the teacher's mean probability in the object.
@@ -93,9 +94,7 @@ def add_pseudo_labels(
         >>> sorted(labelled["label_source"])
         ['human', 'pseudo', 'pseudo']
     """
-    rules = rules or Rules(threshold)
-    if rules.threshold != threshold:
-        raise ValueError(f"`threshold` is {threshold}, but that of `rules` is {rules.threshold}: give only one")
+    rules = rules_of(rules, threshold)
     check_columns(dataset)
     shown_as, dataset = dataset.format, dataset.with_format(None)
     provenance = provenance_of(teacher, rules=rules, name=name, revision=revision)
@@ -104,7 +103,7 @@ def add_pseudo_labels(
 
     def label(batch: dict[str, list]) -> dict[str, list]:
         files = stored_cells(batch, dataset.features)
-        predictions = predict_rows({**batch, **files}, teacher, threshold, skip_broken=skip_broken)
+        predictions = predict_rows({**batch, **files}, teacher, rules.threshold, skip_broken=skip_broken)
         labels = decide_rows(
             {**predictions, "label_source": batch["label_source"]},
             rules=rules,

@@ -172,8 +172,8 @@ def choose(
 @torch.no_grad()
 def describe_frames(dataset: datasets.Dataset, sam: PreTrainedModel) -> np.ndarray:
     """
-    A feature vector of each frame, `(n, d)`: SAM's image embedding averaged over the frame, and standard deviation and
-    maximum of each of the operators' prior maps (at initial parameters).
+    A feature vector of each frame, `(n, d)`: SAM's image embedding averaged over the frame, and of each operator's
+    responses (at initial parameters) the logarithms of their mean magnitude and of 1 + maximum / mean.
 
     Columns are standardised over the frames, and scaled so that both parts contribute equally to Euclidean distances.
 

@@ -116,12 +116,6 @@ def append_decisions(folder: str | Path, decisions: Iterable[Decision]) -> None:
         raise
 
 
-def read_decisions(folder: str | Path) -> dict[str, Decision]:
-    """The last decision about each frame, by the frame's name; frames with `undo` last are left out. Raises as
-    [`read_history`] does."""
-    return {name: past[-1] for name, past in read_history(folder).items()}
-
-
 def read_history(folder: str | Path) -> dict[str, list[Decision]]:
     """
     All decisions about each frame since the last `undo`, oldest first, by the frame's name; see [`add_to_history`].

@@ -62,6 +62,15 @@ class Rules:
         )
 
 
+def rules_of(rules: Rules | None, threshold: float | None) -> Rules:
+    """The rules that a caller gave, or those of a threshold; `ValueError` if both are given and differ."""
+    if rules is None:
+        return Rules() if threshold is None else Rules(threshold)
+    if threshold not in (None, rules.threshold):
+        raise ValueError(f"`threshold` is {threshold}, but that of `rules` is {rules.threshold}: give only one")
+    return rules
+
+
 def decide(
     confidence: np.ndarray, candidates: dict[str, Any], rules: Rules, calibration: Calibration
 ) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def fit_consensus_gate(teacher: Teacher, labelled: list[Sample], noise_floor: fl
     """
     Fit the active adapter's [`ConsensusGate`] to labelled targets, and return it.
 
-    The gate's two thresholds are half of the weakest response of the adapter's trained operators to a target:
+    The gate's two thresholds are half of the weakest response of the adapter's operators to a target:
     `threshold` of the response itself, in the prior maps' units, and `share` of the response relative to the maximum in
     the target's frame. Both stay 0 if the adapter has no pixel level, or its operators respond to no target. For
     another camera, the gate can be fitted again to its labelled frames, without training.

@@ -17,7 +17,7 @@ from scalpel_hf.data import split_by_source
 from scalpel_hf.data.label_sources import HUMAN
 from scalpel_hf.data.splits import folds_by_recording, recordings_of, without_recordings_held_out
 from scalpel_hf.evaluation.comparison import bootstrap_differences, count_frames, mean_metrics
-from scalpel_hf.evaluation.unseen import without_copies
+from scalpel_hf.evaluation.unseen import find_in_model, without_copies
 from scalpel_hf.utils.reading import read_json
 
 from .members import Train
@@ -133,14 +133,14 @@ def check_teacher(name_or_path: str | Path, any_teacher: bool, say: Callable[[st
     Report, before a teacher labels, how it compared with a small network in its training.
 
     Args:
-        name_or_path: folder of the teacher.
+        name_or_path: folder or repository of the teacher.
         any_teacher: don't raise.
         say: called with the message.
 
     Raises `ValueError` if the small network was significantly better (95 % interval of IoU), unless `any_teacher`.
     """
-    path = Path(name_or_path) / METRICS_FILE
-    record = read_json(path).get("guard") if path.is_file() else None
+    path = find_in_model(name_or_path, METRICS_FILE)
+    record = None if path is None else read_json(path).get("guard")
     if record is None:
         say(
             "this teacher was not compared with a small network trained on the same labels: for that, train it with "

@@ -108,12 +108,12 @@ class DistillArguments(LoopArguments):
     )
     levels: list[str] = option(["pixel", "mask"], f"Levels of the adapter: some of {', '.join(LEVELS)}.")
     operators: list[str] = option(list(OPERATOR_SCALES), "Experts of the adapter.")
-    blocks: Annotated[int, Between(0, 1000)] = option(2, "Number of last encoder blocks that get a token adapter.")
+    blocks: Annotated[int, Between(1, 1000)] = option(2, "Number of last encoder blocks that get a token adapter.")
     channels: Annotated[int, Between(1, 1024)] = option(16, "Width of the adapter's mask level at half resolution.")
     full_resolution_channels: Annotated[int, Between(0, 1024)] = option(
         8, "Width of the mask level at full resolution."
     )
-    top_k: Annotated[int, Between(1, 64)] = option(4, "Experts that keep their weight at a position.")
+    top_k: Annotated[int, Between(1, len(OPERATOR_SCALES))] = option(4, "Experts that keep their weight at a position.")
     routers: bool = option(True, "If off, every expert has the same weight everywhere.", in_help=False)
     sam_features: bool = option(False, "Whether SAM's features are also inputs of the mask level.", in_help=False)
     crop_size: CropSize = option(256, "Side of the training crops in frame pixels.")
@@ -169,7 +169,7 @@ class TransferArguments(LoopArguments):
         "segmentation", "What the student does: `segmentation` or `detection`."
     )
     student: str = option("", "Any transformers model for the task, a folder or a Hub id; empty for our own.")
-    size: str = option("small", f"Our own student: {', '.join(SIZES)}.")
+    size: Annotated[str, OneOf(tuple(SIZES))] = option("small", f"Our own student: {', '.join(SIZES)}.")
     normalization: Annotated[str, OneOf(NORMALIZATIONS)] = option(
         "zscore", "How frames are normalised: `zscore`, `percentile` or `range`."
     )

@@ -29,13 +29,14 @@ from scalpel_hf.evaluation.unseen import rows_to_measure, trained_on, with_masks
 from scalpel_hf.predictors.load import on_default_device
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.training.loop import hash_weights
+from scalpel_hf.training.run_record import METRICS_FILE
 from scalpel_hf.utils.files import write_json, write_text
 from scalpel_hf.utils.reading import read_json, read_yaml
 from scalpel_hf.version import __version__
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "distill.py"
-METRICS_FILE = "figures.json"  # written last: a cell that has it is finished
+CELL_FILE = "figures.json"  # written last: a cell that has it is finished
 COLUMNS = {"iou": ("IoU", 100.0), "niou": ("nIoU", 100.0), "pd": ("Pd", 100.0), "fa": ("Fa", 1.0)}
 
 
@@ -74,15 +75,15 @@ def run_cell(values: dict[str, Any], split: str) -> dict[str, Any]:
     """Train and measure a cell, or read what was measured before."""
     folder = Path(values["output_dir"])
     key = {"settings": values, "split": split, "made_of": contents(values, split)}
-    if (folder / METRICS_FILE).exists():
-        record = read_json(folder / METRICS_FILE)
+    if (folder / CELL_FILE).exists():
+        record = read_json(folder / CELL_FILE)
         for name, what in (("settings", "settings"), ("split", "settings"), ("made_of", "data, base or version")):
             if record.get(name) != key[name]:
                 raise ValueError(f"{folder} is of other {what}: remove it, or give another --runs")
         return record
     train(values, folder)
     record = {**key, **measure(values, folder, split)}
-    write_json(folder / METRICS_FILE, record)
+    write_json(folder / CELL_FILE, record)
     return record
 
 
@@ -129,7 +130,7 @@ def measure(values: dict[str, Any], folder: Path, split: str) -> dict[str, Any]:
         feature_cache_dtype=values.get("feature_cache_dtype", "float16"),
     )
     metrics = evaluate_probabilities(on_default_device(teacher).probabilities, rows)
-    run = read_json(folder / "metrics.json")
+    run = read_json(folder / METRICS_FILE)
     with safe_open(folder / "adapter_model.safetensors", "pt") as file:
         weights = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118 - not a dict
     return {"figures": metrics, "weights": weights, "seconds": run["training"]["seconds"], "machine": run["machine"]}

@@ -69,9 +69,7 @@ def by_sam(base_model: str, size: int) -> Propose:
         if is_point:
             prompts = {"input_points": [[[[x - 0.5, y - 0.5]] for x, y, _, _ in objects]]}
         inputs = processor([frame], **prompts)
-        wanted = {
-            key: inputs[key] for key in ("pixel_values", "input_boxes", "input_points", "input_labels") if key in inputs
-        }
+        wanted = {key: inputs[key] for key in WANTED if key in inputs}
         outputs = model(**wanted, multimask_output=is_point)  # a point may mean a part or the whole, a box doesn't
         best = outputs.iou_scores.argmax(-1)[:, :, None, None, None]
         masks = outputs.pred_masks.take_along_dim(best, 2)

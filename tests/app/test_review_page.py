@@ -20,8 +20,8 @@ from scalpel_hf.app.review_page import responder
 from scalpel_hf.app.review_session import ReviewSession
 from scalpel_hf.app.server import PageServer
 from scalpel_hf.data import load_split, read_mask
-from scalpel_hf.pseudo_labels.reviews import read_decisions
 from scalpel_hf.pseudo_labels.rules import Rules
+from tests.app.decisions import read_decisions
 from tests.interrupts import start
 
 from .browser import headless_chromium

@@ -24,8 +24,9 @@ from scalpel_hf.cli import review
 from scalpel_hf.data import load_split, read_mask
 from scalpel_hf.formats import HumanLabel, import_human_labels
 from scalpel_hf.pseudo_labels.job import LabellingJob
-from scalpel_hf.pseudo_labels.reviews import mask_of_runs, read_decisions
+from scalpel_hf.pseudo_labels.reviews import mask_of_runs
 from scalpel_hf.pseudo_labels.rules import Rules
+from tests.app.decisions import read_decisions
 from tests.pseudo_labels.helpers import FakeTeacher, png, with_image
 
 from .runs import make_run, quiet

@@ -13,15 +13,8 @@ from hypothesis.extra import numpy as st_numpy
 
 from scalpel_hf.data import load_split, read_mask
 from scalpel_hf.pseudo_labels import training_mask
-from scalpel_hf.pseudo_labels.reviews import (
-    Decision,
-    append_decisions,
-    hash_frame,
-    mask_of_runs,
-    now,
-    read_decisions,
-    runs_of_mask,
-)
+from scalpel_hf.pseudo_labels.reviews import Decision, append_decisions, hash_frame, mask_of_runs, now, runs_of_mask
+from tests.app.decisions import read_decisions
 
 from .runs import make_run
 

@@ -100,6 +100,9 @@ def test_wrong_thresholds(dataset: datasets.Dataset, threshold: float) -> None:
 def test_a_threshold_is_given_once(dataset: datasets.Dataset) -> None:
     with pytest.raises(ValueError, match=r"`threshold` is 0\.7, but that of `rules` is 0\.5"):
         add_pseudo_labels(dataset, FakeTeacher(), 0.7, rules=Rules())
+    for given in ({"rules": Rules(0.7)}, {"threshold": 0.7}, {"threshold": 0.7, "rules": Rules(0.7)}):
+        labelled = add_pseudo_labels(dataset, FakeTeacher(), keep_in_memory=True, **given)
+        assert {row["threshold"] for row in labelled["teacher"] if row} == {0.7}
 
 
 @pytest.mark.parametrize("form", [{"type": "numpy"}, {"type": "pandas"}, {"type": "numpy", "columns": ["name"]}])

@@ -43,6 +43,11 @@ def client(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HfApi:
     return HfApi(endpoint=hub.endpoint, token=hub.token)
 
 
+def test_shards_take_one_threshold_too(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`threshold` is 0\.7, but that of `rules` is 0\.5"):
+        label_in_shards(budgeted(), FakeTeacher(), tmp_path / "out", 0.7, rules=Rules(min_area=2))
+
+
 def test_a_run_is_published_with_all_it_says_of_itself(hub: HubServer, client: HfApi, tmp_path: Path) -> None:
     out, index = tmp_path / "run", budgeted()["label_source"][:].index("none")
     rows, truth = with_image(budgeted(), index, b"no image"), camera().to_dataset(10)

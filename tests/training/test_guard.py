@@ -10,6 +10,7 @@ import pytest
 
 from scalpel_hf.data import SyntheticInfrared, apply_label_budget, human_labelled
 from scalpel_hf.data.masks import TARGET, read_row_mask
+from scalpel_hf.evaluation import unseen
 from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.training.guard import Probabilities, can_compare, check_teacher, compare_with_small_network, verdict
 
@@ -94,7 +95,7 @@ def test_verdict(lead: list[float], words: str) -> None:
     assert "50.0 / 50.0 / 100.0 / 30" in verdict(record)
 
 
-def test_a_beaten_teacher_labels_only_when_it_is_said(tmp_path: Path) -> None:
+def test_a_beaten_teacher_labels_only_when_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = {"iou": 0.5, "niou": 0.5, "pd": 1.0, "fa": 30.0}
     record = {"frames": 34, "teacher": metrics, "small network": metrics}
     said: list[str] = []
@@ -105,6 +106,10 @@ def test_a_beaten_teacher_labels_only_when_it_is_said(tmp_path: Path) -> None:
     write([-0.1, -0.2, -0.02])
     with pytest.raises(ValueError, match=r"better than the teacher.*--any-teacher"):
         check_teacher(tmp_path, False, said.append)
+    with monkeypatch.context() as on_hub:
+        on_hub.setattr(unseen, "hf_hub_download", lambda repo_id, name, repo_type: tmp_path / name)
+        with pytest.raises(ValueError, match=r"better than the teacher.*--any-teacher"):
+            check_teacher("org/beaten", False, said.append)
     assert not said
     check_teacher(tmp_path, True, said.append)
     assert "is better than the teacher" in said.pop()

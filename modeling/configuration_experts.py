@@ -15,8 +15,6 @@ OPERATOR_SCALES: dict[str, list[float | int]] = {
 }
 LEVELS = ("pixel", "token", "mask")
 MASK_GRIDS = ("frame", "base")
-# Former names of the gate's settings, which were fields of their own in files of earlier versions.
-OLD_GATE_SETTINGS = {"prior_bar": "threshold", "prior_share": "share", "noise_floor": "noise_floor"}
 
 
 @dataclass(kw_only=True)
@@ -48,7 +46,7 @@ class ExpertsConfig:
     levels: list[str] = field(default_factory=lambda: list(LEVELS))
     bottleneck: int = 16
     channels: int = 24
-    full_resolution_channels: int = 0
+    full_resolution_channels: int = 8
     top_k: int = 4
     routers: bool = True
     sam_features: bool = True
@@ -59,28 +57,17 @@ class ExpertsConfig:
         """The scales of the pixel level's operators; empty if `levels` has no `pixel`."""
         return self.scales if "pixel" in self.levels else {}
 
-    def complete(self, before: dict[str, Any]) -> None:
+    def complete(self) -> None:
         """
         Sort `scales` into the order of [`OPERATORS`], and add missing values of the gate.
 
         The weights depend on the operators' order, which saved JSON files lose because their keys are sorted.
-
-        Args:
-            before: settings that only earlier versions have. Those that are known are applied and removed from it.
-
-        Raises `ValueError` if one of them has a value that this version doesn't support.
         """
         if isinstance(self.scales, dict):
             known = {name: self.scales[name] for name in OPERATOR_SCALES if name in self.scales}
             self.scales = {**known, **self.scales}
-        found = {new: before.pop(old) for old, new in OLD_GATE_SETTINGS.items() if old in before}
         if isinstance(self.consensus_gate, dict):
-            self.consensus_gate = {**asdict(ConsensusGate()), **self.consensus_gate, **found}
-        if (temperature := before.pop("temperature", 1)) != 1:  # of the routers' softmax
-            raise ValueError(
-                f"`temperature` is 1 in this version, and {temperature!r} in this file: load it with the version of "
-                "scalpel-hf that made it"
-            )
+            self.consensus_gate = {**asdict(ConsensusGate()), **self.consensus_gate}
 
     def validate_experts(self) -> None:
         """Raise `ValueError`, naming the field, if a value has the wrong type or is out of its range."""

@@ -45,7 +45,7 @@ class ScalpelSamConfig(PreTrainedConfig, ExpertsConfig):
                     f"The `model_type` of `base_config` must be one of {', '.join(BASES)}, got {model_type!r}."
                 )
             self.base_config = BASES[model_type](**self.base_config)
-        self.complete(kwargs)
+        self.complete()
         super().__post_init__(**kwargs)
 
     @property

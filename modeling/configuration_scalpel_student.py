@@ -40,12 +40,6 @@ class ScalpelStudentConfig(PreTrainedConfig):
     id2label: dict[int, str] | dict[str, str] | None = field(default_factory=lambda: {0: "background", 1: "target"})
     label2id: dict[str, int] | dict[str, str] | None = field(default_factory=lambda: {"background": 0, "target": 1})
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        kwargs.pop("front_end_scales", None)  # files of earlier versions have both, also where there was no front end
-        if (front_end := kwargs.pop("front_end", "none")) != "none":
-            raise ValueError(f"`front_end` is gone, got {front_end!r}: train the student again, without it.")
-        super().__post_init__(**kwargs)
-
     def validate_levels(self) -> None:
         """Each level has at least one channel and a depth of at least 0."""
         if not self.hidden_sizes or len(self.hidden_sizes) != len(self.depths):

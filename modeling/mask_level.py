@@ -11,7 +11,7 @@ Notable:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,6 @@ from .configuration_experts import ExpertsConfig
 from .consensus_gate import ConsensusGate
 from .moe import ImageRouter, PositionRouter, PriorPyramid, symlog, uniform_weights, zero_
 from .unet import FullResolution, decode, decoder_levels, encoder_levels, pad_to_multiple
-from .whole_weights import current_name, register_renamed_weights
-
-register_renamed_weights()
 
 
 def sample_region(
@@ -171,11 +168,6 @@ class MaskLevel(nn.Module):
         self.head: nn.Conv2d = nn.Conv2d(fine or channels, 1 if fine else 4, 3, padding=1)
         self.sam_logit_scale = nn.Parameter(torch.ones(()))
         zero_(self.head)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for key in [key for key in state_dict if key.startswith(prefix) and current_name(key) != key]:
-            state_dict[current_name(key)] = state_dict.pop(key)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(
         self,

@@ -1,46 +1,16 @@
 """Strict loading: a file must contain all weights of a model and no others, or loading it is an error.
 
-Transformers itself initialises missing weights and only logs that. Such a model would predict nothing of use. Weights
-that had other names in earlier versions are renamed.
+Transformers itself initialises missing weights and only logs that. Such a model would predict nothing of use.
 """
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
-from transformers.core_model_loading import WeightRenaming
 
 REPORTS = logging.getLogger("transformers.modeling_utils")  # logs a table of missing and unexpected keys
-# Endings of weights' names in files of earlier versions, of stand-alone teachers and of adapters.
-RENAMED = {r"(mask_level|scalpel_moe_mask(?:\.[^.]+)?)\.keep": r"\1.sam_logit_scale"}
-
-
-def current_name(name: str) -> str:
-    """A weight's name in this version, for its name in a file of this or an earlier version."""
-    for old, new in RENAMED.items():
-        name = re.sub(f"{old}$", new, name)
-    return name
-
-
-class _RenamedOnLoading(WeightRenaming):
-    """A renaming for loading only. Transformers would revert it in saving, if it knew that it was used."""
-
-    __slots__ = ()
-
-    def was_used(self) -> bool:
-        return False
-
-
-def register_renamed_weights() -> None:
-    """Make transformers' `from_pretrained` and `load_adapter` accept old names. May be called several times."""
-    known = get_checkpoint_conversion_mapping("legacy") or []
-    if not any(type(entry).__name__ == _RenamedOnLoading.__name__ for entry in known):
-        ours = [_RenamedOnLoading(source_patterns=f"{old}$", target_patterns=new) for old, new in RENAMED.items()]
-        register_checkpoint_conversion_mapping("legacy", [*known, *ours], overwrite=True)
 
 
 class CheckedWeightsMixin:
@@ -174,9 +144,7 @@ __all__ = [
     "CheckedWeightsMixin",
     "check_numbers",
     "check_weights",
-    "current_name",
     "damaged",
     "keys_that_differ",
     "load_whole",
-    "register_renamed_weights",
 ]

@@ -18,7 +18,6 @@ AUTO = "transformers.models.auto"
 def register_all() -> None:
     functions = {
         "peft": register_peft_method,
-        "transformers.conversion_mapping": register_renamed_weights,
         f"{AUTO}.configuration_auto": register_configs,
         f"{AUTO}.modeling_auto": register_models,
         f"{AUTO}.image_processing_auto": register_image_processors,
@@ -49,12 +48,6 @@ def register_peft_method() -> None:
     PEFT_TYPE_TO_CONFIG_MAPPING[peft_type] = ScalpelMoeConfig
     PEFT_TYPE_TO_TUNER_MAPPING[peft_type] = ScalpelMoeModel
     PEFT_TYPE_TO_PREFIX_MAPPING[peft_type] = ScalpelMoeModel.prefix
-
-
-def register_renamed_weights() -> None:
-    from .modeling.whole_weights import register_renamed_weights
-
-    register_renamed_weights()
 
 
 def register_configs() -> None:

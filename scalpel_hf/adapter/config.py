@@ -1,7 +1,7 @@
 """Configuration of the adapter: the experts, and the modules of the base model that they are added to."""
 
 import re
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -28,8 +28,6 @@ class ScalpelMoeConfig(PeftConfig, ExpertsConfig):
     It has the fields of [`ExpertsConfig`] and the following.
 
     Args:
-        full_resolution_channels: channels of the mask level's convolutions at the frame's resolution. By default 8; in
-            saved configurations without this field 0.
         blocks: the encoder blocks that get a token adapter: the number of last blocks, or a list of names of blocks or
             MLPs (`"layers.11"`), or a regular expression for full names of MLPs
             (`r"vision_encoder\.layers\.\d\.mlp"`).
@@ -38,8 +36,6 @@ class ScalpelMoeConfig(PeftConfig, ExpertsConfig):
         target_modules, exclude_modules: see `peft`; by default the targets follow from `levels` and `blocks`.
         modules_to_save: further modules of the base to train and save, such as `["neck"]`. With the level `mask`, the
             mask decoder and its direct children are not allowed.
-        temperature, prior_bar, prior_share, noise_floor: only read from old configurations. They are now fields of
-            `consensus_gate`.
 
     Raises `ValueError` if a field's value is out of range.
 
@@ -48,31 +44,21 @@ class ScalpelMoeConfig(PeftConfig, ExpertsConfig):
         8
     """
 
-    full_resolution_channels: int | None = None  # 8
     blocks: int | list[str] | str = 2
     mask_grid: str = "frame"
     target_modules: set[str] | list[str] | str | None = field(default=None)
     exclude_modules: list[str] | str | None = field(default=None)
     modules_to_save: list[str] | None = field(default=None)
-    temperature: InitVar[Any] = None
-    prior_bar: InitVar[Any] = None
-    prior_share: InitVar[Any] = None
-    noise_floor: InitVar[Any] = None
 
-    def __post_init__(self, temperature: Any, prior_bar: Any, prior_share: Any, noise_floor: Any) -> None:
+    def __post_init__(self) -> None:
         super().__post_init__()
-        gate = {"prior_bar": prior_bar, "prior_share": prior_share, "noise_floor": noise_floor}
-        before = {"temperature": temperature, **gate}
-        self.complete({name: value for name, value in before.items() if value is not None})
-        saved = getattr(self, "peft_type", None) is not None  # set if the configuration was loaded from a file
-        if self.full_resolution_channels is None:
-            self.full_resolution_channels = 0 if saved else 8
+        self.complete()
         self.peft_type = ScalpelPeftType.SCALPEL_MOE
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         self.validate_experts()
         _check_modules_and_grid(self)
-        if not saved and not self.sam_features and {"token", "mask"} <= set(self.levels):
+        if not self.sam_features and {"token", "mask"} <= set(self.levels):
             raise ValueError(
                 "with `sam_features` off, the mask level doesn't use SAM's features, so the token level can't be "
                 "trained: leave `token` out of `levels`"

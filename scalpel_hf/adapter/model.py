@@ -9,8 +9,6 @@ from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_module_exists
 from torch import Tensor, nn
 
-from scalpel_hf.modeling.whole_weights import current_name
-
 from .call import CallHooks
 from .config import ScalpelMoeConfig, ScalpelPeftType, record_base
 from .families import Family, family_of
@@ -149,7 +147,6 @@ class ScalpelMoeModel(BaseTuner):
             )
         hooks: Any = model.__dict__.setdefault("_scalpel_hooks", {})
         if not hooks:
-            hooks["renamed"] = model.register_load_state_dict_pre_hook(rename_keys)
             hooks["surplus"] = model.register_load_state_dict_pre_hook(refuse_surplus_keys)
             hooks["hidden"] = model.register_forward_pre_hook(refuse_hidden_targets)
             hooks["call"] = CallHooks(model)
@@ -218,26 +215,6 @@ def refuse_hidden_targets(model: nn.Module, _: tuple[Any, ...]) -> None:
                 "`exclude_modules`"
             )
     _SEEN[model] = seen
-
-
-def rename_keys(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-    """State-dict pre-hook of the base: rename an adapter's weights that have names of earlier versions."""
-    renamed = [key for key in state_dict if key.startswith(prefix) and ".scalpel_moe_" in key]
-    for key in (key for key in renamed if current_name(key) != key):
-        own = {prefix + name for name, _ in model.named_parameters()} - state_dict.keys()
-        name = current_name(key)
-        if name not in own:  # PEFT adds the adapter's name only to names that the model has
-            name = next((n for n in own if _bare(n) == name and _has_siblings(n, state_dict)), name)
-        state_dict[name] = state_dict.pop(key)
-
-
-def _bare(name: str) -> str:
-    """A weight's name without the adapter's."""
-    return re.sub(r"(\.scalpel_moe_(?:token|mask))\.[^.]+\.", r"\1.", name)
-
-
-def _has_siblings(name: str, state_dict: dict[str, Tensor]) -> bool:
-    return any(key.startswith(f"{name.rpartition('.')[0]}.") for key in state_dict)
 
 
 def refuse_surplus_keys(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:

@@ -182,8 +182,8 @@ class ReviewSession:
             by=self.reviewer,
             at=now(),
             size=size,
-            runs=runs,
             frame=hash_frame(row),
+            runs=runs,
         )
 
     def _row(self, index: Any) -> dict[str, Any]:

@@ -25,8 +25,8 @@ METRICS = {
     "f1": ("F1", 100, "%"),
     "false_alarms_per_frame": ("False alarms a frame", 1, "number"),
 }
-# Arguments that a card doesn't list. `cache_dir` is the former name of `feature_cache_dir`.
-HIDDEN = {"output_dir", "feature_cache_dir", "cache_dir", "push_to_hub", "base_model_id", "resume", "num_workers"}
+# Arguments that a card doesn't list.
+HIDDEN = {"output_dir", "feature_cache_dir", "push_to_hub", "base_model_id", "resume", "num_workers"}
 
 
 def teacher_card(

@@ -158,8 +158,6 @@ def other_members(name_or_path: str | Path, **hub: Any) -> dict[str, str]:
         return {}
     with loading(name_or_path, COMMITTEE_FILE):
         members = read_json(path)["members"]
-        if isinstance(members, list):  # written before committees could have students
-            members = dict.fromkeys(members, TEACHER)
         kinds = set(members.values())
     allowed = [member_folder(number) for number in range(1, len(members) + 1)]
     if list(members) != allowed or not kinds <= {TEACHER, STUDENT}:

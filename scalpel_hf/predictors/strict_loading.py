@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoImageProcessor, PreTrainedModel
 
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
-from scalpel_hf.modeling.whole_weights import check_numbers, check_weights, current_name, damaged
+from scalpel_hf.modeling.whole_weights import check_numbers, check_weights, damaged
 from scalpel_hf.utils.reading import read_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
@@ -114,8 +114,7 @@ def load_adapter(base: PreTrainedModel, name: str | Path, config: PeftConfig, **
         raise FileNotFoundError(f"{folder} holds no weights of an adapter: there is no {ADAPTER_WEIGHTS[0]}")
     config.inference_mode = True
     with loading(name):
-        saved = load_peft_weights(str(name), device="cpu", **hub)
-        weights = {current_name(key): weight for key, weight in saved.items()}
+        weights = load_peft_weights(str(name), device="cpu", **hub)
         model = PeftModel(base, config)
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)
         shared = expected.keys() & weights.keys()

@@ -39,8 +39,8 @@ class Decision:
         by: the person.
         at: the time, ISO 8601 with the offset from UTC.
         size: height and width of the frame.
+        frame: hash of the frame's pixels, see [`FrameKey`].
         runs: the target's pixels in run-length encoding, see [`runs_of_mask`]; empty without a target.
-        frame: hash of the frame's pixels, see [`FrameKey`]; empty in decisions of versions that didn't write it.
     """
 
     name: str
@@ -48,8 +48,8 @@ class Decision:
     by: str
     at: str
     size: tuple[int, int]
+    frame: str
     runs: tuple[int, ...] = ()
-    frame: str = ""
 
     def mask(self) -> np.ndarray:
         """The target mask `(H, W)`, bool."""
@@ -160,7 +160,6 @@ def decisions_about(rows: datasets.Dataset, folder: str | Path) -> dict[str, lis
 
     A run may have been labelled again from other data. One warning names the frames whose last decision is skipped,
     since the data set has no such frame, another one of that name, or a person's label that isn't from a review.
-    Decisions without a frame's hash fit frames of the same name and size.
 
     Args:
         rows: the data set.
@@ -189,8 +188,6 @@ def _fits(decision: Decision, row: dict[str, Any]) -> bool:
     """Whether a decision is about the frame of an undecoded row, which no person has labelled but in a review."""
     if row["label_source"] in BY_PEOPLE and not row.get("review"):
         return False
-    if not decision.frame:
-        return decision.size == (row["height"], row["width"])
     try:
         return decision.frame == hash_frame(row)
     except ValueError:  # nobody can have decided about a frame that can't be read

@@ -1,11 +1,8 @@
 """The configuration by itself, and its defaults on the bases there are."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from transformers import SamConfig, SamModel, SamVisionConfig
 
 from scalpel_hf import MobileSamConfig, MobileSamModel, ScalpelMoeConfig
@@ -82,7 +79,6 @@ def test_the_defaults_are_right_for_mobile_sam() -> None:
         ({"channels": 6}, "`channels` must be a multiple of 4, got 6"),
         ({"top_k": 5}, "`top_k` must be between 1 and 4"),
         ({"top_k": 0}, "`top_k` must be a whole number of at least 1"),
-        ({"temperature": 0.5}, "`temperature` is 1 in this version, and 0.5 in this file"),
         ({"routers": 1}, "`routers` must be true or false"),
         ({"sam_features": None}, "`sam_features` must be true or false"),
         ({"mask_grid": "fine"}, "mask_grid"),
@@ -127,14 +123,3 @@ def test_a_pattern_that_may_never_end_is_refused(name: str, pattern: str) -> Non
 )
 def test_a_pattern_that_ends_is_taken(pattern: str) -> None:
     assert ScalpelMoeConfig(blocks=pattern).blocks == pattern
-
-
-def test_a_configuration_saved_before_there_were_fine_convolutions_has_none(tmp_path: Path) -> None:
-    assert ScalpelMoeConfig().full_resolution_channels == 8
-    ScalpelMoeConfig().save_pretrained(str(tmp_path))
-    assert PeftConfig.from_pretrained(str(tmp_path)).full_resolution_channels == 8
-    file = tmp_path / "adapter_config.json"
-    saved = json.loads(file.read_text())
-    del saved["full_resolution_channels"]
-    file.write_text(json.dumps(saved))
-    assert PeftConfig.from_pretrained(str(tmp_path)).full_resolution_channels == 0

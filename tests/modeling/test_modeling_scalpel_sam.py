@@ -100,10 +100,7 @@ def test_no_setting_of_the_adapter_is_forgotten() -> None:
     own = {f.name for f in fields(ScalpelMoeConfig)} - {f.name for f in fields(PeftConfig)}
     assert own - experts == {"blocks", "mask_grid", "target_modules", "exclude_modules", "modules_to_save"}
     defaults, standalone = ScalpelMoeConfig(), ScalpelSamConfig()
-    # A stand-alone model saved before there were fine convolutions has none, and its file doesn't name them.
-    assert standalone.full_resolution_channels == 0 and defaults.full_resolution_channels == 8
-    alike = (experts | {"mask_grid"}) - {"full_resolution_channels"}
-    assert all(getattr(standalone, name) == getattr(defaults, name) for name in alike)
+    assert all(getattr(standalone, name) == getattr(defaults, name) for name in experts | {"mask_grid"})
 
 
 def test_the_active_adapter_and_the_modules_trained_besides() -> None:

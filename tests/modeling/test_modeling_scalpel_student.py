@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -97,23 +96,6 @@ def test_save_and_load_bitwise(tmp_path: Path) -> None:
         assert torch.equal(value, loaded.state_dict()[name]) and torch.equal(value, stored[name]), name
     with torch.no_grad():
         assert torch.equal(model(frame).logits, loaded(frame).logits)
-
-
-def test_a_student_of_an_earlier_version(tmp_path: Path) -> None:
-    """It had no full resolution and said that it had no operators in front; one that had them is refused."""
-    model, frame = student("small"), torch.randn(1, 1, 33, 46)
-    model.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    del config["full_resolution_channels"]
-    front_end = {"front_end": "none", "front_end_scales": {"top_hat": [2.0, 4.0]}}
-    (tmp_path / "config.json").write_text(json.dumps(config | front_end))
-    loaded = ScalpelStudentForSemanticSegmentation.from_pretrained(tmp_path)
-    assert not front_end.keys() & loaded.config.to_dict().keys()
-    with torch.no_grad():
-        assert torch.equal(model(frame).logits, loaded(frame).logits)
-    (tmp_path / "config.json").write_text(json.dumps(config | front_end | {"front_end": "learned"}))
-    with pytest.raises(ValueError, match="`front_end` is gone, got 'learned': train the student again"):
-        ScalpelStudentForSemanticSegmentation.from_pretrained(tmp_path)
 
 
 def test_missing_weights_are_initialised_and_loaded_ones_kept_on_request(tmp_path: Path) -> None:

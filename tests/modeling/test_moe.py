@@ -31,7 +31,8 @@ SCALES: dict[str, list[float]] = {
 
 
 def experts(scales: dict | None = None, **settings: Any) -> ExpertsConfig:
-    return ExpertsConfig(**{"scales": SCALES if scales is None else scales, "bottleneck": 8, "channels": 8, **settings})
+    small = {"bottleneck": 8, "channels": 8, "full_resolution_channels": 0}
+    return ExpertsConfig(**{"scales": SCALES if scales is None else scales, **small, **settings})
 
 
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:

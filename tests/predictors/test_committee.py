@@ -132,12 +132,6 @@ def test_a_member_of_another_kind_leaves_nothing_of_the_one_before(teachers: lis
         assert ("adapter_config.json" in files) == (expected is Teacher) != ("model.safetensors" in files)
 
 
-def test_a_committee_saved_before_there_were_students(teachers: list[Teacher], tmp_path: Path) -> None:
-    Committee(teachers).save_pretrained(tmp_path / "both")
-    (tmp_path / "both" / "committee.json").write_text('{"members": ["committee-1"]}')
-    assert Teacher.from_pretrained(tmp_path / "both").fingerprint() == Committee(teachers).fingerprint()
-
-
 def test_what_takes_one_model_says_so(teachers: list[Teacher], tmp_path: Path) -> None:
     Committee(teachers).save_pretrained(tmp_path / "both")
     for refused in (

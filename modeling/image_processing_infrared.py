@@ -75,8 +75,7 @@ class InfraredImageProcessor(CustomCodeMixin, BaseImageProcessor):
         sam_std: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
-        unknown = [key for key in kwargs if not key.startswith("_")]
-        unknown = [key for key in unknown if key not in (*self.valid_kwargs.__annotations__, *KEYS_OF_FILES)]
+        unknown = [key for key in kwargs if not key.startswith("_") and key not in KEYS_OF_FILES]
         if unknown:
             raise TypeError(f"{type(self).__name__} has no setting {', '.join(map(repr, unknown))}.")
         super().__init__(**kwargs)

@@ -171,10 +171,8 @@ class ScalpelSamProcessor(CustomCodeMixin, ProcessorMixin):
         """
         best = outputs.iou_scores.argmax(-1)[:, :, None, None, None]  # (B, P, 1, 1, 1)
         masks = outputs.pred_masks.take_along_dim(best, 2)  # (B, P, 1, h, w)
-        sizes = [tuple(masks.shape[-2:])] * len(masks) if target_sizes is None else target_sizes
-        return [
-            logits.float().sigmoid().amax((0, 1)) for logits in self.post_process_masks(masks, sizes, binarize=False)
-        ]
+        logits = masks if target_sizes is None else self.post_process_masks(masks, target_sizes, binarize=False)
+        return [of_frame.float().sigmoid().amax((0, 1)) for of_frame in logits]
 
     def post_process_semantic_segmentation(self, outputs: Any, target_sizes: Sizes | None = None) -> list[Tensor]:
         """

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Loaded = TypeVar("Loaded", bound=Teacher | StandAloneTeacher | SegmentationStudent | DetectionStudent)
 Segmenter: TypeAlias = "Teacher | StandAloneTeacher | SegmentationStudent | OnnxStudent"
 VIEWS = ("flips", "scales", "tile_size")  # settings of a teacher that change its predictions
+CACHE = ("feature_cache_dir", "feature_cache_dtype", "feature_cache_bytes")  # settings that don't
 Predictor: TypeAlias = "Segmenter | DetectionStudent | OnnxDetector"
 
 
@@ -47,10 +48,10 @@ def load_predictor(
         base: folder or repository of a teacher's base model, if not the one in the adapter's configuration.
         device: for the model; exported students stay on the CPU.
         kwargs: `revision`, `token`, `cache_dir` and `local_files_only` of a repository; all others are arguments of
-            [`Teacher`]. For other models, those of the feature cache have no effect.
+            [`Teacher.from_pretrained`]. For other models, those of the feature cache have no effect.
 
-    Raises `ValueError` if there is no model, and if `flips`, `scales` or `tile_size` is given for another model than a
-    teacher.
+    Raises `ValueError` if there is no model, and if another model than a teacher is given a teacher's arguments or
+    unknown ones.
 
     Examples:
         >>> predictor = load_predictor("runs/nuaa/student")
@@ -59,9 +60,10 @@ def load_predictor(
     """
     hub = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
     kind, path = kind_of(name_or_path, **hub), Path(name_or_path)
-    if kind is not ModelKind.TEACHER and (views := [name for name in VIEWS if kwargs.get(name)]):
+    refused = [name for name, value in kwargs.items() if name not in CACHE and (value or name not in VIEWS)]
+    if kind is not ModelKind.TEACHER and refused:
         raise ValueError(
-            f"{name_or_path} holds {kind.value}, and only teachers take {', '.join(f'`{name}`' for name in views)}"
+            f"{name_or_path} holds {kind.value}, which takes no {', '.join(f'`{name}`' for name in refused)}"
         )
     if kind is ModelKind.EXPORTED:
         from scalpel_hf.runtime import load_exported  # needs the extra `onnx`

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from scalpel_hf.modeling.configuration_scalpel_student import ScalpelStudentConfig, ScalpelStudentDetectionConfig
+from scalpel_hf.modeling.frame_io import read_frame
 from scalpel_hf.modeling.image_processing_infrared import InfraredImageProcessor
 from scalpel_hf.modeling.modeling_scalpel_student import ScalpelStudentBackbone, ScalpelStudentForSemanticSegmentation
 from scalpel_hf.modeling.modeling_scalpel_student_detection import ScalpelStudentForObjectDetection
@@ -27,6 +28,7 @@ from .kinds import HUB_ARGUMENTS, ModelKind, kind_of
 from .prediction import Prediction, fingerprint_of
 from .pushing import FromFolder
 from .strict_loading import load_image_processor, loading
+from .tiling import blend_tiles
 
 # Fields of a configuration that predictions don't depend on.
 IRRELEVANT_FIELDS = ("_name_or_path", "transformers_version", "auto_map", "dtype")
@@ -139,13 +141,21 @@ class StandAloneTeacher(_ModelWithProcessor):
     def __init__(self, model: PreTrainedModel, processor: InfraredImageProcessor):
         super().__init__(model, ScalpelSamProcessor(processor, model.config.mask_grid))
 
-    @torch.no_grad()
     def probabilities(self, frame: Any) -> np.ndarray:
-        """Target probability of each pixel, `(H, W)` float32, see [`Teacher.probabilities`]."""
-        inputs = self.processor(frame, return_tensors="pt").to(self.model.device)
+        """
+        Target probability of each pixel, `(H, W)` float32, see [`Teacher.probabilities`]; in tiles, as a [`Teacher`]'s,
+        if the frame is larger than the model's input.
+        """
+        size = self.processor.image_processor.sam_size
+        return blend_tiles(self._maps, read_frame(frame), tile=size, overlap=size // 8)[0]
+
+    @torch.no_grad()
+    def _maps(self, tile: np.ndarray) -> np.ndarray:
+        """Target probability of each pixel of a tile, `(1, h, w)`."""
+        inputs = self.processor(tile, return_tensors="pt").to(self.model.device)
         inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         maps = self.processor.post_process_probabilities(self.model(**inputs), inputs["original_sizes"])
-        return maps[0].float().cpu().numpy()
+        return maps[0][None].numpy(force=True)
 
 
 STUDENTS: dict[ModelKind, type[SegmentationStudent | DetectionStudent | StandAloneTeacher]] = {

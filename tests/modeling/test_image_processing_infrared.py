@@ -445,12 +445,15 @@ def test_sams_mean_and_deviation_are_numbers(given: dict[str, Any], message: str
         InfraredImageProcessor(sam_size=64, **{"sam_mean": (0, 0, 0), "sam_std": (1, 1, 1), **given})
 
 
-def test_unknown_settings_are_refused_but_not_those_of_transformers(tmp_path: Path) -> None:
+def test_unknown_settings_are_refused_but_not_keys_of_files(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="InfraredImageProcessor has no setting 'normalisation', 'size_divider'"):
         InfraredImageProcessor(normalisation="percentile", size_divider=32)
-    InfraredImageProcessor(do_resize=False, image_mean=[0], processor_class="X", auto_map={}, _processor_class="X")
+    with pytest.raises(TypeError, match="has no setting 'do_resize', 'size'"):  # those of other image processors
+        InfraredImageProcessor(do_resize=True, size={"height": 64, "width": 64})
+    InfraredImageProcessor(processor_class="X", auto_map={}, _processor_class="X")
     InfraredImageProcessor().save_pretrained(tmp_path)
-    AutoImageProcessor.from_pretrained(tmp_path, trust_remote_code=False, use_fast=False)
+    for trust in (False, True):
+        AutoImageProcessor.from_pretrained(tmp_path, trust_remote_code=trust, use_fast=False)
     processor = InfraredImageProcessor.from_pretrained(tmp_path, revision="main", token=None, normalization="range")
     assert processor.normalization == "range"
 

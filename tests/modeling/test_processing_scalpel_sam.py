@@ -185,6 +185,16 @@ def test_masks_on_the_bases_grid_come_back_to_the_frame(processor: ScalpelSamPro
     np.testing.assert_allclose(back[1, 0, :, 20], y, atol=0.15)
 
 
+def test_without_sizes_masks_stay_as_they_are_on_either_grid() -> None:
+    logits = torch.full((1, 2, 1, 16, 16), -6.0)
+    logits[0, 1, 0, 5, 9] = 1.5  # a target of one pixel, which resampling would blur
+    for grid in ("base", "frame", None):
+        processor = ScalpelSamProcessor(InfraredImageProcessor(sam_size=SIZE), mask_grid=grid)
+        (prob,) = processor.post_process_probabilities(outputs(logits))
+        assert torch.equal(prob, logits[0].amax((0, 1)).sigmoid())
+        assert processor.post_process_semantic_segmentation(outputs(logits))[0].nonzero().tolist() == [[5, 9]]
+
+
 def test_frames_padded_to_the_bases_grid_get_their_part_of_it() -> None:
     images = InfraredImageProcessor(sam_size=SIZE, do_pad=True)
     masks, sizes = torch.randn(2, 1, 1, 16, 16), [(16, 16), (8, 12)]

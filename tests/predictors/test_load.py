@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from peft import get_peft_model
 
 from scalpel_hf import (
@@ -99,9 +100,11 @@ def test_every_kind_is_told_and_loaded(models: Path, name: str) -> None:
             assert found(FRAME).shape == FRAME.shape and found(FRAME).dtype == bool
 
 
-def test_a_stand_alone_teacher_answers_as_its_adapter(models: Path) -> None:
+@pytest.mark.parametrize("size", [(40, 48), (SIZE, SIZE), (40, 3 * SIZE)])  # the last one in tiles
+def test_a_stand_alone_teacher_answers_as_its_adapter(models: Path, size: tuple[int, int]) -> None:
+    frame = np.random.default_rng(0).normal(9000, 300, size).astype(np.float32)
     adapter, alone = (load_predictor(models / name) for name in ("teacher", "stand-alone"))
-    np.testing.assert_allclose(alone.probabilities(FRAME), adapter.probabilities(FRAME), atol=1e-5)
+    np.testing.assert_allclose(alone.probabilities(frame), adapter.probabilities(frame), atol=1e-5)
 
 
 def test_an_exported_one_is_measured_as_the_one_that_torch_runs(models: Path) -> None:
@@ -119,9 +122,12 @@ def test_arguments_of_a_teacher_reach_it(models: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, (kind, _) in KINDS.items() if kind is not ModelKind.TEACHER])
-def test_views_are_refused_by_what_has_none(models: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name} holds an? [\w -]+, and only teachers take `flips`, `scales`$"):
+def test_arguments_that_a_model_does_not_take_are_refused(models: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} holds an? [\w -]+, which takes no `flips`, `scales`$"):
         load_predictor(models / name, models / "base", flips=True, scales=(1, 1.5))
+    for wrong in ({"dtype": torch.bfloat16}, {"flip": False}, {"nonsense": 3}):
+        with pytest.raises(ValueError, match=f"which takes no `{next(iter(wrong))}`$"):
+            load_predictor(models / name, feature_cache_dir=models / "features", **wrong)
     # Where frozen features would be kept changes nothing, and one such folder may serve several models in a row.
     load_predictor(models / name, models / "base", feature_cache_dir=models / "features", flips=False)
 
@@ -129,7 +135,7 @@ def test_views_are_refused_by_what_has_none(models: Path, name: str) -> None:
 def test_evaluate_says_that_a_student_takes_no_flips(models: Path, tmp_path: Path) -> None:
     SyntheticInfrared(size=(40, 48), seed=1).to_dataset(2).save_to_disk(str(tmp_path / "data"))
     arguments = ["--dataset", str(tmp_path / "data"), "--split", "train", "--model", str(models / "student")]
-    with pytest.raises(ValueError, match="student holds a segmentation student, and only teachers take `flips`"):
+    with pytest.raises(ValueError, match="student holds a segmentation student, which takes no `flips`"):
         evaluate.main([*arguments, "--flips"])
 
 

@@ -35,11 +35,11 @@ class LoopArguments:
         0, "Random seed of weights, order of frames and augmentations."
     )
     max_steps: Steps = option(1000, "Optimiser steps.")
-    batch_size: Annotated[int, Between(1, 4096)] = option(4, "Crops in a batch, on each process.")
+    batch_size: Annotated[int, Between(1, 4096)] = option(8, "Crops in a batch, on each process.")
     gradient_accumulation_steps: Annotated[int, Between(1, 10_000)] = option(
         1, "Batches whose gradients are averaged in one step."
     )
-    learning_rate: Annotated[float, Between(0, 1)] = option(1e-3, "Highest learning rate of AdamW.")
+    learning_rate: Annotated[float, Between(0, 1)] = option(2e-3, "Highest learning rate of AdamW.")
     weight_decay: Annotated[float, Between(0, 10)] = option(1e-2, "Weight decay of AdamW, not on biases and norms.")
     warmup_ratio: Share = option(
         0.05, "Share of the steps with a rising learning rate; then it falls to 0 along a cosine."
@@ -116,7 +116,7 @@ class DistillArguments(LoopArguments):
     top_k: Annotated[int, Between(1, len(OPERATOR_SCALES))] = option(4, "Experts that keep their weight at a position.")
     routers: bool = option(True, "If off, every expert has the same weight everywhere.", in_help=False)
     sam_features: bool = option(False, "Whether SAM's features are also inputs of the mask level.", in_help=False)
-    crop_size: CropSize = option(256, "Side of the training crops in frame pixels.")
+    crop_size: CropSize = option(160, "Side of the training crops in frame pixels.")
     guard: bool = option(
         False,
         "First compare the teacher with a small network trained on the same labels, by cross-validation.",
@@ -171,14 +171,14 @@ class TransferArguments(LoopArguments):
     student: str = option("", "Any transformers model for the task, a folder or a Hub id; empty for our own.")
     size: Annotated[str, OneOf(tuple(SIZES))] = option("small", f"Our own student: {', '.join(SIZES)}.")
     normalization: Annotated[str, OneOf(NORMALIZATIONS)] = option(
-        "zscore", "How frames are normalised: `zscore`, `percentile` or `range`."
+        "range", "How frames are normalised: `zscore`, `percentile` or `range`."
     )
     branches: bool = option(
         False,
         "Whether 3 x 3 convolutions have several branches in training, which are merged afterwards.",
         in_help=False,
     )
-    crop_size: CropSize = option(256, "Side of the training crops in pixels.")
+    crop_size: CropSize = option(160, "Side of the training crops in pixels.")
     human_share: Share = option(0.5, "Lowest share of crops from frames that people labelled.")
     pseudo_weight: Weight = option(1.0, "Weight of pseudo-labelled pixels, relative to people's.")
     box_weight: Weight = option(1.0, "Weight of the box loss: masks must touch people's boxes.")

@@ -297,7 +297,7 @@ def test_a_student_of_all_masks_needs_no_budget(work: SimpleNamespace, tmp_path:
         (distill, {"validation_fraction": 0.99}, "leaves none to train on"),
         (transfer, {"dataset": ""}, "no data set given"),
         (transfer, {"pseudo_labels": "/absent/pseudo"}, "'/absent/pseudo' holds no data set.*`scalpel-hf label --out"),
-        (transfer, {"size": "huge"}, "size must be one of nano, small, base, large, got 'huge'"),
+        (transfer, {"size": "huge"}, "`size` must be one of nano, small, base, large, got 'huge'"),
         (transfer, {"normalization": "minmax"}, "`normalization` must be one of"),
     ],
 )

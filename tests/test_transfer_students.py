@@ -151,7 +151,6 @@ def test_weights_move(work: SimpleNamespace, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": "huge"}, "`size` must be one of nano, small, base, large"),
         ({"task": "tracking"}, "`task` must be one of segmentation, detection"),
         ({"student": "/absent/model"}, "'/absent/model' is neither a folder with a model nor"),
     ],

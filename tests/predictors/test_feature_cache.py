@@ -9,8 +9,7 @@ from peft import get_peft_model
 from torch import nn
 
 from scalpel_hf import FeatureCache, FrozenFeatures, ScalpelMoeConfig, record_router
-from scalpel_hf.adapter.families import tensors_of
-from scalpel_hf.adapter.layer import ask
+from scalpel_hf.adapter.families import base_of, family_of, tensors_of
 from scalpel_hf.modeling.mask_level import MaskLevel
 from scalpel_hf.predictors.sam import load_sam
 from scalpel_hf.utils.files import DiskFullError
@@ -147,8 +146,10 @@ def test_every_family_is_trained_from_the_cache_as_without(family: str, levels: 
     for ours, theirs in zip(tensors_of(embeddings), tensors_of(expected), strict=False):  # SAM-HQ reads only one block
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     masks = model(**inputs, multimask_output=False).pred_masks
-    from_cache = ask(model, embeddings).pred_masks
-    for actual in (from_cache, ask(model, expected).pred_masks):
+    from_cache, from_encoder = (
+        model(**family_of(base_of(model)).ask(found), multimask_output=False).pred_masks for found in (embeddings, expected)
+    )
+    for actual in (from_cache, from_encoder):
         torch.testing.assert_close(actual, masks, rtol=0, atol=1e-5 * masks.abs().max().item())
     assert masks.std() > 0
     from_cache.square().mean().backward()

@@ -146,8 +146,9 @@ def test_every_family_is_trained_from_the_cache_as_without(family: str, levels: 
     for ours, theirs in zip(tensors_of(embeddings), tensors_of(expected), strict=False):  # SAM-HQ reads only one block
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     masks = model(**inputs, multimask_output=False).pred_masks
+    ask = family_of(base_of(model)).ask
     from_cache, from_encoder = (
-        model(**family_of(base_of(model)).ask(found), multimask_output=False).pred_masks for found in (embeddings, expected)
+        model(**ask(found), multimask_output=False).pred_masks for found in (embeddings, expected)
     )
     for actual in (from_cache, from_encoder):
         torch.testing.assert_close(actual, masks, rtol=0, atol=1e-5 * masks.abs().max().item())

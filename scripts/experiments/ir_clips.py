@@ -12,12 +12,11 @@ its counts on every clip. Run again after a kill, it resumes.
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reproduce import run
 
 from scalpel_hf.cli.numbers import COUNT, SEED, between
 from scalpel_hf.cli.program import run_program
@@ -43,10 +42,6 @@ EVERY = 5
 SHARE = 0.05
 TASKS = ("segmentation", "detection")
 LABELS = ("few-boxes", "pseudo-labels", "all-boxes")
-
-
-def run(verb: str, *options: object) -> None:
-    subprocess.run([sys.executable, "-m", "scalpel_hf", verb, *map(str, options)], check=True)
 
 
 def write_inputs(args: argparse.Namespace, clips: dict[str, Any]) -> None:

@@ -29,13 +29,13 @@ from archives import (
     write_archives,
     write_below,
 )
+from reproduce import DATASETS
 
 from scalpel_hf.cli.numbers import COUNT, SEED, between
 from scalpel_hf.cli.program import run_program
 from scalpel_hf.training.run_record import METRICS_FILE
 
 REPRODUCE = Path(__file__).with_name("reproduce.py")
-DATASETS = ("nuaa-sirst", "nudt-sirst", "irstd-1k")  # that it knows
 
 
 def pack(args: argparse.Namespace) -> None:

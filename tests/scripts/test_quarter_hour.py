@@ -35,10 +35,6 @@ def results(machine: Path) -> dict[str, bytes]:
     return {str(path.relative_to(machine / "out")): path.read_bytes() for path in (machine / "out").rglob("*.json")}
 
 
-def test_it_knows_the_same_data_sets() -> None:
-    assert list(quarter_hour.DATASETS) == list(reproduce.DATASETS)
-
-
 def test_what_is_packed_comes_out_as_it_was(published: Path, packs: Path, tmp_path: Path) -> None:  # noqa: F811
     parts = sorted(packs.iterdir())
     assert len(parts) > 1

@@ -74,20 +74,19 @@ def extract_candidates(
     """
     labels, strong, count = label_candidates(confidence, threshold)
     index = np.arange(1, count + 1)
-    boxes = np.array([_box(place) for place in ndimage.find_objects(labels)], np.float32).reshape(-1, 4)
-    unknown = [float("nan")] * count
+    agreement = [float("nan")] * count
+    if prediction.spread is not None:
+        agreement = [1 - 2 * s for s in _mean_inside(prediction.spread, labels, index)]
     found: dict[str, Any] = {
-        "bbox": boxes.tolist(),
+        "bbox": [_box(place) for place in ndimage.find_objects(labels)],
         "strong": (index <= strong).tolist(),
         "true": None,
         "has_target": None,
         "probability": _mean_inside(confidence / np.float32(255), labels, index),
         "contrast": contrast(frame, labels, ndimage.maximum_position(confidence, labels, index) if count else []),
-        "agreement": unknown,
+        "agreement": agreement,
         "area": np.bincount(labels.ravel(), minlength=count + 1)[1:].tolist(),
     }
-    if prediction.spread is not None:
-        found["agreement"] = [1 - 2 * s for s in _mean_inside(prediction.spread, labels, index)]
     if truth is not None:
         found["true"], found["has_target"] = judge(labels, count, truth), has_target(truth)
     return found
@@ -124,9 +123,9 @@ def _mean_inside(values: np.ndarray, labels: np.ndarray, index: np.ndarray) -> l
     return [float(value) for value in ndimage.mean(values, labels, index)] if len(index) else []
 
 
-def _box(place: tuple[slice, slice]) -> tuple[int, int, int, int]:
+def _box(place: tuple[slice, slice]) -> list[float]:
     rows, cols = place
-    return cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start
+    return [float(n) for n in (cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)]
 
 
 def contrast(frame: np.ndarray, labels: np.ndarray, centres: Sequence[tuple[int, int]]) -> list[float]:

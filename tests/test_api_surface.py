@@ -108,7 +108,7 @@ class _Sample:
     class Thing(TestReport):
         __module__ = "scalpel_hf.sample"
 
-        def __init__(self, a, nodeid=None, *, b: int = 2, where=Path("/home/me")):
+        def __init__(self, a, nodeid=None, *, b: int = 2, where=Path("/data")):
             pass
 
         @classmethod

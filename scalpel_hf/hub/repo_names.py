@@ -32,7 +32,7 @@ def shown_name(name: str) -> str:
     A name to publish: of a path outside the working directory only its last part.
 
     Examples:
-        >>> shown_name("/home/me/data/nuaa"), shown_name("data/nuaa")
+        >>> shown_name("/data/sets/nuaa"), shown_name("data/nuaa")
         ('nuaa', 'data/nuaa')
     """
     parts = Path(name).parts

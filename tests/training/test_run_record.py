@@ -59,7 +59,7 @@ def test_names_that_are_no_paths_of_this_machine_stay() -> None:
     assert without_local_paths(record) == record
 
 
-@pytest.mark.parametrize("outside", ["../../home_of_someone/data", "~/data", "/home/someone/data", "a/../../data"])
+@pytest.mark.parametrize("outside", ["../../of_someone/data", "~/data", "/someone/data", "a/../../data"])
 def test_paths_outside_the_working_directory_are_not_shown(outside: str) -> None:
     record = {
         "arguments": {"dataset": outside, "operators": [outside], "inner": {"base_model": outside}},
